@@ -1,0 +1,1 @@
+"""Run one command on all machines of a cluster."""

@@ -1,0 +1,698 @@
+"""Frames: the one language of client, daemon and daemon (docs/protocol.md, Frames).
+
+A frame is a header of 9 bytes (payload length u32, type u8, channel u32; network order) and a
+payload. A channel is one job's node on one connection; channel 0 speaks about the connection.
+Each frame class packs itself and unpacks its own payload; :class:`Decoder` cuts a byte stream
+into frames and refuses what is over a limit before it is buffered.
+
+Part of the thin client: imports only struct and leaf modules. Plain classes, because dataclasses
+and typing would cost the client more than the interpreter's own start.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+
+from gexec import limits
+from gexec.core.outcome import NAMES as OUTCOME_NAMES
+from gexec.core.outcome import Outcome
+from gexec.errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gexec.core.ranks import Ranges
+
+HEADER = Struct("!IBI")
+HEADER_BYTES = HEADER.size
+_U16 = Struct("!H")
+_U32 = Struct("!I")
+_U64 = Struct("!Q")
+_RANGE = Struct("!II")
+
+STDOUT = 1
+STDERR = 2
+#: Stands for "all of it": the rank takes no more stdin, whatever comes.
+OFFSET_ALL = 2**64 - 1
+#: The length of a stream whose end was never seen (a lost rank).
+LENGTH_UNKNOWN = 2**64 - 1
+
+
+class Frame:
+    """What all frames have: a TYPE, ``pack`` and ``unpack``, equality and a readable form."""
+
+    TYPE = 0
+    MAX_BYTES = limits.FRAME_MAX_BYTES
+    __slots__: tuple[str, ...] = ()
+
+    def pack(self) -> bytes:
+        """Return the payload."""
+        return b""
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Frame:
+        """Return the frame of a payload; ProtocolError if it is not one."""
+        if payload:
+            raise ProtocolError(f"{cls.__name__} carries {len(payload)} bytes: expected none")
+        return cls()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__slots__
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.TYPE, *(getattr(self, name) for name in self.__slots__)))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes) and len(value) > 32:
+        return f"<{len(value)} bytes>"
+    return repr(value)
+
+
+# -- the connection ---------------------------------------------------------------------------
+
+
+class Hello(Frame):
+    """First frame of both sides: protocol version and the software's name."""
+
+    TYPE = 1
+    MAX_BYTES = 1024
+    __slots__ = ("software", "version")
+
+    def __init__(self, version: int, software: str) -> None:
+        self.version = version
+        self.software = software
+
+    def pack(self) -> bytes:
+        return _U16.pack(self.version) + _text(self.software)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Hello:
+        (version,) = _U16.unpack_from(payload)
+        return cls(version, _untext(payload[2:]))
+
+
+class Ping(Frame):
+    """Are you there? Answered by Pong with the same token."""
+
+    TYPE = 2
+    MAX_BYTES = 8
+    __slots__ = ("token",)
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def pack(self) -> bytes:
+        return _U64.pack(self.token)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Ping:
+        return cls(*_U64.unpack(payload))
+
+
+class Pong(Ping):
+    """The answer to a Ping."""
+
+    TYPE = 3
+    __slots__ = ()
+
+
+class Goodbye(Frame):
+    """The sender takes no new jobs on this connection (drain), or closes it for a reason."""
+
+    TYPE = 4
+    MAX_BYTES = limits.TEXT_MAX_BYTES
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def pack(self) -> bytes:
+        return _text(self.text)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Goodbye:
+        return cls(_untext(payload))
+
+
+# -- down the tree ----------------------------------------------------------------------------
+
+
+class Submit(Frame):
+    """Client to its own gexecd: run this job. Answered by Accepted or Refused."""
+
+    TYPE = 16
+    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
+    __slots__ = ("blob", "credential")
+
+    def __init__(self, credential: bytes, blob: bytes) -> None:
+        self.credential = credential
+        self.blob = blob
+
+    def pack(self) -> bytes:
+        return _U16.pack(len(self.credential)) + self.credential + self.blob
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Submit:
+        (length,) = _U16.unpack_from(payload)
+        if length > limits.CREDENTIAL_MAX_BYTES or 2 + length > len(payload):
+            raise ProtocolError(f"credential of {length} bytes is over the limit or cut short")
+        return cls(payload[2 : 2 + length], payload[2 + length :])
+
+
+class Start(Frame):
+    """Parent to child: be rank ``low`` of this job and see to ranks [low, high).
+
+    A node that already has (job, low) attaches it to this connection if ``epoch`` is higher than
+    the one it knows, and resends what is not acknowledged; it never runs a rank twice. With
+    ``attach_only`` a node that does not know the job answers Refused instead of running it.
+    """
+
+    TYPE = 17
+    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
+    _HEAD = Struct("!IIIBQH")
+    __slots__ = ("attach_only", "blob", "credential", "epoch", "high", "low", "stdin_offset")
+
+    def __init__(
+        self,
+        epoch: int,
+        low: int,
+        high: int,
+        credential: bytes,
+        blob: bytes,
+        attach_only: bool = False,
+        stdin_offset: int = 0,
+    ) -> None:
+        self.epoch = epoch
+        self.low = low
+        self.high = high
+        self.attach_only = attach_only
+        self.stdin_offset = stdin_offset
+        self.credential = credential
+        self.blob = blob
+
+    def pack(self) -> bytes:
+        head = self._HEAD.pack(
+            self.epoch, self.low, self.high, self.attach_only, self.stdin_offset, len(self.credential)
+        )
+        return head + self.credential + self.blob
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Start:
+        epoch, low, high, flags, stdin_offset, length = cls._HEAD.unpack_from(payload)
+        body = cls._HEAD.size
+        if length > limits.CREDENTIAL_MAX_BYTES or body + length > len(payload):
+            raise ProtocolError(f"credential of {length} bytes is over the limit or cut short")
+        if not low < high <= limits.RANKS_MAX:
+            raise ProtocolError(f"ranks [{low}, {high}) are not a range of at most {limits.RANKS_MAX}")
+        if flags > 1:
+            raise ProtocolError(f"Start flags {flags:#x} are not known")
+        credential = payload[body : body + length]
+        return cls(epoch, low, high, credential, payload[body + length :], bool(flags), stdin_offset)
+
+
+class Resync(Frame):
+    """Your ancestors changed: take this epoch and resend what is not acknowledged."""
+
+    TYPE = 18
+    MAX_BYTES = 4
+    __slots__ = ("epoch",)
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def pack(self) -> bytes:
+        return _U32.pack(self.epoch)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Resync:
+        return cls(*_U32.unpack(payload))
+
+
+class Stdin(Frame):
+    """Bytes for every process's stdin at ``offset``; ``eof`` closes it after them."""
+
+    TYPE = 19
+    _HEAD = Struct("!QB")
+    __slots__ = ("data", "eof", "offset")
+
+    def __init__(self, offset: int, data: bytes, eof: bool = False) -> None:
+        self.offset = offset
+        self.data = data
+        self.eof = eof
+
+    def pack(self) -> bytes:
+        return self._HEAD.pack(self.offset, self.eof) + self.data
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Stdin:
+        offset, eof = cls._HEAD.unpack_from(payload)
+        if eof > 1:
+            raise ProtocolError(f"Stdin flags {eof:#x} are not known")
+        return cls(offset, payload[cls._HEAD.size :], bool(eof))
+
+
+class Signal(Frame):
+    """Send this signal to the process group of every rank."""
+
+    TYPE = 20
+    MAX_BYTES = 1
+    __slots__ = ("signum",)
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def pack(self) -> bytes:
+        return bytes((self.signum,))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Signal:
+        if len(payload) != 1 or not 1 <= payload[0] <= 64:
+            raise ProtocolError("Signal: expected one byte from 1 to 64")
+        return cls(payload[0])
+
+
+class Ack(Frame):
+    """The reader at the top has taken this much: ``((rank, stream, offset), ...)``, cumulative."""
+
+    TYPE = 21
+    _ENTRY = Struct("!IBQ")
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: tuple[tuple[int, int, int], ...]) -> None:
+        self.entries = entries
+
+    def pack(self) -> bytes:
+        return b"".join([self._ENTRY.pack(*entry) for entry in self.entries])
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Ack:
+        entries = tuple(cls._ENTRY.iter_unpack(payload))
+        for _, stream, _ in entries:
+            _check_stream(stream)
+        return cls(entries)
+
+
+class Kill(Frame):
+    """End every process of the job: SIGHUP, SIGTERM and after the grace SIGKILL; or at once."""
+
+    TYPE = 22
+    MAX_BYTES = 1
+    __slots__ = ("now",)
+
+    def __init__(self, now: bool) -> None:
+        self.now = now
+
+    def pack(self) -> bytes:
+        return bytes((self.now,))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Kill:
+        if payload not in (b"\0", b"\1"):
+            raise ProtocolError("Kill: expected one byte, 0 or 1")
+        return cls(payload == b"\1")
+
+
+class Go(Frame):
+    """All nodes of a strict job are ready: start the processes."""
+
+    TYPE = 23
+    MAX_BYTES = 0
+    __slots__ = ()
+
+
+class Close(Frame):
+    """The job is over, or this node has no more part in it: forget it, end what still runs."""
+
+    TYPE = 24
+    MAX_BYTES = 0
+    __slots__ = ()
+
+
+# -- up the tree ------------------------------------------------------------------------------
+
+
+class Accepted(Frame):
+    """The node lives and took the job. To the client it carries the job id, 16 bytes."""
+
+    TYPE = 32
+    MAX_BYTES = 16
+    __slots__ = ("job_id",)
+
+    def __init__(self, job_id: bytes) -> None:
+        self.job_id = job_id
+
+    def pack(self) -> bytes:
+        return self.job_id
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Accepted:
+        if len(payload) != 16:
+            raise ProtocolError("Accepted: expected a job id of 16 bytes")
+        return cls(payload)
+
+
+class Refused(Frame):
+    """The node does not take the Submit or Start; ``code`` is one of REFUSED_*."""
+
+    TYPE = 33
+    MAX_BYTES = limits.TEXT_MAX_BYTES + 1
+    __slots__ = ("code", "text")
+
+    def __init__(self, code: int, text: str) -> None:
+        self.code = code
+        self.text = text
+
+    def pack(self) -> bytes:
+        return bytes((self.code,)) + _text(self.text)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Refused:
+        if not payload or not 1 <= payload[0] <= REFUSED_LAST:
+            raise ProtocolError("Refused: unknown code")
+        return cls(payload[0], _untext(payload[1:]))
+
+
+REFUSED_DENIED = 1  #: credential or policy: the rank is *denied*
+REFUSED_STALE = 2  #: a parent with a higher epoch has this node: forget the child, no outcome
+REFUSED_UNKNOWN = 3  #: attach_only, and the job is not here: the rank is *lost*
+REFUSED_BUSY = 4  #: draining, or a limit of this node: *not started*
+REFUSED_LAST = 4
+
+
+class Started(Frame):
+    """These ranks' processes run."""
+
+    TYPE = 34
+    MAX_BYTES = 2 + 8 * limits.RANGES_MAX
+    __slots__ = ("ranks",)
+
+    def __init__(self, ranks: Ranges) -> None:
+        self.ranks = ranks
+
+    def pack(self) -> bytes:
+        return _ranges(self.ranks)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Frame:
+        ranks, position = _unranges(payload, 0)
+        if position != len(payload):
+            raise ProtocolError(f"{cls.__name__} has bytes after its end")
+        return cls(ranks)
+
+
+class Ready(Started):
+    """These ranks of a strict job can start."""
+
+    TYPE = 35
+    __slots__ = ()
+
+
+class Output(Frame):
+    """All these ranks wrote ``data`` to ``stream`` at ``offset`` of that (rank, stream)."""
+
+    TYPE = 36
+    _HEAD = Struct("!BQ")
+    __slots__ = ("data", "offset", "ranks", "stream")
+
+    def __init__(self, ranks: Ranges, stream: int, offset: int, data: bytes) -> None:
+        self.ranks = ranks
+        self.stream = stream
+        self.offset = offset
+        self.data = data
+
+    def pack(self) -> bytes:
+        return self._HEAD.pack(self.stream, self.offset) + _ranges(self.ranks) + self.data
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Output:
+        stream, offset = cls._HEAD.unpack_from(payload)
+        _check_stream(stream)
+        ranks, position = _unranges(payload, cls._HEAD.size)
+        return cls(ranks, stream, offset, payload[position:])
+
+
+class Ended(Frame):
+    """These ranks ended so; their streams had these lengths (LENGTH_UNKNOWN if not seen)."""
+
+    TYPE = 37
+    _HEAD = Struct("!BiQQH")
+    __slots__ = ("outcome", "ranks", "stderr_length", "stdout_length")
+
+    def __init__(self, ranks: Ranges, outcome: Outcome, stdout_length: int, stderr_length: int) -> None:
+        self.ranks = ranks
+        self.outcome = outcome
+        self.stdout_length = stdout_length
+        self.stderr_length = stderr_length
+
+    def pack(self) -> bytes:
+        text = _text(self.outcome.text)
+        head = self._HEAD.pack(
+            self.outcome.kind, self.outcome.value, self.stdout_length, self.stderr_length, len(text)
+        )
+        return head + text + _ranges(self.ranks)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Ended:
+        kind, value, stdout_length, stderr_length, length = cls._HEAD.unpack_from(payload)
+        if kind >= len(OUTCOME_NAMES) or not -1 <= value <= 255 + 65280:
+            raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
+        body = cls._HEAD.size
+        text = _untext(payload[body : body + length])
+        ranks, position = _unranges(payload, body + length)
+        if position != len(payload):
+            raise ProtocolError("Ended has bytes after its end")
+        return cls(ranks, Outcome(kind, value, text), stdout_length, stderr_length)
+
+
+class StdinTaken(Frame):
+    """Every process below has taken stdin up to ``offset`` (OFFSET_ALL: none wants more)."""
+
+    TYPE = 38
+    MAX_BYTES = 8
+    __slots__ = ("offset",)
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+    def pack(self) -> bytes:
+        return _U64.pack(self.offset)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> StdinTaken:
+        return cls(*_U64.unpack(payload))
+
+
+class Done(Frame):
+    """To the client: every rank has its outcome; nothing more comes."""
+
+    TYPE = 39
+    MAX_BYTES = 0
+    __slots__ = ()
+
+
+# -- with authd -------------------------------------------------------------------------------
+
+
+class Sign(Frame):
+    """To authd: sign a credential for ``audience`` that is bound to ``blob``."""
+
+    TYPE = 64
+    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
+    __slots__ = ("audience", "blob")
+
+    def __init__(self, audience: bytes, blob: bytes) -> None:
+        self.audience = audience
+        self.blob = blob
+
+    def pack(self) -> bytes:
+        return bytes((len(self.audience),)) + self.audience + self.blob
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Sign:
+        length = payload[0] if payload else 0
+        if not 1 <= length < len(payload) or length > 64:
+            raise ProtocolError("Sign: the audience is empty, too long or cut short")
+        return cls(payload[1 : 1 + length], payload[1 + length :])
+
+
+class Signed(Frame):
+    """authd's answer to Sign: the credential."""
+
+    TYPE = 65
+    MAX_BYTES = limits.CREDENTIAL_MAX_BYTES
+    __slots__ = ("credential",)
+
+    def __init__(self, credential: bytes) -> None:
+        self.credential = credential
+
+    def pack(self) -> bytes:
+        return self.credential
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Signed:
+        return cls(payload)
+
+
+class Certify(Frame):
+    """gexecd to authd: a certificate for this public key (DER) and these names and addresses."""
+
+    TYPE = 66
+    MAX_BYTES = 32 * 1024
+    __slots__ = ("names", "public_key")
+
+    def __init__(self, public_key: bytes, names: tuple[str, ...]) -> None:
+        self.public_key = public_key
+        self.names = names
+
+    def pack(self) -> bytes:
+        names = "\0".join(self.names).encode()
+        return _U16.pack(len(self.public_key)) + self.public_key + names
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Certify:
+        (length,) = _U16.unpack_from(payload)
+        if length > 2048 or 2 + length >= len(payload):
+            raise ProtocolError("Certify: public key too long, or no name follows it")
+        names = tuple(_untext(payload[2 + length :]).split("\0"))
+        if len(names) > 256:
+            raise ProtocolError(f"Certify: {len(names)} names, at most 256")
+        return cls(payload[2 : 2 + length], names)
+
+
+class Certified(Frame):
+    """authd's answer to Certify: the leaf and the cluster's CA certificate, both DER."""
+
+    TYPE = 67
+    MAX_BYTES = 32 * 1024
+    __slots__ = ("authority", "certificate")
+
+    def __init__(self, certificate: bytes, authority: bytes) -> None:
+        self.certificate = certificate
+        self.authority = authority
+
+    def pack(self) -> bytes:
+        return _U16.pack(len(self.certificate)) + self.certificate + self.authority
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Certified:
+        (length,) = _U16.unpack_from(payload)
+        if 2 + length >= len(payload):
+            raise ProtocolError("Certified is cut short")
+        return cls(payload[2 : 2 + length], payload[2 + length :])
+
+
+# -- packing ----------------------------------------------------------------------------------
+
+
+def encode(channel: int, frame: Frame) -> bytes:
+    """Return the bytes of a frame on a channel. ValueError if it is over its own limit."""
+    payload = frame.pack()
+    if len(payload) > frame.MAX_BYTES:
+        raise ValueError(f"{type(frame).__name__} of {len(payload)} bytes is over {frame.MAX_BYTES}")
+    return HEADER.pack(len(payload), frame.TYPE, channel) + payload
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")[: limits.TEXT_MAX_BYTES]
+
+
+def _untext(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _ranges(ranges: Ranges) -> bytes:
+    return _U16.pack(len(ranges)) + b"".join([_RANGE.pack(*pair) for pair in ranges])
+
+
+def _unranges(payload: bytes, position: int) -> tuple[Ranges, int]:
+    (count,) = _U16.unpack_from(payload, position)
+    position += 2
+    end = position + 8 * count
+    if count > limits.RANGES_MAX or end > len(payload):
+        raise ProtocolError(f"{count} ranges of ranks are over the limit or cut short")
+    ranges = tuple(_RANGE.iter_unpack(payload[position:end]))
+    previous = -1
+    for low, high in ranges:
+        if not previous < low < high <= limits.RANKS_MAX:
+            raise ProtocolError("ranges of ranks are not ascending and disjoint")
+        previous = high - 1
+    return ranges, end
+
+
+def _check_stream(stream: int) -> None:
+    if stream not in (STDOUT, STDERR):
+        raise ProtocolError(f"stream {stream} is neither stdout (1) nor stderr (2)")
+
+
+def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
+    return {frame.TYPE: frame for frame in classes}
+
+
+#: What each side may say. Anything else ends the connection before it is looked at.
+FROM_ANY = _table(Hello, Ping, Pong, Goodbye)
+FROM_PARENT = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close)
+FROM_CLIENT = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
+FROM_CHILD = FROM_ANY | _table(Accepted, Refused, Started, Ready, Output, Ended, StdinTaken)
+FROM_ROOT = FROM_ANY | _table(Accepted, Refused, Started, Output, Ended, StdinTaken, Done)
+TO_AUTHD = _table(Sign, Certify)
+FROM_AUTHD = _table(Signed, Certified, Refused)
+
+
+class Decoder:
+    """Cuts a byte stream into frames: ``feed`` bytes in any pieces, iterate over what is whole.
+
+    Args:
+        allowed: the frame types this peer may send (one of the FROM_* tables).
+        limit_bytes: tightens every frame's own limit, e.g. before the peer has authenticated.
+    """
+
+    __slots__ = ("_buffer", "allowed", "limit_bytes")
+
+    def __init__(self, allowed: dict[int, type[Frame]], limit_bytes: int = limits.JOB_FRAME_MAX_BYTES):
+        self.allowed = allowed
+        self.limit_bytes = limit_bytes
+        self._buffer = b""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of a frame that is not whole yet."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
+        """Take bytes and yield each whole (channel, frame), in order.
+
+        Raises:
+            ProtocolError: a type that this peer may not send, a length over the limit (before
+                its payload is buffered), or a payload that is not what its type says.
+        """
+        buffer = self._buffer + data if self._buffer else data
+        position = 0
+        end = len(buffer)
+        try:
+            while end - position >= HEADER_BYTES:
+                length, kind, channel = HEADER.unpack_from(buffer, position)
+                frame_class = self.allowed.get(kind)
+                if frame_class is None:
+                    raise ProtocolError(f"frame type {kind} is not expected from this peer")
+                if length > frame_class.MAX_BYTES or length > self.limit_bytes:
+                    raise ProtocolError(f"{frame_class.__name__} frame of {length} bytes is over its limit")
+                start = position + HEADER_BYTES
+                if end - start < length:
+                    break
+                position = start + length
+                try:
+                    frame = frame_class.unpack(buffer[start:position])
+                except StructError as error:
+                    raise ProtocolError(f"{frame_class.__name__} frame is malformed: {error}") from error
+                yield channel, frame
+        finally:
+            self._buffer = buffer[position:]

@@ -1,0 +1,233 @@
+"""The job blob: everything that decides what runs where, in the bytes that authd signs.
+
+The client writes it once; every relay and spawner gets these same bytes (docs/protocol.md, Job
+blob), so nothing can be changed on the way without breaking the credential's digest. Part of
+the thin client: imports only struct and the leaf modules.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from gexec import limits
+from gexec.errors import ProtocolError, UsageError
+
+MAGIC = b"GXJ1"
+_LENGTH = Struct("!I")
+_OPTIONS = Struct("!IHHIIIIQ")
+
+DETACHED = 1  #: the client leaves when all have started; output is discarded
+STRICT = 2  #: no process starts unless every node can start one
+NO_STDIN = 4  #: processes get /dev/null
+REMOTE_PATH = 8  #: the program is looked up in PATH on each node
+#: Control bytes and the space; UTF-8 is let through.
+_NOT_IN_NAMES = bytes(range(0x21)) + b"\x7f"
+_FLAGS_ALL = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
+
+
+class JobSpec:
+    """What runs where. Immutable by convention; ``encode`` and ``decode`` are inverse.
+
+    Attributes:
+        names: node names in rank order, to the letter, doubled names allowed (bytes).
+        addresses: ``ip:port`` or ``[ip6]:port`` for each rank; empty = the name did not resolve.
+        program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
+        argv: at least one element.
+        env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*).
+        cwd: absolute working directory.
+        flags: DETACHED | STRICT | NO_STDIN | REMOTE_PATH.
+        fanout: children per node, 1..FANOUT_MAX.
+        umask: 0..0o777.
+        connect_timeout_s, timeout_s, kill_grace_s: seconds; timeout_s 0 = none.
+        window: bytes of unacknowledged output for each (rank, stream).
+        salt: 64 bits from the client that make two equal jobs differ.
+    """
+
+    __slots__ = (
+        "addresses", "argv", "connect_timeout_s", "cwd", "env", "fanout", "flags",
+        "kill_grace_s", "names", "program", "salt", "timeout_s", "umask", "window",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        names: list[bytes],
+        addresses: list[bytes],
+        program: bytes,
+        argv: list[bytes],
+        env: list[bytes],
+        cwd: bytes = b"/",
+        flags: int = 0,
+        fanout: int = limits.FANOUT_DEFAULT,
+        umask: int = 0o022,
+        connect_timeout_s: float = limits.CONNECT_TIMEOUT_S,
+        timeout_s: float = 0.0,
+        kill_grace_s: float = limits.KILL_GRACE_S,
+        window: int = limits.WINDOW_MAX_BYTES,
+        salt: int = 0,
+    ) -> None:
+        self.names = names
+        self.addresses = addresses
+        self.program = program
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.flags = flags
+        self.fanout = fanout
+        self.umask = umask
+        self.connect_timeout_s = connect_timeout_s
+        self.timeout_s = timeout_s
+        self.kill_grace_s = kill_grace_s
+        self.window = window
+        self.salt = salt
+
+    @property
+    def ranks(self) -> int:
+        """How many processes the job has."""
+        return len(self.names)
+
+    def check(self) -> None:
+        """Raise UsageError, naming the thing and its limit, if the job cannot be."""
+        if not 1 <= len(self.names) <= limits.RANKS_MAX:
+            raise UsageError(f"{len(self.names)} nodes: a job has 1 to {limits.RANKS_MAX}")
+        if len(self.addresses) != len(self.names):
+            raise UsageError(f"{len(self.addresses)} addresses for {len(self.names)} nodes")
+        self._check_names()
+        if not self.program or b"\0" in self.program:
+            raise UsageError("the program's path is empty or holds a NUL byte")
+        if not self.argv:
+            raise UsageError("the argument list is empty")
+        if not self.cwd.startswith(b"/") or b"\0" in self.cwd:
+            raise UsageError(f"working directory {self.cwd[:200]!r}: expected an absolute path")
+        total = 0
+        for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
+            for entry in entries:
+                if b"\0" in entry:
+                    raise UsageError(f"{kind} {entry[:40]!r} holds a NUL byte, which no process can get")
+                if len(entry) > limits.ARG_MAX_BYTES:
+                    raise UsageError(
+                        f"{kind} {entry[:40]!r}... has {len(entry)} bytes: the kernel takes at most "
+                        f"{limits.ARG_MAX_BYTES}"
+                    )
+                total += len(entry) + 1
+        if total > limits.ARGV_ENV_MAX_BYTES:
+            raise UsageError(
+                f"arguments and environment have {total} bytes: at most {limits.ARGV_ENV_MAX_BYTES} "
+                "can be sent; put large data into a file or into stdin"
+            )
+        for entry in self.env:
+            if b"=" not in entry[1:]:
+                raise UsageError(f"environment entry {entry[:40]!r}: expected NAME=value")
+        if not limits.FANOUT_MIN <= self.fanout <= limits.FANOUT_MAX:
+            raise UsageError(
+                f"fan-out {self.fanout}: expected {limits.FANOUT_MIN} to {limits.FANOUT_MAX}"
+            )
+        if self.flags & ~_FLAGS_ALL:
+            raise UsageError(f"job flags {self.flags:#x} are not known here")
+        if not 0 <= self.umask <= 0o777:
+            raise UsageError(f"umask {self.umask:o}: expected 0 to 777")
+        for name_, seconds in (
+            ("connect time-out", self.connect_timeout_s),
+            ("time-out", self.timeout_s),
+            ("kill grace", self.kill_grace_s),
+        ):
+            if not 0 <= seconds <= 4_000_000:
+                raise UsageError(f"{name_} {seconds}: expected 0 to 4000000 seconds")
+        if not limits.WINDOW_MIN_BYTES <= self.window <= limits.WINDOW_MAX_BYTES:
+            raise UsageError(
+                f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {limits.WINDOW_MAX_BYTES}"
+            )
+
+    def _check_names(self) -> None:
+        # Whole-list tests first: every node of a large job does this for every name.
+        joined = b"".join(self.names)
+        lengths = [len(name) for name in self.names]
+        if (
+            min(lengths) >= 1
+            and max(lengths) <= limits.NAME_MAX_BYTES
+            and len(joined.translate(None, _NOT_IN_NAMES)) == len(joined)
+        ):
+            return
+        for name in self.names:
+            if not 1 <= len(name) <= limits.NAME_MAX_BYTES or name.translate(None, _NOT_IN_NAMES) != name:
+                raise UsageError(
+                    f"node name {name[:80]!r}: expected 1 to {limits.NAME_MAX_BYTES} printable "
+                    "characters without spaces"
+                )
+
+    def encode(self) -> bytes:
+        """Return the blob. Raises UsageError if the job is over a limit."""
+        self.check()
+        options = _OPTIONS.pack(
+            self.flags,
+            self.fanout,
+            self.umask,
+            int(self.connect_timeout_s * 1000),
+            int(self.timeout_s * 1000),
+            int(self.kill_grace_s * 1000),
+            self.window,
+            self.salt,
+        )
+        parts = [MAGIC]
+        for field in (
+            options,
+            b"\0".join(self.names),
+            b"\0".join(self.addresses),
+            self.program,
+            b"\0".join(self.argv),
+            b"\0".join(self.env),
+            self.cwd,
+        ):
+            parts += (_LENGTH.pack(len(field)), field)
+        blob = b"".join(parts)
+        if len(blob) > limits.JOB_BLOB_MAX_BYTES:
+            raise UsageError(
+                f"the job has {len(blob)} bytes: at most {limits.JOB_BLOB_MAX_BYTES} can be sent"
+            )
+        return blob
+
+    @classmethod
+    def decode(cls, blob: bytes) -> JobSpec:
+        """Return the job of a blob. Raises ProtocolError for anything but what encode writes."""
+        if len(blob) > limits.JOB_BLOB_MAX_BYTES:
+            raise ProtocolError(f"job blob of {len(blob)} bytes is over the limit")
+        if blob[:4] != MAGIC:
+            raise ProtocolError("job blob does not start with its magic")
+        fields = []
+        position = 4
+        for _ in range(7):
+            if position + 4 > len(blob):
+                raise ProtocolError("job blob is cut short")
+            (length,) = _LENGTH.unpack_from(blob, position)
+            position += 4
+            if position + length > len(blob):
+                raise ProtocolError("job blob is cut short")
+            fields.append(blob[position : position + length])
+            position += length
+        if position != len(blob):
+            raise ProtocolError("job blob has bytes after its end")
+        if len(fields[0]) != _OPTIONS.size:
+            raise ProtocolError("job blob has options of the wrong size")
+        flags, fanout, umask, connect_ms, timeout_ms, grace_ms, window, salt = _OPTIONS.unpack(fields[0])
+        job = cls(
+            names=fields[1].split(b"\0"),
+            addresses=fields[2].split(b"\0"),
+            program=fields[3],
+            argv=fields[4].split(b"\0"),
+            env=fields[5].split(b"\0") if fields[5] else [],
+            cwd=fields[6],
+            flags=flags,
+            fanout=fanout,
+            umask=umask,
+            connect_timeout_s=connect_ms / 1000,
+            timeout_s=timeout_ms / 1000,
+            kill_grace_s=grace_ms / 1000,
+            window=window,
+            salt=salt,
+        )
+        try:
+            job.check()
+        except UsageError as error:
+            raise ProtocolError(f"job blob: {error}") from error
+        return job
+

@@ -1,0 +1,104 @@
+"""How a rank ended: each rank of a job ends in exactly one outcome (docs/protocol.md, Outcomes).
+
+Part of the thin client: imports nothing but limits.
+"""
+
+from __future__ import annotations
+
+from gexec.limits import TEXT_MAX_BYTES
+
+EXITED = 0  #: value = exit status 0..255
+KILLED = 1  #: value = signal number
+NOT_STARTED = 2  #: value = errno or 0; text says why. The command did not run there.
+DENIED = 3  #: value = 0; text says why. The node refused the credential or the user.
+LOST = 4  #: value = 0; text says why. Whether the command ended there is not known.
+TIMED_OUT = 5  #: value = signal that ended it; it ran longer than --timeout.
+
+NAMES = ("exited", "killed", "not started", "denied", "lost", "timed out")
+
+
+class Outcome:
+    """How one rank ended. Equal outcomes of many ranks are told in one summary line."""
+
+    __slots__ = ("kind", "text", "value")
+
+    def __init__(self, kind: int, value: int = 0, text: str = "") -> None:
+        self.kind = kind
+        self.value = value
+        self.text = text
+
+    @property
+    def ok(self) -> bool:
+        """True only for a process that ran and exited 0."""
+        return self.kind == EXITED and self.value == 0
+
+    @property
+    def exit_status(self) -> int:
+        """What the rank contributes to gexec's exit status: 0..255 (DESIGN section 3)."""
+        if self.kind == EXITED:
+            return self.value
+        if self.kind == KILLED:
+            return 128 + self.value
+        if self.kind == TIMED_OUT:
+            return 124
+        return 255
+
+    def describe(self) -> str:
+        """Return the outcome in a few words, e.g. ``exited 7``, ``lost (connection refused)``."""
+        name = NAMES[self.kind]
+        if self.kind == EXITED:
+            return f"{name} {self.value}"
+        if self.kind == KILLED:
+            return f"{name} by signal {self.value}"
+        return f"{name}: {self.text}" if self.text else name
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Outcome)
+            and (self.kind, self.value, self.text) == (other.kind, other.value, other.text)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.value, self.text))
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.describe()})"
+
+
+def exited(status: int) -> Outcome:
+    """The process exited with this status."""
+    return Outcome(EXITED, status)
+
+
+def killed(signum: int) -> Outcome:
+    """The process was ended by this signal."""
+    return Outcome(KILLED, signum)
+
+
+def not_started(text: str, errno: int = 0) -> Outcome:
+    """The command did not run on that node."""
+    return Outcome(NOT_STARTED, errno, clipped(text))
+
+
+def denied(text: str) -> Outcome:
+    """The node refused."""
+    return Outcome(DENIED, 0, clipped(text))
+
+
+def lost(text: str) -> Outcome:
+    """The node is gone; what became of its process is not known."""
+    return Outcome(LOST, 0, clipped(text))
+
+
+def timed_out(signum: int, text: str = "") -> Outcome:
+    """The process ran longer than it was allowed to and was ended."""
+    return Outcome(TIMED_OUT, signum, clipped(text))
+
+
+def clipped(text: str) -> str:
+    """Return ``text`` on one line within TEXT_MAX_BYTES of UTF-8."""
+    line = " ".join(text.split())
+    encoded = line.encode("utf-8", "backslashreplace")
+    if len(encoded) <= TEXT_MAX_BYTES:
+        return encoded.decode("utf-8")
+    return encoded[: TEXT_MAX_BYTES - 4].decode("utf-8", "ignore") + " ..."

@@ -1,0 +1,1 @@
+"""The services: relay, spawner process, gexecd as a whole, authd."""

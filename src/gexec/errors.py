@@ -1,0 +1,53 @@
+"""What can go wrong for a whole request, as exceptions with one clear sentence each.
+
+The failure of one node is never an exception: it is an :class:`gexec.core.outcome.Outcome`.
+
+    GexecError
+    +-- UsageError           the caller's words or files are wrong; exit status 2
+    +-- ConfigError          a configuration file or setting is wrong
+    +-- KeyFileError         a key file has the wrong owner, mode, size or kind
+    +-- AuthError            authd refused, or does not answer
+    +-- CredentialError      a credential is not acceptable (carries a code)
+    +-- DaemonError          the local gexecd refused, or does not answer
+    +-- ProtocolError        what a peer sent is not the protocol (docs/protocol.md)
+
+Imports nothing: every layer, the thin client included, may use it.
+"""
+
+from __future__ import annotations
+
+
+class GexecError(Exception):
+    """A failure of the whole request. ``str(error)`` is one sentence for a person."""
+
+
+class UsageError(GexecError):
+    """The request itself is wrong (a flag, a value, an environment variable, a name)."""
+
+
+class ConfigError(GexecError):
+    """A configuration file or setting is wrong; the sentence names it."""
+
+
+class KeyFileError(GexecError):
+    """A key file has the wrong owner, mode, size or kind; the sentence says what to do."""
+
+
+class AuthError(GexecError):
+    """authd refused to sign, or does not answer."""
+
+
+class CredentialError(GexecError):
+    """A credential is refused. ``code`` is one short word for logs and tests, e.g. ``expired``."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+class DaemonError(GexecError):
+    """The local gexecd refused the job, or does not answer."""
+
+
+class ProtocolError(GexecError):
+    """What the peer sent is not the protocol: the connection must be closed."""

@@ -1,0 +1,1 @@
+"""Facts of this machine: configuration files, key files, names and addresses."""

@@ -1,0 +1,102 @@
+"""Every limit on what comes from outside, in one place, each with its reason.
+
+Sizes in bytes, times in seconds; the unit is the last word of the name. Imports nothing.
+"""
+
+from __future__ import annotations
+
+# -- wire ------------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1
+#: Payload of an ordinary frame. Large enough to keep per-frame cost small, small enough that a
+#: frame of another job on the same link never waits long.
+FRAME_MAX_BYTES = 256 * 1024
+#: Payload of a frame that carries a job (SUBMIT, START): blob + credential + header.
+JOB_FRAME_MAX_BYTES = 5 * 1024 * 1024
+#: What a peer may send before it has authenticated (TLS handshake done and HELLO seen).
+UNAUTHENTICATED_MAX_BYTES = 64 * 1024
+#: And how long it may take for that.
+UNAUTHENTICATED_MAX_S = 10.0
+#: One read of a process's output, and so the usual size of an OUTPUT frame's data.
+READ_CHUNK_BYTES = 64 * 1024
+#: Ranges of ranks in one frame (8 bytes each: half of FRAME_MAX_BYTES).
+RANGES_MAX = 16 * 1024
+#: Text that explains an outcome or a refusal.
+TEXT_MAX_BYTES = 2048
+
+# -- job -------------------------------------------------------------------------------------
+#: Processes of one job. The original stopped at 16384.
+RANKS_MAX = 65_536
+#: A node's name: DNS allows 253; longer ones are somebody's mistake.
+NAME_MAX_BYTES = 255
+#: argv and environment together. Linux itself refuses more than 2 MiB on a default stack
+#: (a quarter of RLIMIT_STACK) and the node adds variables of its own.
+ARGV_ENV_MAX_BYTES = 1024 * 1024
+#: One argument or variable: the kernel's MAX_ARG_STRLEN, with its terminating NUL.
+ARG_MAX_BYTES = 128 * 1024 - 1
+#: The whole job blob, names and addresses of all nodes included.
+JOB_BLOB_MAX_BYTES = 4 * 1024 * 1024
+FANOUT_MIN = 1
+FANOUT_MAX = 1024
+#: 8 to 32 are equal within noise (docs/decisions/0006-tree.md).
+FANOUT_DEFAULT = 16
+
+# -- flow ------------------------------------------------------------------------------------
+#: All unacknowledged output of a job together; divided among its (rank, stream)s.
+JOB_WINDOW_BYTES = 64 * 1024 * 1024
+#: Bounds of the share that one (rank, stream) gets.
+WINDOW_MIN_BYTES = 16 * 1024
+WINDOW_MAX_BYTES = 1024 * 1024
+#: stdin that a client may have under way, not yet taken by every process.
+STDIN_WINDOW_BYTES = 1024 * 1024
+
+# -- credentials -----------------------------------------------------------------------------
+RSA_MIN_BITS = 2048
+RSA_MAX_BITS = 16384
+CREDENTIAL_MAX_BYTES = 8 * 1024
+CREDENTIAL_TTL_S = 60.0
+#: A node refuses credentials that claim to live longer, whoever signed them.
+CREDENTIAL_TTL_MAX_S = 300.0
+CLOCK_SKEW_S = 30.0
+#: Job ids that one spawner remembers until they expire; fails closed when full.
+REPLAY_ENTRIES_MAX = 65_536
+REPLAY_ENTRIES_PER_UID_MAX = 16_384
+KEY_FILE_MAX_BYTES = 64 * 1024
+
+# -- time ------------------------------------------------------------------------------------
+CONNECT_TIMEOUT_S = 5.0
+#: A child that has not answered after this long does not hold its subtree (DESIGN: hedged dialling).
+HEDGE_MAX_S = 0.25
+HEDGE_MIN_S = 0.03
+HEARTBEAT_S = 3.0
+SILENT_AFTER_S = 6.0
+LOST_AFTER_S = 15.0
+#: A subtree without its parent waits this long to be taken over before it ends its processes.
+ORPHAN_GRACE_S = 10.0
+#: From SIGHUP+SIGTERM to SIGKILL.
+KILL_GRACE_S = 5.0
+LINK_IDLE_S = 300.0
+
+# -- authd -----------------------------------------------------------------------------------
+AUTHD_IO_DEADLINE_S = 2.0
+AUTHD_CONNECTIONS_MAX = 1024
+#: Credentials per second that one user may ask for (burst: ten times as many).
+AUTHD_RATE_PER_UID = 200.0
+CERTIFICATE_TTL_S = 24 * 3600.0
+
+# -- daemon ----------------------------------------------------------------------------------
+DEFAULT_PORT = 2875
+CLIENTS_MAX = 512
+LINKS_UNAUTHENTICATED_MAX = 256
+LINKS_UNAUTHENTICATED_PER_SOURCE_MAX = 64
+JOBS_MAX = 4096
+JOBS_PER_UID_MAX = 1024
+CONFIG_MAX_BYTES = 1024 * 1024
+
+
+def window_bytes(ranks: int) -> int:
+    """Return the window of one (rank, stream) in a job of ``ranks`` processes.
+
+    So that JOB_WINDOW_BYTES bounds what any relay or client may have to hold for the job
+    (twice that with both streams busy), but each stream keeps enough to move.
+    """
+    return max(WINDOW_MIN_BYTES, min(WINDOW_MAX_BYTES, JOB_WINDOW_BYTES // max(1, ranks)))

@@ -1,0 +1,1 @@
+"""Links between daemons: TLS, framing over asyncio, the pool of warm links."""

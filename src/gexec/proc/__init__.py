@@ -1,0 +1,1 @@
+"""Processes: spawning, reaping, ending them, and the channel between relay and spawner."""

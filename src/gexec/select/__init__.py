@@ -1,0 +1,1 @@
+"""Which nodes a job runs on. Part of the thin client."""

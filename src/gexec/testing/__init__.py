@@ -1,0 +1,1 @@
+"""The simulator and builders for tests. Nothing imports it but tests."""

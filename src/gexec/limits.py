@@ -66,12 +66,23 @@ KEY_FILE_MAX_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 5.0
 #: A child that has not answered after this long does not hold its subtree (DESIGN: hedged dialling).
 HEDGE_MAX_S = 0.25
-HEDGE_MIN_S = 0.03
+HEDGE_MIN_S = 0.05
+#: Before asking again a child that another parent had: time for that parent to learn it lost it.
+STALE_RETRY_S = 0.05
+STALE_RETRIES_MAX = 8
+#: How long a node holds reports for its parent so that equal ones become one frame.
+GATHER_S = 0.005
+#: And how much output it holds at most.
+GATHER_BYTES = 64 * 1024
+#: A process tells how much stdin it took in steps of this many bytes.
+STDIN_STEP_BYTES = 64 * 1024
 HEARTBEAT_S = 3.0
 SILENT_AFTER_S = 6.0
 LOST_AFTER_S = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.
 ORPHAN_GRACE_S = 10.0
+#: What a process leaves behind when it ends may go on this long before it is ended too.
+LINGER_S = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S = 5.0
 LINK_IDLE_S = 300.0

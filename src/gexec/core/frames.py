@@ -178,8 +178,8 @@ class Start(Frame):
 
     TYPE = 17
     MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
-    _HEAD = Struct("!IIIBQH")
-    __slots__ = ("attach_only", "blob", "credential", "epoch", "high", "low", "stdin_offset")
+    _HEAD = Struct("!IIIBH")
+    __slots__ = ("attach_only", "blob", "credential", "epoch", "high", "low")
 
     def __init__(
         self,
@@ -189,25 +189,21 @@ class Start(Frame):
         credential: bytes,
         blob: bytes,
         attach_only: bool = False,
-        stdin_offset: int = 0,
     ) -> None:
         self.epoch = epoch
         self.low = low
         self.high = high
         self.attach_only = attach_only
-        self.stdin_offset = stdin_offset
         self.credential = credential
         self.blob = blob
 
     def pack(self) -> bytes:
-        head = self._HEAD.pack(
-            self.epoch, self.low, self.high, self.attach_only, self.stdin_offset, len(self.credential)
-        )
+        head = self._HEAD.pack(self.epoch, self.low, self.high, self.attach_only, len(self.credential))
         return head + self.credential + self.blob
 
     @classmethod
     def unpack(cls, payload: bytes) -> Start:
-        epoch, low, high, flags, stdin_offset, length = cls._HEAD.unpack_from(payload)
+        epoch, low, high, flags, length = cls._HEAD.unpack_from(payload)
         body = cls._HEAD.size
         if length > limits.CREDENTIAL_MAX_BYTES or body + length > len(payload):
             raise ProtocolError(f"credential of {length} bytes is over the limit or cut short")
@@ -216,7 +212,7 @@ class Start(Frame):
         if flags > 1:
             raise ProtocolError(f"Start flags {flags:#x} are not known")
         credential = payload[body : body + length]
-        return cls(epoch, low, high, credential, payload[body + length :], bool(flags), stdin_offset)
+        return cls(epoch, low, high, credential, payload[body + length :], bool(flags))
 
 
 class Resync(Frame):
@@ -337,6 +333,14 @@ class Close(Frame):
     __slots__ = ()
 
 
+class Release(Frame):
+    """The sender is no longer this node's parent: go on, and wait for another one to attach."""
+
+    TYPE = 25
+    MAX_BYTES = 0
+    __slots__ = ()
+
+
 # -- up the tree ------------------------------------------------------------------------------
 
 
@@ -361,24 +365,30 @@ class Accepted(Frame):
 
 
 class Refused(Frame):
-    """The node does not take the Submit or Start; ``code`` is one of REFUSED_*."""
+    """The node does not take the Submit or Start; ``code`` is one of REFUSED_*.
+
+    ``epoch`` tells, with REFUSED_STALE, the epoch of the parent that the node has (else 0).
+    """
 
     TYPE = 33
-    MAX_BYTES = limits.TEXT_MAX_BYTES + 1
-    __slots__ = ("code", "text")
+    MAX_BYTES = limits.TEXT_MAX_BYTES + 5
+    _HEAD = Struct("!BI")
+    __slots__ = ("code", "epoch", "text")
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, epoch: int = 0) -> None:
         self.code = code
         self.text = text
+        self.epoch = epoch
 
     def pack(self) -> bytes:
-        return bytes((self.code,)) + _text(self.text)
+        return self._HEAD.pack(self.code, self.epoch) + _text(self.text)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Refused:
-        if not payload or not 1 <= payload[0] <= REFUSED_LAST:
-            raise ProtocolError("Refused: unknown code")
-        return cls(payload[0], _untext(payload[1:]))
+        code, epoch = cls._HEAD.unpack_from(payload)
+        if not 1 <= code <= REFUSED_LAST:
+            raise ProtocolError(f"Refused: unknown code {code}")
+        return cls(code, _untext(payload[cls._HEAD.size :]), epoch)
 
 
 REFUSED_DENIED = 1  #: credential or policy: the rank is *denied*
@@ -639,7 +649,7 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 
 #: What each side may say. Anything else ends the connection before it is looked at.
 FROM_ANY = _table(Hello, Ping, Pong, Goodbye)
-FROM_PARENT = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close)
+FROM_PARENT = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
 FROM_CLIENT = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
 FROM_CHILD = FROM_ANY | _table(Accepted, Refused, Started, Ready, Output, Ended, StdinTaken)
 FROM_ROOT = FROM_ANY | _table(Accepted, Refused, Started, Output, Ended, StdinTaken, Done)

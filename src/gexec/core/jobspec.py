@@ -119,9 +119,7 @@ class JobSpec:
             if b"=" not in entry[1:]:
                 raise UsageError(f"environment entry {entry[:40]!r}: expected NAME=value")
         if not limits.FANOUT_MIN <= self.fanout <= limits.FANOUT_MAX:
-            raise UsageError(
-                f"fan-out {self.fanout}: expected {limits.FANOUT_MIN} to {limits.FANOUT_MAX}"
-            )
+            raise UsageError(f"fan-out {self.fanout}: expected {limits.FANOUT_MIN} to {limits.FANOUT_MAX}")
         if self.flags & ~_FLAGS_ALL:
             raise UsageError(f"job flags {self.flags:#x} are not known here")
         if not 0 <= self.umask <= 0o777:
@@ -230,4 +228,3 @@ class JobSpec:
         except UsageError as error:
             raise ProtocolError(f"job blob: {error}") from error
         return job
-

@@ -53,9 +53,10 @@ class Outcome:
         return f"{name}: {self.text}" if self.text else name
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Outcome)
-            and (self.kind, self.value, self.text) == (other.kind, other.value, other.text)
+        return isinstance(other, Outcome) and (self.kind, self.value, self.text) == (
+            other.kind,
+            other.value,
+            other.text,
         )
 
     def __hash__(self) -> int:

@@ -1,0 +1,119 @@
+"""Bounded byte streams: what one side must keep until the other has taken it.
+
+Positions are offsets from the stream's start. Nothing here waits: the caller asks whether there
+is room and stops reading its source when there is none (docs/protocol.md, Flow).
+"""
+
+from __future__ import annotations
+
+from gexec.errors import ProtocolError
+
+
+class RetainedStream:
+    """Output of one (rank, stream) at its node: kept until acknowledged end to end.
+
+    Args:
+        window_bytes: stop reading the source when this much is not acknowledged.
+    """
+
+    __slots__ = ("_chunks", "base", "closed", "end", "window_bytes")
+
+    def __init__(self, window_bytes: int) -> None:
+        self.window_bytes = window_bytes
+        self.base = 0
+        self.end = 0
+        self.closed = False
+        self._chunks: list[tuple[int, bytes]] = []
+
+    @property
+    def full(self) -> bool:
+        """True when the source must not be read."""
+        return self.end - self.base >= self.window_bytes
+
+    def append(self, data: bytes) -> int:
+        """Keep ``data`` and return the offset it begins at."""
+        offset = self.end
+        self._chunks.append((offset, data))
+        self.end += len(data)
+        return offset
+
+    def acknowledge(self, offset: int) -> None:
+        """The far end has taken everything before ``offset``. ProtocolError beyond what was sent."""
+        if offset > self.end:
+            raise ProtocolError(f"acknowledged up to {offset}, but only {self.end} bytes were sent")
+        if offset <= self.base:
+            return
+        self.base = offset
+        kept = 0
+        while kept < len(self._chunks) and self._chunks[kept][0] + len(self._chunks[kept][1]) <= offset:
+            kept += 1
+        del self._chunks[:kept]
+
+    def unacknowledged(self) -> list[tuple[int, bytes]]:
+        """Return (offset, data) of everything that may have to be sent again, in order."""
+        return list(self._chunks)
+
+
+class Broadcast:
+    """stdin at one node: bytes for several takers, kept until the slowest has them.
+
+    Takers are numbered; each has the offset up to which it took, or ALL when it wants no more.
+    """
+
+    __slots__ = ("_chunks", "_takers", "base", "end", "eof")
+
+    ALL = 2**64 - 1
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.end = 0
+        self.eof = False
+        self._chunks: list[tuple[int, bytes]] = []
+        self._takers: dict[int, int] = {}
+
+    def add(self, taker: int) -> None:
+        """Count this taker from what is still kept."""
+        self._takers[taker] = self.base
+
+    def remove(self, taker: int) -> None:
+        """Wait no longer for this taker."""
+        self._takers.pop(taker, None)
+
+    def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes]:
+        """Take in bytes that may overlap what is known; return what of them is new.
+
+        Raises:
+            ProtocolError: a gap, or bytes after the end of file.
+        """
+        if offset > self.end:
+            raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
+        fresh = data[self.end - offset :]
+        if fresh and self.eof:
+            raise ProtocolError("stdin continues after its end of file")
+        begin = self.end
+        if fresh:
+            self._chunks.append((begin, fresh))
+            self.end += len(fresh)
+        self.eof = self.eof or eof
+        return begin, fresh
+
+    def took(self, taker: int, offset: int) -> None:
+        """This taker has everything before ``offset``."""
+        if taker in self._takers:
+            self._takers[taker] = max(self._takers[taker], offset)
+
+    def taken(self) -> int:
+        """Return the offset that all takers have (ALL when none wants more); forget what is before."""
+        slowest = min(self._takers.values(), default=self.ALL)
+        limit = min(slowest, self.end)
+        if limit > self.base:
+            self.base = limit
+            kept = 0
+            while kept < len(self._chunks) and self._chunks[kept][0] + len(self._chunks[kept][1]) <= limit:
+                kept += 1
+            del self._chunks[:kept]
+        return slowest
+
+    def kept(self) -> list[tuple[int, bytes]]:
+        """Return (offset, data) of what some taker may still need, in order."""
+        return list(self._chunks)

@@ -1,0 +1,108 @@
+"""The root's book: what of each stream has come, how each rank ended, nothing twice, nothing lost.
+
+Whatever path a report took, and however often it was sent again after a loss, the ledger passes
+each byte and each outcome on exactly once.
+"""
+
+from __future__ import annotations
+
+from gexec.core import frames
+from gexec.core import ranks as ranksets
+from gexec.core.frames import Ended, Output
+from gexec.core.outcome import DENIED, LOST, NOT_STARTED, Outcome
+from gexec.core.ranks import Ranges
+
+
+class Ledger:
+    """Per-rank state of a whole job of ``count`` ranks."""
+
+    __slots__ = ("_acknowledged", "_position", "_started", "outcomes", "remaining")
+
+    def __init__(self, count: int) -> None:
+        self.outcomes: list[Outcome | None] = [None] * count
+        self.remaining = count
+        self._started = bytearray(count)
+        self._position: dict[tuple[int, int], int] = {}
+        self._acknowledged: dict[tuple[int, int], int] = {}
+
+    def start(self, ranges: Ranges) -> Ranges:
+        """Return those of the ranks that were not known to be started."""
+        fresh = []
+        for rank in ranksets.members(ranges):
+            if not self._started[rank] and self.outcomes[rank] is None:
+                self._started[rank] = 1
+                fresh.append(rank)
+        return ranksets.of(fresh)
+
+    def started(self, rank: int) -> bool:
+        """Tell whether the rank's process is known to have run."""
+        return bool(self._started[rank])
+
+    def output(self, frame: Output) -> tuple[list[Output], list[int], list[int]]:
+        """Enter output.
+
+        Returns:
+            What is new, to pass on; ranks for which (part of) it was old; ranks for which bytes
+            before it are missing (their node must send again).
+        """
+        end = frame.offset + len(frame.data)
+        fresh: dict[int, list[int]] = {}
+        doubled: list[int] = []
+        gaps: list[int] = []
+        for rank in ranksets.members(frame.ranks):
+            if self.outcomes[rank] is not None:
+                doubled.append(rank)
+                continue
+            position = self._position.get((rank, frame.stream), 0)
+            if frame.offset > position:
+                gaps.append(rank)
+                continue
+            if frame.offset < position:
+                doubled.append(rank)
+            if end > position:
+                fresh.setdefault(position, []).append(rank)
+                self._position[(rank, frame.stream)] = end
+        passed = [
+            Output(ranksets.of(ranks), frame.stream, position, frame.data[position - frame.offset :])
+            for position, ranks in fresh.items()
+        ]
+        return passed, doubled, gaps
+
+    def end(self, frame: Ended) -> tuple[Ended | None, list[int]]:
+        """Enter outcomes.
+
+        Returns:
+            The frame for those ranks that end now (None if none does), and ranks of which output
+            is still missing (their node must send again; they have not ended).
+        """
+        complete = frame.outcome.kind not in (LOST, NOT_STARTED, DENIED)
+        ending: list[int] = []
+        gaps: list[int] = []
+        for rank in ranksets.members(frame.ranks):
+            if self.outcomes[rank] is not None:
+                continue
+            if complete and self.lengths(rank) != (frame.stdout_length, frame.stderr_length):
+                gaps.append(rank)
+                continue
+            self.outcomes[rank] = frame.outcome
+            ending.append(rank)
+        self.remaining -= len(ending)
+        if not ending:
+            return None, gaps
+        return Ended(ranksets.of(ending), frame.outcome, frame.stdout_length, frame.stderr_length), gaps
+
+    def lengths(self, rank: int) -> tuple[int, int]:
+        """Return how many bytes of stdout and stderr have come from the rank."""
+        get = self._position.get
+        return get((rank, frames.STDOUT), 0), get((rank, frames.STDERR), 0)
+
+    def acknowledge(self, rank: int, stream: int, offset: int) -> bool:
+        """Enter what the client has taken; False if it claims more than there was."""
+        if offset > self._position.get((rank, stream), 0):
+            return False
+        self._acknowledged[(rank, stream)] = offset
+        return True
+
+    def acknowledged(self, rank: int, stream: int) -> int:
+        """Return what the client has taken of this stream."""
+        return self._acknowledged.get((rank, stream), 0)

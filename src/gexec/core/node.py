@@ -1,0 +1,294 @@
+"""One node of one job's tree: its own process, its children, and whoever is its parent just now.
+
+    handle(event, now_s) -> effects          next_deadline_s() -> when to send Tick
+
+Everything a node has to say is collected (core/outbox.py) and goes up when the subtree is complete, when
+enough has come together, or after GATHER_S. A node without a parent says nothing, keeps its
+process and its unacknowledged output, and waits ORPHAN_GRACE_S for a parent with a higher epoch;
+then it ends its process and its children. Source: docs/protocol.md, Life of a job.
+"""
+
+from __future__ import annotations
+
+from gexec import limits
+from gexec.core import events, frames, jobspec, tree
+from gexec.core.flow import Broadcast
+from gexec.core.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
+from gexec.core.jobspec import JobSpec
+from gexec.core.outbox import Outbox
+from gexec.core.outcome import Outcome
+from gexec.core.subtree import Subtree
+from gexec.core.task import Task
+from gexec.errors import ProtocolError
+
+
+class Node:
+    """The machine for one (job, low) at one daemon.
+
+    Args:
+        job_id: 16 bytes.
+        spec: the decoded ``start.blob``, whose credential the caller has verified.
+        start: the Start that named this node.
+        parent: the caller's number for where it came from.
+        orphan_grace_s: how long to wait for a new parent.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: bytes,
+        spec: JobSpec,
+        start: Start,
+        parent: int,
+        orphan_grace_s: float = limits.ORPHAN_GRACE_S,
+    ) -> None:
+        self.job_id = job_id
+        self.low = start.low
+        self.high = start.high
+        self.epoch = start.epoch
+        self.parent: int | None = parent
+        self.finished = False
+        self._spec = spec
+        self._orphan_grace_s = orphan_grace_s
+        self._orphan_until_s: float | None = None
+        self._flush_at_s: float | None = None
+        self._closing = False
+        self._told_stdin = 0
+        self._decided: list[Ended] = []
+        self._effects: list[events.Effect] = []
+        self._outbox = Outbox()
+        self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
+        emit = self._emit
+        self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)
+        self._subtree = Subtree(
+            fanout=spec.fanout,
+            credential=start.credential,
+            blob=start.blob,
+            epoch=start.epoch,
+            emit=emit,
+            decide=self._decide,
+            stdin=self._stdin,
+        )
+
+    def _emit(self, effect: events.Effect) -> None:
+        self._effects.append(effect)
+
+    # -- driving --------------------------------------------------------------------------
+
+    def begin(self, now_s: float) -> list[events.Effect]:
+        """Ask the children first, so that they start while this node's own process does."""
+        below = tree.children(self.low, self.high, self._spec.fanout)
+        if below:
+            self._to_parent(frames.Accepted(self.job_id))
+        self._subtree.spread(below, now_s)
+        self._task.begin()
+        return self._leave(now_s)
+
+    def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
+        """Take one event; return what to do, in order.
+
+        Raises:
+            ProtocolError: the parent's frame makes no sense; the caller closes its connection and
+                reports ParentLost.
+        """
+        match event:
+            case events.ParentFrame(parent, frame):
+                self._heard_parent(parent, frame, now_s)
+            case events.ParentLost(parent, _):
+                if parent == self.parent:
+                    self._orphaned(now_s)
+            case events.ChildFrame(child, frame):
+                self._heard_child(child, frame, now_s)
+            case events.ChildLost(child, text, sent):
+                self._subtree.lost(child, text, sent, now_s)
+            case events.OutputRead(stream, data):
+                self._task.output(stream, data)
+            case events.OutputClosed(stream):
+                self._task.output_closed(stream)
+            case events.TaskStarted():
+                self._task.started(now_s)
+            case events.TaskReady():
+                self._task.ready()
+            case events.TaskEnded(outcome):
+                self._task.process_ended(outcome, now_s)
+            case events.StdinWritten(count):
+                self._task.stdin_written(count)
+            case events.StdinBroken():
+                self._task.stdin_broken()
+            case events.Tick():
+                self._tick(now_s)
+        return self._leave(now_s)
+
+    def next_deadline_s(self) -> float | None:
+        """Return when Tick is due at the latest, None if only events matter."""
+        deadlines = (
+            self._flush_at_s,
+            self._orphan_until_s,
+            self._task.next_deadline_s(),
+            self._subtree.next_deadline_s(),
+        )
+        return min((at for at in deadlines if at is not None), default=None)
+
+    def _leave(self, now_s: float) -> list[events.Effect]:
+        """After every event: tell the parent what is due, finish if all is over."""
+        self._tell_stdin()
+        if self._outbox:
+            if self.parent is None:
+                self._outbox.clear()
+            elif self._complete or self._outbox.size_bytes >= limits.GATHER_BYTES:
+                self._flush()
+            elif self._flush_at_s is None:
+                self._flush_at_s = now_s + limits.GATHER_S
+        if self._closing and not self._task.runs and not self.finished:
+            self.finished = True
+            self._emit(events.CloseOutput())
+            self._emit(events.Finish())
+        effects, self._effects = self._effects, []
+        return effects
+
+    @property
+    def _complete(self) -> bool:
+        return self._task.ended is not None and self._subtree.complete
+
+    def _flush(self) -> None:
+        self._flush_at_s = None
+        for frame in self._outbox.take():
+            self._to_parent(frame)
+
+    def _to_parent(self, frame: Frame) -> None:
+        if self.parent is not None:
+            self._emit(events.ToParent(self.parent, frame))
+
+    def _tick(self, now_s: float) -> None:
+        if self._flush_at_s is not None and self._flush_at_s <= now_s:
+            self._flush()
+        self._task.tick(now_s)
+        self._subtree.tick(now_s)
+        if self._orphan_until_s is not None and self._orphan_until_s <= now_s:
+            self._orphan_until_s = None
+            self._close()
+
+    # -- the parent -----------------------------------------------------------------------
+
+    def _heard_parent(self, parent: int, frame: Frame, now_s: float) -> None:
+        if isinstance(frame, Start):
+            self._attach(parent, frame, now_s)
+            return
+        if parent != self.parent:
+            return  # a parent that this node left; it has been told
+        match frame:
+            case frames.Stdin():
+                self._stdin_came(frame)
+            case frames.Ack():
+                self._acknowledged(frame)
+            case frames.Signal(signum=signum):
+                if self._task.runs:
+                    self._emit(events.SignalTask(signum))
+                self._subtree.send(frame)
+            case frames.Kill():
+                self._kill(frame)
+            case frames.Go():
+                self._subtree.send(frame)
+                self._task.run()
+            case frames.Resync():
+                self._resync(frame.epoch, now_s)
+            case frames.Release():
+                self._orphaned(now_s)
+            case frames.Close():
+                self._close()
+            case _:
+                raise ProtocolError(f"{type(frame).__name__} is not expected from a parent")
+
+    def _attach(self, parent: int, start: Start, now_s: float) -> None:
+        """A Start for a job that runs here already: a parent with a higher epoch takes this node."""
+        if start.epoch <= self.epoch or self._closing:
+            text = f"the job has a parent with epoch {self.epoch}"
+            refused = frames.Refused(frames.REFUSED_STALE, text, self.epoch)
+            self._emit(events.ToParent(parent, refused))
+            return
+        if self.parent is not None and self.parent != parent:
+            refused = frames.Refused(frames.REFUSED_STALE, "another parent has this node", start.epoch)
+            self._to_parent(refused)
+        self.parent = parent
+        self._orphan_until_s = None
+        self.high = start.high
+        self._to_parent(frames.Accepted(self.job_id))
+        self._resync(start.epoch, now_s)
+
+    def _resync(self, epoch: int, now_s: float) -> None:
+        self.epoch = max(self.epoch, epoch)
+        self._told_stdin = 0
+        self._outbox.clear()
+        self._task.resend()
+        for ended in self._decided:
+            self._outbox.ended(ended)
+        decided = {ended.ranks[0][0] for ended in self._decided}
+        self._subtree.resync(epoch, self.low, self.high, decided, now_s)
+
+    def _orphaned(self, now_s: float) -> None:
+        self.parent = None
+        self._flush_at_s = None
+        if not self._closing:
+            self._orphan_until_s = now_s + self._orphan_grace_s
+
+    def _stdin_came(self, frame: frames.Stdin) -> None:
+        if self._stdin is None:
+            raise ProtocolError("stdin for a job without stdin")
+        had_eof = self._stdin.eof
+        offset, fresh = self._stdin.append(frame.offset, frame.data, frame.eof)
+        if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
+            raise ProtocolError(f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took")
+        if fresh or (frame.eof and not had_eof):
+            self._subtree.send(frames.Stdin(offset, fresh, frame.eof))
+            self._task.stdin(fresh, frame.eof and not had_eof)
+
+    def _tell_stdin(self) -> None:
+        if self._stdin is None:
+            return
+        taken = self._stdin.taken()
+        if taken > self._told_stdin and self.parent is not None:
+            self._told_stdin = taken
+            self._to_parent(StdinTaken(taken))
+
+    def _acknowledged(self, frame: frames.Ack) -> None:
+        below = []
+        for entry in frame.entries:
+            rank, stream, offset = entry
+            if rank == self.low:
+                self._task.acknowledged(stream, offset)
+            else:
+                below.append(entry)
+        self._subtree.acknowledge(below)
+
+    def _kill(self, frame: frames.Kill) -> None:
+        if not self._task.end_unstarted("the job was ended before this node's process started"):
+            self._emit(events.KillTask(frame.now))
+        self._subtree.send(frame)
+
+    def _close(self) -> None:
+        """The job is over for this node: end what runs, tell the children, finish."""
+        self._closing = True
+        self._orphan_until_s = None
+        self._subtree.close(frames.Close())
+        if self._task.runs:
+            self._emit(events.KillTask(False))
+        elif self._task.state == "draining":
+            self._emit(events.CloseOutput())
+
+    # -- the children ---------------------------------------------------------------------
+
+    def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        passed = self._subtree.heard(child, frame, now_s, allowed=self.parent is not None)
+        if isinstance(passed, Output):
+            self._outbox.output(passed)
+        elif isinstance(passed, Ended):
+            self._outbox.ended(passed)
+        elif isinstance(passed, Ready):
+            self._outbox.ready(passed.ranks)
+        elif isinstance(passed, Started):
+            self._outbox.started(passed.ranks)
+
+    def _decide(self, rank: int, outcome: Outcome) -> None:
+        ended = Ended(((rank, rank + 1),), outcome, frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)
+        self._decided.append(ended)
+        self._outbox.ended(ended)

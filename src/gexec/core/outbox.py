@@ -1,0 +1,88 @@
+"""What a node has to tell its parent, held for a moment so that equal things become one frame.
+
+A frame carries one content and the set of ranks that said it, so what an ancestor has to do follows
+the number of *different* outputs, not of nodes.
+"""
+
+from __future__ import annotations
+
+from gexec.core import ranks as ranksets
+from gexec.core.frames import Ended, Frame, Output, Ready, Started
+from gexec.core.outcome import Outcome
+from gexec.core.ranks import Ranges
+
+
+class Outbox:
+    """Collects reports; ``take`` returns them as frames in an order that keeps every stream's order.
+
+    Order kept: Started before a rank's output, output of each (rank, stream) in order, Ended last.
+    """
+
+    __slots__ = ("_ended", "_index", "_last", "_output", "_ready", "_started", "size_bytes")
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.size_bytes = 0
+        self._started: list[tuple[int, int]] = []
+        self._ready: list[tuple[int, int]] = []
+        self._output: list[tuple[Output, list[tuple[int, int]]]] = []
+        #: (stream, offset, data) -> index of its newest record in _output.
+        self._index: dict[tuple[int, int, bytes], int] = {}
+        #: (rank, stream) -> index of its newest record: it must never join an older one.
+        self._last: dict[tuple[int, int], int] = {}
+        self._ended: dict[tuple[Outcome, int, int], list[tuple[int, int]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._started or self._ready or self._output or self._ended)
+
+    def started(self, ranges: Ranges) -> None:
+        """These ranks' processes run."""
+        self._started += ranges
+
+    def ready(self, ranges: Ranges) -> None:
+        """These ranks can start."""
+        self._ready += ranges
+
+    def output(self, frame: Output) -> None:
+        """These ranks wrote this."""
+        stream, last = frame.stream, self._last
+        members = list(ranksets.members(frame.ranks))
+        key = (stream, frame.offset, frame.data)
+        index = self._index.get(key)
+        if index is not None and all(last.get((rank, stream), -1) < index for rank in members):
+            self._output[index][1].extend(frame.ranks)
+        else:
+            index = self._index[key] = len(self._output)
+            self._output.append((frame, list(frame.ranks)))
+            self.size_bytes += len(frame.data)
+        for rank in members:
+            last[(rank, stream)] = index
+
+    def ended(self, frame: Ended) -> None:
+        """These ranks ended."""
+        key = (frame.outcome, frame.stdout_length, frame.stderr_length)
+        self._ended.setdefault(key, []).extend(frame.ranks)
+
+    def take(self) -> list[Frame]:
+        """Return everything collected as frames, and be empty."""
+        frames: list[Frame] = []
+        if self._ready:
+            frames.append(Ready(_joined(self._ready)))
+        if self._started:
+            frames.append(Started(_joined(self._started)))
+        for first, ranges in self._output:
+            frames.append(Output(_joined(ranges), first.stream, first.offset, first.data))
+        for (outcome, stdout_length, stderr_length), ranges in self._ended.items():
+            frames.append(Ended(_joined(ranges), outcome, stdout_length, stderr_length))
+        self._reset()
+        return frames
+
+    def clear(self) -> None:
+        """Forget everything collected."""
+        self._reset()
+
+
+def _joined(ranges: list[tuple[int, int]]) -> Ranges:
+    return ranksets.union(tuple(ranges), ()) if len(ranges) > 1 else tuple(ranges)

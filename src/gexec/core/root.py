@@ -1,0 +1,187 @@
+"""The root of one job's tree: the client's side. It has no rank of its own.
+
+Every rank ends in exactly one outcome here, every byte passes here exactly once (core/ledger.py),
+and the client is told Done when all have ended. When the client is gone, the job is ended.
+Source: docs/protocol.md, Life of a job.
+"""
+
+from __future__ import annotations
+
+from gexec.core import events, frames, jobspec, tree
+from gexec.core import outcome as outcomes
+from gexec.core import ranks as ranksets
+from gexec.core.flow import Broadcast
+from gexec.core.frames import Ended, Frame, Output, Ready, Started, StdinTaken
+from gexec.core.jobspec import JobSpec
+from gexec.core.ledger import Ledger
+from gexec.core.outcome import Outcome
+from gexec.core.subtree import Subtree
+from gexec.errors import ProtocolError
+
+
+class Root:
+    """The machine for one job at the daemon that the client submitted it to.
+
+    Args:
+        job_id: 16 bytes.
+        spec: the decoded ``blob``, whose credential the caller has verified.
+        client: the caller's number for the client's connection (the ``parent`` of its events).
+    """
+
+    def __init__(self, *, job_id: bytes, spec: JobSpec, credential: bytes, blob: bytes, client: int) -> None:
+        self.job_id = job_id
+        self.ledger = Ledger(spec.ranks)
+        self.finished = False
+        self._client = client
+        self._client_here = True
+        self._spec = spec
+        self._effects: list[events.Effect] = []
+        self._ready: ranksets.Ranges = ()
+        self._went = not spec.flags & jobspec.STRICT
+        self._told_stdin = 0
+        self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
+        self._subtree = Subtree(
+            fanout=spec.fanout,
+            credential=credential,
+            blob=blob,
+            epoch=1,
+            emit=self._effects_append,
+            decide=self._decide,
+            stdin=self._stdin,
+        )
+
+    def _effects_append(self, effect: events.Effect) -> None:
+        self._effects.append(effect)
+
+    def begin(self, now_s: float) -> list[events.Effect]:
+        """Accept the job and ask the first level of the tree."""
+        self._to_client(frames.Accepted(self.job_id))
+        self._subtree.spread(tree.split(0, self._spec.ranks, self._spec.fanout), now_s)
+        return self._leave()
+
+    def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
+        """Take one event; return what to do, in order. ProtocolError: the client's frame is wrong."""
+        match event:
+            case events.ChildFrame(child, frame):
+                self._heard_child(child, frame, now_s)
+            case events.ChildLost(child, text, sent):
+                self._subtree.lost(child, text, sent, now_s)
+            case events.ParentFrame(_, frame):
+                self._heard_client(frame)
+            case events.ParentLost():
+                self._client_here = False
+                self._close()
+            case events.Tick():
+                self._subtree.tick(now_s)
+            case _:
+                raise ProtocolError(f"{type(event).__name__} is not an event of a root")
+        return self._leave()
+
+    def next_deadline_s(self) -> float | None:
+        """Return when Tick is due at the latest, None if only events matter."""
+        return self._subtree.next_deadline_s()
+
+    def _leave(self) -> list[events.Effect]:
+        if not self.finished:
+            self._tell_stdin()
+            self._decide_strict()
+            if self.ledger.remaining == 0:
+                self._to_client(frames.Done())
+                self._close()
+        effects, self._effects[:] = list(self._effects), []
+        return effects
+
+    def _to_client(self, frame: Frame) -> None:
+        if self._client_here:
+            self._effects.append(events.ToParent(self._client, frame))
+
+    def _close(self) -> None:
+        if not self.finished:
+            self.finished = True
+            self._subtree.close(frames.Close())
+            self._effects.append(events.Finish())
+
+    # -- the client -----------------------------------------------------------------------
+
+    def _heard_client(self, frame: Frame) -> None:
+        match frame:
+            case frames.Stdin():
+                if self._stdin is None:
+                    raise ProtocolError("stdin for a job without stdin")
+                offset, fresh = self._stdin.append(frame.offset, frame.data, frame.eof)
+                self._subtree.send(frames.Stdin(offset, fresh, frame.eof))
+            case frames.Ack():
+                for entry in frame.entries:
+                    rank, stream, offset = entry
+                    if rank >= self._spec.ranks or not self.ledger.acknowledge(rank, stream, offset):
+                        raise ProtocolError(f"rank {rank} has not written {offset} bytes to stream {stream}")
+                self._subtree.acknowledge(frame.entries)
+            case frames.Signal() | frames.Kill():
+                self._subtree.send(frame)
+                if isinstance(frame, frames.Kill) and not self._went:
+                    self._went = True  # what is waiting ends as not started
+            case frames.Close():
+                self._client_here = False
+                self._close()
+            case _:
+                raise ProtocolError(f"{type(frame).__name__} is not expected from a client now")
+
+    def _tell_stdin(self) -> None:
+        if self._stdin is None:
+            return
+        taken = self._stdin.taken()
+        if taken > self._told_stdin:
+            self._told_stdin = taken
+            self._to_client(StdinTaken(taken))
+
+    # -- the tree -------------------------------------------------------------------------
+
+    def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        passed = self._subtree.heard(child, frame, now_s)
+        if isinstance(passed, Output):
+            self._output(passed)
+        elif isinstance(passed, Ended):
+            self._ended(passed)
+        elif isinstance(passed, Ready):
+            self._ready = ranksets.union(self._ready, passed.ranks)
+        elif isinstance(passed, Started):
+            fresh = self.ledger.start(passed.ranks)
+            if fresh:
+                self._to_client(Started(fresh))
+
+    def _output(self, frame: Output) -> None:
+        passed, doubled, gaps = self.ledger.output(frame)
+        for part in passed:
+            self._to_client(part)
+        if doubled:
+            # It was sent again after a loss, so acknowledgements may have been lost with it.
+            known = ((rank, frame.stream, self.ledger.acknowledged(rank, frame.stream)) for rank in doubled)
+            self._subtree.acknowledge(entry for entry in known if entry[2])
+        if gaps:
+            self._subtree.resend(gaps)
+
+    def _ended(self, frame: Ended) -> None:
+        passed, gaps = self.ledger.end(frame)
+        if passed is not None:
+            self._to_client(passed)
+        if gaps:
+            self._subtree.resend(gaps)
+
+    def _decide(self, rank: int, outcome: Outcome) -> None:
+        unknown = frames.LENGTH_UNKNOWN
+        self._ended(Ended(((rank, rank + 1),), outcome, unknown, unknown))
+
+    def _decide_strict(self) -> None:
+        """In a strict job: when every rank is ready or ended, start all, or none."""
+        if self._went:
+            return
+        ended = self._spec.ranks - self.ledger.remaining
+        if ended + ranksets.size(self._ready) < self._spec.ranks:
+            return
+        self._went = True
+        if not ended:
+            self._subtree.send(frames.Go())
+            return
+        text = f"--strict: {ended} of {self._spec.ranks} nodes cannot start it"
+        unknown = frames.LENGTH_UNKNOWN
+        self._ended(Ended(self._ready, outcomes.not_started(text), unknown, unknown))

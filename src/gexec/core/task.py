@@ -1,0 +1,227 @@
+"""This node's own process in one job: what it wrote, what it reads, how it ends.
+
+Part of the node machine (core/node.py). It keeps output until it is acknowledged end to end,
+stops reading the process when the window is full, and reports the end only when the process has
+ended and both streams are closed, so that nothing can come after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gexec import limits
+from gexec.core import events, jobspec
+from gexec.core import outcome as outcomes
+from gexec.core.flow import Broadcast, RetainedStream
+from gexec.core.frames import STDERR, STDOUT, Ended, Output
+from gexec.core.jobspec import JobSpec
+from gexec.core.outbox import Outbox
+from gexec.core.outcome import Outcome
+
+#: The task's number among the takers of stdin; children count from 1.
+OWN_TAKER = 0
+
+WAITING = "waiting"  #: a strict job: checked, or being checked, not started
+STARTING = "starting"  #: the spawner was asked
+RUNNING = "running"
+DRAINING = "draining"  #: the process has ended, somebody still holds its output
+ENDED = "ended"  #: the outcome is known and reported
+
+
+class Task:
+    """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        spec: JobSpec,
+        emit: Callable[[events.Effect], None],
+        outbox: Outbox,
+        stdin: Broadcast | None,
+    ) -> None:
+        self.state = WAITING
+        self.rank = rank
+        self.ended: Ended | None = None
+        self.was_started = False
+        self._ranges = ((rank, rank + 1),)
+        self._spec = spec
+        self._emit = emit
+        self._outbox = outbox
+        self._stdin = stdin
+        self._streams = {STDOUT: RetainedStream(spec.window), STDERR: RetainedStream(spec.window)}
+        self._outcome: Outcome | None = None
+        self._deadline_s: float | None = None
+        self._out_of_time = False
+        self._written = 0
+        if stdin is not None:
+            stdin.add(OWN_TAKER)
+
+    # -- life -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start the process, or in a strict job only see whether it could be."""
+        if self._spec.flags & jobspec.STRICT:
+            self._emit(events.CheckTask())
+        else:
+            self.run()
+
+    def run(self) -> None:
+        """Start the process now (strict jobs: every node is ready)."""
+        if self.state is not WAITING:
+            return
+        self.state = STARTING
+        self._emit(events.RunTask())
+        if self._stdin is not None:
+            for _, data in self._stdin.kept():
+                self._emit(events.WriteStdin(data))
+            if self._stdin.eof:
+                self._emit(events.CloseStdin())
+
+    def ready(self) -> None:
+        """The spawner could start it."""
+        if self.state is WAITING:
+            self._outbox.ready(self._ranges)
+
+    def started(self, now_s: float) -> None:
+        """The process runs."""
+        if self.state is not STARTING:
+            return
+        self.state = RUNNING
+        self.was_started = True
+        self._outbox.started(self._ranges)
+        if self._spec.flags & jobspec.DETACHED:
+            self._emit(events.ForgetTask())
+            self._report(outcomes.exited(0))
+        elif self._spec.timeout_s:
+            self._deadline_s = now_s + self._spec.timeout_s
+
+    def process_ended(self, outcome: Outcome, now_s: float) -> None:
+        """The process ended, or could not be started."""
+        if self.state in (ENDED, DRAINING):
+            return
+        if self._out_of_time and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
+            signum = outcome.value if outcome.kind == outcomes.KILLED else 0
+            outcome = outcomes.timed_out(signum, f"ran longer than {self._spec.timeout_s:g} s")
+        self._outcome = outcome
+        if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
+            self._emit(events.CloseOutput())
+            self._report(outcome)
+            return
+        self.state = DRAINING
+        self._deadline_s = now_s + self._drain_s
+        self._finish_if_drained()
+
+    @property
+    def _drain_s(self) -> float:
+        # What the process left behind gets its linger and its grace from the spawner; a second
+        # more, and whoever still holds the output is not of this job.
+        return limits.LINGER_S + self._spec.kill_grace_s + 1.0
+
+    def tick(self, now_s: float) -> None:
+        """Act on deadlines: the job's time-out, and the wait for leftover writers."""
+        if self._deadline_s is None or now_s < self._deadline_s:
+            return
+        self._deadline_s = None
+        if self.state is RUNNING:
+            self._out_of_time = True
+            self._emit(events.KillTask(False))
+        elif self.state is DRAINING:
+            if any(stream.full and not stream.closed for stream in self._streams.values()):
+                self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
+                return
+            self._emit(events.CloseOutput())
+            for stream in self._streams.values():
+                stream.closed = True
+            self._finish_if_drained()
+
+    def next_deadline_s(self) -> float | None:
+        """Return when ``tick`` has something to do."""
+        return self._deadline_s
+
+    def _finish_if_drained(self) -> None:
+        if self.state is DRAINING and all(stream.closed for stream in self._streams.values()):
+            assert self._outcome is not None
+            self._report(self._outcome)
+
+    def _report(self, outcome: Outcome) -> None:
+        self.state = ENDED
+        self._deadline_s = None
+        lengths = [self._streams[stream].end for stream in (STDOUT, STDERR)]
+        self.ended = Ended(self._ranges, outcome, lengths[0], lengths[1])
+        self._outbox.ended(self.ended)
+        if self._stdin is not None:
+            self._stdin.took(OWN_TAKER, Broadcast.ALL)
+
+    def end_unstarted(self, text: str) -> bool:
+        """Give up a process that was never asked for; False if it was."""
+        if self.state is not WAITING:
+            return False
+        self._report(outcomes.not_started(text))
+        return True
+
+    @property
+    def runs(self) -> bool:
+        """True while a process of this job may exist here under the relay's eyes."""
+        return self.state in (STARTING, RUNNING)
+
+    # -- output ---------------------------------------------------------------------------
+
+    def output(self, stream: int, data: bytes) -> None:
+        """The process wrote."""
+        if self.state is ENDED:
+            return
+        retained = self._streams[stream]
+        offset = retained.append(data)
+        self._outbox.output(Output(self._ranges, stream, offset, data))
+        if retained.full:
+            self._emit(events.ReadOutput(stream, False))
+
+    def output_closed(self, stream: int) -> None:
+        """The process, and everybody it shared the stream with, closed it."""
+        self._streams[stream].closed = True
+        self._finish_if_drained()
+
+    def acknowledged(self, stream: int, offset: int) -> None:
+        """The reader at the top has everything before ``offset``."""
+        retained = self._streams[stream]
+        was_full = retained.full
+        retained.acknowledge(offset)
+        if was_full and not retained.full and not retained.closed:
+            self._emit(events.ReadOutput(stream, True))
+
+    def resend(self) -> None:
+        """Report everything again that may have been lost on the way."""
+        if self.state is WAITING:
+            return
+        if self.was_started:
+            self._outbox.started(self._ranges)
+        for stream, retained in self._streams.items():
+            for offset, data in retained.unacknowledged():
+                self._outbox.output(Output(self._ranges, stream, offset, data))
+        if self.ended is not None:
+            self._outbox.ended(self.ended)
+
+    # -- stdin ----------------------------------------------------------------------------
+
+    def stdin(self, data: bytes, eof: bool) -> None:
+        """New bytes of the broadcast (the machine keeps them until the process has taken them)."""
+        if self.state in (WAITING, ENDED):
+            return
+        if data:
+            self._emit(events.WriteStdin(data))
+        if eof:
+            self._emit(events.CloseStdin())
+
+    def stdin_written(self, count: int) -> None:
+        """The process's pipe took ``count`` more bytes; told in steps, each may cost a frame."""
+        assert self._stdin is not None
+        before = self._written // limits.STDIN_STEP_BYTES
+        self._written += count
+        if self._written // limits.STDIN_STEP_BYTES != before:
+            self._stdin.took(OWN_TAKER, self._written)
+
+    def stdin_broken(self) -> None:
+        """The process reads no more."""
+        if self._stdin is not None:
+            self._stdin.took(OWN_TAKER, Broadcast.ALL)

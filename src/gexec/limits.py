@@ -28,6 +28,8 @@ TEXT_MAX_BYTES = 2048
 RANKS_MAX = 65_536
 #: A node's name: DNS allows 253; longer ones are somebody's mistake.
 NAME_MAX_BYTES = 255
+#: ``[ip6%interface]:port``: 45 + 16 characters and what stands around them.
+ADDRESS_MAX_BYTES = 72
 #: argv and environment together. Linux itself refuses more than 2 MiB on a default stack
 #: (a quarter of RLIMIT_STACK) and the node adds variables of its own.
 ARGV_ENV_MAX_BYTES = 1024 * 1024

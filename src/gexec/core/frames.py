@@ -15,7 +15,7 @@ from struct import Struct
 from struct import error as StructError
 
 from gexec import limits
-from gexec.core.outcome import NAMES as OUTCOME_NAMES
+from gexec.core.outcome import VALUES as OUTCOME_VALUES
 from gexec.core.outcome import Outcome
 from gexec.errors import ProtocolError
 
@@ -473,8 +473,10 @@ class Ended(Frame):
     @classmethod
     def unpack(cls, payload: bytes) -> Ended:
         kind, value, stdout_length, stderr_length, length = cls._HEAD.unpack_from(payload)
-        if kind >= len(OUTCOME_NAMES) or not -1 <= value <= 255 + 65280:
+        if kind >= len(OUTCOME_VALUES) or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
             raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
+        if length > limits.TEXT_MAX_BYTES:
+            raise ProtocolError(f"Ended: text of {length} bytes is over the limit")
         body = cls._HEAD.size
         text = _untext(payload[body : body + length])
         ranks, position = _unranges(payload, body + length)
@@ -612,7 +614,8 @@ def encode(channel: int, frame: Frame) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")[: limits.TEXT_MAX_BYTES]
+    # A lone surrogate (an undecodable byte of a file name, say) must not stop a failure being told.
+    return text.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
 
 
 def _untext(raw: bytes) -> str:
@@ -665,28 +668,39 @@ class Decoder:
         limit_bytes: tightens every frame's own limit, e.g. before the peer has authenticated.
     """
 
-    __slots__ = ("_buffer", "allowed", "limit_bytes")
+    __slots__ = ("_held_bytes", "_needed_bytes", "_pieces", "allowed", "limit_bytes")
 
     def __init__(self, allowed: dict[int, type[Frame]], limit_bytes: int = limits.JOB_FRAME_MAX_BYTES):
         self.allowed = allowed
         self.limit_bytes = limit_bytes
-        self._buffer = b""
+        # Pieces are joined once, when the frame that they belong to is whole: a frame of 5 MiB
+        # that comes a byte at a time must not be copied five million times.
+        self._pieces: list[bytes] = []
+        self._held_bytes = 0
+        self._needed_bytes = HEADER_BYTES
 
     @property
     def buffered(self) -> int:
         """Bytes held of a frame that is not whole yet."""
-        return len(self._buffer)
+        return self._held_bytes
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
         """Take bytes and yield each whole (channel, frame), in order.
+
+        Iterate to the end, or drop the connection, before feeding more.
 
         Raises:
             ProtocolError: a type that this peer may not send, a length over the limit (before
                 its payload is buffered), or a payload that is not what its type says.
         """
-        buffer = self._buffer + data if self._buffer else data
+        self._pieces.append(bytes(data))
+        self._held_bytes += len(data)
+        if self._held_bytes < self._needed_bytes:
+            return
+        buffer = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         position = 0
         end = len(buffer)
+        needed = HEADER_BYTES
         try:
             while end - position >= HEADER_BYTES:
                 length, kind, channel = HEADER.unpack_from(buffer, position)
@@ -697,6 +711,7 @@ class Decoder:
                     raise ProtocolError(f"{frame_class.__name__} frame of {length} bytes is over its limit")
                 start = position + HEADER_BYTES
                 if end - start < length:
+                    needed = HEADER_BYTES + length
                     break
                 position = start + length
                 try:
@@ -705,4 +720,6 @@ class Decoder:
                     raise ProtocolError(f"{frame_class.__name__} frame is malformed: {error}") from error
                 yield channel, frame
         finally:
-            self._buffer = buffer[position:]
+            self._pieces = [buffer[position:]] if position < end else []
+            self._held_bytes = end - position
+            self._needed_bytes = needed

@@ -93,12 +93,15 @@ class JobSpec:
         if len(self.addresses) != len(self.names):
             raise UsageError(f"{len(self.addresses)} addresses for {len(self.names)} nodes")
         self._check_names()
+        self._check_addresses()
         if not self.program or b"\0" in self.program:
             raise UsageError("the program's path is empty or holds a NUL byte")
+        if not self.program.startswith(b"/") and not self.flags & REMOTE_PATH:
+            raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
         if not self.argv:
             raise UsageError("the argument list is empty")
         if not self.cwd.startswith(b"/") or b"\0" in self.cwd:
-            raise UsageError(f"working directory {self.cwd[:200]!r}: expected an absolute path")
+            raise UsageError(f"working directory {self.cwd[:200]!r}: expected an absolute path without NUL")
         total = 0
         for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
             for entry in entries:
@@ -135,6 +138,8 @@ class JobSpec:
             raise UsageError(
                 f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {limits.WINDOW_MAX_BYTES}"
             )
+        if not 0 <= self.salt < 2**64:
+            raise UsageError(f"salt {self.salt}: expected 64 bits")
 
     def _check_names(self) -> None:
         # Whole-list tests first: every node of a large job does this for every name.
@@ -153,16 +158,32 @@ class JobSpec:
                     "characters without spaces"
                 )
 
+    def _check_addresses(self) -> None:
+        joined = b"".join(self.addresses)
+        if (
+            max(map(len, self.addresses)) > limits.ADDRESS_MAX_BYTES
+            or joined.translate(None, _NOT_IN_NAMES) != joined
+        ):
+            for address in self.addresses:
+                if (
+                    len(address) > limits.ADDRESS_MAX_BYTES
+                    or address.translate(None, _NOT_IN_NAMES) != address
+                ):
+                    raise UsageError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
+
     def encode(self) -> bytes:
-        """Return the blob. Raises UsageError if the job is over a limit."""
+        """Return the blob; it keeps times in milliseconds.
+
+        Raises UsageError if the job is over a limit.
+        """
         self.check()
         options = _OPTIONS.pack(
             self.flags,
             self.fanout,
             self.umask,
-            int(self.connect_timeout_s * 1000),
-            int(self.timeout_s * 1000),
-            int(self.kill_grace_s * 1000),
+            round(self.connect_timeout_s * 1000),
+            round(self.timeout_s * 1000),
+            round(self.kill_grace_s * 1000),
             self.window,
             self.salt,
         )

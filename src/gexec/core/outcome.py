@@ -15,6 +15,9 @@ LOST = 4  #: value = 0; text says why. Whether the command ended there is not kn
 TIMED_OUT = 5  #: value = signal that ended it; it ran longer than --timeout.
 
 NAMES = ("exited", "killed", "not started", "denied", "lost", "timed out")
+#: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
+#: forged status can wrap around to the client's exit status 0.
+VALUES = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
 
 
 class Outcome:

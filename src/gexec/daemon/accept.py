@@ -1,0 +1,153 @@
+"""Accepting: listeners, TLS for daemons, SO_PEERCRED for clients, and limits on whoever is not known yet.
+
+A connection counts against the limits from accept to its Hello; the oldest is not dropped for a
+newer one, the newer one is closed, since a daemon of the cluster dials again. When descriptors
+run out, one that is kept in reserve lets the daemon take and close what it cannot serve, instead
+of spinning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Protocol
+
+from gexec import limits
+from gexec.core import frames
+from gexec.daemon.context import RelayContext
+from gexec.net import tls
+from gexec.net.link import Link, LinkOwner
+from gexec.net.tls import LinkContexts
+
+#: Connections taken in one go, so that a flood does not keep the loop from the jobs.
+_BATCH = 32
+_PEER = struct.Struct("=iII")
+
+
+class AcceptOwner(LinkOwner, Protocol):
+    """Who gets the accepted links."""
+
+    def link_accepted(self, link: Link, uid: int | None) -> None:
+        """A daemon, or a client of this uid, has connected; its Hello is awaited."""
+
+
+class Acceptor:
+    """The listening sockets of one relay."""
+
+    def __init__(self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts) -> None:
+        self.contexts = contexts
+        self._owner = owner
+        self._log = context.log
+        self._loop = asyncio.get_running_loop()
+        self._listeners = list(context.listeners)
+        self._client_listener = context.client_listener
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._unknown: dict[Link, str] = {}
+        self._sources: Counter[str] = Counter()
+        self._clients: set[Link] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """Start accepting."""
+        for listener in (*self._listeners, self._client_listener):
+            listener.setblocking(False)
+            is_client = listener is self._client_listener
+            self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
+
+    def stop(self) -> None:
+        """Accept no more; what is connected stays."""
+        for listener in (*self._listeners, self._client_listener):
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+
+    def _readable(self, listener: socket.socket, is_client: bool) -> None:
+        for _ in range(_BATCH):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._shed(listener)
+                else:
+                    self._log.warning(f"accept: {error.strerror}")
+                return
+            if is_client:
+                self._accept_client(sock)
+            else:
+                self._accept_daemon(sock, str(address[0]), f"{address[0]}:{address[1]}")
+
+    def _shed(self, listener: socket.socket) -> None:
+        self._log.warning("no file descriptors left: refusing a connection (raise LimitNOFILE)")
+        os.close(self._reserve)
+        try:
+            listener.accept()[0].close()
+        except OSError:
+            pass
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _accept_client(self, sock: socket.socket) -> None:
+        if len(self._clients) >= limits.CLIENTS_MAX:
+            sock.close()
+            self._log.warning(f"{limits.CLIENTS_MAX} clients are connected: refusing one more")
+            return
+        sock.setblocking(False)
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        pid, uid, _ = _PEER.unpack(raw)
+        link = Link(self._owner, frames.FROM_CLIENT, f"client (pid {pid}, uid {uid})")
+        self._clients.add(link)
+        self._owner.link_accepted(link, uid)
+        self._start(self._loop.connect_accepted_socket(lambda: link, sock), link)
+
+    def _accept_daemon(self, sock: socket.socket, source: str, label: str) -> None:
+        crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
+        if crowded or self._sources[source] >= limits.LINKS_UNAUTHENTICATED_PER_SOURCE_MAX:
+            sock.close()
+            self._log.warning(f"{label}: too many connections that have not shown who they are")
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        link = Link(self._owner, frames.FROM_PARENT, label)
+        self._unknown[link] = source
+        self._sources[source] += 1
+        self._owner.link_accepted(link, None)
+        self._start(
+            self._loop.connect_accepted_socket(
+                lambda: link,
+                sock,
+                ssl=self.contexts.accept,
+                ssl_handshake_timeout=limits.UNAUTHENTICATED_MAX_S,
+            ),
+            link,
+        )
+
+    def _start(self, connecting: Awaitable[object], link: Link) -> None:
+        task = self._loop.create_task(self._connect(connecting, link))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    @staticmethod
+    async def _connect(connecting: Awaitable[object], link: Link) -> None:
+        try:
+            await connecting
+        except (OSError, ValueError) as error:
+            link.abort(tls.failure(error))
+
+    def known(self, link: Link) -> None:
+        """The peer has shown who it is: it no longer counts against the limits."""
+        source = self._unknown.pop(link, None)
+        if source is not None:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
+
+    def forget(self, link: Link) -> None:
+        """A link has ended."""
+        self.known(link)
+        self._clients.discard(link)

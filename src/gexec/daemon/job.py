@@ -1,0 +1,303 @@
+"""The shell around one per-job machine: turns its effects into I/O and what happens into events.
+
+One :class:`Job` holds a ``core.node.Node`` or a ``core.root.Root``, its timer, the channels to its
+parents and children and the pipes of its process. Everything is done in the order the machine
+asked for; what happens while effects are carried out waits its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from gexec.core import events, jobspec
+from gexec.core import outcome as outcomes
+from gexec.core.frames import Frame, Start
+from gexec.core.jobspec import JobSpec
+from gexec.core.node import Node
+from gexec.core.root import Root
+from gexec.daemon.taskio import TaskIO
+from gexec.errors import ProtocolError
+from gexec.net.link import Link
+from gexec.proc.channel import RelayChannel
+
+
+class Relay(Protocol):
+    """What a job needs of the daemon around it."""
+
+    spawner: RelayChannel
+
+    def dial(self, name: str, address: str, timeout_s: float) -> Link:
+        """Return a link to a node, dialled if there is none. ValueError: not an address."""
+
+    def open_channel(self, link: Link, job: Job, child: int) -> int:
+        """Return a new channel to a child on a link."""
+
+    def close_channel(self, link: Link, channel: int) -> None:
+        """Hear no more of a channel."""
+
+    def open_task(self, job: Job) -> int:
+        """Return a number for a new task of this job at the spawner."""
+
+    def close_task(self, task: int) -> None:
+        """Hear no more of a task."""
+
+    def spawner_asked(self) -> None:
+        """Something was sent to the spawner."""
+
+    def job_finished(self, job: Job) -> None:
+        """The machine has done its part."""
+
+
+class Child:
+    """A child's channel, and what waits for its link to open."""
+
+    __slots__ = ("channel", "link", "sent", "start", "waiting")
+
+    def __init__(self, link: Link, channel: int, start: Start) -> None:
+        self.link = link
+        self.channel = channel
+        self.start: Start = start
+        self.waiting: list[Frame] = []
+        self.sent = False
+
+    def send(self, frame: Frame) -> None:
+        """Send, or keep until the link is open."""
+        if self.sent:
+            self.link.send(self.channel, frame)
+        else:
+            self.waiting.append(frame)
+
+    def open(self) -> None:
+        """The link is open: send the Start and what came after it."""
+        if self.sent:
+            return
+        self.sent = True
+        self.link.send(self.channel, self.start)
+        for frame in self.waiting:
+            self.link.send(self.channel, frame)
+        self.waiting.clear()
+
+
+class Job:
+    """One machine at work.
+
+    Args:
+        key: how the relay finds it: (job id, low), or (job id, -1) for a root.
+        credential, blob: as received, for the spawner.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        key: tuple[bytes, int],
+        machine: Node | Root,
+        spec: JobSpec,
+        credential: bytes,
+        blob: bytes,
+    ) -> None:
+        self.key = key
+        self.spec = spec
+        self.machine = machine
+        self.parents: dict[int, tuple[Link, int]] = {}
+        self.children: dict[int, Child] = {}
+        self._relay = relay
+        self._credential = credential
+        self._blob = blob
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[events.Event] = deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: int | None = None
+        self._io: TaskIO | None = None
+
+    # -- driving --------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Let the machine begin."""
+        self._busy = True
+        self._carry_out(self.machine.begin(self._loop.time()))
+        self._run_queue()
+
+    def tell(self, event: events.Event) -> None:
+        """Hand the machine an event, now or after what it is at.
+
+        A ProtocolError for what a parent or client said ends that connection, nothing else.
+        """
+        self._queue.append(event)
+        if not self._busy:
+            self._busy = True
+            self._run_queue()
+
+    def _run_queue(self) -> None:
+        try:
+            while self._queue and not self.machine.finished:
+                event = self._queue.popleft()
+                try:
+                    effects = self.machine.handle(event, self._loop.time())
+                except ProtocolError as error:
+                    self._refuse(event, error)
+                    continue
+                self._carry_out(effects)
+        finally:
+            self._busy = False
+        if not self.machine.finished:
+            self._arm()
+
+    def _refuse(self, event: events.Event, error: ProtocolError) -> None:
+        if isinstance(event, events.ParentFrame) and event.parent in self.parents:
+            link, _ = self.parents[event.parent]
+        elif isinstance(event, events.ChildFrame) and event.child in self.children:
+            link = self.children[event.child].link
+        else:
+            raise error
+        self._loop.call_soon(link.abort, f"it broke the protocol: {error}")
+
+    def _arm(self) -> None:
+        # A timer that is early only costs one Tick: it is moved forward, never back.
+        at_s = self.machine.next_deadline_s()
+        if at_s is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= at_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.tell(events.Tick())
+
+    # -- effects --------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[events.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case events.ToParent(parent, frame):
+                    if parent in self.parents:
+                        link, channel = self.parents[parent]
+                        link.send(channel, frame)
+                case events.ToChild(number, frame):
+                    if number in self.children:
+                        self.children[number].send(frame)
+                case events.OpenChild(number, start):
+                    self._open_child(number, start)
+                case events.DropChild(number):
+                    self._drop_child(number)
+                case events.RunTask():
+                    self._run_task()
+                case events.CheckTask():
+                    self._task = self._relay.open_task(self)
+                    self._relay.spawner.check(self._task, self.key[1], self._credential, self._blob)
+                    self._relay.spawner_asked()
+                case events.Finish():
+                    self._finish()
+                case _:
+                    self._task_effect(effect)
+
+    def _task_effect(self, effect: events.Effect) -> None:
+        if isinstance(effect, events.SignalTask | events.KillTask | events.ForgetTask):
+            if self._task is not None:
+                self._ask_spawner(effect, self._task)
+            return
+        if self._io is None:
+            return
+        match effect:
+            case events.ReadOutput(stream, on):
+                self._io.read(stream, on)
+            case events.CloseOutput():
+                self._io.close_output()
+            case events.WriteStdin(data):
+                self._io.write(data)
+            case events.CloseStdin():
+                self._io.close_stdin()
+
+    def _ask_spawner(self, effect: events.Effect, task: int) -> None:
+        match effect:
+            case events.SignalTask(signum):
+                self._relay.spawner.signal(task, signum)
+            case events.KillTask(now):
+                self._relay.spawner.kill(task, now)
+            case events.ForgetTask():
+                self._relay.spawner.forget(task)
+        self._relay.spawner_asked()
+
+    # -- children -------------------------------------------------------------------------
+
+    def _open_child(self, number: int, start: Start) -> None:
+        child = self.children.get(number)
+        if child is not None:
+            if child.sent:
+                child.link.send(child.channel, start)
+            else:
+                child.start = start
+            return
+        name = self.spec.names[start.low].decode("utf-8", "surrogateescape")
+        address = self.spec.addresses[start.low].decode("ascii", "replace")
+        if not address:
+            self.tell(events.ChildLost(number, "the name does not resolve", False))
+            return
+        try:
+            link = self._relay.dial(name, address, self.spec.connect_timeout_s)
+        except ValueError as error:
+            self.tell(events.ChildLost(number, str(error), False))
+            return
+        channel = self._relay.open_channel(link, self, number)
+        child = self.children[number] = Child(link, channel, start)
+        if link.opened:
+            child.open()
+
+    def child_link_opened(self, number: int) -> None:
+        """The link to a child is there."""
+        child = self.children.get(number)
+        if child is not None:
+            child.open()
+
+    def child_link_closed(self, number: int, text: str) -> None:
+        """The link to a child ended, or could not be made."""
+        child = self.children.pop(number, None)
+        if child is not None:
+            self.tell(events.ChildLost(number, text, child.sent))
+
+    def _drop_child(self, number: int) -> None:
+        child = self.children.pop(number, None)
+        if child is not None:
+            self._relay.close_channel(child.link, child.channel)
+
+    # -- the process ----------------------------------------------------------------------
+
+    def _run_task(self) -> None:
+        try:
+            self._io = TaskIO(self.tell, not self.spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED))
+        except OSError as error:
+            self.tell(events.TaskEnded(outcomes.not_started(f"no pipes for the process: {error.strerror}")))
+            return
+        if self._task is None:
+            self._task = self._relay.open_task(self)
+        try:
+            self._relay.spawner.run(self._task, self.key[1], self._credential, self._blob, self._io.child_fds)
+        finally:
+            self._io.close_child_ends()
+        self._relay.spawner_asked()
+
+    def task_ended(self, outcome: outcomes.Outcome) -> None:
+        """The spawner says that the process ended, or did not start."""
+        self._task = None
+        if self._io is not None:
+            self._io.drain()
+        self.tell(events.TaskEnded(outcome))
+
+    # -- end ------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._relay.close_task(self._task)
+        if self._io is not None:
+            self._io.close()
+        for number in list(self.children):
+            self._drop_child(number)
+        self._relay.job_finished(self)

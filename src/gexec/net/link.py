@@ -1,0 +1,174 @@
+"""A link: one connection in frames, for a TLS stream between daemons and a client's unix socket alike.
+
+Frames sent within one turn of the event loop go out in one write. Nothing is ever paused: what
+may be under way is bounded by the windows of the jobs (docs/protocol.md, Flow), so that a slow job
+never holds up another one on the same link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from gexec import limits
+from gexec.core import frames
+from gexec.core.frames import Frame
+from gexec.errors import ProtocolError
+from gexec.net import tls
+from gexec.version import VERSION
+
+#: All links of a process read into one buffer: asyncio fills and hands it over in one step.
+_BUFFER = memoryview(bytearray(256 * 1024))
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link."""
+
+    def link_opened(self, link: Link) -> None:
+        """The peer's Hello has come: frames may be sent."""
+
+    def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
+        """A frame of a job has come. A ProtocolError that this raises ends the link."""
+
+    def link_closed(self, link: Link, text: str) -> None:
+        """The link has ended; told once, whether it was ever opened or not."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One connection.
+
+    Args:
+        owner: is told of frames and of the end.
+        allowed: the frames that the peer may send (a FROM_* table).
+        label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
+
+    Attributes:
+        opened: the peer's Hello has come.
+        heard_s: event loop time of the last bytes from the peer.
+        leaving: the peer takes no new jobs (it said Goodbye).
+    """
+
+    def __init__(self, owner: LinkOwner, allowed: dict[int, type[Frame]], label: str) -> None:
+        self.label = label
+        self.opened = False
+        self.leaving = False
+        self.heard_s = 0.0
+        self.transport: asyncio.Transport | None = None
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
+        self._pending: list[bytes] = []
+        self._flushing = False
+        self._closed = False
+        self._reason = ""
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- asyncio --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if self._closed:  # given up while it was dialling
+            transport.abort()
+            return
+        self.transport = transport
+        # What may wait is bounded by the jobs' windows, not here.
+        transport.set_write_buffer_limits(high=2**62)
+        self.heard_s = self._loop.time()
+        self._deadline = self._loop.call_later(limits.UNAUTHENTICATED_MAX_S, self._no_hello)
+        self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard_s = self._loop.time()
+        try:
+            for channel, frame in self._decoder.feed(bytes(_BUFFER[:nbytes])):
+                if channel:
+                    if not self.opened:
+                        raise ProtocolError(f"{type(frame).__name__} before Hello")
+                    self._owner.link_frame(self, channel, frame)
+                else:
+                    self._connection_frame(frame)
+                if self._closed:
+                    return
+        except ProtocolError as error:
+            self.abort(f"it broke the protocol: {error}")
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not self._reason:
+            self._reason = tls.failure(exc)
+        self._end()
+
+    # -- frames ---------------------------------------------------------------------------
+
+    def send(self, channel: int, frame: Frame) -> None:
+        """Send a frame, together with whatever else is sent in this turn of the loop."""
+        self._pending.append(frames.encode(channel, frame))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._pending and self.transport is not None and not self._closed:
+            self.transport.write(b"".join(self._pending))
+        self._pending.clear()
+
+    def _connection_frame(self, frame: Frame) -> None:
+        if isinstance(frame, frames.Hello):
+            self._hello(frame)
+        elif isinstance(frame, frames.Ping) and type(frame) is frames.Ping:
+            self.send(0, frames.Pong(frame.token))
+        elif isinstance(frame, frames.Goodbye):
+            self.leaving = True
+        elif not isinstance(frame, frames.Pong):
+            raise ProtocolError(f"{type(frame).__name__} on channel 0")
+
+    def _hello(self, frame: frames.Hello) -> None:
+        if self.opened:
+            raise ProtocolError("a second Hello")
+        if frame.version != limits.PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"it speaks protocol {frame.version} ({frame.software}), "
+                f"this is protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
+            )
+        self.opened = True
+        self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._owner.link_opened(self)
+
+    def _no_hello(self) -> None:
+        if not self.opened:
+            self.abort("no Hello in time")
+
+    # -- end ------------------------------------------------------------------------------
+
+    def close(self, text: str) -> None:
+        """Send what is pending, then end the link. The owner is told ``text`` as the reason."""
+        if self._closed:
+            return
+        self._reason = self._reason or text
+        self._flush()
+        if self.transport is not None:
+            self.transport.close()
+        self._end()
+
+    def abort(self, text: str) -> None:
+        """End the link at once."""
+        self._reason = self._reason or text
+        if self.transport is not None:
+            self.transport.abort()
+        self._end()
+
+    def _end(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._owner.link_closed(self, self._reason or "the connection was closed")

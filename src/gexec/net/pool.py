@@ -1,0 +1,95 @@
+"""The pool of links that this daemon dialled: one per (name, address), shared by all its jobs.
+
+``get`` answers at once with a link that may still be dialling: the caller waits for
+``link_opened`` or ``link_closed``. Idle links are kept for minutes, so that the next job finds them
+warm; links with jobs are kept alive by pings and given up when the peer is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from gexec.core import frames
+from gexec.net import tls
+from gexec.net.link import Link, LinkOwner
+from gexec.net.tls import LinkContexts
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """When to ask a silent peer, and when to give it up; how long an idle link is kept. Seconds."""
+
+    heartbeat_s: float
+    lost_after_s: float
+    idle_s: float
+
+
+class Pool:
+    """Links to other daemons, by the name and address they were dialled under."""
+
+    def __init__(self, owner: LinkOwner, contexts: LinkContexts) -> None:
+        self.contexts = contexts
+        self._owner = owner
+        self._links: dict[tuple[str, str], Link] = {}
+        self._dials: set[asyncio.Task[None]] = set()
+
+    def get(self, name: str, address: str, timeout_s: float) -> Link:
+        """Return the link to a node, dialling it if there is none.
+
+        Args:
+            name: what its certificate must be for.
+            address: ``ip:port`` or ``[ip6]:port``.
+            timeout_s: for connection, TLS and Hello together, when it has to be dialled.
+
+        Raises:
+            ValueError: the address is not of that form.
+        """
+        key = (name, address)
+        link = self._links.get(key)
+        if link is not None and not link.leaving:
+            return link
+        host, port = parse_address(address)
+        link = Link(self._owner, frames.FROM_CHILD, f"{name} ({address})")
+        self._links[key] = link
+        task = asyncio.get_running_loop().create_task(self._dial(link, name, host, port, timeout_s))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+        return link
+
+    async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await loop.create_connection(
+                    lambda: link,
+                    host,
+                    port,
+                    ssl=self.contexts.dial,
+                    server_hostname=name,
+                    ssl_handshake_timeout=timeout_s + 1,
+                )
+        except TimeoutError:
+            link.abort(f"no answer within {timeout_s:g} s")
+        except (OSError, ValueError) as error:
+            link.abort(tls.failure(error))
+
+    def forget(self, link: Link) -> None:
+        """Drop a link that has ended."""
+        for key, known in list(self._links.items()):
+            if known is link:
+                del self._links[key]
+
+    def links(self) -> list[Link]:
+        """Return the links there are, opened or not."""
+        return list(self._links.values())
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``ip:port`` or ``[ip6]:port``; ValueError if it is neither."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
+    return host, int(port)

@@ -1,0 +1,71 @@
+"""TLS of the links between daemons: version 1.3 only, both sides show a certificate of the cluster.
+
+The dialled name is checked against the certificate by OpenSSL (names and IP addresses of the
+subject alternative names only). Source: docs/decisions/0005-certificates.md.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LinkContexts:
+    """What dialling and accepting a link need; replaced as a whole when the certificate is renewed."""
+
+    dial: ssl.SSLContext
+    accept: ssl.SSLContext
+
+
+def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) -> LinkContexts:
+    """Return the contexts for one certificate.
+
+    Args:
+        key_pem: the leaf's private key, unencrypted.
+        certificate_pem: the leaf.
+        authority_pem: the certificates that a peer's must be signed by, one after another.
+
+    Raises:
+        ssl.SSLError: key and certificate do not belong together, or are not PEM.
+    """
+    dial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    accept = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    accept.verify_mode = ssl.CERT_REQUIRED
+    # Links are kept for minutes and the pool never resumes: tickets would be bytes for nobody.
+    accept.num_tickets = 0
+    dial.hostname_checks_common_name = False
+    for context in (dial, accept):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(cadata=authority_pem.decode("ascii"))
+        _load_pair(context, key_pem, certificate_pem)
+    return LinkContexts(dial, accept)
+
+
+def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -> None:
+    # The ssl module reads key and certificate from a path only; this one never touches a disk.
+    memfd = os.memfd_create("gexec-certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(memfd, key_pem + b"\n" + certificate_pem)
+        context.load_cert_chain(f"/proc/self/fd/{memfd}")
+    finally:
+        os.close(memfd)
+
+
+def failure(error: BaseException) -> str:
+    """Return in a few words why a link could not be made or ended."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate was refused: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        return f"TLS failed: {reason}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused (gexecd does not run there)"
+    if isinstance(error, ConnectionResetError):
+        return "connection reset"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower() if error.errno > 0 else str(error)
+    return str(error) or type(error).__name__

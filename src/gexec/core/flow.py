@@ -60,7 +60,7 @@ class Broadcast:
     Takers are numbered; each has the offset up to which it took, or ALL when it wants no more.
     """
 
-    __slots__ = ("_chunks", "_takers", "base", "end", "eof")
+    __slots__ = ("_chunks", "_restarting", "_taken", "_takers", "base", "end", "eof")
 
     ALL = 2**64 - 1
 
@@ -70,21 +70,41 @@ class Broadcast:
         self.eof = False
         self._chunks: list[tuple[int, bytes]] = []
         self._takers: dict[int, int] = {}
+        self._restarting = True
+        #: What ``taken`` found last; None when it may have changed.
+        self._taken: int | None = None
 
     def add(self, taker: int) -> None:
         """Count this taker from what is still kept."""
         self._takers[taker] = self.base
+        self._taken = None
 
     def remove(self, taker: int) -> None:
         """Wait no longer for this taker."""
-        self._takers.pop(taker, None)
+        if self._takers.pop(taker, None) is not None:
+            self._taken = None
+
+    def restart(self) -> None:
+        """Another parent sends everything again that somebody below may need, older bytes included."""
+        self._restarting = True
 
     def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes]:
-        """Take in bytes that may overlap what is known; return what of them is new.
+        """Take in bytes that may overlap what is known; return (offset, bytes) to pass on.
+
+        After ``restart`` the first bytes decide where what is kept begins, and are all passed on:
+        every taker knows itself what of them it has.
 
         Raises:
             ProtocolError: a gap, or bytes after the end of file.
         """
+        if self._restarting:
+            self._restarting = False
+            if offset < self.base or self.end == 0:
+                self._chunks.clear()
+                self.base = self.end = offset
+                # The end of file, if there is one, is sent again after the bytes.
+                self.eof = False
+                self._taken = None
         if offset > self.end:
             raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
         fresh = data[self.end - offset :]
@@ -94,16 +114,22 @@ class Broadcast:
         if fresh:
             self._chunks.append((begin, fresh))
             self.end += len(fresh)
+            self._taken = None
         self.eof = self.eof or eof
         return begin, fresh
 
     def took(self, taker: int, offset: int) -> None:
         """This taker has everything before ``offset``."""
-        if taker in self._takers:
-            self._takers[taker] = max(self._takers[taker], offset)
+        known = self._takers.get(taker)
+        if known is not None and offset > known:
+            self._takers[taker] = offset
+            if known == self._taken:
+                self._taken = None
 
     def taken(self) -> int:
         """Return the offset that all takers have (ALL when none wants more); forget what is before."""
+        if self._taken is not None:
+            return self._taken
         slowest = min(self._takers.values(), default=self.ALL)
         limit = min(slowest, self.end)
         if limit > self.base:
@@ -112,6 +138,7 @@ class Broadcast:
             while kept < len(self._chunks) and self._chunks[kept][0] + len(self._chunks[kept][1]) <= limit:
                 kept += 1
             del self._chunks[:kept]
+        self._taken = slowest
         return slowest
 
     def kept(self) -> list[tuple[int, bytes]]:

@@ -6,6 +6,7 @@ the number of *different* outputs, not of nodes.
 
 from __future__ import annotations
 
+from gexec import limits
 from gexec.core import ranks as ranksets
 from gexec.core.frames import Ended, Frame, Output, Ready, Started
 from gexec.core.outcome import Outcome
@@ -69,19 +70,28 @@ class Outbox:
         """Return everything collected as frames, and be empty."""
         frames: list[Frame] = []
         if self._ready:
-            frames.append(Ready(_joined(self._ready)))
+            frames += [Ready(part) for part in portions(_joined(self._ready))]
         if self._started:
-            frames.append(Started(_joined(self._started)))
+            frames += [Started(part) for part in portions(_joined(self._started))]
         for first, ranges in self._output:
-            frames.append(Output(_joined(ranges), first.stream, first.offset, first.data))
+            for part in portions(_joined(ranges)):
+                frames.append(Output(part, first.stream, first.offset, first.data))
         for (outcome, stdout_length, stderr_length), ranges in self._ended.items():
-            frames.append(Ended(_joined(ranges), outcome, stdout_length, stderr_length))
+            for part in portions(_joined(ranges)):
+                frames.append(Ended(part, outcome, stdout_length, stderr_length))
         self._reset()
         return frames
 
     def clear(self) -> None:
         """Forget everything collected."""
         self._reset()
+
+
+def portions(ranges: Ranges) -> list[Ranges]:
+    """Cut ranges into portions that each fit one frame (RANGES_MAX); nearly always one."""
+    if len(ranges) <= limits.RANGES_MAX:
+        return [ranges]
+    return [ranges[at : at + limits.RANGES_MAX] for at in range(0, len(ranges), limits.RANGES_MAX)]
 
 
 def _joined(ranges: list[tuple[int, int]]) -> Ranges:

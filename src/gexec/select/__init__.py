@@ -1,1 +1,1 @@
-"""Which nodes a job runs on. Part of the thin client."""
+"""Which nodes a job runs on: names, order, exclusion, tables of addresses. Pure, part of the thin client."""

@@ -1,0 +1,104 @@
+# The project's commands. `make help` tells what there is; docs in CONTRIBUTING.md.
+#
+# A fresh Debian with Python >= 3.11, pip and make must do: every target first makes .venv from
+# requirements/dev.txt (pinned, with hashes), or brings it up to date when that file has changed.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Without compiled files every start of the client would compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONPATH
+unexport PYTHONHOME
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# From within the activated .venv, too, $(PYTHON) is the one outside.
+export PATH := $(subst $(CURDIR)/$(BIN):,,$(PATH))
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help
+help: ## Say what there is
+	@printf 'make TARGET [ARGS="..."] [PYTHON=python3.12]\n\n'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+
+.PHONY: demo
+demo: compiled ## Start a cluster of 8 nodes here, run commands on it, show them, end it
+	@$(RUN) $(BIN)/python demo/demo.py $(ARGS)
+
+.PHONY: test
+test: compiled system-packages ## Run all tests (ARGS="-k frames" for some)
+	@$(RUN) $(BIN)/python -m pytest tests $(ARGS)
+
+.PHONY: check
+check: compiled ## Format, lint, types, layers and unit tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(RUN) $(BIN)/python -m pytest tests/unit -q $(ARGS)
+
+.PHONY: bench
+bench: compiled ## Measure, next to the floor on this machine (ARGS="--help")
+	@$(RUN) $(BIN)/python bench/run.py $(ARGS)
+
+.PHONY: format
+format: $(STAMP) ## Format the code and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: $(STAMP) ## Pin the newest dependencies that pyproject.toml allows
+	@$(BIN)/python -m pip install --quiet uv
+	@for kind in runtime dev; do \
+	  options="--quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade"; \
+	  [ $$kind = runtime ] || options="$$options -c requirements/runtime.txt --group dev"; \
+	  first=$$(head -1 requirements/$$kind.txt); \
+	  $(BIN)/uv pip compile $$options pyproject.toml -o requirements/$$kind.new >/dev/null; \
+	  { echo "$$first"; cat requirements/$$kind.new; } > requirements/$$kind.txt; \
+	  rm requirements/$$kind.new; \
+	done
+
+.PHONY: clean
+clean: ## Remove .venv and everything that was made
+	rm -rf $(VENV) build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- what the targets above stand on ----------------------------------------------------------
+
+.PHONY: compiled
+compiled: $(STAMP)
+	@$(BIN)/python -m compileall -q src
+
+# scripts/* are copied into the venv by the install, so a change of them installs again.
+$(STAMP): requirements/dev.txt pyproject.toml $(wildcard scripts/*)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is not Python 3.11 or newer: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@if ! $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  rm -rf $(VENV); \
+	  $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || $(PYTHON) -m venv --clear --without-pip $(VENV) || { \
+	    echo "make: $(PYTHON) cannot make a virtual environment: install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }; \
+	fi
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
+	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	else echo "make: neither pip nor python3-venv is here: install one (Debian: apt-get install python3-venv)" >&2; exit 1; fi; \
+	$$pip install --quiet --require-hashes --only-binary :all: -r requirements/dev.txt; \
+	$$pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# What tests call beside Python. Where one is missing and cannot be installed here, the tests that
+# need it skip and say why.
+.PHONY: system-packages
+system-packages:
+	@missing=; \
+	command -v ip >/dev/null || missing="$$missing iproute2"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; } \
+	    >/dev/null </dev/null || echo "make: could not install$$missing: tests that need it skip" >&2; \
+	fi

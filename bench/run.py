@@ -1,0 +1,272 @@
+"""How fast is it? Times of gexec next to the floor, in the same run (docs/benchmarks.md).
+
+Usage: python bench/run.py [--sizes 1,4,64,256,1000] [--repeat 7] [--out bench-results]
+
+Exit status: 0 measured, 1 a job gave wrong output. How fast it was never fails the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from floor import CORES, floor_s
+from sshd import LocalSshd, missing
+
+from gexec.cluster import control, processes
+from gexec.cluster.layout import Layout, environment, node_address
+
+BIN = Path(sys.executable).parent
+COMMANDS = ("hostname", "true")
+JOB_DEADLINE_S = 120.0
+SSH_NODES_MAX = 64
+PDSH_NODES_MAX = 256
+#: Targets of this issue: warm gexec against the floor, and one node against the interpreter's start.
+TARGET_WARM_RATIO = 2.5
+TARGET_ONE_NODE_RATIO = 4.0
+
+
+def main() -> int:
+    """Measure what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(description="Time gexec on local clusters, next to the bare machine.")
+    parser.add_argument("--sizes", default="1,4,64,256,1000", help="nodes, separated by commas")
+    parser.add_argument("--repeat", type=int, default=7, help="warm jobs of each kind (default: 7)")
+    parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
+    parser.add_argument("--no-ssh", action="store_true", help="leave out ssh and pdsh")
+    options = parser.parse_args()
+    sizes = [int(word) for word in options.sizes.split(",")]
+    results: dict[str, Any] = {"machine": machine(), "sizes": {}}
+    for size in sizes:
+        results["sizes"][size] = measure_size(size, options.repeat)
+    results["one_node"] = measure_start(max(21, 3 * options.repeat))
+    results["ssh"] = {} if options.no_ssh else measure_ssh(sizes)
+    print(table(results))
+    folder = Path(options.out)
+    folder.mkdir(exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    path = folder / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nfigures: {path}")
+    return 0
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    model = ""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "cores": CORES,
+        "cpu": model,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "user": "root" if os.geteuid() == 0 else "ordinary user",
+        "load_before": os.getloadavg()[0],
+    }
+
+
+# -- clusters ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def cluster(size: int) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
+    """Run a fresh cluster; yield the environment to use it and what its start cost."""
+    folder = Path(tempfile.mkdtemp(prefix="gxb", dir="/tmp"))
+    if os.geteuid() == 0:
+        folder.chmod(0o755)
+    place = Layout(folder)
+    command = [sys.executable, str(BIN / "gexecctl"), "cluster"]
+    try:
+        started_s = time.perf_counter()
+        done = subprocess.run(
+            [*command, "up", str(size), "--dir", str(folder)], capture_output=True, text=True
+        )
+        up_s = time.perf_counter() - started_s
+        if done.returncode:
+            sys.exit(f"bench: {done.stderr.strip()}")
+        state = control.require(place)
+        pids = below(state.guard.pid)
+        cost = {
+            "up_s": up_s,
+            "processes": len(pids),
+            "pss_bytes": float(sum(processes.pss_bytes(pid) for pid in pids)),
+        }
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
+        yield environ | environment(place, state), cost
+    finally:
+        subprocess.run([*command, "down", "--dir", str(folder)], stdout=subprocess.DEVNULL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def below(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    found = [pid]
+    for one in found:
+        found += processes.children(one)
+    return found
+
+
+# -- measurements -----------------------------------------------------------------------------
+
+
+def gexec_words(*words: str) -> list[str]:
+    """Return the argv of the installed gexec with these words."""
+    script = BIN / "gexec"
+    return [*([] if os.access(script, os.X_OK) else [sys.executable]), str(script), *words]
+
+
+def job_s(size: int, command: str, environ: dict[str, str]) -> float:
+    """Return the seconds of one whole gexec, from its start to its end; wrong output ends the run."""
+    started_s = time.perf_counter()
+    done = subprocess.run(
+        gexec_words("-n", "0", "-p", "none", command),
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=JOB_DEADLINE_S,
+    )
+    taken_s = time.perf_counter() - started_s
+    lines = done.stdout.count(b"\n")
+    if done.returncode or done.stderr or lines != (size if command == "hostname" else 0):
+        said = done.stderr.decode(errors="replace").strip()[:500]
+        print(f"bench: {command} on {size} nodes: status {done.returncode}, {lines} lines, {said}")
+        sys.exit(1)
+    return taken_s
+
+
+def measure_size(size: int, repeat: int) -> dict[str, Any]:
+    """Measure cold and warm jobs on ``size`` nodes, taking turns with the floor."""
+    print(f"{size} nodes: starting", file=sys.stderr, flush=True)
+    found: dict[str, Any] = {}
+    with cluster(size) as (environ, cost):
+        found["start"] = cost
+        found["cold_s"] = job_s(size, COMMANDS[0], environ)
+        for command in COMMANDS:
+            path = shutil.which(command) or sys.exit(f"bench: {command} is not in PATH")
+            job_s(size, command, environ)
+            floors, warm = [], []
+            # In turns: what else this machine does slows both alike.
+            for _ in range(repeat):
+                floors.append(floor_s([path], size))
+                warm.append(job_s(size, command, environ))
+            found[command] = {"floor_s": floors, "warm_s": warm}
+    return found
+
+
+def measure_start(repeat: int) -> dict[str, Any]:
+    """Measure `gexec -n 1 true` against the start of the same interpreter, in turns."""
+    interpreter = [sys.executable, "-I", "-c", "pass"]
+    starts, jobs = [], []
+    with cluster(1) as (environ, _):
+        for _ in range(3):
+            spawned_s(gexec_words("-n", "1", "true"), environ)
+        for _ in range(repeat):
+            starts.append(spawned_s(interpreter, environ))
+            jobs.append(spawned_s(gexec_words("-n", "1", "true"), environ))
+    return {"interpreter_s": starts, "gexec_s": jobs}
+
+
+def spawned_s(argv: list[str], environ: dict[str, str]) -> float:
+    """Return the seconds from the start of a command to its end."""
+    started_s = time.perf_counter()
+    pid = os.posix_spawn(argv[0], argv, environ)
+    _, status = os.waitpid(pid, 0)
+    taken_s = time.perf_counter() - started_s
+    if status:
+        print(f"bench: {' '.join(argv)} failed")
+        sys.exit(1)
+    return taken_s
+
+
+def measure_ssh(sizes: list[int]) -> dict[str, Any]:
+    """Measure ssh and pdsh over an sshd of our own, where they are installed."""
+    absent = missing()
+    if absent:
+        return {"skipped": f"not installed: {absent}"}
+    found: dict[str, Any] = {}
+    try:
+        with LocalSshd() as sshd:
+            for size in sizes:
+                addresses = [node_address(index) for index in range(size)]
+                one: dict[str, float] = {}
+                if size <= SSH_NODES_MAX:
+                    one["ssh_s"] = sshd.ssh_s(addresses, "hostname", at_once=CORES)
+                if size <= PDSH_NODES_MAX and shutil.which("pdsh"):
+                    one["pdsh_s"] = sshd.pdsh_s(addresses, "hostname")
+                found[str(size)] = one
+    except RuntimeError as error:
+        return {"skipped": str(error)}
+    if not shutil.which("pdsh"):
+        found["skipped"] = "not installed: pdsh"
+    return found
+
+
+# -- what a person reads ----------------------------------------------------------------------
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return all figures as text."""
+    where = results["machine"]
+    lines = [
+        f"{where['cores']} cores of {where['cpu']}, Linux {where['kernel']}, Python {where['python']}, "
+        f"{where['user']}; seconds, medians of the warm runs",
+        "",
+        f"{'nodes':>6} {'command':<9} {'floor':>8} {'cold':>8} {'warm':>8} {'best':>8} {'warm/floor':>11}",
+    ]
+    for size, found in results["sizes"].items():
+        for command in COMMANDS:
+            floors, warm = found[command]["floor_s"], found[command]["warm_s"]
+            ratio = statistics.median(warm) / statistics.median(floors)
+            cold = f"{found['cold_s']:8.3f}" if command == COMMANDS[0] else " " * 8
+            mark = "" if size < 256 else " <= 2.5" if ratio <= TARGET_WARM_RATIO else " over 2.5"
+            lines.append(
+                f"{size:>6} {command:<9} {statistics.median(floors):8.4f} {cold} "
+                f"{statistics.median(warm):8.3f} {min(warm):8.3f} {ratio:11.2f}{mark}"
+            )
+    one = results["one_node"]
+    start, job = statistics.median(one["interpreter_s"]), statistics.median(one["gexec_s"])
+    mark = "<=" if job / start <= TARGET_ONE_NODE_RATIO else "over"
+    lines += [
+        "",
+        f"gexec -n 1 true: {job * 1000:.1f} ms; python3 -I -c pass: {start * 1000:.1f} ms; "
+        f"{job / start:.2f} times ({mark} {TARGET_ONE_NODE_RATIO:g})",
+        "",
+        f"{'nodes':>6} {'up':>8} {'processes':>10} {'memory (PSS)':>13}",
+    ]
+    for size, found in results["sizes"].items():
+        cost = found["start"]
+        megabytes = cost["pss_bytes"] / 1e6
+        lines.append(f"{size:>6} {cost['up_s']:6.1f} s {cost['processes']:10.0f} {megabytes:10.0f} MB")
+    lines += ["", *ssh_lines(results["ssh"])]
+    return "\n".join(lines)
+
+
+def ssh_lines(found: dict[str, Any]) -> list[str]:
+    """Return the figures of ssh and pdsh, or why there are none."""
+    lines = []
+    for size, one in found.items():
+        if size != "skipped" and one:
+            figures = ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in one.items())
+            lines.append(f"{size:>6} nodes over a local sshd, hostname: {figures}")
+    if "skipped" in found:
+        lines.append(f"ssh and pdsh left out: {found['skipped']}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

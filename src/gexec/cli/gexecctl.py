@@ -1,0 +1,223 @@
+"""gexecctl: what an administrator does beside running commands: keys, local clusters, doctor.
+
+Exit status: 0 done, 1 it failed (one sentence on stderr) or doctor found a problem, 2 the words
+are wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from gexec.cluster.layout import Layout, State
+from gexec.errors import GexecError, UsageError
+from gexec.version import VERSION
+
+
+def main(argv: list[str]) -> int:
+    """Run gexecctl with these arguments (without the program's name); return its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        return _failed(error, 2)
+    except GexecError as error:
+        return _failed(error, 1)
+    except BrokenPipeError:
+        # The reader left, e.g. `head`; nothing more can be said to it at the interpreter's end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except KeyboardInterrupt:
+        return _failed("interrupted; nothing was left running", 130)
+    except OSError as error:
+        subject = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{subject}{error.strerror or error}", 1)
+
+
+def _failed(sentence: object, status: int) -> int:
+    sys.stderr.write(f"gexecctl: {sentence}\n")
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gexecctl", description="Administer gexec: keys, local clusters, and what may be wrong."
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"gexecctl {VERSION}")
+    topics = parser.add_subparsers(title="topics", required=True, metavar="TOPIC")
+    _add_keys(topics.add_parser("keys", help="the cluster's key pair"))
+    _add_cluster(topics.add_parser("cluster", help="a whole cluster on this machine"))
+    doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
+    doctor.add_argument("--private-key", metavar="FILE", help="instead of the configured one")
+    doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    init = actions.add_parser(
+        "init",
+        help="make the key pair",
+        description="Make the cluster's key pair, with the right modes, to be copied to /etc of every node.",
+    )
+    init.add_argument("--dir", metavar="DIR", help="for auth_priv.pem and auth_pub.pem (default: /etc)")
+    init.add_argument("--private", metavar="FILE", help="the private key's file, instead of --dir")
+    init.add_argument("--public", metavar="FILE", help="the public key's file, instead of --dir")
+    init.add_argument("--type", default="rsa", choices=("rsa", "ed25519"), help="default: rsa")
+    init.add_argument("--bits", type=int, metavar="N", help="size of an RSA key (default: 3072)")
+    init.add_argument("--force", action="store_true", help="replace files that are there")
+    init.set_defaults(run=_keys_init)
+
+
+def _keys_init(options: argparse.Namespace) -> int:
+    from gexec.cluster import keypair
+
+    if options.dir is not None and (options.private or options.public):
+        raise UsageError("give either --dir, or --private and --public")
+    if (options.private is None) != (options.public is None):
+        raise UsageError("give --private and --public together")
+    directory = Path(options.dir or "/etc")
+    private = Path(options.private or directory / "auth_priv.pem")
+    public = Path(options.public or directory / "auth_pub.pem")
+    keypair.create(private, public, options.type, options.bits, options.force)
+    print(f"{private}\n{public}")
+    return 0
+
+
+# -- cluster ----------------------------------------------------------------------------------
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    def action(name: str, run: object, help_: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        added.add_argument(
+            "--dir",
+            metavar="DIR",
+            help="the cluster's folder (default: $GEXEC_CLUSTER_DIR, else ~/.local/state/gexec/cluster)",
+        )
+        added.set_defaults(run=run)
+        return added
+
+    up = action("up", _cluster_up, "start one authd and N gexecds on 127.0.x.y")
+    up.add_argument("count", metavar="N", type=int, help="how many nodes")
+    up.add_argument(
+        "--port", type=int, metavar="P", help="of all daemons (default: 2875, or the next free one)"
+    )
+    up.add_argument("--config", metavar="FILE", help="a gexecd.toml for all nodes")
+    up.add_argument("--foreground", action="store_true", help="stay until ^C or SIGTERM")
+    action("env", _cluster_env, 'print the variables for `eval "$(gexecctl cluster env)"`')
+    pids = action("pids", _cluster_pids, "print the pids of a node's daemon, one a line")
+    pids.add_argument("names", metavar="NAME", nargs="+", help="a node")
+    action("addresses", _cluster_addresses, "print ADDRESS:PORT of each node, one a line")
+    action("status", _cluster_status, "tell what runs")
+    action("down", _cluster_down, "end all of it, and wait until it is gone")
+
+
+def _cluster_up(options: argparse.Namespace) -> int:
+    from gexec.cluster import control
+
+    shown = sys.stderr.isatty() and not options.foreground
+
+    def progress(ready: int, of: int) -> None:
+        if shown:
+            sys.stderr.write(f"\r{ready} of {of} daemons are ready" + ("\n" if ready == of else ""))
+            sys.stderr.flush()
+
+    place = Layout.of(options.dir)
+    state = control.up(
+        options.count,
+        place,
+        port=options.port,
+        config=options.config,
+        foreground=options.foreground,
+        progress=progress,
+    )
+    if state is not None:
+        print(f"{state.described_nodes()} on port {state.port}, in {place.dir}")
+        again = "" if options.dir is None else f" --dir {options.dir}"
+        print(f'use it:  eval "$(gexecctl cluster env{again})"; gexec -n 0 hostname')
+        print(f"end it:  gexecctl cluster down{again}")
+    return 0
+
+
+def _running(options: argparse.Namespace) -> tuple[Layout, State]:
+    from gexec.cluster import control
+
+    place = Layout.of(options.dir)
+    return place, control.require(place)
+
+
+def _cluster_env(options: argparse.Namespace) -> int:
+    from gexec.cluster.layout import environment, export_lines
+
+    sys.stdout.write(export_lines(environment(*_running(options))))
+    return 0
+
+
+def _cluster_pids(options: argparse.Namespace) -> int:
+    from gexec.cluster import control
+
+    _, state = _running(options)
+    found = [process.pid for name in options.names for process in control.node_processes(state, name)]
+    for pid in found:
+        print(pid)
+    return 0
+
+
+def _cluster_addresses(options: argparse.Namespace) -> int:
+    _, state = _running(options)
+    for node in state.nodes:
+        print(f"{node.address}:{state.port}")
+    return 0
+
+
+def _cluster_status(options: argparse.Namespace) -> int:
+    from gexec.cluster.processes import is_alive
+
+    place, state = _running(options)
+    dead = [node.name for node in state.nodes if node.process is None or not is_alive(node.process)]
+    authd = "runs" if state.authd is not None and is_alive(state.authd) else "does not run"
+    print(f"{state.described_nodes()} on port {state.port}, in {place.dir}")
+    print(f"authd {authd}, {len(state.nodes) - len(dead)} of {len(state.nodes)} gexecds run")
+    for name in dead:
+        print(f"{name}: ended; its log is {place.log(name)}")
+    return 1 if dead or authd != "runs" else 0
+
+
+def _cluster_down(options: argparse.Namespace) -> int:
+    from gexec.cluster import control
+
+    place = Layout.of(options.dir)
+    state = control.down(place)
+    if state is None:
+        print(f"no cluster runs in {place.dir}")
+    else:
+        print(f"ended: {state.described_nodes()}")
+    return 0
+
+
+# -- doctor -----------------------------------------------------------------------------------
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from gexec.cluster import doctor
+
+    what, findings = doctor.subject(options.private_key, options.public_key)
+    problems = 0
+    for source in (findings, doctor.examine(what)):
+        for finding in source:
+            print(finding, flush=True)
+            problems += finding.level == doctor.PROBLEM
+    if problems:
+        print(f"{problems} problem{'s' if problems > 1 else ''} found", file=sys.stderr)
+    return 1 if problems else 0

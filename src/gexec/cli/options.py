@@ -1,0 +1,154 @@
+"""A table-driven parser of GNU-style options, for commands that must start fast.
+
+argparse and getopt cost a client more than everything else it does before its job is sent
+(docs/decisions/0003-thin-client.md). This one knows ``-n4``, ``-n 4``, ``-vn4``, ``--nprocs=4``,
+``--nprocs 4``, unambiguous beginnings of long names, ``--``, and that the first word which is
+no option ends the options. Pure; imports only errors.
+"""
+
+from __future__ import annotations
+
+from gexec.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Option:
+    """One option: ``short`` letter or "", ``long`` name, and whether it takes a value."""
+
+    __slots__ = ("long", "short", "takes_value")
+
+    def __init__(self, short: str, long: str, takes_value: bool = False) -> None:
+        self.short = short
+        self.long = long
+        self.takes_value = takes_value
+
+
+class Parsed:
+    """What a command line said.
+
+    Attributes:
+        flags: how often each option without a value was given, by long name.
+        values: the values of each option that takes one, by long name, in their order.
+        rest: the words from the first one that is no option.
+    """
+
+    __slots__ = ("flags", "rest", "values")
+
+    def __init__(self) -> None:
+        self.flags: dict[str, int] = {}
+        self.values: dict[str, list[str]] = {}
+        self.rest: list[str] = []
+
+    def flag(self, long: str) -> bool:
+        """Tell whether the option without a value was given."""
+        return long in self.flags
+
+    def last(self, long: str) -> str | None:
+        """Return the last value given for the option, None if it was not given."""
+        values = self.values.get(long)
+        return values[-1] if values else None
+
+    def all(self, long: str) -> list[str]:
+        """Return all values given for a repeatable option."""
+        return self.values.get(long, [])
+
+
+def parse(command: str, words: Sequence[str], table: Sequence[Option]) -> Parsed:
+    """Parse ``words``; raise UsageError with a sentence that names the option and what to do."""
+    parsed = Parsed()
+    shorts = {option.short: option for option in table if option.short}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            position += 1
+            break
+        if len(word) < 2 or word[0] != "-":
+            break
+        position += 1
+        if word.startswith("--"):
+            position = _long(command, word, words, position, table, parsed)
+        else:
+            position = _shorts(command, word, words, position, shorts, parsed)
+    parsed.rest = list(words[position:])
+    return parsed
+
+
+def _long(
+    command: str, word: str, words: Sequence[str], position: int, table: Sequence[Option], parsed: Parsed
+) -> int:
+    name, equals, value = word[2:].partition("=")
+    option = _find(command, name, table)
+    if not option.takes_value:
+        if equals:
+            raise UsageError(f"option --{option.long} takes no value")
+        parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1
+        return position
+    if not equals:
+        value, position = _next(f"--{option.long}", words, position)
+    parsed.values.setdefault(option.long, []).append(value)
+    return position
+
+
+def _find(command: str, name: str, table: Sequence[Option]) -> Option:
+    matches = [option for option in table if option.long.startswith(name)]
+    exact = [option for option in matches if option.long == name]
+    if exact or (name and len(matches) == 1):
+        return (exact or matches)[0]
+    if matches:
+        names = ", ".join(sorted(f"--{option.long}" for option in matches))
+        raise UsageError(f"option --{name[:80]} is ambiguous: {names}")
+    raise UsageError(f"unknown option --{name[:80]}: {command} -h lists the options")
+
+
+def _shorts(
+    command: str, word: str, words: Sequence[str], position: int, shorts: dict[str, Option], parsed: Parsed
+) -> int:
+    for index in range(1, len(word)):
+        option = shorts.get(word[index])
+        if option is None:
+            raise UsageError(f"unknown option -{word[index]}: {command} -h lists the options")
+        if not option.takes_value:
+            parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1
+            continue
+        value = word[index + 1 :]
+        if not value:
+            value, position = _next(f"-{option.short}", words, position)
+        parsed.values.setdefault(option.long, []).append(value)
+        break
+    return position
+
+
+def _next(option: str, words: Sequence[str], position: int) -> tuple[str, int]:
+    if position >= len(words):
+        raise UsageError(f"option {option} needs a value")
+    return words[position], position + 1
+
+
+def integer(option: str, text: str, low: int, high: int) -> int:
+    """Return the whole number of an option's value; UsageError unless it is in [low, high]."""
+    if text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high:
+        return int(text)
+    raise UsageError(f"option {option}: expected a whole number from {low} to {high}, not {text[:80]!r}")
+
+
+def seconds(option: str, text: str, high_s: float = 4_000_000.0) -> float:
+    """Return the seconds of an option's value; UsageError unless it is in [0, high_s]."""
+    digits = text.replace(".", "", 1)
+    if digits.isascii() and digits.isdigit() and len(text) <= 16 and float(text) <= high_s:
+        return float(text)
+    raise UsageError(f"option {option}: expected seconds from 0 to {high_s:.0f}, not {text[:80]!r}")
+
+
+def one_of(option: str, text: str, words: Sequence[str]) -> str:
+    """Return the one of ``words`` that ``text`` begins, in any case; UsageError if none or several."""
+    lowered = text.lower()
+    matches = [word for word in words if word.startswith(lowered)]
+    if lowered in words:
+        return lowered
+    if lowered and len(matches) == 1:
+        return matches[0]
+    raise UsageError(f"option {option}: expected one of {', '.join(words)}, not {text[:80]!r}")

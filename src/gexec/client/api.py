@@ -1,0 +1,268 @@
+"""``gexec.run``: run a command on many nodes and return what each of them said.
+
+Blocks; for events while the job runs, and inside asyncio, use ``gexec.stream``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gexec import limits
+from gexec.client.job import ACCEPT_TIMEOUT_S, Request, build, open_session
+from gexec.client.session import ACCEPTED, OVER, SUBMITTED
+from gexec.core.frames import STDERR, STDOUT, Output
+from gexec.core.outcome import Outcome
+from gexec.core.ranks import members
+from gexec.errors import DaemonError, GexecError
+from gexec.render.summary import exit_status, summary
+
+if TYPE_CHECKING:
+    import _socket
+
+    from gexec.client.session import JobSession
+    from gexec.core.jobspec import JobSpec
+
+#: Both streams of all nodes together that ``run`` holds before it gives up.
+OUTPUT_MAX_BYTES = 256 * 1024 * 1024
+#: How long a job that is ended on the way out may take to confirm it.
+_END_WAIT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What one rank did. ``stdout`` and ``stderr`` hold what came, also when the node was lost."""
+
+    rank: int
+    node: str
+    outcome: Outcome
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def ok(self) -> bool:
+        """True if the process ran and exited 0."""
+        return self.outcome.ok
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What all ranks did, in rank order, and the exit status that the gexec command would have."""
+
+    exit_status: int
+    results: list[NodeResult]
+
+    @property
+    def ok(self) -> bool:
+        """True if every process ran and exited 0."""
+        return all(result.outcome.ok for result in self.results)
+
+    def summary(self) -> list[str]:
+        """Return a line for each way in which nodes failed, as gexec says on stderr; [] if none did."""
+        names = [os.fsencode(result.node) for result in self.results]
+        return summary(names, [result.outcome for result in self.results])
+
+
+def run(
+    argv: Sequence[str | bytes],
+    *,
+    nodes: Sequence[str] | None = None,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: str | bytes | None = None,
+    timeout_s: float = 0.0,
+    connect_timeout_s: float = limits.CONNECT_TIMEOUT_S,
+    fanout: int = limits.FANOUT_DEFAULT,
+    strict: bool = False,
+    remote_path: bool = False,
+    max_output_bytes: int = OUTPUT_MAX_BYTES,
+) -> RunResult:
+    """Run ``argv`` on every node at once and wait for all of them.
+
+    Args:
+        argv: program and arguments. The program is looked up in the local PATH (see remote_path).
+        nodes: names, ``name:port``, addresses; None = GEXEC_SVRS. A name may stand twice.
+        stdin: goes to every process; b"" = /dev/null.
+        env: the whole environment of the processes; None = this process's own.
+        cwd: working directory on the nodes; None = this process's own.
+        timeout_s: a process that runs longer is ended (its outcome is *timed out*); 0 = no limit.
+        connect_timeout_s: a node that has not answered by then is *not started*.
+        fanout: children of a node in the tree, 1 to 1024.
+        strict: start nowhere unless every node can start.
+        remote_path: look the program up on each node instead of here.
+        max_output_bytes: what is held of all output together.
+
+    Returns:
+        A result for each rank, in order. A node that fails is an outcome, not an exception.
+
+    Raises:
+        UsageError: the request is wrong. AuthError: no credential. DaemonError: gexecd refused or
+        does not run. GexecError: more than ``max_output_bytes`` came; the job was ended.
+    """
+    request = new_request(
+        argv,
+        nodes=nodes,
+        stdin=bool(stdin),
+        env=env,
+        cwd=cwd,
+        timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s,
+        fanout=fanout,
+        strict=strict,
+        remote_path=remote_path,
+    )
+    job, _ = build(request)
+    sock, session = open_session(job)
+    try:
+        return _Collector(sock, session, job, stdin, max_output_bytes).run()
+    finally:
+        sock.close()
+
+
+def new_request(
+    argv: Sequence[str | bytes],
+    *,
+    nodes: Sequence[str] | None,
+    stdin: bool,
+    env: Mapping[str, str] | None,
+    cwd: str | bytes | None,
+    timeout_s: float,
+    connect_timeout_s: float,
+    fanout: int,
+    strict: bool,
+    remote_path: bool,
+) -> Request:
+    """Return the Request of a call of ``run`` or ``stream``."""
+    if isinstance(argv, (str, bytes)):
+        raise TypeError("argv: expected a list such as ['hostname'], not a string")
+    if isinstance(nodes, str):
+        raise TypeError("nodes: expected a list of names, not a string")
+    request = Request(argv)
+    request.nodes = nodes or ()
+    request.env = env
+    request.chdir = cwd or ""
+    request.timeout_s = timeout_s
+    request.connect_timeout_s = connect_timeout_s
+    request.fanout = fanout
+    request.strict = strict
+    request.remote_path = remote_path
+    request.stdin = stdin
+    if nodes is not None and not nodes:
+        raise ValueError("nodes: the list is empty; None stands for GEXEC_SVRS")
+    return request
+
+
+class _Collector:
+    """The poll loop of ``run``: one socket, everything kept in memory."""
+
+    def __init__(
+        self, sock: _socket.socket, session: JobSession, job: JobSpec, stdin: bytes, max_output_bytes: int
+    ) -> None:
+        self._sock = sock
+        self._session = session
+        self._job = job
+        self._stdin = memoryview(stdin)
+        self._room = max_output_bytes
+        self._max_output_bytes = max_output_bytes
+        self._pieces: dict[int, list[list[bytes]]] = {
+            stream: [[] for _ in range(job.ranks)] for stream in (STDOUT, STDERR)
+        }
+        self._unsent = memoryview(b"")
+
+    def run(self) -> RunResult:
+        try:
+            self._loop()
+        except BaseException:
+            self._end()
+            raise
+        outcomes = self._session.ended_outcomes()
+        results = [
+            NodeResult(
+                rank,
+                os.fsdecode(name),
+                outcomes[rank],
+                b"".join(self._pieces[STDOUT][rank]),
+                b"".join(self._pieces[STDERR][rank]),
+            )
+            for rank, name in enumerate(self._job.names)
+        ]
+        return RunResult(exit_status(outcomes), results)
+
+    def _loop(self) -> None:
+        session = self._session
+        poll = select.poll()
+        fd = self._sock.fileno()
+        deadline_s = time.monotonic() + ACCEPT_TIMEOUT_S
+        while session.state != OVER:
+            self._feed_stdin()
+            if not self._unsent:
+                self._unsent = memoryview(session.outgoing())
+            poll.register(fd, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            waiting = session.state == SUBMITTED
+            ready = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000 if waiting else None)
+            if not ready and waiting and time.monotonic() > deadline_s:
+                raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
+            for _, happened in ready:
+                if happened & select.POLLOUT:
+                    self._send()
+                if happened & ~select.POLLOUT:
+                    self._receive()
+
+    def _feed_stdin(self) -> None:
+        session = self._session
+        if session.state == ACCEPTED and not session.stdin_over and (room := session.stdin_room):
+            chunk = self._stdin[:room]
+            self._stdin = self._stdin[room:]
+            session.stdin(bytes(chunk), eof=not self._stdin)
+
+    def _send(self) -> None:
+        try:
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent = memoryview(b"")  # what it said before it went is still to be read
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(256 * 1024)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            if self._session.state == SUBMITTED:
+                raise DaemonError("gexecd closed the connection before it took the job: see its log")
+            self._session.connection_ended()
+            return
+        for frame in self._session.feed(data):
+            if isinstance(frame, Output):
+                self._output(frame)
+
+    def _output(self, frame: Output) -> None:
+        pieces = self._pieces[frame.stream]
+        for rank in members(frame.ranks):
+            pieces[rank].append(frame.data)
+            self._room -= len(frame.data)
+        if self._room < 0:
+            raise GexecError(
+                f"the job wrote more than {self._max_output_bytes} bytes and was ended: raise "
+                "max_output_bytes, or use gexec.stream"
+            )
+        self._session.taken(frame.ranks, frame.stream, len(frame.data))
+
+    def _end(self) -> None:
+        """Ask for the job's end on the way out; closing the connection ends it all the same."""
+        session = self._session
+        session.kill(now=False)
+        session.close()
+        rest = bytes(self._unsent) + session.outgoing()
+        try:
+            self._sock.settimeout(_END_WAIT_S)
+            self._sock.sendall(rest)
+        except OSError:
+            pass

@@ -1,0 +1,336 @@
+"""The loop of the command line: gexecd's socket, stdin, stdout, stderr and signals in one poll.
+
+It never waits in a write, so signals and the daemon are heard whatever the reader of stdout does,
+and it never hangs: a second ^C within a second kills the job at once, and after that it leaves when
+gexecd has not confirmed the end within LEAVE_AFTER_S. Part of the thin client.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from gexec.client.interrupts import DEADLY, Interrupts
+from gexec.client.job import ACCEPT_TIMEOUT_S
+from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES, SUBMITTED
+from gexec.client.sink import Sink
+from gexec.core.frames import STDERR, STDOUT, Ended, Output, Started
+from gexec.errors import DaemonError, ProtocolError
+from gexec.render.lines import Budget, Lines
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    import signal as _signal
+    from collections.abc import Callable, Sequence
+
+    from gexec.client.session import JobSession
+    from gexec.core.frames import Frame
+else:
+    import _signal
+
+DOUBLE_INTERRUPT_S = 1.0
+#: From the kill at once, or from the end of the reader of stdout, to leaving without confirmation.
+LEAVE_AFTER_S = 5.0
+#: A terminal whose foreground is another job is looked at again so often.
+_BACKGROUND_S = 0.5
+_RECEIVE_BYTES = 256 * 1024
+_GONE = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class Console:
+    """Runs one submitted job between gexecd and the standard descriptors.
+
+    Args:
+        sock: connected to gexecd, non-blocking.
+        session: submitted.
+        prefixes: each rank's prefix, or None.
+        read_stdin: whether descriptor 0 is read for the job.
+        command: stands in front of what the user is told, e.g. ``gexec``.
+        started: called once, when all ranks have started or ended.
+
+    Attributes:
+        status: an exit status that overrides the job's own, or None.
+        farewell: why it left before the job's end, or "".
+    """
+
+    def __init__(
+        self,
+        sock: _socket.socket,
+        session: JobSession,
+        prefixes: Sequence[bytes] | None,
+        read_stdin: bool,
+        command: str = "gexec",
+        started: Callable[[], None] | None = None,
+    ) -> None:
+        ranks = len(session.outcomes)
+        budget = Budget()
+        raw = prefixes is None and ranks == 1
+        self._sock = sock
+        self._session = session
+        self._command = command
+        self._started = started
+        self._lines = {stream: Lines(prefixes, budget, raw) for stream in (STDOUT, STDERR)}
+        self._sinks = {STDOUT: Sink(1), STDERR: Sink(2)}
+        self._read_stdin = read_stdin
+        self._stdin_terminal = read_stdin and os.isatty(0)
+        self._unsent = memoryview(b"")
+        self._poll = select.poll()
+        self._masks: dict[int, int] = {}
+        self._interrupts = Interrupts()
+        self._interrupted_s = -DOUBLE_INTERRUPT_S
+        self._leave_s = 0.0
+        self._killed = False
+        self.status: int | None = None
+        self.farewell = ""
+
+    def run(self) -> None:
+        """Return when the job is over and all output is written, or it is time to leave.
+
+        Raises:
+            DaemonError, ProtocolError: gexecd refused the job, did not answer, or sent nonsense.
+        """
+        accept_by_s = time.monotonic() + ACCEPT_TIMEOUT_S
+        self._interrupts.catch()
+        try:
+            while self._busy():
+                self._register()
+                ready = self._poll.poll(self._timeout_ms(accept_by_s))
+                self._dispatch(dict(ready))
+                now_s = time.monotonic()
+                if self._session.state == SUBMITTED and now_s > accept_by_s:
+                    raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
+                if self._leave_s and now_s > self._leave_s:
+                    self._leave()
+        finally:
+            self._interrupts.restore()
+
+    @property
+    def stderr_ends_line(self) -> bool:
+        """True unless the last line on stderr has no newline."""
+        return self._sinks[STDERR].ends_line
+
+    def say(self, text: str) -> None:
+        """Put one sentence on stderr, between what the nodes write there and on a line of its own."""
+        sink = self._sinks[STDERR]
+        line = f"{self._command}: {text}\n".encode("utf-8", "surrogateescape")
+        sink.put([(line if sink.ends_line else b"\n" + line, (), 0)])
+
+    def _busy(self) -> bool:
+        return self._session.state != OVER or any(sink.pending for sink in self._sinks.values())
+
+    def _timeout_ms(self, accept_by_s: float) -> int | None:
+        session = self._session
+        if self._leave_s:
+            return max(0, int((self._leave_s - time.monotonic()) * 1000) + 1)
+        if session.state == SUBMITTED:
+            return max(0, int((accept_by_s - time.monotonic()) * 1000) + 1)
+        if self._stdin_terminal and 0 not in self._masks and session.stdin_room:
+            return int(_BACKGROUND_S * 1000)
+        return None
+
+    # -- what to wait for ----------------------------------------------------------------------
+
+    def _register(self) -> None:
+        session = self._session
+        if not self._unsent:
+            self._unsent = memoryview(session.outgoing())
+        want = {self._interrupts.fd: select.POLLIN}
+        if session.state != OVER:
+            want[self._sock.fileno()] = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+            if self._read_stdin and session.stdin_room and self._stdin_is_ours():
+                want[0] = select.POLLIN
+        for sink in self._sinks.values():
+            if sink.pending:
+                want[sink.fd] = select.POLLOUT
+        for fd in [fd for fd in self._masks if fd not in want]:
+            self._poll.unregister(fd)
+            del self._masks[fd]
+        for fd, mask in want.items():
+            if self._masks.get(fd) != mask:
+                self._poll.register(fd, mask)
+                self._masks[fd] = mask
+
+    def _stdin_is_ours(self) -> bool:
+        """Tell whether reading stdin would not stop us: a terminal is only the foreground job's."""
+        if not self._stdin_terminal:
+            return True
+        try:
+            return os.tcgetpgrp(0) == os.getpgrp()
+        except OSError:
+            return False
+
+    def _dispatch(self, ready: dict[int, int]) -> None:
+        if self._interrupts.fd in ready:
+            for signum in self._interrupts.received():
+                self._on_signal(signum)
+        happened = ready.get(self._sock.fileno(), 0)
+        if happened & select.POLLOUT:
+            self._send()
+        if happened & (select.POLLIN | _GONE) and self._session.state != OVER:
+            self._receive()
+        if 0 in ready and self._session.state == ACCEPTED:
+            self._read()
+        for stream, sink in self._sinks.items():
+            if sink.fd in ready:
+                self._write(stream, sink)
+
+    # -- gexecd --------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._unsent = memoryview(b"")
+            return  # what it said before it went is still to be read
+        self._unsent = self._unsent[sent:]
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            try:
+                frames = self._session.feed(data)
+            except ProtocolError as error:
+                raise ProtocolError(f"what gexecd sent is not the protocol: {error}") from error
+            for frame in frames:
+                self._on_frame(frame)
+        elif self._session.state == ACCEPTED:
+            self._ended_lines(self._session.connection_ended())
+        else:
+            raise DaemonError("gexecd closed the connection before it took the job: see its log")
+
+    def _on_frame(self, frame: Frame) -> None:
+        if isinstance(frame, Output):
+            self._lines[frame.stream].output(frame.ranks, frame.data)
+            self._drain(frame.stream)
+        elif isinstance(frame, Ended):
+            self._ended_lines(frame.ranks)
+        if self._started is not None and isinstance(frame, (Started, Ended)) and self._all_started():
+            self._started()
+            self._started = None
+
+    def _all_started(self) -> bool:
+        session = self._session
+        running = sum([high - low for low, high in session.started])
+        return running == len(session.outcomes) or all(outcome is not None for outcome in session.outcomes)
+
+    def _ended_lines(self, ranks: Sequence[tuple[int, int]]) -> None:
+        for stream, lines in self._lines.items():
+            lines.ended(tuple(ranks))
+            self._drain(stream)
+
+    def _drain(self, stream: int) -> None:
+        """Move what the lines have ready into the sink."""
+        lines = self._lines[stream]
+        if lines.absorbed:
+            for ranks, count in lines.absorbed:
+                self._session.taken(ranks, stream, count)
+            lines.absorbed.clear()
+        if lines.ready:
+            pieces = list(lines.ready)
+            lines.ready.clear()
+            for ranks, count in self._sinks[stream].put(pieces):
+                self._session.taken(ranks, stream, count)
+
+    # -- the standard descriptors --------------------------------------------------------------
+
+    def _read(self) -> None:
+        if not self._stdin_is_ours():
+            return
+        try:
+            data = os.read(0, min(STDIN_CHUNK_BYTES, self._session.stdin_room))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if self._stdin_terminal:
+                self._read_stdin = False  # EIO: the terminal is another's or gone
+                return
+            self.say(f"cannot read standard input: {error.strerror}; the processes get its end")
+            data = b""
+        self._session.stdin(data, eof=not data)
+
+    def _write(self, stream: int, sink: Sink) -> None:
+        for ranks, count in sink.write():
+            self._session.taken(ranks, stream, count)
+        if sink.error is not None and self.status is None:
+            self._reader_gone(stream, sink.error)
+
+    def _reader_gone(self, stream: int, error: OSError) -> None:
+        """Nobody reads what the job writes: end it, quietly for a closed pipe, as a filter would."""
+        if isinstance(error, BrokenPipeError):
+            self.status = 128 + int(_signal.SIGPIPE)
+        else:
+            self.status = 255
+            name = "standard output" if stream == STDOUT else "standard error"
+            self.say(f"cannot write {name}: {error.strerror}; the job is ended")
+        self._kill(now=False)
+
+    # -- signals -------------------------------------------------------------------------------
+
+    def _on_signal(self, signum: int) -> None:
+        session = self._session
+        if session.state != ACCEPTED:
+            # Nothing runs yet, or nothing any more: a signal means to us what it means to anyone.
+            if signum in DEADLY:
+                self._interrupts.die(signum)
+            elif signum == _signal.SIGTSTP:
+                os.kill(os.getpid(), _signal.SIGSTOP)
+            return
+        if signum == _signal.SIGINT:
+            self._interrupt()
+        else:
+            session.signal(signum)
+        if signum == _signal.SIGTSTP:
+            self._flush()
+            os.kill(os.getpid(), _signal.SIGSTOP)
+
+    def _interrupt(self) -> None:
+        if self._killed:
+            self._leave()
+            return
+        now_s = time.monotonic()
+        if now_s - self._interrupted_s <= DOUBLE_INTERRUPT_S:
+            self._killed = True
+            self.say("^C twice within a second: the job is being killed on all nodes")
+            self._kill(now=True)
+        else:
+            self._session.signal(_signal.SIGINT)
+        self._interrupted_s = now_s
+
+    def _kill(self, now: bool) -> None:
+        self._session.kill(now)
+        grace_s = 0.0 if now else LEAVE_AFTER_S
+        leave_s = time.monotonic() + grace_s + LEAVE_AFTER_S
+        self._leave_s = min(self._leave_s, leave_s) if self._leave_s else leave_s
+
+    def _leave(self) -> None:
+        """Go without gexecd's confirmation; when we are gone it ends whatever is left."""
+        session = self._session
+        left = sum([outcome is None for outcome in session.outcomes])
+        if left and self.status is None:
+            self.farewell = f"the end of {left} of {len(session.outcomes)} processes is not confirmed"
+        if self.status is None:
+            self.status = 128 + int(_signal.SIGINT)
+        session.close()
+        self._flush()
+        for sink in self._sinks.values():
+            sink.fail(TimeoutError("left"))
+
+    def _flush(self) -> None:
+        """Send what is outstanding as far as gexecd takes it now: we stop or go after this."""
+        if not self._unsent:
+            self._unsent = memoryview(self._session.outgoing())
+            self._send()
+            return
+        self._send()
+        if not self._unsent:
+            self._unsent = memoryview(self._session.outgoing())
+            self._send()

@@ -1,0 +1,221 @@
+"""From a request to a running job: nodes, addresses, program, environment, credential, submission.
+
+The command line and the Python API both come through here. Part of the thin client.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gexec import limits
+from gexec.client.authd import obtain_credential
+from gexec.client.resolve import origin_ipv4, resolve
+from gexec.client.session import JobSession
+from gexec.client.unix import connect
+from gexec.core.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
+from gexec.errors import DaemonError, UsageError
+from gexec.select.nodes import choose
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Mapping, Sequence
+
+    from gexec.select.nodes import Choice
+
+DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
+#: The local gexecd greets and accepts within this time or counts as stuck.
+ACCEPT_TIMEOUT_S = 30.0
+#: Set on the nodes, so the caller's own values would only confuse.
+_NODE_VARIABLES = (
+    b"GEXEC_SVRS",
+    b"GEXEC_MY_VNN",
+    b"GEXEC_NODE",
+    b"GEXEC_JOB",
+    b"GEXEC_NPROCS",
+    b"GEXEC_GPID",
+)
+
+
+class ProgramError(UsageError):
+    """The program is not in the local PATH (``status`` 127) or may not be executed (126)."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Request:
+    """What a caller asks for, before anything is looked up. See ``gexec -h`` for the meanings.
+
+    Attributes:
+        argv: program and arguments, at least one.
+        nodes, exclude: values as of -w and -x; no nodes: GEXEC_SVRS.
+        count: the first so many nodes, 0 = all.
+        port: of names without one; 0 = GEXEC_PORT, else 2875.
+        env: the environment that is propagated, None = this process's own.
+        chdir: working directory on the nodes, "" = this process's own.
+        umask: None = this process's own.
+    """
+
+    __slots__ = (
+        "argv", "chdir", "connect_timeout_s", "count", "detached", "env", "exclude", "fanout", "nodes",
+        "port", "remote_path", "stdin", "strict", "timeout_s", "umask",
+    )  # fmt: skip
+
+    def __init__(self, argv: Sequence[str | bytes]) -> None:
+        self.argv = argv
+        self.nodes: Sequence[str] = ()
+        self.exclude: Sequence[str] = ()
+        self.count = 0
+        self.port = 0
+        self.fanout = limits.FANOUT_DEFAULT
+        self.connect_timeout_s = limits.CONNECT_TIMEOUT_S
+        self.timeout_s = 0.0
+        self.env: Mapping[str, str] | None = None
+        self.chdir: str | bytes = ""
+        self.umask: int | None = None
+        self.detached = False
+        self.stdin = True
+        self.strict = False
+        self.remote_path = False
+
+
+def build(request: Request) -> tuple[JobSpec, Choice]:
+    """Return the job and who chose its nodes.
+
+    Raises:
+        UsageError: something in the request or the environment is wrong; one sentence.
+        ProgramError: the program is not found here.
+    """
+    if not request.argv:
+        raise UsageError("no command: give a program to run on the nodes")
+    environ = os.environ
+    choice = choose(environ.get("GEXEC_SVRS"), request.nodes, request.exclude, request.count)
+    cwd = _directory(os.fsencode(request.chdir))
+    argv = [os.fsencode(word) for word in request.argv]
+    env = _environment(request.env)
+    program = argv[0] if request.remote_path else find_program(argv[0], cwd, _path(env))
+    port = request.port or _default_port(environ.get("GEXEC_PORT"))
+    addresses = resolve(choice.nodes, port, environ.get("GEXEC_HOSTS"))
+    flags = (
+        (DETACHED if request.detached else 0)
+        | (STRICT if request.strict else 0)
+        | (0 if request.stdin and not request.detached else NO_STDIN)
+        | (REMOTE_PATH if request.remote_path else 0)
+    )
+    count = len(choice.nodes)
+    entries = [name + b"=" + value for name, value in env.items() if name and name not in _NODE_VARIABLES]
+    entries += (b"GEXEC_NPROCS=%d" % count, b"GEXEC_GPID=" + new_gpid(origin_ipv4(addresses), time.time_ns()))
+    job = JobSpec(
+        names=[os.fsencode(name) for name, _ in choice.nodes],
+        addresses=addresses,
+        program=program,
+        argv=argv,
+        env=entries,
+        cwd=cwd,
+        flags=flags,
+        fanout=request.fanout,
+        umask=_umask() if request.umask is None else request.umask,
+        connect_timeout_s=request.connect_timeout_s,
+        timeout_s=request.timeout_s,
+        window=limits.window_bytes(count),
+        salt=int.from_bytes(os.urandom(8), "big"),
+    )
+    return job, choice
+
+
+def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
+    """Obtain the credential, connect to this host's gexecd and submit the job.
+
+    Returns the connected socket, non-blocking, and the session that waits for Accepted.
+
+    Raises:
+        UsageError, AuthError, DaemonError: one sentence each.
+    """
+    blob = job.encode()
+    credential = obtain_credential(blob)
+    path = os.environ.get("GEXEC_SOCKET") or DEFAULT_SOCKET
+    sock = connect(path, "gexecd", DaemonError, limits.CONNECT_TIMEOUT_S)
+    session = JobSession(job.ranks, job.window, detached=bool(job.flags & DETACHED))
+    session.submit(credential, blob)
+    try:
+        sock.sendall(session.outgoing())
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # it may have refused before it read everything: what it said is still to be read
+    except OSError as error:
+        sock.close()
+        raise DaemonError(f"gexecd at {path} does not take the job: is it stopped or overloaded?") from error
+    sock.setblocking(False)
+    return sock, session
+
+
+def find_program(name: bytes, cwd: bytes, path: bytes) -> bytes:
+    """Return the absolute path of a program as the shell would find it in ``path``.
+
+    A name with a slash is made absolute against ``cwd`` and not looked at: it is the nodes' file.
+
+    Raises:
+        ProgramError: not found (127), or found and not executable (126).
+    """
+    if b"/" in name:
+        return os.path.join(cwd, name[2:] if name.startswith(b"./") else name)
+    shown = os.fsdecode(name)
+    if not name:
+        raise ProgramError(127, "the program's name is empty")
+    status, text = 127, "not found in PATH on this host (--remote-path looks for it on each node)"
+    for directory in path.split(b":"):
+        candidate = os.path.join(cwd, directory, name)
+        if os.access(candidate, os.X_OK):
+            if not os.path.isdir(candidate):
+                return candidate
+        elif os.path.isfile(candidate):
+            status, text = 126, f"{os.fsdecode(candidate)} may not be executed"
+    raise ProgramError(status, f"{shown}: {text}")
+
+
+def new_gpid(ipv4: bytes, now_ns: int) -> bytes:
+    """Return a GEXEC_GPID as the original's programs read it: ``%8x:%ld:%ld``."""
+    seconds, rest_ns = divmod(now_ns, 1_000_000_000)
+    return b"%8x:%d:%d" % (int.from_bytes(ipv4, "big"), seconds, rest_ns // 1000)
+
+
+def _directory(chdir: bytes) -> bytes:
+    if chdir.startswith(b"/"):
+        return chdir
+    try:
+        here = os.getcwdb()
+    except OSError as error:
+        raise UsageError(
+            f"the working directory cannot be told ({error.strerror}): use --chdir with an absolute path"
+        ) from error
+    return os.path.normpath(os.path.join(here, chdir)) if chdir else here
+
+
+def _environment(given: Mapping[str, str] | None) -> Mapping[bytes, bytes]:
+    if given is None:
+        return os.environb
+    return {os.fsencode(name): os.fsencode(value) for name, value in given.items()}
+
+
+def _path(env: Mapping[bytes, bytes]) -> bytes:
+    return env.get(b"PATH") or os.fsencode(os.defpath)
+
+
+def _default_port(text: str | None) -> int:
+    if not text:
+        return limits.DEFAULT_PORT
+    if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535:
+        return int(text)
+    raise UsageError(f"GEXEC_PORT is {text[:80]!r}: expected a port from 1 to 65535")
+
+
+def _umask() -> int:
+    """Return this process's umask without changing it, which other threads would notice."""
+    try:
+        with open("/proc/self/status", "rb", 0) as file:
+            _, found, rest = file.read(4096).partition(b"\nUmask:")
+    except OSError:
+        found, rest = b"", b""
+    return int(rest.split()[0], 8) if found else 0o022

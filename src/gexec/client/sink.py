@@ -1,0 +1,102 @@
+"""Writing to stdout or stderr without ever waiting in a write and without touching its flags.
+
+The file behind a standard descriptor is shared with other programs, so O_NONBLOCK is never set on
+it; instead a pipe or terminal gets at most PIPE_BUF bytes at a time, and only when poll says that
+so much fits. Part of the thin client.
+"""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISCHR, S_ISREG
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.core.ranks import Ranges
+    from gexec.render.lines import Piece
+
+#: POSIX: a pipe that poll calls writable takes this much without blocking.
+PIPE_BUF_BYTES = 4096
+_FILE_CHUNK_BYTES = 1024 * 1024
+#: Small pieces are written together up to this size.
+_BLOCK_BYTES = 64 * 1024
+
+
+class Sink:
+    """The queue in front of one descriptor. Its length is bounded by the windows of what is not taken.
+
+    Attributes:
+        fd: the descriptor.
+        ends_line: what was queued last ends with a newline (or nothing was).
+        error: the OSError that ended it, or None. After it everything is thrown away and counts as taken.
+    """
+
+    __slots__ = ("_block", "_chunk_bytes", "_credits", "_queue", "ends_line", "error", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.error: OSError | None = None
+        self.ends_line = True
+        mode = os.fstat(fd).st_mode
+        waits = not S_ISREG(mode) and (not S_ISCHR(mode) or os.isatty(fd))
+        self._chunk_bytes = PIPE_BUF_BYTES if waits else _FILE_CHUNK_BYTES
+        self._queue: list[Piece] = []
+        self._block: memoryview | None = None
+        self._credits: list[tuple[Ranges, int]] = []
+
+    @property
+    def pending(self) -> bool:
+        """True while there is something to write."""
+        return self._block is not None or bool(self._queue)
+
+    def put(self, pieces: list[Piece]) -> list[tuple[Ranges, int]]:
+        """Queue pieces; return what is taken at once, which is nothing unless the sink has failed."""
+        if self.error is not None:
+            return [(ranks, count) for _, ranks, count in pieces if count]
+        if pieces:
+            self._queue += pieces
+            self.ends_line = pieces[-1][0].endswith(b"\n")
+        return []
+
+    def write(self) -> list[tuple[Ranges, int]]:
+        """Write once; call it when poll says that the descriptor is writable. Return what is taken.
+
+        A failure is kept in ``error``, not raised.
+        """
+        if self._block is None:
+            self._next_block()
+        block = self._block
+        if block is None:
+            return []
+        try:
+            written = os.write(self.fd, block[: self._chunk_bytes])
+        except BlockingIOError:
+            return []  # somebody else made it non-blocking
+        except OSError as error:
+            return self.fail(error)
+        if written < len(block):
+            self._block = block[written:]
+            return []
+        self._block = None
+        taken, self._credits = self._credits, []
+        return taken
+
+    def fail(self, error: OSError) -> list[tuple[Ranges, int]]:
+        """Give the descriptor up: all that waits counts as taken."""
+        self.error = error
+        taken = self._credits + [(ranks, count) for _, ranks, count in self._queue if count]
+        self._block, self._queue, self._credits = None, [], []
+        return taken
+
+    def _next_block(self) -> None:
+        size = end = 0
+        queue = self._queue
+        while end < len(queue) and (not size or size + len(queue[end][0]) <= _BLOCK_BYTES):
+            size += len(queue[end][0])
+            end += 1
+        if not end:
+            return
+        chosen = queue[:end]
+        del queue[:end]
+        self._block = memoryview(chosen[0][0] if end == 1 else b"".join([piece[0] for piece in chosen]))
+        self._credits = [(ranks, count) for _, ranks, count in chosen if count]

@@ -1,0 +1,350 @@
+"""Starting a local cluster, looking at it, and taking it down: what `gexecctl cluster` does.
+
+``up`` forks; call it from a single-threaded process. The others only read state.json and /proc.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gexec import limits
+from gexec.cluster import keypair, layout, processes, supervisor
+from gexec.cluster.layout import ClusterError, Layout, Node, State
+from gexec.cluster.processes import Process
+from gexec.cluster.supervisor import Daemon, Supervisor
+from gexec.errors import GexecError
+
+if TYPE_CHECKING:
+    from gexec.host.config import GexecdSettings
+
+#: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
+DOWN_MARGIN_S = 10.0
+#: How long a daemon of a local cluster waits for running jobs when it is told to stop.
+DRAIN_S = 1.0
+_LINE_MAX_BYTES = 8192
+
+
+def up(
+    count: int,
+    place: Layout,
+    *,
+    port: int | None = None,
+    config: str | None = None,
+    foreground: bool = False,
+    progress: Callable[[int, int], None] = lambda ready, of: None,
+) -> State | None:
+    """Start one authd and ``count`` gexecds, and return when all are ready.
+
+    Args:
+        port: of all daemons; None: 2875, or the first free one after it.
+        config: a gexecd.toml for all nodes; addresses, paths and names are set over it.
+        foreground: stay until the cluster is taken down (SIGTERM, SIGINT), and return None.
+        progress: called with (daemons ready, daemons in all).
+
+    Raises:
+        UsageError, ConfigError: count, folder, port or configuration are wrong.
+        ClusterError: one runs here already, or a daemon failed: nothing is left then.
+        KeyboardInterrupt: when nothing is left.
+    """
+    place.check(count)
+    layout.check_port(port)
+    running = State.read(place)
+    if running is not None and running.running:
+        raise ClusterError(
+            f"{place.dir}: a cluster of {running.described_nodes()} runs here already; "
+            "`gexecctl cluster down` ends it"
+        )
+    base = _base_settings(config)
+    place.create()
+    ours, theirs = socket.socketpair()
+
+    def supervise() -> int:
+        return _supervise(count, place, port, base, theirs)
+
+    if foreground:
+        ours.close()  # nobody waits for the start: failures are printed
+        theirs.close()
+        status = supervisor.guarded(lambda: _supervise(count, place, port, base, None, progress))
+        if status == 130:
+            raise KeyboardInterrupt
+        if status:
+            raise ClusterError("the cluster was not started; the reason is above")
+        return None
+    guard = os.fork()
+    if guard == 0:
+        ours.close()
+        _detach(place, keep=theirs)
+        os._exit(supervisor.guarded(supervise))
+    theirs.close()
+    guard_process = processes.seen(guard)
+    try:
+        _follow(ours, place, progress)
+    except BaseException:
+        # The supervisor takes everything down when this end of the socket closes.
+        ours.close()
+        _await_child(guard, guard_process)
+        raise
+    ours.close()
+    return State.read(place)
+
+
+def _base_settings(config: str | None) -> GexecdSettings:
+    from gexec.host.config import GexecdSettings, read_gexecd
+
+    if config is None:
+        return GexecdSettings(drain_s=DRAIN_S)
+    return read_gexecd(os.path.abspath(config), environ={})
+
+
+def _detach(place: Layout, keep: socket.socket) -> None:
+    """Become a session of its own that holds nothing of the caller's terminal or pipes."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDONLY)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW
+    log = os.open(place.log("supervisor"), flags, 0o600)
+    for descriptor, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, target)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != keep.fileno():
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the descriptor of this listing itself
+
+
+def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], None]) -> None:
+    """Read the supervisor's reports until it says that all are up, or why not."""
+    with ours.makefile("rb", buffering=_LINE_MAX_BYTES) as lines:
+        while line := lines.readline(_LINE_MAX_BYTES):
+            report = json.loads(line)
+            if report["event"] == "progress":
+                progress(report["ready"], report["of"])
+            elif report["event"] == "up":
+                return
+            else:
+                raise ClusterError(report["sentence"])
+    raise ClusterError(f"the cluster's supervisor ended; {supervisor.log_hint(place.log('supervisor'))}")
+
+
+def _await_child(pid: int, process: Process | None) -> None:
+    deadline_s = time.monotonic() + supervisor.STOP_GRACE_S + DOWN_MARGIN_S + 60
+    while time.monotonic() < deadline_s:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                return
+        except ChildProcessError:
+            return
+        except KeyboardInterrupt:
+            continue  # it is going down as fast as it can
+        time.sleep(0.02)
+    if process is not None:
+        processes.send_signal(process, signal.SIGKILL)
+
+
+# -- in the supervisor ------------------------------------------------------------------------
+
+
+def _supervise(
+    count: int,
+    place: Layout,
+    port: int | None,
+    base: GexecdSettings,
+    client: socket.socket | None,
+    progress: Callable[[int, int], None] = lambda ready, of: None,
+) -> int:
+    """Be the supervisor from start to end; return its exit status."""
+
+    def report(**event: object) -> None:
+        if client is not None:
+            try:
+                client.sendall(json.dumps(event).encode() + b"\n")
+            except OSError:
+                pass  # it went away; the watch on its socket takes the cluster down
+
+    def step(ready: int) -> None:
+        report(event="progress", ready=ready, of=count + 1)
+        progress(ready, count + 1)
+
+    try:
+        lock = _lock(place)
+        nodes = [
+            Node(name, layout.node_address(index)) for index, name in enumerate(layout.node_names(count))
+        ]
+        chosen_port, reservation = layout.reserve_port([node.address for node in nodes], port)
+        place.clear_sockets()
+        layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
+        if not (place.private_key.exists() and place.public_key.exists()):
+            keypair.create(place.private_key, place.public_key, force=True)
+        daemons = daemons_of(place, nodes, chosen_port, base)
+        boss = Supervisor(daemons, step, client)
+    except GexecError as error:
+        report(event="failed", sentence=str(error))
+        if client is None:
+            print(f"gexecctl: {error}", file=sys.stderr)
+        return 1
+    guard = processes.seen(os.getppid()) or processes.myself()
+    state = State(chosen_port, processes.myself(), guard, nodes)
+    status = 0
+    try:
+        state.write(place)
+        boss.bring_up()
+        state.authd = daemons[0].process
+        state.nodes = [
+            replace(node, process=one.process) for node, one in zip(nodes, daemons[1:], strict=True)
+        ]
+        state.complete = True
+        state.write(place)
+        if client is not None:
+            report(event="up")
+            client.close()
+        else:
+            print(f"{count} nodes are up in {place.dir}, port {chosen_port}; ^C ends them", flush=True)
+        boss.watch()
+    except supervisor.Stopped:
+        status = 130
+    except (GexecError, OSError) as error:
+        boss.take_down()
+        report(event="failed", sentence=str(error))
+        print(f"gexecctl: {error}", file=sys.stderr)
+        status = 1
+    finally:
+        boss.take_down()
+        place.state.unlink(missing_ok=True)
+        place.clear_sockets()
+        reservation.close()
+        os.close(lock)
+    return status
+
+
+def _lock(place: Layout) -> int:
+    """Lock the folder for this process's life; ClusterError if another supervisor has it."""
+    # A POSIX lock, because it is not inherited: a daemon that outlives us cannot hold it.
+    descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ClusterError(f"{place.dir}: another cluster is being started or stopped here") from error
+    return descriptor
+
+
+def daemons_of(place: Layout, nodes: list[Node], port: int, base: GexecdSettings) -> list[Daemon]:
+    """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
+    from gexec.daemon import authd, gexecd
+    from gexec.host.config import AuthdSettings
+
+    authd_settings = AuthdSettings(
+        socket=str(place.authd_socket),
+        private_key=str(place.private_key),
+        public_keys=(str(place.public_key),),
+        realm=base.realm,
+        audit_log=str(place.audit("authd")),
+        # All daemons are one user here, and ask for their certificates within seconds.
+        rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
+    )
+
+    def authd_body(ready: Callable[[], None]) -> None:
+        authd.serve(authd_settings, ready=ready)
+
+    def gexecd_body(node: Node) -> supervisor.Body:
+        settings = replace(
+            base,
+            port=port,
+            bind=(node.address,),
+            socket=str(place.socket(node.name)),
+            authd_socket=str(place.authd_socket),
+            public_keys=(str(place.public_key),),
+            names=(node.name, node.address),
+            find_names=False,
+            hosts=str(place.hosts),
+            audit_log=str(place.audit(node.name)),
+        )
+
+        def body(ready: Callable[[], None]) -> None:
+            gexecd.serve(settings, ready=ready)
+
+        return body
+
+    return [
+        Daemon("authd", authd_body, place.log("authd")),
+        *(Daemon(node.name, gexecd_body(node), place.log(node.name), node.name) for node in nodes),
+    ]
+
+
+# -- from outside -----------------------------------------------------------------------------
+
+
+def require(place: Layout) -> State:
+    """Return the state of the cluster that runs in a folder; ClusterError if none does."""
+    state = State.read(place)
+    if state is None or not state.running:
+        raise ClusterError(f"{place.dir}: no cluster runs here; `gexecctl cluster up N` starts one")
+    if not state.complete:
+        raise ClusterError(f"{place.dir}: the cluster here is still being started")
+    return state
+
+
+def node_processes(state: State, name: str) -> list[Process]:
+    """Return the living processes of a node's daemon (never its tasks), the first one first."""
+    first = state.node(name).process
+    return [] if first is None else processes.forked_family(first)
+
+
+def down(place: Layout) -> State | None:
+    """End the cluster of a folder and return when all its daemons are gone.
+
+    Returns:
+        Its last state, or None if none ran.
+
+    Raises:
+        ClusterError: processes are left that could not be ended (another user's).
+    """
+    state = State.read(place)
+    if state is None:
+        return None
+    everyone = _everyone(state)
+    was_running = any(processes.is_alive(process) for process in everyone)
+    deadline_s = (
+        time.monotonic()
+        + 2 * supervisor.STOP_GRACE_S
+        + supervisor.STOP_GRACE_PER_DAEMON_S * len(state.nodes)
+        + DOWN_MARGIN_S
+    )
+    _signal(state.supervisor, signal.SIGTERM)
+    while any(processes.is_alive(process) for process in everyone):
+        if time.monotonic() > deadline_s:
+            # From the leaves up, so that what a daemon leaves still finds its supervisor.
+            for process in reversed(everyone):
+                _signal(process, signal.SIGKILL)
+            if time.monotonic() > deadline_s + DOWN_MARGIN_S:
+                raise ClusterError(f"{place.dir}: processes of the cluster cannot be ended")
+        time.sleep(0.02)
+    place.state.unlink(missing_ok=True)
+    place.clear_sockets()
+    return state if was_running else None
+
+
+def _everyone(state: State) -> list[Process]:
+    found = [state.guard, state.supervisor]
+    if state.authd is not None:
+        found.append(state.authd)
+    return found + [node.process for node in state.nodes if node.process is not None]
+
+
+def _signal(process: Process, signum: int) -> None:
+    try:
+        processes.send_signal(process, signum)
+    except PermissionError as error:
+        raise ClusterError(
+            f"process {process.pid} is another user's: run this as the one who started it"
+        ) from error

@@ -1,0 +1,308 @@
+"""`gexecctl doctor`: looks at what gexec needs on this host, and says what to fix.
+
+Each check yields findings and never raises for what it finds; it changes nothing. Works where
+nothing is installed yet, too: then it says what comes first.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import pwd
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gexec import limits
+from gexec.errors import AuthError, CredentialError, DaemonError, GexecError, KeyFileError
+from gexec.version import VERSION
+
+if TYPE_CHECKING:
+    from gexec.security.keys import VerifyKey
+
+OK = "ok"
+WARNING = "warning"
+PROBLEM = "problem"
+
+KNOWN_VARIABLES = {
+    "GEXEC_SVRS",
+    "GEXEC_SOCKET",
+    "GEXEC_AUTHD_SOCKET",
+    "GEXEC_HOSTS",
+    "GEXEC_PORT",
+    "GEXEC_CLUSTER_DIR",
+    "GEXEC_MY_VNN",
+    "GEXEC_NPROCS",
+    "GEXEC_GPID",
+    "GEXEC_NODE",
+}
+#: Names that are shown one by one; of more, only how many.
+_SHOWN_MAX = 8
+_ANSWER_TIMEOUT_S = 5.0
+#: A signature that took longer to come says that authd has no time, not that clocks differ.
+_CLOCK_TOLERANCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: ``level`` is OK, WARNING or PROBLEM; ``fix`` says what to do, if anything is to be done."""
+
+    level: str
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<8} {self.text}" + (f": {self.fix}" if self.fix else "")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at: paths, port and the environment that the commands would use."""
+
+    private_key: str
+    public_keys: tuple[str, ...]
+    authd_socket: str
+    gexecd_socket: str
+    port: int
+    realm: str
+    environ: Mapping[str, str]
+
+
+def subject(
+    private_key: str | None = None, public_key: str | None = None, environ: Mapping[str, str] = os.environ
+) -> tuple[Subject, list[Finding]]:
+    """Return what gexec would use here, and findings about the configuration files.
+
+    Precedence: the arguments, a local cluster that GEXEC_CLUSTER_DIR names, the files, the defaults.
+    """
+    from gexec.host import config
+
+    findings: list[Finding] = []
+
+    def read(reader: Callable[..., object], default: str) -> object | None:
+        try:
+            settings = reader(environ=environ)
+        except GexecError as error:
+            findings.append(Finding(PROBLEM, str(error)))
+            return None
+        if os.path.lexists(default):
+            findings.append(Finding(OK, f"configuration {default}"))
+        return settings
+
+    found_gexecd = read(config.read_gexecd, config.GEXECD_CONFIG)
+    found_authd = read(config.read_authd, config.AUTHD_CONFIG)
+    gexecd = found_gexecd if isinstance(found_gexecd, config.GexecdSettings) else config.GexecdSettings()
+    authd = found_authd if isinstance(found_authd, config.AuthdSettings) else config.AuthdSettings()
+    private, public = authd.private_key, gexecd.public_keys
+    if directory := environ.get("GEXEC_CLUSTER_DIR"):
+        from gexec.cluster.layout import Layout
+
+        place = Layout.of(directory)
+        private, public = str(place.private_key), (str(place.public_key),)
+    return Subject(
+        private_key=private_key or private,
+        public_keys=(public_key,) if public_key else public,
+        authd_socket=gexecd.authd_socket,
+        gexecd_socket=gexecd.socket,
+        port=gexecd.port,
+        realm=gexecd.realm,
+        environ=environ,
+    ), findings
+
+
+def examine(what: Subject) -> Iterator[Finding]:
+    """Yield the findings of all checks, in the order in which things depend on each other."""
+    for check in (_versions, _variables, _keys, _authd, _gexecd, _port, _nodes):
+        try:
+            yield from check(what)
+        except GexecError as error:
+            yield Finding(PROBLEM, str(error))
+        except OSError as error:
+            subject_name = f"{error.filename}: " if error.filename else ""
+            yield Finding(PROBLEM, f"{subject_name}{error.strerror or error}")
+
+
+def _versions(what: Subject) -> Iterator[Finding]:
+    yield Finding(
+        OK, f"gexec {VERSION}, protocol {limits.PROTOCOL_VERSION}, Python {platform.python_version()}"
+    )
+    try:
+        import cryptography
+
+        yield Finding(OK, f"cryptography {cryptography.__version__}, {ssl.OPENSSL_VERSION}")
+    except ImportError:
+        yield Finding(PROBLEM, "the package cryptography is missing", "run `pip install cryptography`")
+    if not ssl.HAS_TLSv1_3:
+        yield Finding(PROBLEM, f"{ssl.OPENSSL_VERSION} has no TLS 1.3", "install OpenSSL 1.1.1 or later")
+
+
+def _variables(what: Subject) -> Iterator[Finding]:
+    environ = what.environ
+    for name in sorted(environ):
+        if name.startswith("GEXEC_") and name not in KNOWN_VARIABLES:
+            yield Finding(WARNING, f"{name} is set, but gexec does not know it", "is it misspelt?")
+    hosts = environ.get("GEXEC_HOSTS")
+    if hosts:
+        from gexec.client.resolve import read_hosts
+
+        names = read_hosts(hosts)
+        yield Finding(OK, f"GEXEC_HOSTS {hosts} has {len(names)} names")
+    for name in ("GEXEC_SOCKET", "GEXEC_AUTHD_SOCKET"):
+        path = environ.get(name)
+        if path and not os.path.isabs(path):
+            yield Finding(WARNING, f"{name}={path} is not an absolute path", "it depends on where you stand")
+
+
+def _keys(what: Subject) -> Iterator[Finding]:
+    from gexec.host.keyfiles import read_signing_key, read_verify_keys
+
+    accepted: dict[bytes, VerifyKey] | None = None
+    try:
+        accepted = read_verify_keys(what.public_keys)
+    except KeyFileError as error:
+        yield Finding(PROBLEM, str(error))
+    else:
+        described = ", ".join(f"{_kind(key.public)} {key.key_id.hex()}" for key in accepted.values())
+        yield Finding(OK, f"public key {', '.join(what.public_keys)}: {described}")
+    path = what.private_key
+    if os.path.lexists(path) and not os.access(path, os.R_OK):
+        yield Finding(WARNING, f"private key {path} is not yours to read", "run doctor as root to check it")
+        return
+    try:
+        signing = read_signing_key(path)
+    except KeyFileError as error:
+        # A node of a hardened cluster has none, and needs none.
+        missing = not os.path.lexists(path)
+        yield Finding(WARNING if missing and accepted else PROBLEM, str(error))
+        return
+    yield Finding(OK, f"private key {path}: {_kind(signing.public.public)} {signing.key_id.hex()}")
+    if accepted is not None and signing.key_id not in accepted:
+        yield Finding(
+            PROBLEM,
+            "private and public key are not a pair",
+            f"run `openssl pkey -in {path} -pubout -out {what.public_keys[0]}`, on all nodes the same",
+        )
+
+
+def _kind(public: object) -> str:
+    size = getattr(public, "key_size", None)
+    return f"RSA of {size} bits" if size else "Ed25519"
+
+
+def _authd(what: Subject) -> Iterator[Finding]:
+    """Ask for a credential, and hold its time against the clock of this process."""
+    from gexec.client.authd import obtain_credential
+    from gexec.host.keyfiles import read_verify_keys
+    from gexec.security.credential import verify
+
+    before_s = time.time()
+    try:
+        raw = obtain_credential(b"gexecctl doctor", b"gexecctl-doctor", what.authd_socket)
+    except AuthError as error:
+        yield Finding(PROBLEM, str(error))
+        return
+    after_s = time.time()
+    yield Finding(OK, f"authd at {what.authd_socket} signs")
+    try:
+        keys = read_verify_keys(what.public_keys)
+    except KeyFileError:
+        return  # told already
+    try:
+        credential = verify(
+            raw, keys, realm=what.realm, audience="gexecctl-doctor", now_s=after_s, skew_s=86_400.0
+        )
+    except CredentialError as error:
+        yield Finding(PROBLEM, f"what authd signs is refused here: {error}")
+        return
+    off_s = max(before_s - credential.issued_s, credential.issued_s - after_s, 0.0)
+    if off_s > _CLOCK_TOLERANCE_S:
+        yield Finding(PROBLEM, f"authd's clock differs from this one by {off_s:.0f} s", "run an NTP client")
+    else:
+        yield Finding(
+            OK, f"clocks of authd and of this process agree; credentials last {credential.ttl_s:g} s"
+        )
+    me = pwd.getpwuid(os.getuid()).pw_name if credential.uid == os.getuid() else None
+    if credential.user != me:
+        yield Finding(WARNING, f"authd knows you as {credential.user} (uid {credential.uid})")
+
+
+def _gexecd(what: Subject) -> Iterator[Finding]:
+    from gexec.client.unix import connect, exchange
+    from gexec.core.frames import FROM_ROOT, Hello
+
+    sock = connect(what.gexecd_socket, "gexecd", DaemonError, _ANSWER_TIMEOUT_S)
+    hello = Hello(limits.PROTOCOL_VERSION, f"gexecctl {VERSION}")
+    answer = exchange(sock, hello, FROM_ROOT, "gexecd", DaemonError)
+    if not isinstance(answer, Hello):
+        yield Finding(PROBLEM, f"gexecd at {what.gexecd_socket} did not say hello", "see its log")
+    elif answer.version != limits.PROTOCOL_VERSION:
+        yield Finding(
+            PROBLEM,
+            f"gexecd at {what.gexecd_socket} speaks protocol {answer.version}, "
+            f"this gexec {limits.PROTOCOL_VERSION}",
+            "install the same release of both",
+        )
+    else:
+        yield Finding(OK, f"gexecd at {what.gexecd_socket} answers ({answer.software[:80]})")
+
+
+def _port(what: Subject) -> Iterator[Finding]:
+    listeners = list(listening(what.port))
+    if not listeners:
+        yield Finding(WARNING, f"nobody listens on port {what.port}/tcp of this host", "start gexecd")
+        return
+    users = ", ".join(sorted({_user(uid) for _, uid in listeners}))
+    shown = ", ".join(address for address, _ in listeners[:_SHOWN_MAX])
+    more = f" and {len(listeners) - _SHOWN_MAX} more" if len(listeners) > _SHOWN_MAX else ""
+    yield Finding(OK, f"port {what.port}/tcp is listened on at {shown}{more}, by {users}")
+
+
+def listening(port: int) -> Iterator[tuple[str, int]]:
+    """Yield (address, uid) of the TCP sockets of this network namespace that listen on a port."""
+    for path, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
+        try:
+            lines = Path(path).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            address, _, port_hex = fields[1].partition(":")
+            if fields[3] == "0A" and int(port_hex, 16) == port:  # 0A is TCP_LISTEN
+                words = [address[at : at + 8] for at in range(0, len(address), 8)]
+                raw = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+                yield socket.inet_ntop(family, raw), int(fields[7])
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _nodes(what: Subject) -> Iterator[Finding]:
+    from gexec.client.resolve import resolve
+    from gexec.select.nodes import choose
+
+    configured = what.environ.get("GEXEC_SVRS")
+    if not configured or not configured.strip():
+        state = "is empty" if configured is not None else "is not set"
+        yield Finding(WARNING, f"GEXEC_SVRS {state}", "set it to the nodes' names, or name nodes with -w")
+        return
+    chosen = choose(configured)
+    addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"))
+    unknown = [name for (name, _), address in zip(chosen.nodes, addresses, strict=True) if not address]
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN_MAX]) + (" ..." if len(unknown) > _SHOWN_MAX else "")
+        yield Finding(
+            PROBLEM,
+            f"{len(unknown)} of the {len(addresses)} nodes in GEXEC_SVRS do not resolve: {shown}",
+            "add them to DNS, /etc/hosts or the file of GEXEC_HOSTS",
+        )
+    else:
+        yield Finding(OK, f"all {len(addresses)} nodes in GEXEC_SVRS resolve")

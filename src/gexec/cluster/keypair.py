@@ -1,0 +1,68 @@
+"""Making a cluster's key pair: two PEM files, as the seed's openssl commands make them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gexec import limits
+from gexec.cluster.layout import write_whole
+from gexec.errors import KeyFileError, UsageError
+
+TYPES = ("ed25519", "rsa")
+RSA_DEFAULT_BITS = 3072
+
+
+def create(
+    private: Path, public: Path, kind: str = "ed25519", bits: int | None = None, force: bool = False
+) -> None:
+    """Make a key pair and write it: the private key with mode 0600, the public one with 0644.
+
+    Both files are replaced whole or not at all; the private one first, so that a failure in
+    between never leaves a public key that nobody can sign for beside an older private one.
+
+    Args:
+        kind: ``ed25519``, or ``rsa`` as `openssl genrsa` makes them.
+        bits: of an RSA key, 2048 to 16384; None: 3072.
+        force: replace files that are there.
+
+    Raises:
+        UsageError: a kind or a size that no daemon would accept.
+        KeyFileError: a file is there and ``force`` is not, or one cannot be written.
+    """
+    if kind not in TYPES:
+        raise UsageError(f"key type {kind}: expected {' or '.join(TYPES)}")
+    if bits is not None and kind != "rsa":
+        raise UsageError("--bits is for RSA keys: add --type rsa, or leave it out")
+    bits = RSA_DEFAULT_BITS if bits is None else bits
+    if not limits.RSA_MIN_BITS <= bits <= limits.RSA_MAX_BITS:
+        raise UsageError(f"{bits} bits: expected {limits.RSA_MIN_BITS} to {limits.RSA_MAX_BITS}")
+    for path in (private, public):
+        if not force and (path.exists() or path.is_symlink()):
+            raise KeyFileError(
+                f"{path}: is already there; --force makes a new pair, which every node then needs"
+            )
+    private_pem, public_pem = _generate(kind, bits)
+    for path, content, mode in ((private, private_pem, 0o600), (public, public_pem, 0o644)):
+        try:
+            write_whole(path, content, mode)
+        except OSError as error:
+            raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _generate(kind: str, bits: int) -> tuple[bytes, bytes]:
+    # Here and not above: these imports take longer than everything else that gexecctl does.
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+    key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+    if kind == "ed25519":
+        key = ed25519.Ed25519PrivateKey.generate()
+    else:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    private_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public_pem = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private_pem, public_pem

@@ -1,0 +1,434 @@
+"""The supervisor: parent of every daemon of a local cluster, and of whatever one of them leaves behind.
+
+::
+
+    guard ── supervisor ── authd
+                       ├── gexecd of node001 ── relay, helpers, tasks
+                       └── gexecd of node002 ── ...
+
+Guard and supervisor are child subreapers. A process that a dead daemon leaves behind becomes the
+supervisor's child and is ended at once, as systemd's KillMode=control-group does for a service;
+daemons are not started again. If the supervisor dies, the daemons get SIGTERM from the kernel
+(PR_SET_PDEATHSIG) and come to the guard, which ends what is left; if the guard dies, the
+supervisor gets SIGTERM. So a daemon is left behind only if nobody is left to see it.
+
+All daemons are forked from the supervisor's warm image: their modules are imported once and their
+pages shared (docs/decisions/0008-local-cluster.md). What a daemon does is given as a callable, so
+this module knows nothing of gexecd.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gexec.cluster import processes
+from gexec.cluster.layout import ClusterError
+from gexec.cluster.processes import Process
+from gexec.errors import GexecError
+
+#: How many daemons start at the same time: enough to keep the cores busy while one waits.
+STARTING_MAX = 16
+#: How long one daemon may take from its fork to being ready.
+READY_TIMEOUT_S = 60.0
+#: From SIGTERM to SIGKILL when the cluster is taken down; each daemon adds what its end costs.
+STOP_GRACE_S = 5.0
+STOP_GRACE_PER_DAEMON_S = 0.02
+#: After this a second SIGTERM tells a daemon that drains to end its jobs at once.
+STOP_AGAIN_S = 2.0
+#: A daemon's log is emptied when it grows over this: a cluster on one disk has a thousand of them.
+LOG_MAX_BYTES = 16 * 1024 * 1024
+LOG_CHECK_S = 60.0
+_REPORT_MAX_BYTES = 4096
+_LOG_TAIL_BYTES = 2048
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+#: Serves until it is told to stop by SIGTERM; calls its argument once it is ready.
+Body = Callable[[Callable[[], None]], None]
+
+
+@dataclass
+class Daemon:
+    """One daemon: what it does, where it says it, and as which host."""
+
+    name: str
+    body: Body
+    log: Path
+    hostname: str | None = None
+    process: Process | None = None
+
+
+@dataclass
+class _Starting:
+    daemon: Daemon
+    deadline_s: float
+    report: bytearray = field(default_factory=bytearray)
+
+
+class Stopped(Exception):
+    """The supervisor was told to stop while it was starting daemons."""
+
+
+class Supervisor:
+    """Starts daemons, ends what they leave behind, and takes all down at the end.
+
+    The calling process must be single-threaded and is the supervisor from then on: its signal
+    handlers and its subreaper flag are changed.
+
+    Args:
+        progress: called with the number of ready daemons as they come up.
+        client: a connected socket of whoever waits for the start; its end stops the start.
+    """
+
+    def __init__(
+        self,
+        daemons: Iterable[Daemon],
+        progress: Callable[[int], None] = lambda ready: None,
+        client: socket.socket | None = None,
+    ) -> None:
+        self.daemons = list(daemons)
+        self._progress = progress
+        self._client = client
+        self._by_pid: dict[int, Daemon] = {}
+        self._stop = False
+        self._selector = selectors.DefaultSelector()
+        self._install_signals()
+        processes.become_subreaper()
+        gc.collect()
+        gc.freeze()
+
+    # -- start --------------------------------------------------------------------------------
+
+    def bring_up(self) -> None:
+        """Start all daemons, the first one alone before the others; return when all are ready.
+
+        Raises:
+            ClusterError: a daemon failed; the sentence has its name and reason.
+            Stopped: a signal came, or the client went away. In both cases the caller takes down.
+        """
+        waiting = list(reversed(self.daemons))
+        starting: dict[int, _Starting] = {}
+        ready = 0
+        if self._client is not None:
+            self._selector.register(self._client, selectors.EVENT_READ)
+        try:
+            while waiting or starting:
+                # The first is authd, which the others ask for their certificates.
+                while waiting and len(starting) < (STARTING_MAX if ready else 1):
+                    self._start(waiting.pop(), starting)
+                ready += self._await_reports(starting)
+                self._progress(ready)
+        finally:
+            for descriptor in starting:
+                self._selector.unregister(descriptor)
+                os.close(descriptor)
+            if self._client is not None:
+                self._selector.unregister(self._client)
+
+    def _start(self, daemon: Daemon, starting: dict[int, _Starting]) -> None:
+        descriptor, writer = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            os.close(descriptor)
+            os.close(writer)
+            raise ClusterError(
+                f"{daemon.name}: no process can be started for it ({error.strerror}); "
+                "see `ulimit -u` and /proc/sys/kernel/pid_max, or start fewer nodes"
+            ) from error
+        if pid == 0:
+            _be_daemon(daemon, writer)
+        os.close(writer)
+        os.set_blocking(descriptor, False)
+        daemon.process = processes.seen(pid)
+        self._by_pid[pid] = daemon
+        starting[descriptor] = _Starting(daemon, time.monotonic() + READY_TIMEOUT_S)
+        self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def _await_reports(self, starting: dict[int, _Starting]) -> int:
+        """Wait for the next reports of starting daemons; return how many became ready."""
+        ready = 0
+        deadline_s = min(one.deadline_s for one in starting.values())
+        for key, _ in self._wait(deadline_s - time.monotonic()):
+            if key.fileobj is self._client:
+                raise Stopped
+            one = starting.get(key.fd)
+            if one is None:
+                continue
+            data = os.read(key.fd, _REPORT_MAX_BYTES)
+            one.report += data
+            if data and not one.report.endswith(b"\n"):
+                continue
+            if one.report != b"ready\n":
+                raise ClusterError(_failure(one.daemon, bytes(one.report)))
+            self._selector.unregister(key.fd)
+            os.close(key.fd)
+            del starting[key.fd]
+            ready += 1
+        if self._stop:
+            raise Stopped
+        for one in starting.values():
+            if one.daemon.process is None or one.daemon.process.pid not in self._by_pid:
+                raise ClusterError(_failure(one.daemon, bytes(one.report)))
+            if time.monotonic() > one.deadline_s:
+                raise ClusterError(
+                    f"{one.daemon.name}: not ready after {READY_TIMEOUT_S:g} s; {log_hint(one.daemon.log)}"
+                )
+        return ready
+
+    # -- run ----------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Reap and end what daemons leave behind until a stop signal comes or no daemon is left."""
+        next_check_s = time.monotonic() + LOG_CHECK_S
+        while not self._stop and self._by_pid:
+            self._wait(next_check_s - time.monotonic())
+            if time.monotonic() >= next_check_s:
+                self._bound_logs()
+                next_check_s = time.monotonic() + LOG_CHECK_S
+
+    def _bound_logs(self) -> None:
+        for daemon in self.daemons:
+            try:
+                if daemon.log.stat().st_size > LOG_MAX_BYTES:
+                    # Daemons append, so they go on at the new end.
+                    os.truncate(daemon.log, 0)
+            except OSError:
+                pass
+
+    # -- stop ---------------------------------------------------------------------------------
+
+    def take_down(self) -> None:
+        """End all daemons, the first one last, and return when no descendant is left.
+
+        SIGTERM, and after the grace time SIGKILL.
+        """
+        grace_s = STOP_GRACE_S + STOP_GRACE_PER_DAEMON_S * len(self.daemons)
+        self._end(self.daemons[1:], grace_s)
+        self._end(self.daemons[:1], STOP_GRACE_S)
+        while processes.children(os.getpid()):
+            self._reap()
+            self._end_orphans()
+            self._wait(0.05)
+
+    def _end(self, daemons: list[Daemon], grace_s: float) -> None:
+        deadline_s = time.monotonic() + grace_s
+        living = [one.process for one in daemons if one.process and one.process.pid in self._by_pid]
+        for process in living:
+            processes.send_signal(process, signal.SIGTERM)
+        steps = [
+            (deadline_s, signal.SIGKILL),
+            (deadline_s - grace_s + STOP_AGAIN_S, signal.SIGTERM),
+        ]
+        while any(process.pid in self._by_pid for process in living):
+            if steps and time.monotonic() >= steps[-1][0]:
+                _, signum = steps.pop()
+                for process in living:
+                    processes.send_signal(process, signum)
+            self._wait(steps[-1][0] - time.monotonic() if steps else 1.0)
+
+    # -- children and signals -----------------------------------------------------------------
+
+    def _wait(self, timeout_s: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for events; reap children whenever one ended."""
+        events = self._selector.select(max(0.0, timeout_s))
+        for key, _ in events:
+            if key.fileobj is self._wakeup:
+                self._take_signals()
+                if self._reap():
+                    self._end_orphans()
+        return events
+
+    def _reap(self) -> bool:
+        reaped = False
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return reaped
+            if pid == 0:
+                return reaped
+            reaped = True
+            self._by_pid.pop(pid, None)
+
+    def _end_orphans(self) -> None:
+        """Kill children that are no daemons. Their own children come to us with their end."""
+        for pid in processes.children(os.getpid()):
+            if pid not in self._by_pid:
+                process = processes.seen(pid)
+                if process is not None:
+                    processes.send_signal(process, signal.SIGKILL)
+
+    def _install_signals(self) -> None:
+        self._wakeup, writer = socket.socketpair()
+        self._wakeup.setblocking(False)
+        writer.setblocking(False)
+        self._wakeup_writer = writer  # kept: closing it would end the wake-ups
+        for signum in (*_STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(signum, lambda signum, frame: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+
+    def _take_signals(self) -> None:
+        try:
+            signals = self._wakeup.recv(4096)
+        except BlockingIOError:
+            return
+        if any(signum in _STOP_SIGNALS for signum in signals):
+            self._stop = True
+
+
+def _failure(daemon: Daemon, report: bytes) -> str:
+    sentence = report.decode(errors="replace").strip()
+    if sentence and sentence != "ready":
+        return f"{daemon.name}: {sentence}"
+    return f"{daemon.name}: ended before it was ready; {log_hint(daemon.log)}"
+
+
+def log_hint(log: Path) -> str:
+    """Return the last line of a log in words that end a sentence, or where to look."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"the last line of {log} is: {last}" if last else f"its log, {log}, is empty"
+
+
+# -- in the daemon's process ------------------------------------------------------------------
+
+
+def _be_daemon(daemon: Daemon, writer: int) -> None:
+    """Become a daemon in a freshly forked child; never returns."""
+    status = 1
+    try:
+        supervisor = os.getppid()
+        signal.set_wakeup_fd(-1)
+        for signum in (*_STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        processes.die_with_parent(signal.SIGTERM)
+        if os.getppid() != supervisor:
+            os._exit(1)
+        writer = _keep_only(writer, daemon.log)
+        processes.set_name(daemon.name)
+        if daemon.hostname is not None and os.geteuid() == 0 and processes.enter_uts_namespace():
+            socket.sethostname(daemon.hostname)
+
+        def ready() -> None:
+            os.write(writer, b"ready\n")
+            os.close(writer)
+
+        daemon.body(ready)
+        status = 0
+    except GexecError as error:
+        _say(writer, str(error))
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException as error:
+        import traceback
+
+        traceback.print_exc()  # a defect: into the daemon's own log
+        _say(writer, f"failed with {type(error).__name__}: {error}")
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _say(writer: int, sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+    try:
+        os.write(writer, " ".join(sentence.split()).encode()[: _REPORT_MAX_BYTES - 1] + b"\n")
+    except OSError:
+        pass  # it was ready, so nobody reads this any more
+
+
+def _keep_only(writer: int, log: Path) -> int:
+    """Close what was inherited but ``writer``, direct output to the log; return the new writer."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 4)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.dup2(writer, 3, inheritable=False)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 3:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the descriptor of this listing itself
+    return 3
+
+
+# -- the guard --------------------------------------------------------------------------------
+
+
+def guarded(supervise: Callable[[], int]) -> int:
+    """Run ``supervise`` in a child and return its status, when no descendant of it is left.
+
+    The calling process must be single-threaded; it becomes a child subreaper.
+    """
+    processes.become_subreaper()
+    guard = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            processes.die_with_parent(signal.SIGTERM)
+            status = supervise() if os.getppid() == guard else 1
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()  # a defect: into the supervisor's log
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    supervisor = processes.seen(pid)
+
+    def forward(signum: int, frame: object) -> None:
+        if supervisor is not None:
+            processes.send_signal(supervisor, signal.SIGTERM)
+
+    for signum in _STOP_SIGNALS:
+        signal.signal(signum, forward)
+    _, wait_status = os.waitpid(pid, 0)
+    _end_descendants()
+    return os.waitstatus_to_exitcode(wait_status)
+
+
+def _end_descendants() -> None:
+    """End what a supervisor that died left: SIGTERM came from the kernel, comes again, then SIGKILL."""
+    now_s = time.monotonic()
+    again_s, deadline_s = now_s + STOP_AGAIN_S, now_s + STOP_GRACE_S
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid:
+            continue
+        now_s = time.monotonic()
+        if now_s > min(again_s, deadline_s):
+            again_s = deadline_s + STOP_GRACE_S  # once; SIGKILL is repeated for what comes to us late
+            for child in processes.children(os.getpid()):
+                process = processes.seen(child)
+                if process is not None:
+                    signum = signal.SIGKILL if now_s > deadline_s else signal.SIGTERM
+                    processes.send_signal(process, signum)
+        time.sleep(0.02)

@@ -1,0 +1,69 @@
+"""One child in a node's subtree, as core/subtree.py keeps it."""
+
+from __future__ import annotations
+
+
+class Child:
+    """One child: the range it was asked for and the ranks it still owes an outcome for.
+
+    Attributes:
+        turn: which of this node's turns the child's epoch is (core/tree.py, turns).
+        answered: it has said something since it was asked.
+        attach_only: it was asked to attach, never to run.
+        again: why it was lost and asked once more; empty the first time.
+        losses: how often in short succession.
+        resyncing: it was asked to send everything again and has not answered: what it says
+            meanwhile is of the time before.
+        maybe_asked: whether somebody else may have started its ranks; None: as ``elder`` was.
+        elder: the slow child whose ranks these were when it did not answer in time.
+        unreached: (rank, why) that could not be reached, whose verdict waits for what becomes of
+            this elder: *not started* if it was never reached itself, else *lost*.
+    """
+
+    __slots__ = (
+        "again",
+        "answered",
+        "asked_s",
+        "attach_only",
+        "elder",
+        "high",
+        "losses",
+        "low",
+        "maybe_asked",
+        "number",
+        "owes",
+        "resyncing",
+        "turn",
+        "unreached",
+    )
+
+    def __init__(self, number: int, low: int, high: int, owes: set[int], turn: int, asked_s: float) -> None:
+        self.number = number
+        self.low = low
+        self.high = high
+        self.owes = owes
+        self.turn = turn
+        self.asked_s = asked_s
+        self.answered = False
+        self.attach_only = False
+        self.again = ""
+        self.losses = 0
+        self.resyncing = False
+        self.maybe_asked: bool | None = True
+        self.elder: Child | None = None
+        self.unreached: list[tuple[int, str]] = []
+
+    @property
+    def inner(self) -> bool:
+        """True if it has others below it."""
+        return self.high - self.low > 1
+
+    @property
+    def asked_before(self) -> bool | None:
+        """Whether its ranks may have been asked by somebody else; None while that is open."""
+        return self.elder.asked_before_or_reached if self.elder is not None else self.maybe_asked
+
+    @property
+    def asked_before_or_reached(self) -> bool | None:
+        """Whether it may have asked its own children; None while that is open."""
+        return True if self.answered else None

@@ -1,0 +1,58 @@
+"""gexecd's TCP listeners: every bound address, one port, IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from gexec.errors import ConfigError
+
+_BACKLOG = 1024
+
+
+def tcp_listeners(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
+    """Return non-blocking listening sockets for all addresses on one port.
+
+    Args:
+        addresses: IP addresses or names; empty = all of this machine, IPv4 and, if the kernel has
+            it, IPv6.
+        port: 0 = any free port, the same for all addresses.
+
+    Raises:
+        ConfigError: naming the address and port that cannot be listened on.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for address in addresses or ("0.0.0.0", "::"):
+            try:
+                listener = _listener(address, port)
+            except OSError as error:
+                if address == "::" and not addresses and error.errno != errno.EADDRINUSE:
+                    continue  # a kernel without IPv6
+                hint = ": is another gexecd running? choose another port with -P" if port else ""
+                raise ConfigError(
+                    f"cannot listen on {address} port {port}: {error.strerror}{hint}"
+                ) from error
+            listeners.append(listener)
+            port = listener.getsockname()[1]
+    except ConfigError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def _listener(address: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, where = found[0]
+    listener = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,28 @@
+"""Saying that a daemon listens now: to systemd, and to whoever gave it a descriptor for that."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+
+def announce(*ready_fds: int) -> None:
+    """Write one byte to each of ``ready_fds`` and close it; tell systemd READY=1 if NOTIFY_SOCKET is set.
+
+    Never raises: a daemon that nobody waits for any more runs all the same.
+    """
+    for ready_fd in ready_fds:
+        try:
+            os.write(ready_fd, b"1")
+            os.close(ready_fd)
+        except OSError:
+            pass
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            notify.connect("\0" + address[1:] if address[0] == "@" else address)
+            notify.send(b"READY=1")
+    except OSError:
+        pass

@@ -1,0 +1,81 @@
+"""The audit log: one JSON line for each issue, accept, deny, exec, exit and kill (attacks 64, 80)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from gexec.observe.log import Log, printable
+
+
+class AuditLog:
+    """Appends JSON lines to a file; never raises, whatever the disk does.
+
+    Args:
+        path: the file (created with mode 0600), or None for stderr.
+        log: where to say, once, that lines are being lost.
+    """
+
+    def __init__(self, path: str | None, log: Log | None = None) -> None:
+        self._path = path
+        self._log = log or Log("audit")
+        self._fd = -1
+        self._complained = False
+        self.lost = 0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file anew, after it was moved away by log rotation (SIGHUP)."""
+        self.close()
+        if self._path is None:
+            return
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+            self._fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)
+            self._complained = False
+        except OSError as error:
+            self._complain(error)
+
+    def write(self, event: str, **fields: object) -> None:
+        """Append one line: time, event and the fields. bytes are shown as text.
+
+        Control characters are escaped, by JSON and once more for what JSON lets through (DEL, C1,
+        line separators), so that a terminal that shows the log obeys none of them.
+        """
+        now_s = time.time()
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{int(now_s * 1000) % 1000:03d}Z"
+        entry = {"time": moment, "event": event}
+        entry.update((name, _shown(value)) for name, value in fields.items())  # type: ignore[misc]
+        line = json.dumps(entry, ensure_ascii=True, default=str, separators=(",", ":")).replace(
+            "\x7f", "\\u007f"
+        )
+        raw = line.encode("ascii") + b"\n"
+        try:
+            written = os.write(2 if self._path is None else self._fd, raw)
+            if written < len(raw):
+                raise OSError(28, "only a part of a line was written")
+        except OSError as error:
+            self.lost += 1
+            self._complain(error)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            self._log.error(f"audit log {self._path}: {error.strerror}: lines are being lost")
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, bytes):
+        return printable(value.decode("utf-8", "backslashreplace"))
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (list, tuple)):
+        return [_shown(item) for item in value]
+    return value

@@ -1,0 +1,68 @@
+"""The daemons' plain log: one line an entry, on stderr, without control characters (attack 80)."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with every control character, line break and escape shown as ``\\xNN``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class Log:
+    """Writes ``time name[pid] level: text`` to one file descriptor, each line in one write.
+
+    Args:
+        name: the process's name in each line, e.g. ``gexecd-relay``.
+        fd: where to; stderr by default. A full disk or closed terminal loses lines, never raises.
+        verbose: also write what ``debug`` gets.
+    """
+
+    __slots__ = ("_fd", "_verbose", "name")
+
+    def __init__(self, name: str, fd: int = 2, verbose: bool = False) -> None:
+        self.name = name
+        self._fd = fd
+        self._verbose = verbose
+
+    def named(self, name: str) -> Log:
+        """Return the same log under another process's name."""
+        return Log(name, self._fd, self._verbose)
+
+    def debug(self, text: str) -> None:
+        """Write what only somebody who looks for a fault wants to see."""
+        if self._verbose:
+            self._write("debug", text)
+
+    def info(self, text: str) -> None:
+        """Write what happened."""
+        self._write("info", text)
+
+    def warning(self, text: str) -> None:
+        """Write what an administrator should look at."""
+        self._write("warning", text)
+
+    def error(self, text: str) -> None:
+        """Write what went wrong."""
+        self._write("error", text)
+
+    def _write(self, level: str, text: str) -> None:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        line = f"{moment} {self.name}[{os.getpid()}] {level}: {printable(text)}\n"
+        try:
+            os.write(self._fd, line.encode("utf-8", "backslashreplace"))
+        except OSError:
+            pass  # nowhere left to say it
+
+
+def stderr_log(name: str, verbose: bool = False) -> Log:
+    """Return a log on this process's stderr."""
+    try:
+        return Log(name, sys.stderr.fileno(), verbose)
+    except (AttributeError, OSError, ValueError):
+        return Log(name, 2, verbose)

@@ -1,0 +1,317 @@
+"""The channel between relay and spawner, and between spawner and helper: AF_UNIX SOCK_SEQPACKET.
+
+Non-blocking on both sides: what the socket does not take is queued in memory and goes out with
+``flush`` when the socket is writable (``wants_write``). Received descriptors are close-on-exec
+from the first moment. A peer that is gone raises ConnectionError, one that says something
+malformed ProtocolError; in both cases the caller closes the channel and gives it up.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from gexec.errors import ProtocolError
+from gexec.proc import messages
+from gexec.proc.messages import Event, Message, Request
+
+_FDS_MAX = 4
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS_MAX * 4)
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+#: Messages taken in one go, so that a peer that never pauses does not keep the caller from the rest.
+_BATCH = 64
+_BUFFER_BYTES = 1024 * 1024
+#: What a full socket or a short-lived shortage says: try again when it is writable.
+_PASSING = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+
+Decoded = TypeVar("Decoded")
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected channel sockets, close-on-exec, with room for many messages."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    return ends
+
+
+class Endpoint:
+    """One end of a channel, in messages.
+
+    Args:
+        sock: a connected SOCK_SEQPACKET socket; the endpoint owns it from now on.
+        queued_max: messages that may wait for a peer that does not read; one more raises
+            ProtocolError, since such a peer is not a gexec process any more.
+    """
+
+    def __init__(self, sock: socket.socket, queued_max: int = 65_536) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._queued_max = queued_max
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, for a poller."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """True while messages wait for the socket to be writable: call ``flush`` then."""
+        return bool(self._queue)
+
+    @property
+    def queued(self) -> int:
+        """How many messages wait."""
+        return len(self._queue)
+
+    def send(self, message: Message) -> None:
+        """Send a message now or queue it; never blocks. The caller keeps its own fds.
+
+        A peer that is gone is not told here but by ``receive``.
+        """
+        payload, flags, fds, memfd = message.payload, 0, message.fds, -1
+        if len(payload) > messages.INLINE_MAX_BYTES:
+            memfd = _sealed(payload)
+            payload, flags, fds = b"", messages.FLAG_MEMFD, (*fds, memfd)
+        data = messages.HEAD.pack(message.kind, flags, message.task, message.value) + payload
+        try:
+            if self._queue or not self._sent(data, fds):
+                if len(self._queue) >= self._queued_max:
+                    raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
+                # The caller closes its own after the call, so the queue keeps copies.
+                copies = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds)
+                self._queue.append((data, copies))
+        finally:
+            if memfd >= 0:
+                os.close(memfd)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        while self._queue:
+            data, fds = self._queue[0]
+            if not self._sent(data, fds):
+                return
+            self._queue.popleft()
+            _close_all(fds)
+
+    def receive(self) -> list[Message]:
+        """Return the messages that are there, at most a batch; empty when there is none.
+
+        Raises:
+            ConnectionError: the peer closed the channel (after all that it said was returned).
+            ProtocolError: it said something that is not a message.
+        """
+        received: list[Message] = []
+        while len(received) < _BATCH:
+            try:
+                message = self._receive_one()
+            except BlockingIOError:
+                break
+            except ConnectionError:
+                if received:
+                    break  # told again, for good, by the next call
+                raise
+            received.append(message)
+        return received
+
+    def close(self) -> None:
+        """Close the socket and everything queued."""
+        for _, fds in self._queue:
+            _close_all(fds)
+        self._queue.clear()
+        self._sock.close()
+
+    def _sent(self, data: bytes, fds: tuple[int, ...]) -> bool:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+        except ConnectionError:
+            return True  # a dead peer shows in receive; what was meant for it is void
+        except OSError as error:
+            if error.errno in _PASSING:
+                return False
+            raise
+        return True
+
+    def _receive_one(self) -> Message:
+        data, ancillary, flags, _ = self._sock.recvmsg(
+            messages.HEAD.size + messages.INLINE_MAX_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        fds: list[int] = []
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+                fds.extend(numbers)
+        try:
+            if not data:
+                raise ConnectionResetError("the peer closed the channel")
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < messages.HEAD.size:
+                raise ProtocolError(f"a message of {len(data)} bytes or its descriptors were cut")
+            kind_, flags_, task, value = messages.HEAD.unpack_from(data)
+            payload = data[messages.HEAD.size :]
+            if flags_ == messages.FLAG_MEMFD and fds and not payload:
+                memfd = fds.pop()
+                try:
+                    payload = _unsealed(memfd)
+                finally:
+                    os.close(memfd)
+            elif flags_:
+                raise ProtocolError(f"message flags {flags_:#x} are not known or do not fit the message")
+            return Message(kind_, task, value, payload, tuple(fds))
+        except BaseException:
+            _close_all(tuple(fds))
+            raise
+
+
+class RelayChannel:
+    """The relay's end: asks for tasks, gets events. Never blocks.
+
+    The relay calls ``receive`` when ``fileno`` is readable, ``flush`` when it is writable and
+    ``wants_write``, and after any other call looks at ``wants_write`` again.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._endpoint = Endpoint(sock)
+
+    def fileno(self) -> int:
+        """Return the descriptor for the event loop."""
+        return self._endpoint.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """True while something waits to be sent."""
+        return self._endpoint.wants_write
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes."""
+        self._endpoint.flush()
+
+    def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
+        """Ask for a rank to be started; answered by TaskStarted or TaskRefused, then TaskEnded.
+
+        Args:
+            task: the relay's own number, 0 to 2**32-1, not in use.
+            fds: the child's ends of stdin, stdout and stderr: pipes or /dev/null. The caller
+                closes its copies after the call.
+        """
+        self._ask(messages.Run(task, rank, credential, blob, fds))
+
+    def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
+        """Ask whether a rank could be started; answered by TaskReady or TaskRefused.
+
+        After TaskReady, ``run`` with the same task and rank starts it; ``kill`` gives it up.
+        """
+        self._ask(messages.Check(task, rank, credential, blob))
+
+    def signal(self, task: int, signum: int) -> None:
+        """Send a signal (1..64) to the task's process group; nothing if it has ended."""
+        self._ask(messages.SignalTask(task, signum))
+
+    def kill(self, task: int, now: bool) -> None:
+        """End the task and everything under it: HUP, TERM and after the job's grace KILL; or at once."""
+        self._ask(messages.KillTask(task, now))
+
+    def forget(self, task: int) -> None:
+        """Leave the task running and hear no more of it (a detached job)."""
+        self._ask(messages.ForgetTask(task))
+
+    def receive(self) -> list[Event]:
+        """Return the events that are there. ConnectionError or ProtocolError: the spawner is gone."""
+        return _decoded(self._endpoint.receive(), messages.event_of)
+
+    def close(self) -> None:
+        """Close the channel; the spawner then ends all attached tasks and itself."""
+        self._endpoint.close()
+
+    def _ask(self, request: Request) -> None:
+        self._endpoint.send(messages.request_message(request))
+
+
+class SpawnerPort:
+    """The answering end, of the spawner to its relay and of a helper to its spawner."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.endpoint = Endpoint(sock)
+
+    def receive(self) -> list[Request]:
+        """Return the requests that are there; their fds belong to the caller."""
+        return _decoded(self.endpoint.receive(), messages.request_of)
+
+    def tell(self, event: Event) -> None:
+        """Send an event, now or when the peer reads again."""
+        self.endpoint.send(messages.event_message(event))
+
+
+class HelperPort:
+    """The spawner's end of the channel to a helper."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.endpoint = Endpoint(sock, queued_max=1024)
+
+    def receive(self) -> list[Event]:
+        """Return the events that are there."""
+        return _decoded(self.endpoint.receive(), messages.event_of)
+
+    def ask(self, request: Request) -> None:
+        """Send a request, now or when the helper reads again."""
+        self.endpoint.send(messages.request_message(request))
+
+
+def _decoded(received: list[Message], decode: Callable[[Message], Decoded]) -> list[Decoded]:
+    try:
+        return [decode(message) for message in received]
+    except BaseException:
+        for message in received:
+            _close_all(message.fds)
+        raise
+
+
+def _sealed(payload: bytes) -> int:
+    if len(payload) > messages.PAYLOAD_MAX_BYTES:
+        raise ValueError(f"message of {len(payload)} bytes is over {messages.PAYLOAD_MAX_BYTES}")
+    memfd = os.memfd_create("gexec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(payload)
+        while view:
+            view = view[os.write(memfd, view) :]
+        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(memfd)
+        raise
+    return memfd
+
+
+def _unsealed(memfd: int) -> bytes:
+    # Only a memfd has seals: a FIFO or a file of a file system that never answers is refused here,
+    # before it is read.
+    try:
+        seals = fcntl.fcntl(memfd, fcntl.F_GET_SEALS)
+    except OSError as error:
+        raise ProtocolError("the payload's descriptor is not a memfd") from error
+    size = os.fstat(memfd).st_size
+    if seals & _SEALS != _SEALS or size > messages.PAYLOAD_MAX_BYTES:
+        raise ProtocolError(f"the payload's memfd of {size} bytes is not sealed or over the limit")
+    chunks = []
+    position = 0
+    while position < size:
+        chunk = os.pread(memfd, size - position, position)
+        if not chunk:
+            raise ProtocolError("the payload's memfd is cut short")
+        chunks.append(chunk)
+        position += len(chunk)
+    return b"".join(chunks)
+
+
+def _close_all(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass

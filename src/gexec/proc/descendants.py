@@ -1,0 +1,202 @@
+"""Which processes live under this one, from /proc, and signals that reach no recycled pid.
+
+A process that is our own unreaped child keeps its pid, so it may be signalled by it. Any deeper
+one is pinned by a pidfd first and only then checked to be the one that was meant (attack 84).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import NamedTuple
+
+#: One read: 65536 bytes hold the pids of some 9000 children.
+_READ_BYTES = 64 * 1024
+_ENVIRON_MAX_BYTES = 2 * 1024 * 1024
+#: Rounds of looking for children that were forked while the tree was being stopped.
+_STOP_ROUNDS_MAX = 12
+
+
+class Children:
+    """This process's own children, read from one descriptor that stays open.
+
+    Make it in the process that it is about (after a fork, not before), from its main thread.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1  # a kernel without CONFIG_PROC_CHILDREN
+
+    def pids(self) -> list[int]:
+        """Return the pids of all children, zombies included."""
+        if self._fd < 0:
+            return _children_by_scan(os.getpid())
+        pieces = []
+        position = 0
+        while piece := os.pread(self._fd, _READ_BYTES, position):
+            pieces.append(piece)
+            position += len(piece)
+            if len(piece) < _READ_BYTES // 2:
+                break
+        return [int(pid) for pid in b"".join(pieces).split()]
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Stat(NamedTuple):
+    """What is used of /proc/PID/stat."""
+
+    parent: int
+    group: int
+    session: int
+    state: str
+
+
+def stat_of(pid: int) -> Stat | None:
+    """Return the process's state, or None if it is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        raw = os.read(fd, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    # The command's name is in parentheses and may hold anything, parentheses too.
+    fields = raw[raw.rfind(b")") + 2 :].split()
+    if len(fields) < 4:
+        return None
+    return Stat(int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode("ascii", "replace"))
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of another process, of all its threads; empty if it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                while piece := file.read(_READ_BYTES):
+                    found += [int(child) for child in piece.split()]
+                    if len(piece) < _READ_BYTES // 2:
+                        break
+        except FileNotFoundError:
+            if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+                return _children_by_scan(pid)
+        except (OSError, ValueError):
+            pass  # that thread has ended
+    return found
+
+
+def _children_by_scan(parent: int) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            stat = stat_of(int(name))
+            if stat is not None and stat.parent == parent:
+                found.append(int(name))
+    return found
+
+
+def environ_of(pid: int) -> list[bytes]:
+    """Return the environment that the process was started with; empty if it cannot be read."""
+    try:
+        fd = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        pieces = []
+        size = 0
+        while size < _ENVIRON_MAX_BYTES and (piece := os.read(fd, _READ_BYTES)):
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces).split(b"\0")
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+def uid_of(pid: int) -> int | None:
+    """Return the effective uid of a process (the owner of its /proc directory), or None."""
+    try:
+        return os.stat(f"/proc/{pid}/stat").st_uid
+    except OSError:
+        return None
+
+
+def send(pid: int, signum: int, parent: int) -> bool:
+    """Signal a process if it still is a child of ``parent``; tell whether it could be signalled.
+
+    The pidfd pins the process before its parent is looked at, so that a pid that was recycled in
+    between gets nothing.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        stat = stat_of(pid)
+        if stat is None or stat.parent != parent:
+            return False
+        signal.pidfd_send_signal(pidfd, signum)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def send_tree(roots: list[int], signums: tuple[int, ...]) -> int:
+    """Signal own children ``roots`` and everything below them; return how many were reached.
+
+    The caller's duty: the roots are unreaped children of this process.
+    """
+    me = os.getpid()
+    reached = 0
+    queue = [(root, me) for root in roots]
+    while queue:
+        pid, parent = queue.pop()
+        below = children_of(pid)
+        ok = False
+        for signum in signums:
+            ok = send(pid, signum, parent) or ok
+        reached += ok
+        queue += [(child, pid) for child in below]
+    return reached
+
+
+def kill_tree(roots: list[int]) -> int:
+    """End own children ``roots`` and everything below them with SIGKILL; return how many.
+
+    The tree is stopped from the top before anything is killed: a stopped process forks no more,
+    and as long as its parent lives nothing changes its place. A fork bomb that is faster than
+    the rounds here shows up again as orphans, for the next call (attack 61).
+    """
+    me = os.getpid()
+    known: dict[int, int] = dict.fromkeys(roots, me)
+    fresh = list(roots)
+    for _ in range(_STOP_ROUNDS_MAX):
+        for pid in fresh:
+            send(pid, signal.SIGSTOP, known[pid])
+        fresh = []
+        for pid in list(known):
+            for child in children_of(pid):
+                if child not in known:
+                    known[child] = pid
+                    fresh.append(child)
+        if not fresh:
+            break
+    # From the bottom, so that each still has the parent that it is checked by.
+    return sum(send(pid, signal.SIGKILL, known[pid]) for pid in reversed(known))

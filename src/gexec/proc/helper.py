@@ -1,0 +1,153 @@
+"""A user's helper: a process that has become that user for good and starts that user's tasks.
+
+Forked once per user from the spawner, so that each task costs a posix_spawn and not a fork of a
+Python process with setgroups, setresgid and setresuid (docs/decisions/0007-spawner.md). It holds
+no secret and no descriptor but its channel to the spawner: what it could do, the user could do.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gexec.errors import ProtocolError
+from gexec.proc import channel, identity
+from gexec.proc.channel import HelperPort, SpawnerPort
+from gexec.proc.launcher import Launcher
+from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, SignalTask
+
+#: A helper without tasks ends after this long.
+IDLE_S = 300.0
+#: After the last SIGKILL, how long a helper whose spawner is gone still looks for survivors.
+_FAREWELL_S = 1.0
+
+
+def fork_helper(
+    uid: int, gid: int, groups: Sequence[int], *, idle_s: float = IDLE_S
+) -> tuple[int, HelperPort]:
+    """Fork a helper for this user; return its pid and the spawner's end of its channel.
+
+    Must be called from a single-threaded process. The child closes every descriptor it inherits,
+    the relay's channel first of all, before it becomes the user.
+    """
+    ours, theirs = channel.pair()
+    pid = os.fork()
+    if pid == 0:
+        _be_helper(theirs, uid, gid, groups, idle_s)
+    theirs.close()
+    return pid, HelperPort(ours)
+
+
+def _be_helper(sock: socket.socket, uid: int, gid: int, groups: Sequence[int], idle_s: float) -> NoReturn:
+    status = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)  # it ends with its channel
+        gc.disable()
+        fd = sock.detach()
+        identity.close_inherited([fd])
+        identity.null_stdio()
+        os.setsid()
+        os.chdir("/")
+        os.umask(0o077)
+        identity.drop_to(uid, gid, groups)
+        # After the drop: a change of identity sets the flag anew.
+        identity.forbid_tracing()
+        identity.become_subreaper()
+        identity.set_title("gexecd-helper")
+        _Helper(socket.socket(fileno=fd), idle_s).loop()
+        status = 0
+    except BaseException:
+        pass  # no traceback: stderr is /dev/null; the status says that it went wrong
+    finally:
+        os._exit(status)
+
+
+class _Helper:
+    def __init__(self, sock: socket.socket, idle_s: float) -> None:
+        self._port = SpawnerPort(sock)
+        self._launcher = Launcher(self._tell)
+        self._idle_s = idle_s
+        self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, _noted)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._gone = False
+
+    def loop(self) -> None:
+        idle_since_s = time.monotonic()
+        while not self._gone:
+            now_s = time.monotonic()
+            if not self._launcher.idle:
+                idle_since_s = now_s
+            deadline_s = self._launcher.next_deadline_s()
+            until_s = idle_since_s + self._idle_s if deadline_s is None else deadline_s
+            self._poll(max(0.0, until_s - now_s), with_channel=True)
+            if self._launcher.idle and time.monotonic() - idle_since_s >= self._idle_s:
+                return
+        self._leave()
+
+    def _leave(self) -> None:
+        """End what is attached, since the spawner is gone; detached tasks go on."""
+        self._launcher.end_all(now=False)
+        last_s = time.monotonic() + _FAREWELL_S
+        while self._launcher.attached or not self._launcher.idle:
+            deadline_s = self._launcher.next_deadline_s()
+            if deadline_s is None and not self._launcher.attached and time.monotonic() > last_s:
+                return
+            now_s = time.monotonic()
+            self._poll(0.1 if deadline_s is None else max(0.0, deadline_s - now_s), with_channel=False)
+
+    def _poll(self, timeout_s: float, with_channel: bool) -> None:
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        endpoint = self._port.endpoint
+        if with_channel:
+            poller.register(endpoint, select.POLLIN | (select.POLLOUT if endpoint.wants_write else 0))
+        for fd, _ in poller.poll(int(timeout_s * 1000) + 1):
+            if fd == self._wake_read:
+                os.read(fd, 4096)
+                self._launcher.reap()
+            else:
+                self._converse()
+        self._launcher.tick()
+
+    def _converse(self) -> None:
+        try:
+            self._port.endpoint.flush()
+            requests = self._port.receive()
+        except (ConnectionError, ProtocolError):
+            self._gone = True
+            return
+        for request in requests:
+            self._handle(request)
+
+    def _handle(self, request: Request) -> None:
+        match request:
+            case Launch(task, spec, ()):
+                self._launcher.check(task, spec)
+            case Launch(task, spec, fds):
+                self._launcher.start(task, spec, fds)
+            case SignalTask(task, signum):
+                self._launcher.signal(task, signum)
+            case KillTask(task, now):
+                self._launcher.kill(task, now)
+            case ForgetTask(task):
+                self._launcher.forget(task)
+
+    def _tell(self, event: Event) -> None:
+        if not self._gone:
+            try:
+                self._port.tell(event)
+            except ProtocolError:
+                self._gone = True
+
+
+def _noted(signum: int, frame: object) -> None:
+    """Let the wake-up descriptor do the telling."""

@@ -1,0 +1,115 @@
+"""What a gexec process makes of itself through the kernel: subreaper, title, dropped identity.
+
+Only prctl and the uid calls; no decisions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_SET_NO_NEW_PRIVS = 38
+_CLOSE_RANGE_CLOEXEC = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
+    zero = ctypes.c_ulong(0)
+    if _libc.prctl(option, value, zero, zero, zero) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+
+
+def become_subreaper() -> None:
+    """Make every orphan below this process a child of it. Not inherited by a fork."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_tracing() -> None:
+    """Let no process without privilege trace this one or read its memory and descriptors."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this process might start gain privileges by set-uid bits."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def keep_from_programs() -> None:
+    """Mark every inherited descriptor from 3 on close-on-exec, so that no task gets it (attack 69)."""
+    call = getattr(_libc, "close_range", None)
+    if call is not None and call(ctypes.c_uint(3), ctypes.c_uint(2**32 - 1), _CLOSE_RANGE_CLOEXEC) == 0:
+        return
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2:
+                os.set_inheritable(int(name), False)
+        except OSError:
+            pass
+
+
+def set_title(title: str) -> None:
+    """Set the name that ps and top show, 15 bytes at most."""
+    _prctl(_PR_SET_NAME, title.encode()[:15])
+
+
+def drop_to(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Become this user for good, and make sure that there is no way back.
+
+    Groups first, then gid, then uid, since only root may do the former; then the result is
+    read back and the way back is tried (attacks 28 and 68).
+
+    Raises:
+        OSError, PermissionError: the identity is not what it should be: the caller must exit.
+    """
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if os.getresuid() != (uid, uid, uid) or os.getresgid() != (gid, gid, gid):
+        raise PermissionError(f"could not become uid {uid}, gid {gid}")
+    if set(os.getgroups()) - {gid} != set(groups) - {gid}:
+        raise PermissionError(f"could not take the groups {sorted(groups)}: have {os.getgroups()}")
+    if uid != 0:
+        for regain in (os.setuid, os.seteuid):
+            try:
+                regain(0)
+            except OSError:
+                continue
+            raise PermissionError("root could be regained after the drop")
+
+
+def close_inherited(keep: Sequence[int]) -> None:
+    """Close every descriptor but 0, 1, 2 and ``keep``."""
+    low = 3
+    for fd in sorted(set(keep)):
+        if fd >= low:
+            os.closerange(low, fd)
+            low = fd + 1
+    # close_range(2) ends at once however high the limit is; fall back to the list in /proc.
+    if (
+        hasattr(_libc, "close_range")
+        and _libc.close_range(ctypes.c_uint(low), ctypes.c_uint(2**32 - 1), 0) == 0
+    ):
+        return
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= low:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass
+
+
+def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:
+    """Put /dev/null in the place of these standard descriptors."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for number in numbers:
+        if number != null:
+            os.dup2(null, number)
+    if null > 2:
+        os.close(null)

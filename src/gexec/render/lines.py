@@ -1,0 +1,196 @@
+"""Whole lines out of many byte streams, each with its rank's prefix. Pure; never loses or adds a byte
+of a process's output, but for the prefixes and one newline where a line would run into another node's.
+
+Bytes of a line that has no end yet are kept here and count as taken, so a line may be longer than
+any window. All unfinished lines together may have :class:`Budget` bytes; when that is over, the
+longest one becomes the *owner* of its output: it is passed on piece by piece until it ends, while
+the others' bytes wait untaken, which their windows bound.
+"""
+
+from __future__ import annotations
+
+from gexec.core import ranks as sets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.core.ranks import Ranges
+
+#: Unfinished lines of a job, both streams together.
+BUDGET_BYTES = 64 * 1024 * 1024
+#: Equal lines of many ranks are joined into pieces of about this size.
+_JOIN_BYTES = 64 * 1024
+
+#: Bytes to write, and what is taken once they are: ``count`` bytes of each of these ranks.
+Piece = tuple[bytes, "Ranges", int]
+
+
+class Budget:
+    """What the unfinished lines of all outputs of a job hold together."""
+
+    __slots__ = ("limit_bytes", "used_bytes")
+
+    def __init__(self, limit_bytes: int = BUDGET_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+
+class Lines:
+    """The lines of one stream (stdout or stderr) of all ranks, in the order in which they end.
+
+    After each call take ``ready`` (pieces to write, in order) and ``absorbed`` (what counts as
+    taken at once) and clear both.
+
+    Args:
+        prefixes: one for each rank, or None to put nothing in front.
+        budget: shared by the outputs of a job.
+        raw: pass everything on as it comes (one rank, no prefix).
+    """
+
+    __slots__ = (
+        "_budget",
+        "_open",
+        "_owner",
+        "_partial",
+        "_prefixes",
+        "_raw",
+        "_waiting",
+        "absorbed",
+        "ready",
+    )
+
+    def __init__(self, prefixes: Sequence[bytes] | None, budget: Budget, raw: bool = False) -> None:
+        self.ready: list[Piece] = []
+        self.absorbed: list[tuple[Ranges, int]] = []
+        self._prefixes = prefixes
+        self._budget = budget
+        self._raw = raw
+        self._partial: dict[int, bytearray] = {}
+        self._owner = -1
+        #: What came for others while there is an owner; None stands for the rank's end.
+        self._waiting: list[tuple[int, bytes | None]] = []
+        #: The last piece ended without a newline, and its line is over.
+        self._open = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the owner's line to end."""
+        return sum([len(data) for _, data in self._waiting if data])
+
+    def output(self, ranks: Ranges, data: bytes) -> None:
+        """Take what all these ranks wrote next."""
+        if not data:
+            return
+        if self._raw:
+            self.ready.append((data, ranks, len(data)))
+            return
+        if self._owner < 0 and not self._partial and data.find(b"\n") == len(data) - 1:
+            self._equal_lines(ranks, data)
+            return
+        for low, high in ranks:
+            for rank in range(low, high):
+                if self._owner >= 0:
+                    self._behind_owner(rank, data)
+                else:
+                    self._absorb(rank, data)
+
+    def ended(self, ranks: Ranges) -> None:
+        """These ranks write no more: a last line without newline is passed on as it is."""
+        if self._raw or (self._owner < 0 and not self._partial):
+            return
+        for rank in sets.members(ranks):
+            if rank == self._owner:
+                self._release(closed=False)
+            elif self._owner >= 0:
+                self._waiting.append((rank, None))
+            else:
+                self._flush(rank)
+
+    def _equal_lines(self, ranks: Ranges, data: bytes) -> None:
+        """The usual case: one whole line of each of many ranks, and nothing unfinished."""
+        prefixes = self._prefixes
+        step = max(1, _JOIN_BYTES // (len(data) + 8))
+        for low, high in ranks:
+            for start in range(low, high, step):
+                end = min(high, start + step)
+                if prefixes is None:
+                    text = data * (end - start)
+                else:
+                    text = b"".join([prefix + data for prefix in prefixes[start:end]])
+                self._emit(text, ((start, end),), len(data))
+
+    def _absorb(self, rank: int, data: bytes) -> None:
+        """Pass on the whole lines of ``data`` and keep the rest. There is no owner."""
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            begun = self._partial.pop(rank, None)
+            whole = data if cut == len(data) else data[:cut]
+            if begun is not None:
+                self._budget.used_bytes -= len(begun)
+                whole = bytes(begun) + whole
+            self._emit(self._prefixed(rank, whole), ((rank, rank + 1),), cut)
+        if cut < len(data):
+            tail = data[cut:] if cut else data
+            self._partial.setdefault(rank, bytearray()).extend(tail)
+            self.absorbed.append((((rank, rank + 1),), len(tail)))
+            self._budget.used_bytes += len(tail)
+            if self._budget.used_bytes > self._budget.limit_bytes:
+                self._elect()
+
+    def _elect(self) -> None:
+        """Make the rank with the longest unfinished line the owner, and pass on what it has."""
+        rank = max(self._partial, key=lambda candidate: len(self._partial[candidate]))
+        begun = self._partial.pop(rank)
+        self._budget.used_bytes -= len(begun)
+        prefix = b"" if self._prefixes is None else self._prefixes[rank]
+        self._emit(prefix + bytes(begun), (), 0)
+        self._owner = rank
+
+    def _behind_owner(self, rank: int, data: bytes) -> None:
+        if rank != self._owner:
+            self._waiting.append((rank, data))
+            return
+        cut = data.find(b"\n") + 1
+        head = data[:cut] if cut else data
+        self._emit(head, ((rank, rank + 1),), len(head))
+        if cut:
+            if cut < len(data):
+                self._waiting.append((rank, data[cut:]))
+            self._release(closed=True)
+
+    def _release(self, closed: bool) -> None:
+        """The owner's line is over: what waited goes on, in the order in which it came."""
+        self._owner = -1
+        self._open = not closed
+        waiting, self._waiting = self._waiting, []
+        for rank, data in waiting:
+            if self._owner >= 0 and data is not None:
+                self._behind_owner(rank, data)
+            elif data is not None:
+                self._absorb(rank, data)
+            else:
+                self.ended(((rank, rank + 1),))
+
+    def _flush(self, rank: int) -> None:
+        begun = self._partial.pop(rank, None)
+        if begun is not None:
+            self._budget.used_bytes -= len(begun)
+            prefix = b"" if self._prefixes is None else self._prefixes[rank]
+            self._emit(prefix + bytes(begun), (), 0)
+            self._open = True
+
+    def _prefixed(self, rank: int, whole: bytes) -> bytes:
+        if self._prefixes is None:
+            return whole
+        prefix = self._prefixes[rank]
+        if whole.find(b"\n") == len(whole) - 1:
+            return prefix + whole
+        return prefix + whole[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+    def _emit(self, data: bytes, ranks: Ranges, count: int) -> None:
+        if self._open:
+            self._open = False
+            if self._prefixes is not None:
+                data = b"\n" + data
+        self.ready.append((data, ranks, count))

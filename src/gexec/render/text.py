@@ -1,0 +1,25 @@
+"""Words from elsewhere made fit for a terminal. Pure."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with every character that could steer a terminal written as an escape.
+
+    Names and reasons come from other machines; ``\\x1b[2J`` in one must stay seven letters.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        [c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text]
+    )
+
+
+def shown(raw: bytes) -> str:
+    """Return bytes (a node's name) as text that is safe to print."""
+    return printable(raw.decode("utf-8", "backslashreplace"))
+
+
+def seconds(elapsed_s: float) -> str:
+    """Return a time span with three digits that matter, e.g. ``0.042 s``, ``12.3 s``."""
+    return f"{elapsed_s:.3f} s" if elapsed_s < 10 else f"{elapsed_s:.1f} s"

@@ -1,0 +1,266 @@
+"""The credential: "this user asked, through this authd, for exactly this job, just now".
+
+Layout (network order; docs/decisions/0004-credential.md):
+
+    magic "GXC" and version 1      4
+    key id                         8
+    algorithm                      1
+    length of the body             2
+    body                           as long as that says
+    signature                      the rest: exactly the length of the key's signatures
+
+    body: issued_us i64, ttl_us i64, uid u32, gid u32, job id 16, digest 32,
+          then realm, audience, host, user: each a length u8 and that many bytes
+
+The signature covers DOMAIN and every byte before itself. It is verified before anything of the
+body is looked at. There is no older form and no unbound one.
+
+Pure: the clock, the job id and the keys are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from struct import Struct
+
+from gexec import limits
+from gexec.errors import CredentialError
+from gexec.security.keys import KEY_ID_BYTES, SigningKey, VerifyKey
+
+MAGIC = b"GXC\x01"
+#: So that no signature made for another purpose with the same key is a credential's.
+DOMAIN = b"gexec credential 1\0"
+JOB_ID_BYTES = 16
+DIGEST_BYTES = 32
+
+_HEAD = Struct(f"!4s{KEY_ID_BYTES}sBH")
+_BODY = Struct(f"!qqII{JOB_ID_BYTES}s{DIGEST_BYTES}s")
+_TEXTS_MAX_BYTES = (64, 64, 255, 255)
+_US = 1_000_000
+
+
+class Credential:
+    """What a verified credential says. Only :func:`verify` makes one.
+
+    Attributes:
+        realm: the cluster's name.
+        audience: what it is for; ``gexec`` for jobs.
+        host: the host whose authd signed it.
+        uid, gid, user: who asked, as that host knows them; gid is the account's primary group.
+        issued_s: UNIX time of the signature, in microsecond steps.
+        ttl_s: how long it is valid from then.
+        job_id: 16 random bytes, the job's identity and the nonce.
+        digest: SHA-256 of the job blob it is bound to.
+        key_id: the key that signed it.
+    """
+
+    __slots__ = (
+        "audience", "digest", "gid", "host", "issued_s", "job_id", "key_id", "realm", "ttl_s", "uid", "user",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        realm: str,
+        audience: str,
+        host: str,
+        uid: int,
+        gid: int,
+        user: str,
+        issued_s: float,
+        ttl_s: float,
+        job_id: bytes,
+        digest: bytes,
+        key_id: bytes,
+    ) -> None:
+        self.realm = realm
+        self.audience = audience
+        self.host = host
+        self.uid = uid
+        self.gid = gid
+        self.user = user
+        self.issued_s = issued_s
+        self.ttl_s = ttl_s
+        self.job_id = job_id
+        self.digest = digest
+        self.key_id = key_id
+
+    @property
+    def expires_s(self) -> float:
+        """UNIX time after which it is refused (but for the clock skew that is allowed)."""
+        return self.issued_s + self.ttl_s
+
+
+def issue(
+    key: SigningKey,
+    *,
+    realm: str,
+    audience: str,
+    host: str,
+    uid: int,
+    gid: int,
+    user: str,
+    now_s: float,
+    ttl_s: float,
+    job_id: bytes,
+    digest: bytes,
+) -> bytes:
+    """Return a signed credential.
+
+    The caller's duty: uid, gid and user come from the kernel and the account database, never from
+    the one who asks; ``job_id`` is 16 bytes of fresh randomness; ``digest`` is SHA-256 of the blob.
+
+    Raises:
+        ValueError: a field that does not fit the layout.
+    """
+    if len(job_id) != JOB_ID_BYTES or len(digest) != DIGEST_BYTES:
+        raise ValueError("job id: expected 16 bytes; digest: expected 32")
+    texts = []
+    for text, most in zip((realm, audience, host, user), _TEXTS_MAX_BYTES, strict=True):
+        raw = text.encode("utf-8", "surrogateescape")
+        if not 1 <= len(raw) <= most:
+            raise ValueError(f"{text[:40]!r}: expected 1 to {most} bytes")
+        texts.append(bytes((len(raw),)) + raw)
+    body = _BODY.pack(round(now_s * _US), round(ttl_s * _US), uid, gid, job_id, digest) + b"".join(texts)
+    signed = _HEAD.pack(MAGIC, key.key_id, key.algorithm, len(body)) + body
+    return signed + key.sign(DOMAIN + signed)
+
+
+def verify(
+    raw: bytes,
+    keys: Mapping[bytes, VerifyKey],
+    *,
+    realm: str,
+    audience: str,
+    now_s: float,
+    skew_s: float = limits.CLOCK_SKEW_S,
+    ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
+) -> Credential:
+    """Return what a credential says, once its signature, cluster, purpose and time are right.
+
+    Replay, the job's digest (:func:`bound_to`) and the account are the caller's to check.
+
+    Args:
+        raw: exactly the bytes that authd sent.
+        keys: the accepted public keys by key id.
+        realm, audience: what they must be.
+        now_s: UNIX time.
+        skew_s: how far the clocks of two hosts may differ.
+        ttl_max_s: a credential that claims to live longer is refused, whoever signed it.
+
+    Raises:
+        CredentialError: code ``malformed``, ``key``, ``algorithm``, ``signature``, ``realm``,
+            ``audience``, ``ttl``, ``future`` or ``expired``.
+    """
+    body, key_id = _authentic(raw, keys)
+    credential = _parsed(body, key_id)
+    if credential.realm != realm:
+        raise CredentialError(
+            "realm",
+            f"the credential is for the cluster {credential.realm!r}, this node is of {realm!r}: "
+            "use the same realm on all nodes",
+        )
+    if credential.audience != audience:
+        raise CredentialError(
+            "audience", f"the credential is for {credential.audience!r}, not for {audience!r}"
+        )
+    _check_time(credential, now_s, skew_s, ttl_max_s)
+    return credential
+
+
+def bound_to(credential: Credential, blob: bytes) -> None:
+    """Check that ``blob`` is the job that the credential was signed for.
+
+    Raises:
+        CredentialError: code ``digest``; the job was changed on its way.
+    """
+    if credential.digest != sha256(blob).digest():
+        raise CredentialError("digest", "the job is not the one that the credential was signed for")
+
+
+def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, bytes]:
+    """Return the body and key id of a credential with a right signature."""
+    if len(raw) > limits.CREDENTIAL_MAX_BYTES:
+        raise CredentialError("malformed", f"the credential has {len(raw)} bytes, over the limit")
+    if len(raw) < _HEAD.size:
+        raise CredentialError("malformed", "the credential is cut short")
+    magic, key_id, algorithm, length = _HEAD.unpack_from(raw)
+    if magic != MAGIC:
+        raise CredentialError("malformed", "these bytes are not a credential of version 1")
+    end = _HEAD.size + length
+    key = keys.get(key_id)
+    if key is None:
+        raise CredentialError(
+            "key",
+            f"the credential is signed with key {key_id.hex()}, which this node does not accept "
+            f"(accepted: {', '.join(sorted(each.hex() for each in keys)) or 'none'}): "
+            "give all nodes the same auth_pub.pem",
+        )
+    if algorithm != key.algorithm:
+        raise CredentialError(
+            "algorithm", f"the credential names algorithm {algorithm}, its key is of another"
+        )
+    if len(raw) != end + key.signature_bytes:
+        raise CredentialError("malformed", "the credential is cut short or has bytes after its end")
+    if not key.verify(raw[end:], DOMAIN + raw[:end]):
+        raise CredentialError("signature", "the credential's signature is wrong: it was altered or forged")
+    return raw[_HEAD.size : end], key_id
+
+
+def _parsed(body: bytes, key_id: bytes) -> Credential:
+    if len(body) < _BODY.size:
+        raise CredentialError("malformed", "the credential's body is cut short")
+    issued_us, ttl_us, uid, gid, job_id, digest = _BODY.unpack_from(body)
+    position = _BODY.size
+    texts = []
+    for most in _TEXTS_MAX_BYTES:
+        length = body[position] if position < len(body) else 0
+        end = position + 1 + length
+        if not 1 <= length <= most or end > len(body):
+            raise CredentialError("malformed", "the credential's body is cut short or a text is too long")
+        texts.append(body[position + 1 : end].decode("utf-8", "surrogateescape"))
+        position = end
+    if position != len(body):
+        raise CredentialError("malformed", "the credential's body has bytes after its end")
+    realm, audience, host, user = texts
+    return Credential(
+        realm=realm,
+        audience=audience,
+        host=host,
+        uid=uid,
+        gid=gid,
+        user=user,
+        issued_s=issued_us / _US,
+        ttl_s=ttl_us / _US,
+        job_id=job_id,
+        digest=digest,
+        key_id=key_id,
+    )
+
+
+def _check_time(credential: Credential, now_s: float, skew_s: float, ttl_max_s: float) -> None:
+    if not 0 < credential.ttl_s <= ttl_max_s:
+        raise CredentialError(
+            "ttl",
+            f"the credential is made to live {credential.ttl_s:g} s; this node takes more than 0 and at "
+            f"most {ttl_max_s:g} s",
+        )
+    age_s = now_s - credential.issued_s
+    if age_s < -skew_s:
+        raise CredentialError(
+            "future",
+            f"the credential was issued {-age_s:.1f} s in the future by this node's clock "
+            f"(allowed: {skew_s:g} s): check NTP on {_shown(credential.host)} and on this node",
+        )
+    if age_s > credential.ttl_s + skew_s:
+        raise CredentialError(
+            "expired",
+            f"the credential was issued {age_s:.1f} s ago by this node's clock and is valid for "
+            f"{credential.ttl_s:g} s (and {skew_s:g} s for clocks that differ): if the job is new, check "
+            f"NTP on {_shown(credential.host)} and on this node",
+        )
+
+
+def _shown(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)

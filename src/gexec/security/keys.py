@@ -1,0 +1,175 @@
+"""The cluster's key pair: RSA of 2048 bits or more, or Ed25519, in PEM.
+
+Pure: takes and returns bytes. Signatures of both kinds are deterministic (PKCS #1 v1.5 with
+SHA-256, and Ed25519), so the same input gives the same bytes in every run and on every node.
+Source: docs/decisions/0004-credential.md.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Self, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from gexec import limits
+from gexec.errors import KeyFileError
+
+RSA = 1  #: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)
+ED25519 = 2  #: RFC 8032, 5.1
+KEY_ID_BYTES = 8
+
+_MAKE = "make a key with `openssl genrsa -out auth_priv.pem 2048`"
+_MAKE_PUBLIC = "make it with `openssl rsa -in auth_priv.pem -pubout -out auth_pub.pem`"
+_PADDING = PKCS1v15()
+_HASH = SHA256()
+
+_PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
+_PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
+
+
+class VerifyKey:
+    """A public key that signatures are checked against.
+
+    Attributes:
+        algorithm: RSA or ED25519; the only one whose signatures this key accepts.
+        der: the key as SubjectPublicKeyInfo.
+        key_id: the first 8 bytes of SHA-256 over ``der``.
+        signature_bytes: the exact length of its signatures.
+        public: the key itself, for certificates.
+    """
+
+    __slots__ = ("algorithm", "der", "key_id", "public", "signature_bytes")
+
+    def __init__(self, public: _PublicKey) -> None:
+        self.public = public
+        self.der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.key_id = sha256(self.der).digest()[:KEY_ID_BYTES]
+        if isinstance(public, RSAPublicKey):
+            self.algorithm = RSA
+            self.signature_bytes = (public.key_size + 7) // 8
+        else:
+            self.algorithm = ED25519
+            self.signature_bytes = 64
+
+    @classmethod
+    def load(cls, pem: bytes) -> Self:
+        """Return the public key of a PEM text.
+
+        Raises:
+            KeyFileError: not PEM, a private key, another kind of key, or an RSA key outside
+                RSA_MIN_BITS..RSA_MAX_BITS.
+        """
+        if b"PRIVATE KEY-----" in pem:
+            raise KeyFileError(f"holds a private key, expected the public one: {_MAKE_PUBLIC}")
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm) as cause:
+            raise KeyFileError(f"is not a public key in PEM: {_MAKE_PUBLIC}") from cause
+        if not isinstance(key, RSAPublicKey | Ed25519PublicKey):
+            raise KeyFileError(f"holds a key that is neither RSA nor Ed25519: {_MAKE}")
+        _check_size(key)
+        return cls(key)
+
+    def verify(self, signature: bytes, message: bytes) -> bool:
+        """Tell whether ``signature`` is this key's over ``message``. Costs 25 us (RSA 2048)."""
+        if len(signature) != self.signature_bytes:
+            return False
+        try:
+            if isinstance(self.public, RSAPublicKey):
+                self.public.verify(signature, message, _PADDING, _HASH)
+            else:
+                self.public.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+class SigningKey:
+    """The cluster's private key. It is never shown, not even by repr."""
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: _PrivateKey) -> None:
+        self._private = private
+        self.public = VerifyKey(private.public_key())
+
+    @classmethod
+    def load(cls, pem: bytes) -> Self:
+        """Return the private key of a PEM text, PKCS #1 or PKCS #8, not encrypted.
+
+        Raises:
+            KeyFileError: as for :meth:`VerifyKey.load`, or encrypted with a pass phrase.
+        """
+        if b"ENCRYPTED" in pem[:4096]:
+            raise KeyFileError(
+                "is encrypted with a pass phrase, which a daemon cannot ask for: "
+                "remove it with `openssl pkey -in KEY -out auth_priv.pem`"
+            )
+        if b"OPENSSH PRIVATE KEY" in pem:
+            raise KeyFileError(f"is a key of ssh, which gexec does not share: {_MAKE}")
+        try:
+            key = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
+            raise KeyFileError(f"is not a private key in PEM: {_MAKE}") from cause
+        if not isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
+            raise KeyFileError(f"holds a key that is neither RSA nor Ed25519: {_MAKE}")
+        _check_size(key.public_key())
+        return cls(key)
+
+    @property
+    def algorithm(self) -> int:
+        """RSA or ED25519."""
+        return self.public.algorithm
+
+    @property
+    def key_id(self) -> bytes:
+        """The id of the public key, 8 bytes."""
+        return self.public.key_id
+
+    @property
+    def private(self) -> _PrivateKey:
+        """The key itself, for signing certificates."""
+        return self._private
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature over ``message``, ``public.signature_bytes`` long."""
+        if isinstance(self._private, RSAPrivateKey):
+            return self._private.sign(message, _PADDING, _HASH)
+        return self._private.sign(message)
+
+
+def load_public_keys(pem: bytes) -> dict[bytes, VerifyKey]:
+    """Return all public keys of a PEM text by key id: during a rotation it holds old and new.
+
+    Raises:
+        KeyFileError: there is none, or one of them is not acceptable.
+    """
+    begin = b"-----BEGIN "
+    blocks = [begin + block for block in pem.split(begin)[1:]]
+    if not blocks:
+        raise KeyFileError(f"is not a public key in PEM: {_MAKE_PUBLIC}")
+    keys = [VerifyKey.load(block) for block in blocks]
+    return {key.key_id: key for key in keys}
+
+
+def _check_size(key: _PublicKey) -> None:
+    if not isinstance(key, RSAPublicKey):
+        return
+    if not limits.RSA_MIN_BITS <= key.key_size <= limits.RSA_MAX_BITS:
+        raise KeyFileError(
+            f"holds an RSA key of {key.key_size} bits, expected {limits.RSA_MIN_BITS} to "
+            f"{limits.RSA_MAX_BITS}: {_MAKE}"
+        )
+    if key.public_numbers().e < 65537:
+        raise KeyFileError(f"holds an RSA key with the public exponent {key.public_numbers().e}: {_MAKE}")

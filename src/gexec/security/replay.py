@@ -1,0 +1,80 @@
+"""At most once: which (job id, rank) this node has already taken (attacks 20 to 24, 63).
+
+Pure and bounded. It fails closed: what cannot be remembered is refused, and what has been
+forgotten can never be accepted again, even if the clock goes back. Times are wall-clock seconds
+given by the caller; the entry of a credential lives as long as the credential could be accepted.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from gexec import limits
+from gexec.errors import CredentialError
+
+
+class ReplayCache:
+    """Remembers each (job id, rank) until its credential has expired.
+
+    Args:
+        entries_max: all entries together.
+        entries_per_uid_max: entries of one user, so that no user can use up the others' share.
+    """
+
+    __slots__ = ("_entries", "_expiries", "_forgotten_until_s", "_held", "_max", "_per_uid_max")
+
+    def __init__(
+        self,
+        entries_max: int = limits.REPLAY_ENTRIES_MAX,
+        entries_per_uid_max: int = limits.REPLAY_ENTRIES_PER_UID_MAX,
+    ) -> None:
+        self._max = entries_max
+        self._per_uid_max = entries_per_uid_max
+        self._entries: dict[tuple[bytes, int], int] = {}
+        self._expiries: list[tuple[float, bytes, int]] = []
+        self._held: dict[int, int] = {}
+        self._forgotten_until_s = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def claim(self, job_id: bytes, rank: int, *, uid: int, expires_s: float, now_s: float) -> None:
+        """Take (job_id, rank) for the first and only time. O(log entries).
+
+        Args:
+            expires_s: when the credential can no longer be accepted, clock skew included.
+
+        Raises:
+            CredentialError: code ``replayed``, ``forgotten`` (the clock went back behind what
+                has been forgotten) or ``replay-full``.
+        """
+        self._expire(now_s)
+        key = (job_id, rank)
+        if key in self._entries:
+            raise CredentialError(
+                "replayed", f"job {job_id.hex()}: rank {rank} was already taken by this node; it runs once"
+            )
+        if expires_s <= self._forgotten_until_s:
+            raise CredentialError(
+                "forgotten",
+                f"job {job_id.hex()}: this node's clock went back, so it cannot tell whether the job is new; "
+                "send it again with a new credential",
+            )
+        if len(self._entries) >= self._max or self._held.get(uid, 0) >= self._per_uid_max:
+            raise CredentialError(
+                "replay-full",
+                f"this node has taken {len(self._entries)} jobs whose credentials are still valid "
+                f"({self._held.get(uid, 0)} of uid {uid}) and can remember no more; try again in a minute",
+            )
+        self._entries[key] = uid
+        self._held[uid] = self._held.get(uid, 0) + 1
+        heapq.heappush(self._expiries, (expires_s, job_id, rank))
+
+    def _expire(self, now_s: float) -> None:
+        while self._expiries and self._expiries[0][0] < now_s:
+            expires_s, job_id, rank = heapq.heappop(self._expiries)
+            self._forgotten_until_s = max(self._forgotten_until_s, expires_s)
+            uid = self._entries.pop((job_id, rank))
+            self._held[uid] -= 1
+            if not self._held[uid]:
+                del self._held[uid]

@@ -1,0 +1,176 @@
+"""Real clusters for tests: started by the real `gexecctl`, in short folders, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gexec.cluster import control, processes
+from gexec.cluster.layout import Layout, State, environment
+from gexec.cluster.processes import Process
+
+#: Longer than anything takes on a busy machine; reached only when something hangs.
+DEADLINE_S = 60.0
+BIN = Path(sys.executable).parent
+
+
+def wait_until(what: Callable[[], object], why: str, deadline_s: float = DEADLINE_S) -> None:
+    """Return when ``what()`` is true; fail with ``why`` when it does not become so."""
+    end_s = time.monotonic() + deadline_s
+    while not what():
+        if time.monotonic() > end_s:
+            pytest.fail(f"after {deadline_s:g} s: {why}")
+        time.sleep(0.02)
+
+
+def gexecctl(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the real gexecctl."""
+    return subprocess.run(
+        [sys.executable, BIN / "gexecctl", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {} if env is None else env,
+    )
+
+
+@dataclass
+class Cluster:
+    """A running cluster. ``env`` is what a user's shell would have after `cluster env`."""
+
+    place: Layout
+    state: State
+    env: dict[str, str] = field(init=False)
+    names: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
+        self.env = clean | environment(self.place, self.state)
+        self.names = [node.name for node in self.state.nodes]
+
+    @property
+    def dir(self) -> Path:
+        """The cluster's folder."""
+        return self.place.dir
+
+    def gexec(self, *words: object, env: dict[str, str] | None = None, **options: Any) -> Any:
+        """Run the real gexec command with these words; ``env`` is added to the cluster's.
+
+        Returns a CompletedProcess of bytes (``text=True`` for str). stdin is empty unless
+        ``input`` or ``stdin`` is given.
+        """
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("capture_output", "stdout" not in options and "stderr" not in options)
+        options.setdefault("timeout", DEADLINE_S)
+        return subprocess.run(self.command(*words), env=self.env | (env or {}), **options)
+
+    def popen(self, *words: object, env: dict[str, str] | None = None, **options: Any) -> Any:
+        """Start the real gexec command; the test ends and reaps it."""
+        return subprocess.Popen(self.command(*words), env=self.env | (env or {}), **options)
+
+    def command(self, *words: object) -> list[str]:
+        """Return the argv of gexec with these words."""
+        return [sys.executable, str(BIN / "gexec"), *map(str, words)]
+
+    def daemon(self, name: str) -> list[Process]:
+        """Return the living processes of a node's daemon, the spawner first."""
+        return control.node_processes(self.state, name)
+
+    def tasks(self) -> list[int]:
+        """Return the pids of everything below the supervisor that is no daemon of this cluster."""
+        daemons = {process.pid for name in self.names for process in self.daemon(name)}
+        if self.state.authd is not None:
+            daemons.add(self.state.authd.pid)
+        found = []
+        waiting = processes.children(self.state.supervisor.pid)
+        while waiting:
+            pid = waiting.pop()
+            waiting += processes.children(pid)
+            if pid not in daemons and processes.seen(pid) is not None:
+                found.append(pid)
+        return found
+
+
+def _start(count: int, config: str = "") -> Cluster:
+    # Not pytest's tmp_path: sockets' paths may have 107 bytes.
+    place = Layout(Path(tempfile.mkdtemp(prefix="gx", dir="/tmp")))
+    words: list[object] = ["cluster", "up", count, "--dir", place.dir]
+    if os.geteuid() == 0:
+        place.dir.chmod(0o755)  # the relays are another user
+    if config:
+        path = place.dir / "gexecd.toml"
+        path.write_text(config)
+        words += ["--config", path]
+    done = gexecctl(*words)
+    if done.returncode != 0:
+        logs = "".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
+            for path in sorted((place.dir / "logs").glob("*.log"))[:4]
+        )
+        shutil.rmtree(place.dir, ignore_errors=True)
+        pytest.fail(f"cluster up {count}: {done.stderr}\n{logs}")
+    return Cluster(place, control.require(place))
+
+
+def _stop(cluster: Cluster) -> None:
+    everyone = [cluster.state.guard, cluster.state.supervisor]
+    everyone += [process for name in cluster.names for process in cluster.daemon(name)]
+    tasks = [process for pid in cluster.tasks() if (process := processes.seen(pid)) is not None]
+    done = gexecctl("cluster", "down", "--dir", cluster.dir)
+    left = [process for process in everyone + tasks if processes.is_alive(process)]
+    for process in left:
+        processes.send_signal(process, signal.SIGKILL)
+    shutil.rmtree(cluster.dir, ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+    assert not left, f"`cluster down` left {left}"
+
+
+@pytest.fixture(scope="session")
+def _shared_cluster() -> Iterator[Cluster]:
+    cluster = _start(8)
+    yield cluster
+    _stop(cluster)
+
+
+@pytest.fixture
+def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
+    """Eight nodes, shared by all tests that do them no harm; no task is left after each test."""
+    yield _shared_cluster
+    wait_until(lambda: not _shared_cluster.tasks(), "tasks of the test are left on the cluster")
+
+
+@pytest.fixture
+def cluster_of() -> Iterator[Callable[..., Cluster]]:
+    """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
+
+    ``settings`` are those of gexecd.toml (texts, numbers, booleans).
+    """
+    started: list[Cluster] = []
+
+    def start(count: int, **settings: object) -> Cluster:
+        config = "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
+        started.append(_start(count, config))
+        return started[-1]
+
+    yield start
+    for cluster in started:
+        _stop(cluster)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"'{value}'" if isinstance(value, str) else str(value)

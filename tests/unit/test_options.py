@@ -1,0 +1,102 @@
+"""The option parser and the help of gexec."""
+
+from __future__ import annotations
+
+import pytest
+
+from gexec.cli.gexec import HELP, OPTIONS
+from gexec.cli.options import integer, one_of, parse, seconds
+from gexec.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-n4", "hostname"],
+        ["-n", "4", "hostname"],
+        ["--nprocs=4", "hostname"],
+        ["--nprocs", "4", "hostname"],
+        ["--np=4", "hostname"],
+        ["-vn4", "hostname"],
+        ["-vn", "4", "--", "hostname"],
+    ],
+)
+def test_all_spellings_of_a_value_are_equal(words: list[str]) -> None:
+    parsed = parse("gexec", words, OPTIONS)
+    assert parsed.last("nprocs") == "4"
+    assert parsed.rest == ["hostname"]
+
+
+def test_the_first_word_that_is_no_option_ends_them() -> None:
+    parsed = parse("gexec", ["-v", "ls", "-l", "-n", "4", "--", "-p"], OPTIONS)
+    assert parsed.rest == ["ls", "-l", "-n", "4", "--", "-p"]
+    assert parsed.flag("verbose")
+    assert parsed.last("nprocs") is None
+
+
+def test_two_dashes_end_options_and_one_dash_is_a_word() -> None:
+    assert parse("gexec", ["--", "-v"], OPTIONS).rest == ["-v"]
+    assert parse("gexec", ["-", "-v"], OPTIONS).rest == ["-", "-v"]
+
+
+def test_the_last_value_counts_and_all_are_kept() -> None:
+    parsed = parse("gexec", ["-w", "a", "-wb,c", "--nodes=d"], OPTIONS)
+    assert parsed.all("nodes") == ["a", "b,c", "d"]
+    assert parsed.last("nodes") == "d"
+
+
+def test_an_empty_value_is_a_value() -> None:
+    assert parse("gexec", ["--chdir=", "x"], OPTIONS).last("chdir") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["-z"], "unknown option -z: gexec -h lists the options"),
+        (["--frobnicate"], "unknown option --frobnicate: gexec -h lists the options"),
+        (["--n"], "option --n is ambiguous: --no-stdin, --nodes, --nprocs"),
+        (["-n"], "option -n needs a value"),
+        (["--nprocs"], "option --nprocs needs a value"),
+        (["--help=x"], "option --help takes no value"),
+        (["--=x"], "option -- is ambiguous"),
+    ],
+)
+def test_errors_name_the_option(words: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse("gexec", words, OPTIONS)
+    assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "1.5", "65537", "9" * 30, "٣", " 4"])
+def test_whole_numbers_are_checked(text: str) -> None:
+    with pytest.raises(UsageError, match="-n: expected a whole number from 0 to 65536"):
+        integer("-n", text, 0, 65536)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e3", "1.2.3", "4000001", "."])
+def test_seconds_are_checked(text: str) -> None:
+    with pytest.raises(UsageError, match="--timeout: expected seconds"):
+        seconds("--timeout", text)
+
+
+def test_numbers_are_read() -> None:
+    assert integer("-n", "0004", 0, 10) == 4
+    assert seconds("--timeout", "2.5") == 2.5
+
+
+def test_words_may_be_cut_short_in_any_case() -> None:
+    words = ("none", "vnn", "host", "ip")
+    assert [one_of("-p", text, words) for text in ("N", "vn", "HOST", "i")] == ["none", "vnn", "host", "ip"]
+    for text in ("", "x", "hostx"):
+        with pytest.raises(UsageError, match="expected one of none, vnn, host, ip"):
+            one_of("-p", text, words)
+
+
+def test_help_fits_one_screen_and_names_every_option() -> None:
+    lines = HELP.splitlines()
+    assert len(lines) <= 24
+    assert max(len(line) for line in lines) <= 80
+    for option in OPTIONS:
+        assert f"--{option.long}" in HELP
+        if option.short:
+            assert f"-{option.short}, " in HELP

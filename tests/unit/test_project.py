@@ -1,0 +1,164 @@
+"""The project agrees with itself: versions, documents and the tables that repeat the code."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gexec import limits
+from gexec.core import frames, outcome
+from gexec.core.frames import Frame
+from gexec.host.config import read_authd, read_gexecd
+from gexec.version import VERSION
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def table(header: str) -> list[list[str]]:
+    """Return the cells of the rows of the one table of protocol.md that begins with this header."""
+    lines = PROTOCOL.splitlines()
+    [start] = [number for number, line in enumerate(lines) if line.startswith(header)]
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == VERSION
+
+
+def test_the_changelog_opens_with_what_is_not_released_or_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    [first, *_] = re.findall(r"^## (.+)$", changelog, re.MULTILINE)
+    assert first.startswith(("Unreleased", VERSION))
+
+
+SENDERS = {
+    "any": frames.FROM_ANY,
+    "parent": frames.FROM_PARENT,
+    "client": frames.FROM_CLIENT,
+    "child": frames.FROM_CHILD,
+    "root": frames.FROM_ROOT,
+    "authd": frames.FROM_AUTHD,
+    "authd's caller": frames.TO_AUTHD,
+}
+
+
+def frame_classes() -> dict[int, type[Frame]]:
+    classes: dict[int, type[Frame]] = {}
+    for allowed in SENDERS.values():
+        classes |= allowed
+    return dict(sorted(classes.items()))
+
+
+def test_protocol_document_has_every_frame_as_it_is() -> None:
+    told = [(int(row[0]), row[1], int(row[4])) for row in table("| type | name | said by |")]
+    assert told == [(kind, item.__name__, item.MAX_BYTES) for kind, item in frame_classes().items()]
+
+
+def test_protocol_document_says_who_may_say_what() -> None:
+    for number, name, said_by, *_ in table("| type | name | said by |"):
+        told = set(said_by.split(", "))
+        if told == {"any"}:
+            told = {"any", "parent", "client", "child", "root"}
+        allowed = {sender for sender, classes in SENDERS.items() if int(number) in classes}
+        assert told == allowed, name
+
+
+def test_protocol_document_has_every_limit_as_it_is() -> None:
+    units = {"bytes": 1, "KiB": 1024, "MiB": 1024**2, "s": 1}
+    told = {}
+    for name, value, _ in table("| name | value | of what |"):
+        number, _, unit = value.partition(" ")
+        told[name] = float(number) * (units[unit] if unit else 1)
+    assert told == {name: value for name, value in vars(limits).items() if name.isupper()}
+
+
+def test_protocol_document_has_every_outcome_as_it_is() -> None:
+    rows = table("| kind | name | value | meaning |")
+    assert [row[1] for row in rows] == list(outcome.NAMES)
+    assert [int(row[0]) for row in rows] == list(range(len(outcome.NAMES)))
+    for row, (low, high) in zip(rows, outcome.VALUES, strict=True):
+        numbers = [int(number) for number in re.findall(r"\d+", row[2])]
+        assert (numbers[0], numbers[1] if len(numbers) > 1 else numbers[0]) == (low, high)
+
+
+def heading_names(path: Path) -> set[str]:
+    """Return the anchors of a document's headings as the usual renderers make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_documents_lead_somewhere(document: Path) -> None:
+    for link in LINK.findall(document.read_text(encoding="utf-8")):
+        if link.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), f"{document.name} links to {link}"
+        if anchor:
+            assert anchor in heading_names(target), f"{document.name} links to {link}"
+
+
+def test_every_decision_is_in_the_list() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = set(LINK.findall((folder / "README.md").read_text(encoding="utf-8")))
+    assert {path.name for path in folder.glob("[0-9]*.md")} == {name for name in listed if name[0].isdigit()}
+
+
+def test_dependencies_have_a_reason_and_a_pinned_version_with_hashes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    reasons = (ROOT / "docs" / "decisions" / "0002-dependencies.md").read_text(encoding="utf-8")
+    for lock, wanted in (
+        ("runtime.txt", project["project"]["dependencies"]),
+        ("dev.txt", project["project"]["dependencies"] + project["dependency-groups"]["dev"]),
+    ):
+        text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
+        pinned = dict(re.findall(r"^([\w.-]+)==(\S+).*\\$", text, re.MULTILINE))
+        for requirement in wanted:
+            name = re.split(r"[<>=~! ]", requirement)[0]
+            assert name in pinned, f"{name} is not in requirements/{lock}"
+            assert f"`{name}`" in reasons, f"{name} has no reason in 0002-dependencies.md"
+        entries = re.split(r"\n(?=\S)", text.split("\n", 1)[1].strip())
+        assert len(entries) == len(pinned)
+        assert all("--hash=sha256:" in entry for entry in entries)
+        assert "://" not in text
+
+
+def test_every_package_is_in_a_layer() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".importlinter", encoding="utf-8")
+    layers = set(re.findall(r"gexec\.(\w+)", config["importlinter:contract:layers"]["layers"]))
+    source = ROOT / "src" / "gexec"
+    there = {path.parent.name for path in source.glob("*/__init__.py")}
+    there |= {path.stem for path in source.glob("*.py") if path.stem not in ("__init__", "__main__")}
+    assert there == layers
+
+
+def test_example_configurations_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:
+    etc = ROOT / "packaging" / "etc"
+    for name, read in (("gexecd.toml", read_gexecd), ("authd.toml", read_authd)):
+        example = (etc / name).read_text(encoding="utf-8")
+        empty = tmp_path / "empty.toml"
+        empty.write_text("")
+        as_shown, uncommented = tmp_path / name, tmp_path / f"all-{name}"
+        as_shown.write_text(example)
+        # A line `# key = value` shows a default: with all of them set nothing may change.
+        uncommented.write_text(re.sub(r"^# (?=\w+ = )", "", example, flags=re.MULTILINE))
+        for path in (empty, as_shown, uncommented):
+            path.chmod(0o644)
+        defaults = read(str(empty), {})
+        assert read(str(as_shown), {}) == defaults
+        assert read(str(uncommented), {}) == defaults

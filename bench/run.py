@@ -199,20 +199,20 @@ def measure_ssh(sizes: list[int]) -> dict[str, Any]:
     if absent:
         return {"skipped": f"not installed: {absent}"}
     found: dict[str, Any] = {}
+    has_pdsh = shutil.which("pdsh") is not None
+    if not has_pdsh:
+        found["skipped"] = "not installed: pdsh"
     try:
         with LocalSshd() as sshd:
             for size in sizes:
                 addresses = [node_address(index) for index in range(size)]
-                one: dict[str, float] = {}
+                one = found[str(size)] = dict[str, float]()
                 if size <= SSH_NODES_MAX:
                     one["ssh_s"] = sshd.ssh_s(addresses, "hostname", at_once=CORES)
-                if size <= PDSH_NODES_MAX and shutil.which("pdsh"):
+                if has_pdsh and size <= PDSH_NODES_MAX:
                     one["pdsh_s"] = sshd.pdsh_s(addresses, "hostname")
-                found[str(size)] = one
     except RuntimeError as error:
-        return {"skipped": str(error)}
-    if not shutil.which("pdsh"):
-        found["skipped"] = "not installed: pdsh"
+        found["skipped"] = str(error)
     return found
 
 
@@ -264,7 +264,7 @@ def ssh_lines(found: dict[str, Any]) -> list[str]:
             figures = ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in one.items())
             lines.append(f"{size:>6} nodes over a local sshd, hostname: {figures}")
     if "skipped" in found:
-        lines.append(f"ssh and pdsh left out: {found['skipped']}")
+        lines.append(f"of ssh and pdsh is missing: {found['skipped']}")
     return lines
 
 

@@ -77,12 +77,12 @@ def main() -> int:
         )
         if not demo.failures:
             _jobs(demo)
-        demo.show(
-            "the end: nothing is left running",
-            "gexecctl cluster down",
-            0,
-            lambda out, err: out == "ended: 8 nodes, node001 to node008\n",
-        )
+            demo.show(
+                "the end: nothing is left running",
+                "gexecctl cluster down",
+                0,
+                lambda out, err: out == "ended: 8 nodes, node001 to node008\n",
+            )
     finally:
         down = [sys.executable, str(BIN / "gexecctl"), "cluster", "down"]
         subprocess.run(down, env=environ, stdout=subprocess.DEVNULL)

@@ -66,9 +66,13 @@ KEY_FILE_MAX_BYTES = 64 * 1024
 
 # -- time ------------------------------------------------------------------------------------
 CONNECT_TIMEOUT_S = 5.0
+#: TLS and Hello of a link whose TCP connection stands: a fully loaded node may take long.
+HANDSHAKE_TIMEOUT_S = 30.0
 #: A child that has not answered after this long does not hold its subtree (DESIGN: hedged dialling).
 HEDGE_MAX_S = 0.25
 HEDGE_MIN_S = 0.05
+#: The same for a child whose machine has answered (TCP): it is loaded rather than dead.
+HEDGE_REACHED_S = 2.0
 #: Before asking again a child that another parent had: time for that parent to learn it lost it.
 STALE_RETRY_S = 0.05
 STALE_RETRIES_MAX = 8

@@ -226,6 +226,9 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(
         assert on_node002
         processes.send_signal(family[which], signal.SIGKILL)
         wait_until(lambda: _all_gone(family + on_node002), "the node's processes live on")
+        # node001 is not harmed: its task goes on until it is told to end.
+        assert any(processes.is_alive(task) for task in tasks)
+        job.terminate()
         assert job.wait(DEADLINE_S) == 255
     finally:
         if job.poll() is None:

@@ -14,6 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Rig:
         self._sock = ours
         self.events: list[messages.Event] = []
         self.numbers = iter(range(1, 1000))
+        self.fds: set[int] = set()
         self._reaped = False
 
     def _be_spawner(self, sock: socket.socket, other: socket.socket, options: dict[str, Any]) -> None:
@@ -69,7 +71,8 @@ class Rig:
         try:
             log = Log("spawner", os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644))
             other.close()
-            identity.keep_from_programs()
+            # The relay's ends of other rigs among them, or those would never see an end.
+            identity.close_inherited([sock.fileno(), log._fd])
             identity.become_subreaper()
             admission = Admission(
                 keys={KEY.key_id: KEY.public},
@@ -98,6 +101,7 @@ class Rig:
         self.relay.run(number, rank, raw, blob, (in_r, out_w, err_w))
         for fd in (in_r, out_w, err_w):
             os.close(fd)
+        self.fds |= {in_w, out_r, err_r}
         return Task(self, number, in_w, out_r, err_r)
 
     def sh(self, script: str, *, user: int | None = None, **options: Any) -> Task:
@@ -108,7 +112,7 @@ class Rig:
         until_s = time.monotonic() + DEADLINE_S
         while True:
             for event in self.events:
-                if isinstance(event, kinds) and event.task == number:  # type: ignore[attr-defined]
+                if isinstance(event, kinds) and getattr(event, "task", None) == number:
                     self.events.remove(event)
                     return event
             assert time.monotonic() < until_s, (kinds, self.events, self.log_path.read_text())
@@ -174,8 +178,11 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         return rigs[-1]
 
     yield made
+    statuses = [rig.close() for rig in rigs]
     for rig in rigs:
-        assert rig.close() == 0
+        for fd in rig.fds:
+            os.close(fd)
+    assert statuses == [0] * len(rigs)
 
 
 @pytest.fixture
@@ -240,13 +247,16 @@ def test_task_runs_with_its_environment_directory_and_streams(rig: Rig, tmp_path
     )
     task = rig.run(*signed(spec))
     os.write(task.stdin, b"hello\n")
+    rig.fds.remove(task.stdin)
     os.close(task.stdin)
     assert task.started() > 0
     lines = task.output().decode().splitlines()
     assert os.read(task.stderr, 100) == b"err\n"
     assert task.outcome() == Outcome(EXITED, 7)
     assert lines[:2] == ["hello", str(tmp_path)]
-    assert {"A=1=2", "GEXEC_MY_VNN=0", "GEXEC_NODE=node1", "GEXEC_SVRS=node1 node2", "GEXEC_NPROCS=2"} <= set(lines)
+    assert {"A=1=2", "GEXEC_MY_VNN=0", "GEXEC_NODE=node1", "GEXEC_SVRS=node1 node2", "GEXEC_NPROCS=2"} <= set(
+        lines
+    )
     assert lines[-1].endswith("027")
     rig.close()
     assert [entry["event"] for entry in rig.audit()] == ["accept", "exec", "exit"]
@@ -516,10 +526,13 @@ def test_attack_70_daemon_environment_is_not_inherited(rig: Rig) -> None:
 
 
 def test_attack_81_account_locked_or_expired(make: Callable[..., Rig]) -> None:
-    from dataclasses import replace
-
-    for change, word in (({"password": "!$6$x"}, "locked"), ({"expires_day": 1}, "expired")):
-        rig = make(account_of=lambda uid, change=change: replace(account_of(uid), **change))
+    changes: list[tuple[dict[str, Any], str]]
+    changes = [({"password": "!$6$x"}, "locked"), ({"expires_day": 1}, "expired")]
+    for change, word in changes:
+        own = account_of(os.geteuid())
+        assert own is not None
+        changed = replace(own, **change)
+        rig = make(account_of=lambda uid, changed=changed: changed)
         outcome = rig.sh("true").outcome()
         assert outcome.kind == DENIED
         assert word in outcome.text
@@ -553,7 +566,9 @@ def test_attack_85_escape_during_kill(rig: Rig) -> None:
 @needs_root
 @pytest.mark.root
 def test_attack_28_68_task_of_another_user_has_that_identity_only(rig: Rig) -> None:
-    task = rig.sh("id -u; id -g; id -G; grep -E '^(Uid|Gid|Groups|CapEff|CapPrm)' /proc/self/status", user=NOBODY.pw_uid)
+    task = rig.sh(
+        "id -u; id -g; id -G; grep -E '^(Uid|Gid|Groups|CapEff|CapPrm)' /proc/self/status", user=NOBODY.pw_uid
+    )
     lines = task.output().decode().splitlines()
     assert task.outcome() == Outcome(EXITED, 0)
     uid, gid = str(NOBODY.pw_uid), str(NOBODY.pw_gid)
@@ -620,7 +635,9 @@ def test_one_helper_for_all_tasks_of_a_user(rig: Rig) -> None:
 @needs_root
 @pytest.mark.root
 def test_killed_helper_loses_its_tasks_and_leaves_nothing(rig: Rig) -> None:
-    task = rig.sh("echo $PPID $$; trap '' TERM; setsid sleep 1000 & echo $!; exec sleep 1000", user=NOBODY.pw_uid)
+    task = rig.sh(
+        "echo $PPID $$; trap '' TERM; setsid sleep 1000 & echo $!; exec sleep 1000", user=NOBODY.pw_uid
+    )
     helper, pid = map(int, task.line().split())
     other = int(task.line())
     task.started()
@@ -688,7 +705,7 @@ def test_attack_80_audit_holds_no_control_characters(rig: Rig) -> None:
     rig.run(*signed(job(["/bin/echo", "\x1b[2J\x07\n\x7f\x9b31m"]))).outcome()
     rig.close()
     raw = rig.audit_path.read_bytes()
-    assert not any(byte < 32 and byte != 10 or byte >= 127 for byte in raw)
+    assert not any((byte < 32 and byte != 10) or byte >= 127 for byte in raw)
     assert stat.S_IMODE(rig.audit_path.stat().st_mode) == 0o600
 
 

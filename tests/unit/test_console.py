@@ -31,6 +31,16 @@ from gexec.core.outcome import exited, killed, not_started
 ALL = ((0, 3),)
 
 
+def wait_started(client: subprocess.Popen[bytes]) -> None:
+    """Return when a client with -v has said that everything has started."""
+    assert client.stderr is not None
+    said = b""
+    while b" started after " not in said:
+        line = client.stderr.readline()
+        assert line, f"the client ended: {said!r}"
+        said += line
+
+
 def test_lines_of_all_nodes_with_their_rank(tmp_path: Path) -> None:
     with daemons(tmp_path, hello_script) as running:
         ended = gexec(running.env, "hostname")
@@ -234,9 +244,7 @@ def test_signals_are_forwarded(tmp_path: Path, name: str) -> None:
 
     with daemons(tmp_path, script) as running:
         client = subprocess.Popen(command("-v", "--no-stdin", "x/y"), env=running.env, stderr=subprocess.PIPE)
-        assert client.stderr is not None
-        while b"started" not in client.stderr.readline():
-            pass
+        wait_started(client)
         client.send_signal(signum)
         client.communicate(timeout=DEADLINE_S)
     assert client.returncode == 3
@@ -263,10 +271,7 @@ def test_interrupt_twice_kills_and_says_so(tmp_path: Path) -> None:
         client.append(
             subprocess.Popen(command("-v", "--no-stdin", "x/y"), env=running.env, stderr=subprocess.PIPE)
         )
-        stderr = client[0].stderr
-        assert stderr is not None
-        while b"started" not in stderr.readline():
-            pass
+        wait_started(client[0])
         ready.set()
         _, said = client[0].communicate(timeout=DEADLINE_S)
     assert b"gexec: ^C twice within a second: the job is being killed on all nodes\n" in said
@@ -293,10 +298,7 @@ def test_a_gexecd_that_does_not_confirm_the_kill_is_left(tmp_path: Path) -> None
         client.append(
             subprocess.Popen(command("-v", "--no-stdin", "x/y"), env=running.env, stderr=subprocess.PIPE)
         )
-        stderr = client[0].stderr
-        assert stderr is not None
-        while b"started" not in stderr.readline():
-            pass
+        wait_started(client[0])
         ready.set()
         _, said = client[0].communicate(timeout=DEADLINE_S)
     assert b"the end of 3 of 3 processes is not confirmed" in said
@@ -316,9 +318,7 @@ def test_suspend_is_forwarded_and_stops_the_client_until_it_continues(tmp_path: 
 
     with daemons(tmp_path, script) as running:
         client = subprocess.Popen(command("-v", "--no-stdin", "x/y"), env=running.env, stderr=subprocess.PIPE)
-        assert client.stderr is not None
-        while b"started" not in client.stderr.readline():
-            pass
+        wait_started(client)
         client.send_signal(signal.SIGTSTP)
         _, status = os.waitpid(client.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: From so many names on the resolver is asked by several threads: one slow name must not add up.
 _THREADS_FROM = 8
-_THREADS_MAX = 32
+_THREADS_MAX = 16
 
 
 def resolve(nodes: Sequence[Node], default_port: int, hosts_path: str | None) -> list[bytes]:

@@ -240,8 +240,15 @@ def _lock(place: Layout) -> int:
 
 def daemons_of(place: Layout, nodes: list[Node], port: int, base: GexecdSettings) -> list[Daemon]:
     """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
-    from gexec.daemon import authd, gexecd
+    # Here, because only the supervisor needs them: the other commands should not wait for them.
+    from gexec.cluster.warm import warm
+
+    # The relay's modules too, which a gexecd of its own would import after the fork: all that the
+    # daemons will need belongs to the image that they share.
+    from gexec.daemon import authd, gexecd, relay  # noqa: F401
     from gexec.host.config import AuthdSettings
+
+    warm()
 
     authd_settings = AuthdSettings(
         socket=str(place.authd_socket),

@@ -14,28 +14,18 @@ class Child:
         losses: how often in short succession.
         resyncing: it was asked to send everything again and has not answered: what it says
             meanwhile is of the time before.
-        maybe_asked: whether somebody else may have started its ranks; None: as ``elder`` was.
+        maybe_asked: somebody else may have started its ranks; with an ``elder`` that may be so if
+            the elder was ever reached.
         elder: the slow child whose ranks these were when it did not answer in time.
-        unreached: (rank, why) that could not be reached, whose verdict waits for what becomes of
-            this elder: *not started* if it was never reached itself, else *lost*.
+        reached: whether it was ever reached, and so may have asked those below; None: open.
+        unreached: (rank, why) that could not be reached, whose verdict waits for this elder:
+            *not started* if nobody can have started it, else *lost*.
     """
 
     __slots__ = (
-        "again",
-        "answered",
-        "asked_s",
-        "attach_only",
-        "elder",
-        "high",
-        "losses",
-        "low",
-        "maybe_asked",
-        "number",
-        "owes",
-        "resyncing",
-        "turn",
-        "unreached",
-    )
+        "again", "answered", "asked_s", "attach_only", "elder", "high", "losses", "low", "maybe_asked",
+        "number", "owes", "reached", "resyncing", "turn", "unreached",
+    )  # fmt: skip
 
     def __init__(self, number: int, low: int, high: int, owes: set[int], turn: int, asked_s: float) -> None:
         self.number = number
@@ -49,8 +39,9 @@ class Child:
         self.again = ""
         self.losses = 0
         self.resyncing = False
-        self.maybe_asked: bool | None = True
+        self.maybe_asked = False
         self.elder: Child | None = None
+        self.reached: bool | None = None
         self.unreached: list[tuple[int, str]] = []
 
     @property
@@ -60,10 +51,7 @@ class Child:
 
     @property
     def asked_before(self) -> bool | None:
-        """Whether its ranks may have been asked by somebody else; None while that is open."""
-        return self.elder.asked_before_or_reached if self.elder is not None else self.maybe_asked
-
-    @property
-    def asked_before_or_reached(self) -> bool | None:
-        """Whether it may have asked its own children; None while that is open."""
-        return True if self.answered else None
+        """Whether somebody else may have started its ranks; None while that is open."""
+        if self.elder is None:
+            return self.maybe_asked
+        return self.elder.reached

@@ -40,6 +40,13 @@ class ChildFrame:
 
 
 @dataclass(slots=True)
+class ChildReached:
+    """A child's machine has answered the dial: slow from here on is not dead."""
+
+    child: int
+
+
+@dataclass(slots=True)
 class ChildLost:
     """A child could not be reached, or the connection to it ended.
 
@@ -104,6 +111,7 @@ Event = (
     ParentFrame
     | ParentLost
     | ChildFrame
+    | ChildReached
     | ChildLost
     | TaskReady
     | TaskStarted

@@ -76,7 +76,7 @@ class Broadcast:
 
     def add(self, taker: int) -> None:
         """Count this taker from what is still kept."""
-        self._takers[taker] = self.base
+        self._takers[taker] = 0 if self._restarting else self.base
         self._taken = None
 
     def remove(self, taker: int) -> None:
@@ -85,38 +85,38 @@ class Broadcast:
             self._taken = None
 
     def restart(self) -> None:
-        """Another parent sends everything again that somebody below may need, older bytes included."""
+        """Another parent is going to send all that somebody below may need, older bytes included."""
         self._restarting = True
+        self._taken = None
 
-    def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes]:
-        """Take in bytes that may overlap what is known; return (offset, bytes) to pass on.
+    def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes, bool] | None:
+        """Take in bytes that may overlap what is known; return (offset, bytes, eof) to pass on, if any.
 
-        After ``restart`` the first bytes decide where what is kept begins, and are all passed on:
-        every taker knows itself what of them it has.
+        The first bytes, and the first after ``restart``, decide where what is kept begins, and are
+        all passed on: every taker knows itself what of them it has.
 
         Raises:
             ProtocolError: a gap, or bytes after the end of file.
         """
         if self._restarting:
             self._restarting = False
-            if offset < self.base or self.end == 0:
-                self._chunks.clear()
-                self.base = self.end = offset
-                # The end of file, if there is one, is sent again after the bytes.
-                self.eof = False
-                self._taken = None
+            self._chunks.clear()
+            self.base = self.end = offset
+            self.eof = False
         if offset > self.end:
             raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
         fresh = data[self.end - offset :]
         if fresh and self.eof:
             raise ProtocolError("stdin continues after its end of file")
+        if not fresh and self.eof >= eof:
+            return None
         begin = self.end
         if fresh:
             self._chunks.append((begin, fresh))
             self.end += len(fresh)
-            self._taken = None
+        self._taken = None
         self.eof = self.eof or eof
-        return begin, fresh
+        return begin, fresh, self.eof
 
     def took(self, taker: int, offset: int) -> None:
         """This taker has everything before ``offset``."""
@@ -131,6 +131,8 @@ class Broadcast:
         if self._taken is not None:
             return self._taken
         slowest = min(self._takers.values(), default=self.ALL)
+        if self._restarting and slowest < self.ALL:
+            slowest = 0  # what some need may be older than what is kept
         limit = min(slowest, self.end)
         if limit > self.base:
             self.base = limit
@@ -141,6 +143,11 @@ class Broadcast:
         self._taken = slowest
         return slowest
 
-    def kept(self) -> list[tuple[int, bytes]]:
-        """Return (offset, data) of what some taker may still need, in order."""
-        return list(self._chunks)
+    def kept(self) -> list[tuple[int, bytes, bool]]:
+        """Return (offset, data, eof) of what a new taker must get; nothing while it is to come again."""
+        if self._restarting:
+            return []
+        pieces = [(offset, data, False) for offset, data in self._chunks]
+        if self.eof:
+            pieces.append((self.end, b"", True))
+        return pieces

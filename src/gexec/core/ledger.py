@@ -100,7 +100,8 @@ class Ledger:
         """Enter what the client has taken; False if it claims more than there was."""
         if offset > self._position.get((rank, stream), 0):
             return False
-        self._acknowledged[(rank, stream)] = offset
+        if offset > self._acknowledged.get((rank, stream), 0):
+            self._acknowledged[(rank, stream)] = offset
         return True
 
     def acknowledged(self, rank: int, stream: int) -> int:

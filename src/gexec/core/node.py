@@ -11,7 +11,8 @@ then it ends its process and its children. Source: docs/protocol.md, Life of a j
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import events, frames, jobspec, tree
+from gexec.core import events, frames, jobspec
+from gexec.core import outcome as outcomes
 from gexec.core.flow import Broadcast
 from gexec.core.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
 from gexec.core.jobspec import JobSpec
@@ -55,13 +56,17 @@ class Node:
         self._closing = False
         self._told_stdin = 0
         self._decided: list[Ended] = []
+        # With epoch 1 nobody can have asked this node's daemon before.
+        self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
         self._outbox = Outbox()
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         emit = self._emit
         self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)
         self._subtree = Subtree(
-            fanout=spec.fanout,
+            spec=spec,
+            first=start.low + 1,
+            high=start.high,
             credential=start.credential,
             blob=start.blob,
             epoch=start.epoch,
@@ -77,10 +82,9 @@ class Node:
 
     def begin(self, now_s: float) -> list[events.Effect]:
         """Ask the children first, so that they start while this node's own process does."""
-        below = tree.children(self.low, self.high, self._spec.fanout)
-        if below:
+        if self.high - self.low > 1:
             self._to_parent(frames.Accepted(self.job_id))
-        self._subtree.spread(below, now_s)
+        self._subtree.spread(now_s)
         self._task.begin()
         return self._leave(now_s)
 
@@ -110,6 +114,9 @@ class Node:
             case events.TaskReady():
                 self._task.ready()
             case events.TaskEnded(outcome):
+                if outcome.kind == outcomes.DENIED and self._maybe_asked:
+                    # It may be denied because it ran here already, or before this gexecd started.
+                    outcome = outcomes.lost(outcome.text)
                 self._task.process_ended(outcome, now_s)
             case events.StdinWritten(count):
                 self._task.stdin_written(count)
@@ -201,9 +208,13 @@ class Node:
 
     def _attach(self, parent: int, start: Start, now_s: float) -> None:
         """A Start for a job that runs here already: a parent with a higher epoch takes this node."""
-        if start.epoch <= self.epoch or self._closing:
+        refused = None
+        if self._closing:
+            refused = frames.Refused(frames.REFUSED_UNKNOWN, "the job is being ended on this node")
+        elif start.epoch <= self.epoch:
             text = f"the job has a parent with epoch {self.epoch}"
             refused = frames.Refused(frames.REFUSED_STALE, text, self.epoch)
+        if refused is not None:
             self._emit(events.ToParent(parent, refused))
             return
         if self.parent is not None and self.parent != parent:
@@ -212,21 +223,27 @@ class Node:
         self.parent = parent
         self._orphan_until_s = None
         self.high = start.high
-        self._to_parent(frames.Accepted(self.job_id))
         self._resync(start.epoch, now_s)
 
     def _resync(self, epoch: int, now_s: float) -> None:
-        self.epoch = max(self.epoch, epoch)
+        # What came before this answer is of the time before; all of it comes again after it.
+        self._to_parent(frames.Accepted(self.job_id))
+        if epoch > self.epoch:
+            self.epoch = epoch
+            if self._stdin is not None:
+                self._stdin.restart()
         self._told_stdin = 0
         self._outbox.clear()
+        self._flush_at_s = None
         self._task.resend()
         for ended in self._decided:
             self._outbox.ended(ended)
-        decided = {ended.ranks[0][0] for ended in self._decided}
-        self._subtree.resync(epoch, self.low, self.high, decided, now_s)
+        decided = [ended.ranks[0][0] for ended in self._decided]
+        self._subtree.resync(epoch, self.high, decided, now_s)
 
     def _orphaned(self, now_s: float) -> None:
         self.parent = None
+        self._subtree.active = False
         self._flush_at_s = None
         if not self._closing:
             self._orphan_until_s = now_s + self._orphan_grace_s
@@ -234,13 +251,12 @@ class Node:
     def _stdin_came(self, frame: frames.Stdin) -> None:
         if self._stdin is None:
             raise ProtocolError("stdin for a job without stdin")
-        had_eof = self._stdin.eof
-        offset, fresh = self._stdin.append(frame.offset, frame.data, frame.eof)
+        passed = self._stdin.append(frame.offset, frame.data, frame.eof)
         if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
             raise ProtocolError(f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took")
-        if fresh or (frame.eof and not had_eof):
-            self._subtree.send(frames.Stdin(offset, fresh, frame.eof))
-            self._task.stdin(fresh, frame.eof and not had_eof)
+        if passed is not None:
+            self._subtree.send(frames.Stdin(*passed))
+            self._task.stdin(*passed)
 
     def _tell_stdin(self) -> None:
         if self._stdin is None:
@@ -262,7 +278,7 @@ class Node:
 
     def _kill(self, frame: frames.Kill) -> None:
         if not self._task.end_unstarted("the job was ended before this node's process started"):
-            self._emit(events.KillTask(frame.now))
+            self._task.kill(frame.now)
         self._subtree.send(frame)
 
     def _close(self) -> None:
@@ -278,7 +294,7 @@ class Node:
     # -- the children ---------------------------------------------------------------------
 
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
-        passed = self._subtree.heard(child, frame, now_s, allowed=self.parent is not None)
+        passed = self._subtree.heard(child, frame, now_s)
         if isinstance(passed, Output):
             self._outbox.output(passed)
         elif isinstance(passed, Ended):
@@ -292,3 +308,8 @@ class Node:
         ended = Ended(((rank, rank + 1),), outcome, frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)
         self._decided.append(ended)
         self._outbox.ended(ended)
+
+    @property
+    def retained_bytes(self) -> int:
+        """Output of this node's process that is not acknowledged yet."""
+        return self._task.retained_bytes

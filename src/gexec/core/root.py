@@ -7,13 +7,15 @@ Source: docs/protocol.md, Life of a job.
 
 from __future__ import annotations
 
-from gexec.core import events, frames, jobspec, tree
+from gexec import limits
+from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
 from gexec.core import ranks as ranksets
 from gexec.core.flow import Broadcast
 from gexec.core.frames import Ended, Frame, Output, Ready, Started, StdinTaken
 from gexec.core.jobspec import JobSpec
 from gexec.core.ledger import Ledger
+from gexec.core.outbox import portions
 from gexec.core.outcome import Outcome
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
@@ -36,12 +38,16 @@ class Root:
         self._client_here = True
         self._spec = spec
         self._effects: list[events.Effect] = []
-        self._ready: ranksets.Ranges = ()
         self._went = not spec.flags & jobspec.STRICT
+        #: In a strict job: which ranks are ready or have ended, and how many are neither.
+        self._heard_of = bytearray(0 if self._went else spec.ranks)
+        self._unheard = len(self._heard_of)
         self._told_stdin = 0
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._subtree = Subtree(
-            fanout=spec.fanout,
+            spec=spec,
+            first=0,
+            high=spec.ranks,
             credential=credential,
             blob=blob,
             epoch=1,
@@ -56,7 +62,7 @@ class Root:
     def begin(self, now_s: float) -> list[events.Effect]:
         """Accept the job and ask the first level of the tree."""
         self._to_client(frames.Accepted(self.job_id))
-        self._subtree.spread(tree.split(0, self._spec.ranks, self._spec.fanout), now_s)
+        self._subtree.spread(now_s)
         return self._leave()
 
     def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
@@ -108,8 +114,12 @@ class Root:
             case frames.Stdin():
                 if self._stdin is None:
                     raise ProtocolError("stdin for a job without stdin")
-                offset, fresh = self._stdin.append(frame.offset, frame.data, frame.eof)
-                self._subtree.send(frames.Stdin(offset, fresh, frame.eof))
+                passed = self._stdin.append(frame.offset, frame.data, frame.eof)
+                if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
+                    text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took"
+                    raise ProtocolError(text)
+                if passed is not None:
+                    self._subtree.send(frames.Stdin(*passed))
             case frames.Ack():
                 for entry in frame.entries:
                     rank, stream, offset = entry
@@ -143,16 +153,18 @@ class Root:
         elif isinstance(passed, Ended):
             self._ended(passed)
         elif isinstance(passed, Ready):
-            self._ready = ranksets.union(self._ready, passed.ranks)
+            self._count_heard(passed.ranks)
         elif isinstance(passed, Started):
             fresh = self.ledger.start(passed.ranks)
-            if fresh:
-                self._to_client(Started(fresh))
+            for part in portions(fresh):
+                if part:
+                    self._to_client(Started(part))
 
     def _output(self, frame: Output) -> None:
         passed, doubled, gaps = self.ledger.output(frame)
-        for part in passed:
-            self._to_client(part)
+        for new in passed:
+            for part in portions(new.ranks):
+                self._to_client(Output(part, new.stream, new.offset, new.data))
         if doubled:
             # It was sent again after a loss, so acknowledgements may have been lost with it.
             known = ((rank, frame.stream, self.ledger.acknowledged(rank, frame.stream)) for rank in doubled)
@@ -163,7 +175,9 @@ class Root:
     def _ended(self, frame: Ended) -> None:
         passed, gaps = self.ledger.end(frame)
         if passed is not None:
-            self._to_client(passed)
+            self._count_heard(passed.ranks)
+            for part in portions(passed.ranks):
+                self._to_client(Ended(part, passed.outcome, passed.stdout_length, passed.stderr_length))
         if gaps:
             self._subtree.resend(gaps)
 
@@ -171,17 +185,24 @@ class Root:
         unknown = frames.LENGTH_UNKNOWN
         self._ended(Ended(((rank, rank + 1),), outcome, unknown, unknown))
 
-    def _decide_strict(self) -> None:
-        """In a strict job: when every rank is ready or ended, start all, or none."""
+    def _count_heard(self, ranges: ranksets.Ranges) -> None:
         if self._went:
             return
-        ended = self._spec.ranks - self.ledger.remaining
-        if ended + ranksets.size(self._ready) < self._spec.ranks:
+        for rank in ranksets.members(ranges):
+            if not self._heard_of[rank]:
+                self._heard_of[rank] = 1
+                self._unheard -= 1
+
+    def _decide_strict(self) -> None:
+        """In a strict job: when every rank is ready or ended, start all, or none."""
+        if self._went or self._unheard:
             return
         self._went = True
+        ended = self._spec.ranks - self.ledger.remaining
         if not ended:
             self._subtree.send(frames.Go())
             return
         text = f"--strict: {ended} of {self._spec.ranks} nodes cannot start it"
         unknown = frames.LENGTH_UNKNOWN
-        self._ended(Ended(self._ready, outcomes.not_started(text), unknown, unknown))
+        everyone = ((0, self._spec.ranks),)
+        self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown))

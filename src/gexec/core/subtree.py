@@ -6,66 +6,52 @@ a leaf. One that is lost in mid-job is asked once more to attach; if it cannot, 
 lost and its children are taken over with a higher epoch (docs/protocol.md, Start and Loss).
 
 The split of a range depends on nothing but the range and the fan-out (core/tree.py), so what is
-taken over are the very nodes and ranges that the lost one had made its children.
+taken over are the very nodes and ranges that the lost one had made its children. The ranges of
+the children never overlap: every rank below has one child that answers for it, or is decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_right, insort
+from collections.abc import Callable, Collection, Iterable
 
 from gexec import limits
 from gexec.core import events, frames, tree
 from gexec.core import outcome as outcomes
 from gexec.core import ranks as ranksets
+from gexec.core.child import Child
 from gexec.core.flow import Broadcast
 from gexec.core.frames import Ended, Frame, Output, Refused, Start, Started, Stdin
+from gexec.core.jobspec import JobSpec
 from gexec.core.outcome import Outcome
 
-
-class Child:
-    """One child: the range it was asked for and the ranks it still owes an outcome for."""
-
-    __slots__ = (
-        "answered",
-        "asked_s",
-        "attaching",
-        "epoch",
-        "high",
-        "low",
-        "number",
-        "owes",
-        "reason",
-        "stale",
-    )
-
-    def __init__(self, number: int, low: int, high: int, owes: set[int], epoch: int, asked_s: float) -> None:
-        self.number = number
-        self.low = low
-        self.high = high
-        self.owes = owes
-        self.epoch = epoch
-        self.asked_s = asked_s
-        self.answered = False
-        #: Why it is asked to attach (never to run): it had the job, and was lost.
-        self.attaching = False
-        self.reason = ""
-        self.stale = 0
+#: A child that is lost this often, each time within LOST_AFTER_S of being asked, is given up.
+LOSSES_MAX = 3
+#: Entries of one Ack frame (13 bytes each, within FRAME_MAX_BYTES).
+ACKS_MAX = 16 * 1024
 
 
 class Subtree:
     """The children of one node (or the root) in one job.
 
     Args:
+        first, high: the ranks below, [first, high).
         credential, blob: forwarded unchanged with every Start.
+        epoch: the epoch that this node was given; 1 at the root.
         emit: takes each effect.
         decide: called with (rank, outcome) when an outcome is decided here, not by the rank's node.
         stdin: what children still need of it; None for a job without stdin.
+
+    While ``active`` is false (the node has no parent) nothing is repaired or decided: another may
+    have the children by now, and ``resync`` finds out what is left to do.
     """
 
     def __init__(
         self,
         *,
-        fanout: int,
+        spec: JobSpec,
+        first: int,
+        high: int,
         credential: bytes,
         blob: bytes,
         epoch: int,
@@ -73,50 +59,59 @@ class Subtree:
         decide: Callable[[int, Outcome], None],
         stdin: Broadcast | None,
     ) -> None:
-        self.epoch = epoch
         self.children: dict[int, Child] = {}
-        self._fanout = fanout
+        self.active = True
+        self._fanout = spec.fanout
+        self._ranks = spec.ranks
+        self._first = first
+        self._high = high
         self._credential = credential
         self._blob = blob
+        self._epoch = epoch
+        # The very first question to a rank has epoch 1: nobody can have started it before.
+        self._maybe_asked = epoch != 1
+        self._turns, self._stride = tree.turns(spec.ranks, high - first, spec.fanout)
         self._emit = emit
         self._decide = decide
         self._stdin = stdin
         self._numbers = 0
-        self._retries: list[tuple[float, Child]] = []
         self._kill: frames.Kill | None = None
         self._went = False
+        #: Inner children that have not answered: each may hold its subtree only so long.
+        self._holding: dict[int, Child] = {}
         self._answers_s: list[float] = []
         self._inner = 0
+        #: Ranks whose outcome came through here once: they must never be started afresh.
+        self._ended_once: set[int] = set()
+        #: The children by rank, for acknowledgements; None when it must be made anew.
+        self._by_rank: tuple[list[int], list[Child]] | None = None
 
     # -- asking ---------------------------------------------------------------------------
 
-    def spread(self, ranges: Iterable[tuple[int, int]], now_s: float) -> None:
-        """Open a child for each range."""
-        for low, high in ranges:
-            self._open(low, high, set(range(low, high)), now_s)
+    def spread(self, now_s: float) -> None:
+        """Open the first children."""
+        for low, high in tree.split(self._first, self._high, self._fanout):
+            child = self._new(low, high, set(range(low, high)), 0, now_s)
+            child.maybe_asked = self._maybe_asked
+            self._open(child)
 
-    def adopt(self, low: int, high: int, owed: set[int], now_s: float) -> None:
-        """Take over the ranks of ``owed`` in [low, high), split as their lost parent had done it."""
-        self.epoch += 1
-        for start, end in tree.split(low, high, self._fanout):
-            owes = owed.intersection(range(start, end))
-            if owes:
-                self._open(start, end, owes, now_s)
-
-    def _open(self, low: int, high: int, owes: set[int], now_s: float, lost: Child | None = None) -> None:
+    def _new(self, low: int, high: int, owes: set[int], turn: int, now_s: float) -> Child:
         self._numbers += 1
-        child = Child(self._numbers, low, high, owes, self.epoch, now_s)
-        if lost is not None:
-            child.attaching, child.reason, child.stale = True, lost.reason, lost.stale
+        return Child(self._numbers, low, high, owes, turn, now_s)
+
+    def _open(self, child: Child) -> None:
         self.children[child.number] = child
-        self._inner += high - low > 1
+        self._by_rank = None
+        if child.inner:
+            self._inner += 1
+            self._holding[child.number] = child
+        if child.low not in child.owes or child.low in self._ended_once:
+            child.attach_only = True
         self._ask(child)
         if self._stdin is not None:
             self._stdin.add(child.number)
-            for offset, data in self._stdin.kept():
-                self._emit(events.ToChild(child.number, Stdin(offset, data)))
-            if self._stdin.eof:
-                self._emit(events.ToChild(child.number, Stdin(self._stdin.end, b"", True)))
+            for offset, data, eof in self._stdin.kept():
+                self._emit(events.ToChild(child.number, Stdin(offset, data, eof)))
         if self._went:
             self._emit(events.ToChild(child.number, frames.Go()))
         if self._kill is not None:
@@ -124,47 +119,93 @@ class Subtree:
 
     def _ask(self, child: Child) -> None:
         # Once the job is being ended nothing new may start: whoever is still asked may only attach.
-        attach_only = child.attaching or self._kill is not None
-        start = Start(child.epoch, child.low, child.high, self._credential, self._blob, attach_only)
+        attach_only = child.attach_only or self._kill is not None
+        epoch = self._epoch_of(child)
+        start = Start(epoch, child.low, child.high, self._credential, self._blob, attach_only)
         self._emit(events.OpenChild(child.number, start))
+
+    def _epoch_of(self, child: Child) -> int:
+        return self._epoch + child.turn * self._stride
+
+    def _adopt(
+        self,
+        child: Child,
+        high: int,
+        owed: set[int],
+        now_s: float,
+        maybe_asked: bool,
+        elder: Child | None = None,
+    ) -> None:
+        """Take over the ranks of ``owed`` that ``child`` had below it, split as it had done it."""
+        if child.turn + 1 >= self._turns:
+            for rank in sorted(owed):
+                self._decide(rank, outcomes.lost(f"rank {child.low}, which leads there, was lost too often"))
+            return
+        for low, end in tree.split(child.low + 1, high, self._fanout):
+            owes = owed.intersection(range(low, end))
+            if owes:
+                heir = self._new(low, end, owes, child.turn + 1, now_s)
+                heir.maybe_asked, heir.elder = maybe_asked, elder
+                self._open(heir)
+
+    def _cover(self, first: int, high: int, owed: set[int], covered: set[int], now_s: float) -> None:
+        """See to the ranks of ``owed`` without touching those of other children, ``covered``."""
+        for low, end in tree.split(first, high, self._fanout):
+            owes = owed.intersection(range(low, end))
+            if not owes:
+                continue
+            shared = not covered.isdisjoint(range(low, end))
+            if not shared or low in owes:
+                child = self._new(low, low + 1 if shared else end, {low} if shared else owes, 0, now_s)
+                child.maybe_asked = True
+                self._open(child)
+            if shared:
+                owes.discard(low)
+                self._cover(low + 1, end, owes, covered, now_s)
 
     # -- what children say ----------------------------------------------------------------
 
-    def heard(self, number: int, frame: Frame, now_s: float, allowed: bool = True) -> Frame | None:
-        """Take a child's frame; return what of it is to be passed on.
-
-        Args:
-            allowed: this node may still claim its children (it has a parent, or is the root).
-        """
+    def heard(self, number: int, frame: Frame, now_s: float) -> Frame | None:
+        """Take a child's frame; return what of it is to be passed on."""
         child = self.children.get(number)
         if child is None:
             return None
         if isinstance(frame, Refused):
-            self._refused(child, frame, now_s, allowed)
+            self._refused(child, frame, now_s)
             return None
         if not child.answered:
-            child.answered = True
-            if child.high - child.low > 1:
-                self._answers_s.append(now_s - child.asked_s)
-        if isinstance(frame, Output):
+            self._answered(child, now_s)
+        if isinstance(frame, frames.Accepted):
+            child.resyncing = False
+        elif isinstance(frame, frames.StdinTaken):
+            if self._stdin is not None:
+                self._stdin.took(number, frame.offset)
+        elif child.resyncing:
+            return None
+        elif isinstance(frame, Output):
             return self._owed_output(child, frame)
-        if isinstance(frame, Ended):
+        elif isinstance(frame, Ended):
             ranges = self._owed(child, frame.ranks)
             child.owes.difference_update(ranksets.members(ranges))
+            self._ended_once.update(ranksets.members(ranges))
             if not child.owes and self._stdin is not None:
                 self._stdin.took(number, Broadcast.ALL)
             return Ended(ranges, frame.outcome, frame.stdout_length, frame.stderr_length) if ranges else None
-        if isinstance(frame, Started):  # and Ready
+        elif isinstance(frame, Started):  # and Ready
             ranges = self._owed(child, frame.ranks)
             return type(frame)(ranges) if ranges else None
-        if isinstance(frame, frames.StdinTaken) and self._stdin is not None:
-            self._stdin.took(number, frame.offset)
         return None
+
+    def _answered(self, child: Child, now_s: float) -> None:
+        child.answered = True
+        if self._holding.pop(child.number, None) is not None:
+            insort(self._answers_s, now_s - child.asked_s)
+        self._settle_unreached(child, reached=True)
 
     def _owed(self, child: Child, ranges: ranksets.Ranges) -> ranksets.Ranges:
         """Return those ranks that this child answers for (another may have taken some over)."""
         owes = child.owes
-        if all(rank in owes for rank in ranksets.members(ranges)):
+        if all(map(owes.__contains__, ranksets.members(ranges))):
             return ranges
         return ranksets.of(rank for rank in ranksets.members(ranges) if rank in owes)
 
@@ -174,17 +215,13 @@ class Subtree:
             return frame
         return Output(ranges, frame.stream, frame.offset, frame.data) if ranges else None
 
-    def _refused(self, child: Child, frame: Refused, now_s: float, allowed: bool) -> None:
+    def _refused(self, child: Child, frame: Refused, now_s: float) -> None:
         self._forget(child)
-        if frame.code == frames.REFUSED_STALE:
-            if not allowed:
-                return
-            child.stale += 1
-            self.epoch = max(self.epoch, frame.epoch)
-            if child.stale <= limits.STALE_RETRIES_MAX:
-                self._retries.append((now_s + limits.STALE_RETRY_S, child))
-                return
-        self._settle(child, _refusal(child, frame), now_s)
+        self._settle_unreached(child, reached=True)
+        # A parent with a higher epoch is nearer to the root, or was sent by one that is: it answers
+        # for what is there, and this node is going to hear, or to be given up, itself.
+        if frame.code != frames.REFUSED_STALE and self.active:
+            self._settle(child, _refusal(child, frame, self._kill is not None), now_s)
 
     # -- loss -----------------------------------------------------------------------------
 
@@ -194,32 +231,66 @@ class Subtree:
         if child is None:
             return
         self._forget(child)
-        if not child.owes:
+        if self.active and not sent and not child.again:
+            self._never_reached(child, text, now_s)
             return
-        if child.attaching:
-            self._settle(child, outcomes.lost(child.reason), now_s)
-        elif not sent:
-            self._settle(child, outcomes.not_started(text), now_s)
-        elif child.low in child.owes:
-            # It may be only the connection. Ask it to attach; it answers, or refuses at once, or
-            # the hedge takes its subtree over while it is awaited.
-            child.reason = text
-            self.epoch += 1
-            self._open(child.low, child.high, child.owes, now_s, lost=child)
-        else:
-            self._settle(child, outcomes.lost(text), now_s)
+        self._settle_unreached(child, reached=True)
+        if not self.active:
+            return
+        losses = child.losses + 1 if now_s - child.asked_s < limits.LOST_AFTER_S else 1
+        if (child.again and not child.answered) or losses > LOSSES_MAX or child.turn + 1 >= self._turns:
+            self._settle(child, outcomes.lost(child.again or text), now_s)
+            return
+        # It may be only the connection. Ask it again; it answers, or refuses at once, or the hedge
+        # takes its subtree over while it is awaited. Only one that never answered may not have
+        # the job: it may start it now, for a node starts no rank twice.
+        anew = self._new(child.low, child.high, child.owes, child.turn + 1, now_s)
+        anew.again = text or "the connection ended"
+        anew.losses = losses
+        anew.attach_only = child.attach_only or child.answered
+        anew.maybe_asked = True
+        self._open(anew)
 
-    def _settle(self, child: Child, outcome: Outcome, now_s: float) -> None:
+    def _never_reached(self, child: Child, text: str, now_s: float) -> None:
+        """A child could not be reached at the first try; whether it was started by others may be open."""
+        asked = child.asked_before
+        elder = child.elder
+        if asked is None and elder is not None:
+            elder.unreached += child.unreached
+            if child.low in child.owes:
+                elder.unreached.append((child.low, text))
+            for heir in self.children.values():
+                if heir.elder is child:
+                    heir.elder = elder
+            self._adopt(child, child.high, child.owes - {child.low}, now_s, True, elder)
+            return
+        asked = bool(asked)
+        self._settle_unreached(child, reached=asked)
+        outcome = outcomes.lost(text) if asked else outcomes.not_started(text)
+        self._settle(child, outcome, now_s, maybe_asked=asked)
+
+    def _settle_unreached(self, elder: Child, reached: bool) -> None:
+        """Now it is known whether this child was reached, and so whether it may have asked others."""
+        if elder.reached is not None:
+            return
+        elder.reached = reached
+        for rank, text in elder.unreached:
+            if self.active:
+                self._decide(rank, outcomes.lost(text) if reached else outcomes.not_started(text))
+        elder.unreached.clear()
+
+    def _settle(self, child: Child, outcome: Outcome, now_s: float, maybe_asked: bool = True) -> None:
         """Give up the child itself and take over what it had below it."""
         owed = set(child.owes)
         if child.low in owed:
             owed.discard(child.low)
             self._decide(child.low, outcome)
-        if owed:
-            self.adopt(child.low + 1, child.high, owed, now_s)
+        self._adopt(child, child.high, owed, now_s, maybe_asked)
 
     def _forget(self, child: Child) -> None:
         del self.children[child.number]
+        self._holding.pop(child.number, None)
+        self._by_rank = None
         self._emit(events.DropChild(child.number))
         if self._stdin is not None:
             self._stdin.remove(child.number)
@@ -228,51 +299,52 @@ class Subtree:
 
     def _hedge_s(self) -> float:
         """Return how long an inner child may take: a few times what half of its siblings took."""
-        if 2 * len(self._answers_s) < self._inner or not self._answers_s:
+        answers = self._answers_s
+        if not answers or 2 * len(answers) < self._inner:
             return limits.HEDGE_MAX_S
-        median = sorted(self._answers_s)[len(self._answers_s) // 2]
-        return min(limits.HEDGE_MAX_S, max(limits.HEDGE_MIN_S, 4 * median))
+        return min(limits.HEDGE_MAX_S, max(limits.HEDGE_MIN_S, 4 * answers[len(answers) // 2]))
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do, None if only events matter."""
-        waiting = [child.asked_s for child in self.children.values() if self._holds(child)]
-        deadlines = [due for due, _ in self._retries]
-        if waiting:
-            deadlines.append(min(waiting) + self._hedge_s())
-        return min(deadlines, default=None)
-
-    @staticmethod
-    def _holds(child: Child) -> bool:
-        return not child.answered and child.high - child.low > 1
+        if not self._holding or not self.active:
+            return None
+        # They are in the order they were asked in.
+        return next(iter(self._holding.values())).asked_s + self._hedge_s()
 
     def tick(self, now_s: float) -> None:
-        """Take over from children that hold their subtree too long; ask stale ones again."""
-        if self._retries:
-            due = [child for at, child in self._retries if at <= now_s]
-            self._retries = [(at, child) for at, child in self._retries if at > now_s]
-            for child in due:
-                self.epoch += 1
-                self._open(child.low, child.high, child.owes, now_s, lost=child if child.attaching else None)
-        limit = now_s - self._hedge_s() + 1e-6
-        for child in [c for c in self.children.values() if self._holds(c) and c.asked_s <= limit]:
-            low, high, owed = child.low, child.high, child.owes
-            child.high = low + 1
-            child.owes = owed & {low}
+        """Take over from children that hold their subtree too long."""
+        if not self._holding or not self.active:
+            return
+        limit_s = now_s - self._hedge_s() + 1e-6
+        for child in [child for child in self._holding.values() if child.asked_s <= limit_s]:
+            del self._holding[child.number]
             self._inner -= 1
-            self.adopt(low + 1, high, owed - {low}, now_s)
-            child.epoch = self.epoch
-            if child.owes:
-                self._ask(child)
-            else:
-                self._emit(events.ToChild(child.number, frames.Release()))
-                self._forget(child)
+            if child.turn + 1 < self._turns:
+                self._hedge(child, now_s)
+
+    def _hedge(self, child: Child, now_s: float) -> None:
+        """Take over what this child has below it, and await it as a leaf."""
+        high, owed = child.high, child.owes - {child.low}
+        child.high = child.low + 1
+        child.owes &= {child.low}
+        self._by_rank = None
+        # If nobody can have asked the child, its children wait for what becomes of it.
+        if child.again or child.attach_only or child.asked_before or not child.owes:
+            self._settle_unreached(child, reached=True)
+        self._adopt(child, high, owed, now_s, True, child)
+        child.turn += 1
+        if child.owes:
+            self._ask(child)
+        else:
+            self._emit(events.ToChild(child.number, frames.Release()))
+            self._forget(child)
 
     # -- downward -------------------------------------------------------------------------
 
     @property
     def complete(self) -> bool:
         """True when no child owes an outcome."""
-        return not self._retries and not any(child.owes for child in self.children.values())
+        return not any(child.owes or child.unreached for child in self.children.values())
 
     def send(self, frame: Frame) -> None:
         """Send a frame to every child; Kill and Go also reach those that are opened later."""
@@ -285,61 +357,80 @@ class Subtree:
 
     def acknowledge(self, entries: Iterable[tuple[int, int, int]]) -> None:
         """Pass acknowledgements on to the children that hold their ranks."""
-        entries = list(entries)
-        if not entries:
-            return
-        for child in self.children.values():
-            mine = tuple(entry for entry in entries if child.low <= entry[0] < child.high)
-            if mine:
-                self._emit(events.ToChild(child.number, frames.Ack(mine)))
+        if self._by_rank is None:
+            held = sorted(self.children.values(), key=lambda child: child.low)
+            self._by_rank = [child.low for child in held], held
+        lows, held = self._by_rank
+        below: dict[int, list[tuple[int, int, int]]] = {}
+        for entry in entries:
+            at = bisect_right(lows, entry[0]) - 1
+            if at >= 0 and entry[0] < held[at].high:
+                below.setdefault(held[at].number, []).append(entry)
+        for number, mine in below.items():
+            for begin in range(0, len(mine), ACKS_MAX):
+                self._emit(events.ToChild(number, frames.Ack(tuple(mine[begin : begin + ACKS_MAX]))))
 
-    def resend(self, ranks: Iterable[int]) -> None:
+    def resend(self, ranks: Collection[int]) -> None:
         """Ask the children of these ranks to send again what is not acknowledged."""
         wanted = set(ranks)
         for child in self.children.values():
-            if not wanted.isdisjoint(range(child.low, child.high)):
+            if not child.resyncing and not wanted.isdisjoint(range(child.low, child.high)):
                 self._resync(child)
 
-    def resync(self, epoch: int, low: int, high: int, decided: Iterable[int], now_s: float) -> None:
-        """A new parent has this node: have everything sent again, cover what nobody covers.
+    def resync(self, epoch: int, high: int, decided: Iterable[int], now_s: float) -> None:
+        """A parent has this node anew: have everything sent again, cover what nobody covers.
 
         Args:
-            epoch: the new parent's.
-            low, high: the range that this node answers for now.
+            epoch: what this node was given; its children get theirs anew if it is higher.
+            high: where the range ends that this node answers for now.
             decided: ranks whose outcome was decided at this node.
         """
-        self.epoch = max(self.epoch, epoch)
-        uncovered = set(range(low + 1, high)).difference(decided)
+        higher = epoch > self._epoch
+        self._epoch = max(self._epoch, epoch)
+        self._high = high
+        self._turns, self._stride = tree.turns(self._ranks, high - self._first, self._fanout)
+        self.active = True
+        covered: set[int] = set()
         for child in list(self.children.values()):
-            if child.low < low or child.high > high:
+            if child.high > high:
                 self._emit(events.ToChild(child.number, frames.Release()))
                 self._forget(child)
                 continue
-            uncovered.difference_update(range(child.low, child.high))
+            covered.update(range(child.low, child.high))
+            if higher:
+                child.turn = 0
+                child.maybe_asked, child.elder, child.reached = True, None, True
+                child.unreached.clear()
             if child.answered:
                 self._resync(child)
-        self._retries = [(at, child) for at, child in self._retries if child.high <= high]
-        for _, child in self._retries:
-            uncovered.difference_update(range(child.low, child.high))
+            elif higher:
+                self._ask(child)
+        # With the epoch it had, all is seen to, or was taken over by another.
+        uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None
         if uncovered:
-            self.adopt(low + 1, high, uncovered, now_s)
+            self._cover(self._first, high, uncovered, covered, now_s)
 
     def _resync(self, child: Child) -> None:
         child.owes = set(range(child.low, child.high))
-        child.epoch = max(child.epoch, self.epoch)
-        self._emit(events.ToChild(child.number, frames.Resync(self.epoch)))
+        child.resyncing = True
+        self._emit(events.ToChild(child.number, frames.Resync(self._epoch_of(child))))
 
     def close(self, frame: Frame) -> None:
         """Send a last frame (Close, or Release) to every child and forget them all."""
-        self._retries.clear()
         for child in list(self.children.values()):
             self._emit(events.ToChild(child.number, frame))
             self._forget(child)
 
 
-def _refusal(child: Child, frame: Refused) -> Outcome:
+def _refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
+    if child.again or child.asked_before is not False:
+        unasked = ending and frame.code == frames.REFUSED_UNKNOWN
+        text = "the job was ended before this node could be asked" if unasked else frame.text
+        return outcomes.lost(child.again or text)
     if frame.code == frames.REFUSED_DENIED:
         return outcomes.denied(frame.text)
-    if frame.code == frames.REFUSED_BUSY and not child.attaching:
+    if frame.code == frames.REFUSED_UNKNOWN and ending:
+        return outcomes.not_started("the job was ended before this node's process started")
+    if frame.code == frames.REFUSED_BUSY:
         return outcomes.not_started(frame.text)
-    return outcomes.lost(child.reason or frame.text)
+    return outcomes.lost(frame.text)

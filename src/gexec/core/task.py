@@ -17,6 +17,7 @@ from gexec.core.frames import STDERR, STDOUT, Ended, Output
 from gexec.core.jobspec import JobSpec
 from gexec.core.outbox import Outbox
 from gexec.core.outcome import Outcome
+from gexec.errors import ProtocolError
 
 #: The task's number among the takers of stdin; children count from 1.
 OWN_TAKER = 0
@@ -44,6 +45,7 @@ class Task:
         self.rank = rank
         self.ended: Ended | None = None
         self.was_started = False
+        self._was_ready = False
         self._ranges = ((rank, rank + 1),)
         self._spec = spec
         self._emit = emit
@@ -53,6 +55,9 @@ class Task:
         self._outcome: Outcome | None = None
         self._deadline_s: float | None = None
         self._out_of_time = False
+        #: stdin that was given to the process, and that its pipe has taken.
+        self._fed = 0
+        self._fed_eof = False
         self._written = 0
         if stdin is not None:
             stdin.add(OWN_TAKER)
@@ -73,14 +78,13 @@ class Task:
         self.state = STARTING
         self._emit(events.RunTask())
         if self._stdin is not None:
-            for _, data in self._stdin.kept():
-                self._emit(events.WriteStdin(data))
-            if self._stdin.eof:
-                self._emit(events.CloseStdin())
+            for offset, data, eof in self._stdin.kept():
+                self.stdin(offset, data, eof)
 
     def ready(self) -> None:
         """The spawner could start it."""
         if self.state is WAITING:
+            self._was_ready = True
             self._outbox.ready(self._ranges)
 
     def started(self, now_s: float) -> None:
@@ -104,11 +108,12 @@ class Task:
             signum = outcome.value if outcome.kind == outcomes.KILLED else 0
             outcome = outcomes.timed_out(signum, f"ran longer than {self._spec.timeout_s:g} s")
         self._outcome = outcome
-        if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
+        if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED, outcomes.LOST):
             self._emit(events.CloseOutput())
             self._report(outcome)
             return
         self.state = DRAINING
+        self.stdin_broken()
         self._deadline_s = now_s + self._drain_s
         self._finish_if_drained()
 
@@ -150,8 +155,7 @@ class Task:
         lengths = [self._streams[stream].end for stream in (STDOUT, STDERR)]
         self.ended = Ended(self._ranges, outcome, lengths[0], lengths[1])
         self._outbox.ended(self.ended)
-        if self._stdin is not None:
-            self._stdin.took(OWN_TAKER, Broadcast.ALL)
+        self.stdin_broken()
 
     def end_unstarted(self, text: str) -> bool:
         """Give up a process that was never asked for; False if it was."""
@@ -164,6 +168,11 @@ class Task:
     def runs(self) -> bool:
         """True while a process of this job may exist here under the relay's eyes."""
         return self.state in (STARTING, RUNNING)
+
+    def kill(self, now: bool) -> None:
+        """End the process, and what it left behind if it has ended already."""
+        if self.state in (STARTING, RUNNING, DRAINING):
+            self._emit(events.KillTask(now))
 
     # -- output ---------------------------------------------------------------------------
 
@@ -190,10 +199,15 @@ class Task:
         if was_full and not retained.full and not retained.closed:
             self._emit(events.ReadOutput(stream, True))
 
+    @property
+    def retained_bytes(self) -> int:
+        """What is kept of both streams until it is acknowledged."""
+        return sum(stream.end - stream.base for stream in self._streams.values())
+
     def resend(self) -> None:
         """Report everything again that may have been lost on the way."""
-        if self.state is WAITING:
-            return
+        if self._was_ready and self.state is WAITING:
+            self._outbox.ready(self._ranges)
         if self.was_started:
             self._outbox.started(self._ranges)
         for stream, retained in self._streams.items():
@@ -204,18 +218,27 @@ class Task:
 
     # -- stdin ----------------------------------------------------------------------------
 
-    def stdin(self, data: bytes, eof: bool) -> None:
-        """New bytes of the broadcast (the machine keeps them until the process has taken them)."""
-        if self.state in (WAITING, ENDED):
+    def stdin(self, offset: int, data: bytes, eof: bool) -> None:
+        """Bytes of the broadcast (the machine keeps them until the process has taken them).
+
+        They may begin before what the process was given: a new parent sends again what somebody needs.
+        """
+        if self.state not in (STARTING, RUNNING) or self._fed_eof:
             return
-        if data:
-            self._emit(events.WriteStdin(data))
+        if offset > self._fed:
+            raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
+        fresh = data[self._fed - offset :]
+        if fresh:
+            self._fed += len(fresh)
+            self._emit(events.WriteStdin(fresh))
         if eof:
+            self._fed_eof = True
             self._emit(events.CloseStdin())
 
     def stdin_written(self, count: int) -> None:
         """The process's pipe took ``count`` more bytes; told in steps, each may cost a frame."""
-        assert self._stdin is not None
+        if self._stdin is None:
+            return
         before = self._written // limits.STDIN_STEP_BYTES
         self._written += count
         if self._written // limits.STDIN_STEP_BYTES != before:

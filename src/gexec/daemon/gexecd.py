@@ -152,6 +152,11 @@ class Gexecd:
                 signal.signal(signum, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            # Only the relay needs asyncio; after the drop it may not be readable any more.
+            import encodings.idna  # noqa: F401  for host names in TLS
+
+            from gexec.daemon.relay import run_relay
+
             own = [listener.fileno() for listener in (*self._listeners, self._clients)]
             identity.close_inherited([*own, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
@@ -160,7 +165,7 @@ class Gexecd:
                 identity.drop_to(*self._relay_user, ())
             identity.forbid_new_privileges()
             identity.set_title("gexecd-relay")
-            status = self._relay(sock, ready_write, enrolment, log)
+            status = run_relay(self._context(sock, ready_write, enrolment, log))
         except GexecError as error:
             log.error(str(error))
         except BaseException as error:
@@ -170,27 +175,23 @@ class Gexecd:
         finally:
             os._exit(status)
 
-    def _relay(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> int:
-        from gexec.daemon.relay import run_relay
-
+    def _context(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> RelayContext:
         def told() -> None:
             os.write(ready_write, b"1")
             os.close(ready_write)
             if self.background:
                 identity.null_stdio()
 
-        return run_relay(
-            RelayContext(
-                listeners=self._listeners,
-                client_listener=self._clients,
-                channel_socket=sock,
-                certificates=enrolment[:3],
-                names=self._names,
-                settings=self.settings,
-                verify_keys=self._keys,
-                ready=told,
-                log=log,
-            )
+        return RelayContext(
+            listeners=self._listeners,
+            client_listener=self._clients,
+            channel_socket=sock,
+            certificates=enrolment[:3],
+            names=self._names,
+            settings=self.settings,
+            verify_keys=self._keys,
+            ready=told,
+            log=log,
         )
 
     # -- the spawner -------------------------------------------------------------------------

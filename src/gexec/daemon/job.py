@@ -245,8 +245,16 @@ class Job:
             return
         channel = self._relay.open_channel(link, self, number)
         child = self.children[number] = Child(link, channel, start)
+        if link.reached:
+            self.child_link_reached(number)
         if link.opened:
             child.open()
+
+    def child_link_reached(self, number: int) -> None:
+        """A child's machine has answered."""
+        child = self.children.get(number)
+        if child is not None and child.start.high - child.start.low > 1:
+            self.tell(events.ChildReached(number))
 
     def child_link_opened(self, number: int) -> None:
         """The link to a child is there."""

@@ -199,6 +199,14 @@ class RelayService:
         """A peer has connected: a daemon, or a client of this uid."""
         self._parties[link] = Party(uid)
 
+    def link_reached(self, link: Link) -> None:
+        """A dialled peer's machine has answered."""
+        link.reached = True
+        party = self._parties.get(link)
+        if party is not None:
+            for job, number in list(party.children.values()):
+                job.child_link_reached(number)
+
     def link_opened(self, link: Link) -> None:
         """The peer's Hello has come."""
         self._acceptor.known(link)

@@ -201,7 +201,7 @@ class Spawner:
             for helper in list(self._helpers.values()):
                 os.kill(helper.pid, signal.SIGKILL)
             self._end_by_s = float("inf") if self._helpers else self._end_by_s
-        return not self._helpers and not self._launcher.attached and self._launcher.idle
+        return not self._helpers and self._launcher.settled
 
     def _timeout_ms(self) -> int:
         dues = [due for due in (self._launcher.next_deadline_s(), self._kill_deadline_s()) if due is not None]

@@ -95,7 +95,7 @@ class Admission:
         self._skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._replay = replay or ReplayCache()
+        self._replay = ReplayCache() if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._accounts: dict[int, tuple[float, Account | None]] = {}
 

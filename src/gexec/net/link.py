@@ -24,6 +24,9 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class LinkOwner(Protocol):
     """Who is told what happens on a link."""
 
+    def link_reached(self, link: Link) -> None:
+        """A dialled link has its TCP connection; TLS and Hello follow."""
+
     def link_opened(self, link: Link) -> None:
         """The peer's Hello has come: frames may be sent."""
 
@@ -43,6 +46,7 @@ class Link(asyncio.BufferedProtocol):
         label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
 
     Attributes:
+        reached: a dialled peer's machine has answered (TCP).
         opened: the peer's Hello has come.
         heard_s: event loop time of the last bytes from the peer.
         leaving: the peer takes no new jobs (it said Goodbye).
@@ -50,6 +54,7 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self, owner: LinkOwner, allowed: dict[int, type[Frame]], label: str) -> None:
         self.label = label
+        self.reached = False
         self.opened = False
         self.leaving = False
         self.heard_s = 0.0

@@ -8,21 +8,13 @@ warm; links with jobs are kept alive by pings and given up when the peer is sile
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import socket
 
+from gexec import limits
 from gexec.core import frames
 from gexec.net import tls
 from gexec.net.link import Link, LinkOwner
 from gexec.net.tls import LinkContexts
-
-
-@dataclass(frozen=True, slots=True)
-class Liveness:
-    """When to ask a silent peer, and when to give it up; how long an idle link is kept. Seconds."""
-
-    heartbeat_s: float
-    lost_after_s: float
-    idle_s: float
 
 
 class Pool:
@@ -40,7 +32,7 @@ class Pool:
         Args:
             name: what its certificate must be for.
             address: ``ip:port`` or ``[ip6]:port``.
-            timeout_s: for connection, TLS and Hello together, when it has to be dialled.
+            timeout_s: for the TCP connection, when it has to be dialled.
 
         Raises:
             ValueError: the address is not of that form.
@@ -59,20 +51,30 @@ class Pool:
 
     async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            async with asyncio.timeout(timeout_s):
-                await loop.create_connection(
-                    lambda: link,
-                    host,
-                    port,
-                    ssl=self.contexts.dial,
-                    server_hostname=name,
-                    ssl_handshake_timeout=timeout_s + 1,
-                )
-        except TimeoutError:
-            link.abort(f"no answer within {timeout_s:g} s")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await loop.sock_connect(sock, (host, port))
+            except TimeoutError:
+                link.abort(f"no answer within {timeout_s:g} s")
+                return
+            # The machine is there, and somebody listens: from here on it may be slow, but not dead.
+            self._owner.link_reached(link)
+            await loop.create_connection(
+                lambda: link,
+                sock=sock,
+                ssl=self.contexts.dial,
+                server_hostname=name,
+                ssl_handshake_timeout=max(timeout_s, limits.HANDSHAKE_TIMEOUT_S),
+            )
         except (OSError, ValueError) as error:
             link.abort(tls.failure(error))
+        finally:
+            if link.transport is None:
+                sock.close()
 
     def forget(self, link: Link) -> None:
         """Drop a link that has ended."""

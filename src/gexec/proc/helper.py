@@ -24,8 +24,6 @@ from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, Si
 
 #: A helper without tasks ends after this long.
 IDLE_S = 300.0
-#: After the last SIGKILL, how long a helper whose spawner is gone still looks for survivors.
-_FAREWELL_S = 1.0
 
 
 def fork_helper(
@@ -84,23 +82,23 @@ class _Helper:
         idle_since_s = time.monotonic()
         while not self._gone:
             now_s = time.monotonic()
-            if not self._launcher.idle:
+            if self._busy():
                 idle_since_s = now_s
             deadline_s = self._launcher.next_deadline_s()
             until_s = idle_since_s + self._idle_s if deadline_s is None else deadline_s
             self._poll(max(0.0, until_s - now_s), with_channel=True)
-            if self._launcher.idle and time.monotonic() - idle_since_s >= self._idle_s:
+            if not self._busy() and time.monotonic() - idle_since_s >= self._idle_s:
                 return
         self._leave()
+
+    def _busy(self) -> bool:
+        return bool(self._launcher.tasks) or not self._launcher.settled
 
     def _leave(self) -> None:
         """End what is attached, since the spawner is gone; detached tasks go on."""
         self._launcher.end_all(now=False)
-        last_s = time.monotonic() + _FAREWELL_S
-        while self._launcher.attached or not self._launcher.idle:
+        while not self._launcher.settled:
             deadline_s = self._launcher.next_deadline_s()
-            if deadline_s is None and not self._launcher.attached and time.monotonic() > last_s:
-                return
             now_s = time.monotonic()
             self._poll(0.1 if deadline_s is None else max(0.0, deadline_s - now_s), with_channel=False)
 

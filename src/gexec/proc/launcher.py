@@ -111,9 +111,9 @@ class Launcher:
         return sum(not task.detached for task in self._by_pid.values())
 
     @property
-    def idle(self) -> bool:
-        """True when nothing runs and nothing is left to be ended."""
-        return not self._by_pid and not any(self._owed(orphan) for orphan in self._orphans.values())
+    def settled(self) -> bool:
+        """True when nothing is left that must be ended before this process may go."""
+        return not self.attached and not any(self._owed(orphan) for orphan in self._orphans.values())
 
     # -- starting ----------------------------------------------------------------------------
 

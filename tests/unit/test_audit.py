@@ -1,0 +1,68 @@
+"""The audit log and the plain log: one line each, whatever they are given."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gexec.observe.audit import AuditLog
+from gexec.observe.log import Log, printable
+
+
+def test_attack_80_every_control_character_is_escaped(tmp_path: Path) -> None:
+    audit = AuditLog(str(tmp_path / "audit"))
+    nasty = bytes(range(256)) + "\x9b\u2028\u202e".encode()
+    audit.write("accept", argv=[nasty, "\x1b]0;x\x07\n"], user="a\nb", rank=3)
+    audit.close()
+    raw = (tmp_path / "audit").read_bytes()
+    assert raw.count(b"\n") == 1
+    assert all(32 <= byte < 127 for byte in raw[:-1])
+    entry = json.loads(raw)
+    assert entry["event"] == "accept"
+    assert entry["rank"] == 3
+    assert all(text.isprintable() for text in [*entry["argv"], entry["user"]])
+
+
+def test_attack_64_full_disk_is_told_once_and_never_raises() -> None:
+    read, write = os.pipe()
+    audit = AuditLog("/dev/full", Log("test", write))
+    for _ in range(3):
+        audit.write("exit", rank=1)
+    assert audit.lost == 3
+    audit.close()
+    os.close(write)
+    told = os.read(read, 65536)
+    os.close(read)
+    assert told.count(b"\n") == 1
+    assert b"lines are being lost" in told
+
+
+def test_reopen_follows_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "audit"
+    audit = AuditLog(str(path))
+    audit.write("one")
+    path.rename(tmp_path / "audit.1")
+    audit.reopen()
+    audit.write("two")
+    audit.close()
+    assert json.loads(path.read_text())["event"] == "two"
+
+
+def test_audit_log_is_not_a_link(tmp_path: Path) -> None:
+    (tmp_path / "audit").symlink_to(tmp_path / "victim")
+    read, write = os.pipe()
+    AuditLog(str(tmp_path / "audit"), Log("test", write)).write("exec")
+    os.close(write)
+    assert b"lines are being lost" in os.read(read, 65536)
+    os.close(read)
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("plain ü", "plain ü"), ("a\x1b[0m", "a\\x1b[0m"), ("\n", "\\n")]
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown

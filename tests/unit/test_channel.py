@@ -1,0 +1,166 @@
+"""The channel: every message survives, descriptors arrive close-on-exec, nonsense ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gexec.core import outcome
+from gexec.errors import ProtocolError
+from gexec.proc import channel, messages
+from gexec.proc.channel import Endpoint, HelperPort, RelayChannel, SpawnerPort
+from gexec.proc.messages import (
+    Certificates,
+    Check,
+    ForgetTask,
+    KillTask,
+    Launch,
+    LaunchSpec,
+    Message,
+    Run,
+    SignalTask,
+    TaskEnded,
+    TaskReady,
+    TaskRefused,
+    TaskStarted,
+)
+
+SPEC = LaunchSpec(b"/bin/x", [b"x", b""], [b"A=1"], b"/", 0o22, True, 1.5, bytes(range(16)), 7)
+
+
+def test_requests_and_events_arrive_as_they_were() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay.check(1, 2, b"c" * 300, b"b" * 1000)
+    relay.check(1, 2, b"c", b"b" * 1_000_000)
+    relay.signal(3, 15)
+    relay.kill(4, True)
+    relay.forget(2**32 - 1)
+    assert spawner.receive() == [
+        Check(1, 2, b"c" * 300, b"b" * 1000),
+        Check(1, 2, b"c", b"b" * 1_000_000),
+        SignalTask(3, 15),
+        KillTask(4, True),
+        ForgetTask(2**32 - 1),
+    ]
+    events: list[messages.Event] = [
+        TaskStarted(1, 4321),
+        TaskReady(2),
+        TaskRefused(3, outcome.not_started("ü" * 5000, 2)),
+        TaskEnded(4, outcome.killed(9)),
+        Certificates(b"k", b"c" * 70_000, b"a"),
+    ]
+    for event in events:
+        spawner.tell(event)
+    assert relay.receive() == events
+    assert relay.receive() == []
+    relay.close()
+    with pytest.raises(ConnectionError):
+        spawner.receive()
+    spawner.endpoint.close()
+
+
+def test_launch_arrives_as_it_was() -> None:
+    ours, theirs = channel.pair()
+    helper, port = HelperPort(ours), SpawnerPort(theirs)
+    helper.ask(Launch(5, SPEC, ()))
+    assert port.receive() == [Launch(5, SPEC, ())]
+    helper.endpoint.close()
+    port.endpoint.close()
+
+
+def test_attack_69_descriptors_arrive_close_on_exec() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    read, write = os.pipe()
+    relay.run(1, 0, b"c", b"b" * 100_000, (read, write, write))
+    os.close(read)
+    os.close(write)
+    (run,) = spawner.receive()
+    assert isinstance(run, Run)
+    assert len(run.fds) == 3
+    os.write(run.fds[1], b"through")
+    assert os.read(run.fds[0], 10) == b"through"
+    for fd in run.fds:
+        assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        os.close(fd)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_a_peer_that_does_not_read_never_blocks_and_gets_everything() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    read, write = os.pipe()
+    for task in range(500):
+        relay.run(task, 0, b"", b"x" * 20_000, (read, write, write))
+    assert relay.wants_write
+    seen: list[int] = []
+    while len(seen) < 500:
+        for run in spawner.receive():
+            assert isinstance(run, Run)
+            seen.append(run.task)
+            for fd in run.fds:
+                os.close(fd)
+        relay.flush()
+    assert seen == list(range(500))
+    assert not relay.wants_write
+    os.close(read)
+    os.close(write)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_queue_has_a_limit() -> None:
+    ours, theirs = channel.pair()
+    endpoint = Endpoint(ours, queued_max=3)
+    forget = Message(messages.FORGET, 0, 0, b"", ())
+    while endpoint.queued < 3:
+        endpoint.send(forget)
+    with pytest.raises(ProtocolError, match="unread"):
+        endpoint.send(forget)
+    endpoint.close()
+    theirs.close()
+
+
+@given(st.binary(max_size=200))
+def test_attack_46_54_nonsense_is_a_protocol_error(raw: bytes) -> None:
+    ours, theirs = channel.pair()
+    try:
+        ours.send(raw)
+        try:
+            SpawnerPort(theirs).receive()
+        except (ProtocolError, ConnectionError):
+            pass
+    finally:
+        ours.close()
+        theirs.close()
+
+
+@given(st.binary(max_size=120), st.sampled_from([1, 2, 6, 16, 18, 19, 20]))
+def test_nonsense_payload_is_a_protocol_error(payload: bytes, kind: int) -> None:
+    message = Message(kind, 1, 1, payload, ())
+    for decode in (messages.request_of, messages.event_of):
+        try:
+            decode(message)
+        except ProtocolError:
+            pass
+
+
+def test_attack_67_descriptors_of_a_malformed_message_are_closed() -> None:
+    ours, theirs = channel.pair()
+    spawner = SpawnerPort(theirs)
+    read, write = os.pipe()
+    socket.send_fds(ours, [messages.HEAD.pack(messages.SIGNAL, 0, 1, 9)], [write])
+    os.close(write)
+    with pytest.raises(ProtocolError):
+        spawner.receive()
+    assert os.read(read, 1) == b""  # its end: no copy of the other side is left
+    os.close(read)
+    ours.close()
+    spawner.endpoint.close()

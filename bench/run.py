@@ -101,16 +101,18 @@ def cluster(size: int) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
             sys.exit(f"bench: {done.stderr.strip()}")
         state = control.require(place)
         pids = below(state.guard.pid)
-        cost = {
-            "up_s": up_s,
-            "processes": len(pids),
-            "pss_bytes": float(sum(processes.pss_bytes(pid) for pid in pids)),
-        }
+        cost = {"up_s": up_s, "processes": len(pids), "pss_bytes": memory_bytes(place)}
+        print(f"{size} nodes: up after {up_s:.1f} s", file=sys.stderr, flush=True)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
         yield environ | environment(place, state), cost
     finally:
         subprocess.run([*command, "down", "--dir", str(folder)], stdout=subprocess.DEVNULL)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def memory_bytes(place: Layout) -> float:
+    """Return the proportional share of memory of all processes of a cluster."""
+    return float(sum(processes.pss_bytes(pid) for pid in below(control.require(place).guard.pid)))
 
 
 def below(pid: int) -> list[int]:
@@ -165,6 +167,7 @@ def measure_size(size: int, repeat: int) -> dict[str, Any]:
                 floors.append(floor_s([path], size))
                 warm.append(job_s(size, command, environ))
             found[command] = {"floor_s": floors, "warm_s": warm}
+        cost["pss_after_bytes"] = memory_bytes(Layout.of(environ["GEXEC_CLUSTER_DIR"]))
     return found
 
 
@@ -246,12 +249,14 @@ def table(results: dict[str, Any]) -> str:
         f"gexec -n 1 true: {job * 1000:.1f} ms; python3 -I -c pass: {start * 1000:.1f} ms; "
         f"{job / start:.2f} times ({mark} {TARGET_ONE_NODE_RATIO:g})",
         "",
-        f"{'nodes':>6} {'up':>8} {'processes':>10} {'memory (PSS)':>13}",
+        f"{'nodes':>6} {'up':>8} {'processes':>10} {'memory (PSS)':>13} {'after jobs':>13}",
     ]
     for size, found in results["sizes"].items():
         cost = found["start"]
-        megabytes = cost["pss_bytes"] / 1e6
-        lines.append(f"{size:>6} {cost['up_s']:6.1f} s {cost['processes']:10.0f} {megabytes:10.0f} MB")
+        before, after = cost["pss_bytes"] / 1e6, cost["pss_after_bytes"] / 1e6
+        lines.append(
+            f"{size:>6} {cost['up_s']:6.1f} s {cost['processes']:10.0f} {before:10.0f} MB {after:10.0f} MB"
+        )
     lines += ["", *ssh_lines(results["ssh"])]
     return "\n".join(lines)
 

@@ -14,8 +14,8 @@ FRAME_MAX_BYTES = 256 * 1024
 JOB_FRAME_MAX_BYTES = 5 * 1024 * 1024
 #: What a peer may send before it has authenticated (TLS handshake done and HELLO seen).
 UNAUTHENTICATED_MAX_BYTES = 64 * 1024
-#: And how long it may take for that.
-UNAUTHENTICATED_MAX_S = 10.0
+#: And how long it may take for that: a fully loaded node needs its time for a handshake.
+UNAUTHENTICATED_MAX_S = 30.0
 #: One read of a process's output, and so the usual size of an OUTPUT frame's data.
 READ_CHUNK_BYTES = 64 * 1024
 #: Ranges of ranks in one frame (8 bytes each: half of FRAME_MAX_BYTES).
@@ -72,12 +72,12 @@ HANDSHAKE_TIMEOUT_S = 30.0
 HEDGE_MAX_S = 0.25
 HEDGE_MIN_S = 0.05
 #: The same for a child whose machine has answered (TCP): it is loaded rather than dead.
-HEDGE_REACHED_S = 2.0
-#: Before asking again a child that another parent had: time for that parent to learn it lost it.
-STALE_RETRY_S = 0.05
-STALE_RETRIES_MAX = 8
+HEDGE_REACHED_S = 5.0
 #: How long a node holds reports for its parent so that equal ones become one frame.
 GATHER_S = 0.005
+#: And longer with more nodes below it, up to the maximum: nobody sees 50 ms.
+GATHER_PER_RANK_S = 0.0005
+GATHER_MAX_S = 0.05
 #: And how much output it holds at most.
 GATHER_BYTES = 64 * 1024
 #: A process tells how much stdin it took in steps of this many bytes.
@@ -86,7 +86,7 @@ HEARTBEAT_S = 3.0
 SILENT_AFTER_S = 6.0
 LOST_AFTER_S = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.
-ORPHAN_GRACE_S = 10.0
+ORPHAN_GRACE_S = 20.0
 #: What a process leaves behind when it ends may go on this long before it is ended too.
 LINGER_S = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
@@ -103,6 +103,8 @@ CERTIFICATE_TTL_S = 24 * 3600.0
 # -- daemon ----------------------------------------------------------------------------------
 DEFAULT_PORT = 2875
 CLIENTS_MAX = 512
+#: Of one user, so that nobody can take them all.
+CLIENTS_PER_UID_MAX = 384
 LINKS_UNAUTHENTICATED_MAX = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX = 64
 JOBS_MAX = 4096

@@ -133,9 +133,23 @@ def _stop(cluster: Cluster) -> None:
     left = [process for process in everyone + tasks if processes.is_alive(process)]
     for process in left:
         processes.send_signal(process, signal.SIGKILL)
+    faults = _tracebacks(cluster)
     shutil.rmtree(cluster.dir, ignore_errors=True)
     assert done.returncode == 0, done.stderr
+    assert not faults, faults
     assert not left, f"`cluster down` left {left}"
+
+
+def _tracebacks(cluster: Cluster) -> str:
+    """Return what daemons said about defects of their own: nobody's doing may lead to that."""
+    told = []
+    for path in sorted((cluster.dir / "logs").glob("*.log")):
+        text = path.read_text(errors="replace")
+        for fault in ("Traceback", " failed: AssertionError", " call failed"):
+            at = text.find(fault)
+            if at >= 0:
+                told.append(f"{path.name}: {text[max(0, at - 500) : at + 1500]}")
+    return "\n".join(told)
 
 
 @pytest.fixture(scope="session")

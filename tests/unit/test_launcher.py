@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gexec.proc import descendants
 from gexec.proc.descendants import Children
-from gexec.proc.launcher import mark_of
+from gexec.proc.task import mark_of
 
 
 def test_children_and_stat_are_found() -> None:

@@ -10,12 +10,10 @@ from typing import Any
 
 from gexec.daemon.authd import Authd
 from gexec.errors import GexecError
+from gexec.host.background import detach, logs_of, open_log, take_stderr
 from gexec.host.config import AuthdSettings, read_authd
 from gexec.host.readiness import announce
 from gexec.version import VERSION
-
-#: Where the audit log goes when there is no stderr and no file was named.
-DAEMON_AUDIT_LOG = "/var/log/gexec/authd.log"
 
 
 def main(argv: list[str]) -> int:
@@ -23,18 +21,24 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         settings = _settings(options)
+        log_fd = None
         if options.daemon:
-            settings = _with_audit_log(settings)
+            log = "" if options.log is None else os.path.abspath(options.log)
+            logs = logs_of("authd", settings.socket, log=log, audit=settings.audit_log)
+            log_fd = open_log(logs.log)
+            settings = replace(settings, audit_log=logs.audit)
         service = Authd(settings)
     except GexecError as error:
         sys.stderr.write(f"authd: {error}\n")
         return 1
     told = [] if options.ready_fd is None else [options.ready_fd]
-    if options.daemon:
-        descriptor = _daemonize()
+    if log_fd is not None:
+        descriptor = detach()
         if descriptor is None:
             return 0
         told.append(descriptor)
+        os.chdir("/")
+        take_stderr(log_fd)
     return service.run(ready=lambda: announce(*told))
 
 
@@ -47,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("-V", "--version", action="version", version=f"authd {VERSION}")
-    add("-d", "--daemon", action="store_true", help="run in the background")
+    add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
     add("--config", metavar="FILE", help="settings (default: /etc/gexec/authd.toml if it exists)")
     add("--socket", metavar="PATH", help="listen there (default: /run/gexec/authd.sock)")
     add("--private-key", metavar="FILE", help="sign with it (default: /etc/auth_priv.pem)")
@@ -58,7 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         help="its public half, as the nodes have it (default: /etc/auth_pub.pem; may be repeated)",
     )
     add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
-    add("--audit-log", metavar="FILE", help="write there who got what (default: stderr)")
+    add(
+        "--audit-log",
+        metavar="FILE",
+        help="write there who got what (default: stderr; with -d authd-audit.log beside the log)",
+    )
+    add(
+        "--log",
+        metavar="FILE",
+        help="with -d: in place of stderr (default: /var/log/gexec/authd.log, or authd.log beside the "
+        "socket of an ordinary user's)",
+    )
     add("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when listening")
     return parser
 
@@ -74,35 +88,3 @@ def _settings(options: argparse.Namespace) -> AuthdSettings:
     if options.realm is not None:
         changes["realm"] = options.realm
     return replace(read_authd(options.config), **changes)
-
-
-def _with_audit_log(settings: AuthdSettings) -> AuthdSettings:
-    """A daemon of root has no stderr: its audit log must go to a file."""
-    if settings.audit_log or os.geteuid() != 0:
-        return settings
-    os.makedirs(os.path.dirname(DAEMON_AUDIT_LOG), mode=0o750, exist_ok=True)
-    return replace(settings, audit_log=DAEMON_AUDIT_LOG)
-
-
-def _daemonize() -> int | None:
-    """Go into the background. The daemon gets a descriptor for ``announce``.
-
-    The one who called gets None when the daemon listens, so that `authd -d && gexecd -d` is in order.
-    """
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        if os.read(reading, 1):
-            return None
-        sys.stderr.write("authd: ended before it listened\n")
-        os._exit(1)
-    os.close(reading)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
-    return writing

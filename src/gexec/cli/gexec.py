@@ -120,7 +120,7 @@ def _main(words: Sequence[str]) -> int:
     console = Console(
         sock,
         session,
-        prefixes(kind, job.names, job.addresses),
+        prefixes(kind, list(job.names), list(job.addresses)),
         read_stdin=request.stdin and not request.detached,
         started=started if verbose else None,
     )
@@ -128,7 +128,7 @@ def _main(words: Sequence[str]) -> int:
     sock.close()
     outcomes = session.ended_outcomes()
     if console.status is None:
-        told = summary(job.names, outcomes)
+        told = summary(list(job.names), outcomes)
         if verbose:
             told.append(f"done after {shown_seconds(time.monotonic() - begin_s)}")
     else:

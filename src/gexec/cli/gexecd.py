@@ -5,34 +5,42 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from gexec.daemon import activation
 from gexec.daemon.gexecd import Gexecd
 from gexec.errors import GexecError
+from gexec.host.background import detach, logs_of, open_log
 from gexec.host.config import GexecdSettings, read_gexecd
 from gexec.host.readiness import announce
 from gexec.version import VERSION
 
-#: Where the audit log goes when there is no stderr and no file was named.
-DAEMON_AUDIT_LOG = "/var/log/gexec/gexecd.log"
-
 
 def main(argv: list[str]) -> int:
     """Run gexecd with these arguments (without the program's name); return its exit status."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.inetd and options.daemon:
+        parser.error("-i and -d: inetd (wait) listens itself while its daemon is in the background")
     told = [] if options.ready_fd is None else [options.ready_fd]
     try:
         inherited = [activation.inetd_listener()] if options.inetd else activation.systemd_listeners()
         settings = _settings(options)
+        log_fd = None
         if options.daemon:
-            settings = _with_audit_log(settings)
+            logs = logs_of("gexecd", settings.socket, log=_absolute(options.log), audit=settings.audit_log)
+            log_fd = open_log(logs.log)
+            settings = replace(settings, audit_log=logs.audit)
         service = Gexecd(settings, inherited=inherited)
-        service.config_path = options.config
-        if options.daemon:
-            service.background = True
-            told.append(_daemonize())
+        service.reread = _reader(options.config)
+        if log_fd is not None:
+            service.log_fd = log_fd
+            descriptor = detach()
+            if descriptor is None:
+                return 0
+            told.append(descriptor)
         return service.run(ready=lambda: announce(*told))
     except GexecError as error:
         sys.stderr.write(f"gexecd: {error}\n")
@@ -53,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--bind", metavar="ADDRESS", action="append", help="listen on it only (default: all; may be repeated)"
     )
-    add("-d", "--daemon", action="store_true", help="run in the background")
+    add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
     add(
         "-i",
         "--inetd",
@@ -72,7 +80,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", metavar="NAME", action="append", help="one more name of this node (may be repeated)")
     add("--hosts", metavar="FILE", help="names, in the form of /etc/hosts, looked up first")
     add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
-    add("--audit-log", metavar="FILE", help="write there who ran what (default: stderr)")
+    add(
+        "--audit-log",
+        metavar="FILE",
+        help="write there who ran what (default: stderr; with -d gexecd-audit.log beside the log)",
+    )
+    add(
+        "--log",
+        metavar="FILE",
+        help="with -d: in place of stderr (default: /var/log/gexec/gexecd.log, or gexecd.log beside the "
+        "socket of an ordinary user's)",
+    )
     add("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when listening")
     return parser
 
@@ -96,26 +114,11 @@ def _settings(options: argparse.Namespace) -> GexecdSettings:
     return replace(settings, **changes)
 
 
-def _with_audit_log(settings: GexecdSettings) -> GexecdSettings:
-    """A daemon of root has no stderr: its audit log must go to a file."""
-    if settings.audit_log or os.geteuid() != 0:
-        return settings
-    os.makedirs(os.path.dirname(DAEMON_AUDIT_LOG), mode=0o750, exist_ok=True)
-    return replace(settings, audit_log=DAEMON_AUDIT_LOG)
+def _reader(config: str | None) -> Callable[[], GexecdSettings]:
+    """Return what reads the settings again, from wherever the daemon is by then."""
+    path = None if config is None else os.path.abspath(config)
+    return lambda: read_gexecd(path)
 
 
-def _daemonize() -> int:
-    """Go into the background; return the descriptor to ``announce`` on.
-
-    The process that was called stays until then, so that `gexecd -d && gexec ...` is in order;
-    stderr is kept until then too, for what goes wrong on the way.
-    """
-    reading, writing = os.pipe()
-    if os.fork():
-        os.close(writing)
-        os._exit(0 if os.read(reading, 1) else 1)
-    os.close(reading)
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    return writing
+def _absolute(path: str | None) -> str:
+    return "" if path is None else os.path.abspath(path)

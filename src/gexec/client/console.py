@@ -1,8 +1,15 @@
 """The loop of the command line: gexecd's socket, stdin, stdout, stderr and signals in one poll.
 
-It never waits in a write, so signals and the daemon are heard whatever the reader of stdout does,
-and it never hangs: a second ^C within a second kills the job at once, and after that it leaves when
-gexecd has not confirmed the end within LEAVE_AFTER_S. Part of the thin client.
+It never waits in a write, so signals and the daemon are heard whatever the reader of stdout does.
+It never hangs. Every signal is passed on, and then:
+
+- ^C twice within a second kills the job at once.
+- TERM and HUP ask for the end: what has not ended KILL_GRACE_S later, or when such a signal comes again
+  (or ^C) after a second, is killed at once.
+- LEAVE_AFTER_S after a kill at once, it leaves without gexecd's confirmation, with 128 + the signal.
+- A gexecd that answers no Ping for LOST_AFTER_S is lost, as if it had closed the connection.
+
+Part of the thin client.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ import os
 import select
 import time
 
+from gexec import limits
 from gexec.client.interrupts import DEADLY, Interrupts
 from gexec.client.job import ACCEPT_TIMEOUT_S
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES, SUBMITTED
@@ -31,6 +39,8 @@ else:
     import _signal
 
 DOUBLE_INTERRUPT_S = 1.0
+#: TERM and HUP that follow each other within this time are one: timeout(1) and systemd send two at once.
+SAME_REQUEST_S = 1.0
 #: From the kill at once, or from the end of the reader of stdout, to leaving without confirmation.
 LEAVE_AFTER_S = 5.0
 #: A terminal whose foreground is another job is looked at again so often.
@@ -80,8 +90,13 @@ class Console:
         self._masks: dict[int, int] = {}
         self._interrupts = Interrupts()
         self._interrupted_s = -DOUBLE_INTERRUPT_S
+        #: The first TERM or HUP, and when: it asks for the end.
+        self._ended_by = 0
+        self._ended_at_s = 0.0
         self._leave_s = 0.0
         self._killed = False
+        self._heard_s = 0.0
+        self._pinged = False
         self.status: int | None = None
         self.farewell = ""
 
@@ -91,7 +106,8 @@ class Console:
         Raises:
             DaemonError, ProtocolError: gexecd refused the job, did not answer, or sent nonsense.
         """
-        accept_by_s = time.monotonic() + ACCEPT_TIMEOUT_S
+        self._heard_s = time.monotonic()
+        accept_by_s = self._heard_s + ACCEPT_TIMEOUT_S
         self._interrupts.catch()
         try:
             while self._busy():
@@ -101,8 +117,7 @@ class Console:
                 now_s = time.monotonic()
                 if self._session.state == SUBMITTED and now_s > accept_by_s:
                     raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
-                if self._leave_s and now_s > self._leave_s:
-                    self._leave()
+                self._on_time(now_s)
         finally:
             self._interrupts.restore()
 
@@ -122,13 +137,37 @@ class Console:
 
     def _timeout_ms(self, accept_by_s: float) -> int | None:
         session = self._session
+        deadlines = []
         if self._leave_s:
-            return max(0, int((self._leave_s - time.monotonic()) * 1000) + 1)
+            deadlines.append(self._leave_s)
         if session.state == SUBMITTED:
-            return max(0, int((accept_by_s - time.monotonic()) * 1000) + 1)
+            deadlines.append(accept_by_s)
+        elif session.state == ACCEPTED:
+            silence_s = limits.LOST_AFTER_S if self._pinged else limits.HEARTBEAT_S
+            deadlines.append(self._heard_s + silence_s)
+            if self._ended_by and not self._killed:
+                deadlines.append(self._ended_at_s + limits.KILL_GRACE_S)
+        if not deadlines:
+            return None
+        wait_s = min(deadlines) - time.monotonic()
         if self._stdin_terminal and 0 not in self._masks and session.stdin_room:
-            return int(_BACKGROUND_S * 1000)
-        return None
+            wait_s = min(wait_s, _BACKGROUND_S)
+        return max(0, int(wait_s * 1000) + 1)
+
+    def _on_time(self, now_s: float) -> None:
+        """Do what is due: end what TERM or HUP did not end, ask a silent gexecd, leave."""
+        if self._session.state == ACCEPTED:
+            if self._ended_by and not self._killed and now_s - self._ended_at_s >= limits.KILL_GRACE_S:
+                self._kill_at_once(f"not ended {limits.KILL_GRACE_S:g} s after {_name(self._ended_by)}")
+            silent_s = now_s - self._heard_s
+            if self._pinged and silent_s >= limits.LOST_AFTER_S:
+                reason = f"the local gexecd has not answered for {silent_s:.0f} s"
+                self._ended_lines(self._session.connection_ended(reason))
+            elif not self._pinged and silent_s >= limits.HEARTBEAT_S:
+                self._pinged = True
+                self._session.ping()
+        if self._leave_s and now_s > self._leave_s:
+            self._leave()
 
     # -- what to wait for ----------------------------------------------------------------------
 
@@ -196,6 +235,8 @@ class Console:
         except OSError:
             data = b""
         if data:
+            self._heard_s = time.monotonic()
+            self._pinged = False
             try:
                 frames = self._session.feed(data)
             except ProtocolError as error:
@@ -286,6 +327,8 @@ class Console:
             return
         if signum == _signal.SIGINT:
             self._interrupt()
+        elif signum in (_signal.SIGTERM, _signal.SIGHUP):
+            self._asked_to_end(signum)
         else:
             session.signal(signum)
         if signum == _signal.SIGTSTP:
@@ -298,12 +341,29 @@ class Console:
             return
         now_s = time.monotonic()
         if now_s - self._interrupted_s <= DOUBLE_INTERRUPT_S:
-            self._killed = True
-            self.say("^C twice within a second: the job is being killed on all nodes")
-            self._kill(now=True)
+            self._kill_at_once("^C twice within a second")
+        elif self._ended_by:
+            self._kill_at_once(f"^C after {_name(self._ended_by)}")
         else:
             self._session.signal(_signal.SIGINT)
         self._interrupted_s = now_s
+
+    def _asked_to_end(self, signum: int) -> None:
+        now_s = time.monotonic()
+        if not self._ended_by:
+            self._ended_by, self._ended_at_s = signum, now_s
+        elif now_s - self._ended_at_s > SAME_REQUEST_S:
+            if self._killed:
+                self._leave()
+            else:
+                self._kill_at_once(f"{_name(signum)} came again")
+            return
+        self._session.signal(signum)
+
+    def _kill_at_once(self, why: str) -> None:
+        self._killed = True
+        self.say(f"{why}: the job is being killed on all nodes")
+        self._kill(now=True)
 
     def _kill(self, now: bool) -> None:
         self._session.kill(now)
@@ -318,7 +378,7 @@ class Console:
         if left and self.status is None:
             self.farewell = f"the end of {left} of {len(session.outcomes)} processes is not confirmed"
         if self.status is None:
-            self.status = 128 + int(_signal.SIGINT)
+            self.status = 128 + int(self._ended_by or _signal.SIGINT)
         session.close()
         self._flush()
         for sink in self._sinks.values():
@@ -334,3 +394,7 @@ class Console:
         if not self._unsent:
             self._unsent = memoryview(self._session.outgoing())
             self._send()
+
+
+def _name(signum: int) -> str:
+    return "SIGTERM" if signum == _signal.SIGTERM else "SIGHUP"

@@ -140,6 +140,11 @@ class JobSession:
         if self.state == ACCEPTED:
             self._send(Kill(now))
 
+    def ping(self) -> None:
+        """Ask gexecd for a sign of life."""
+        if self.state == ACCEPTED:
+            self._outgoing += encode(0, Ping(0))
+
     def close(self) -> None:
         """Leave: the job is ended where it still runs."""
         if self.state in (SUBMITTED, ACCEPTED):

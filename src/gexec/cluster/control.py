@@ -184,7 +184,7 @@ def _supervise(
         place.clear_sockets()
         layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
         if not (place.private_key.exists() and place.public_key.exists()):
-            keypair.create(place.private_key, place.public_key, force=True)
+            keypair.create(place.private_key, place.public_key, bits=limits.RSA_MIN_BITS, force=True)
         daemons = daemons_of(place, nodes, chosen_port, base)
         boss = Supervisor(daemons, step, client)
     except GexecError as error:

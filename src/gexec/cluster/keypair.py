@@ -13,7 +13,7 @@ RSA_DEFAULT_BITS = 3072
 
 
 def create(
-    private: Path, public: Path, kind: str = "ed25519", bits: int | None = None, force: bool = False
+    private: Path, public: Path, kind: str = "rsa", bits: int | None = None, force: bool = False
 ) -> None:
     """Make a key pair and write it: the private key with mode 0600, the public one with 0644.
 

@@ -148,10 +148,14 @@ class OpenChild:
 
 @dataclass(slots=True)
 class ToChild:
-    """Send a frame to this child, after its Start."""
+    """Send a frame to this child, after its Start.
+
+    Without ``hurry`` it may wait for the next frame to the same daemon (a wake-up less there).
+    """
 
     child: int
     frame: Frame
+    hurry: bool = True
 
 
 @dataclass(slots=True)

@@ -12,6 +12,10 @@ from struct import Struct
 from gexec import limits
 from gexec.errors import ProtocolError, UsageError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAGIC = b"GXJ1"
 _LENGTH = Struct("!I")
 _OPTIONS = Struct("!IHHIIIIQ")
@@ -22,7 +26,43 @@ NO_STDIN = 4  #: processes get /dev/null
 REMOTE_PATH = 8  #: the program is looked up in PATH on each node
 #: Control bytes and the space; UTF-8 is let through.
 _NOT_IN_NAMES = bytes(range(0x21)) + b"\x7f"
+_NOT_IN_PACKED = _NOT_IN_NAMES[1:]
 _FLAGS_ALL = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
+
+
+class PackedList:
+    """Entries that stay one byte string until somebody wants them all.
+
+    A node of a large job looks at one name of a thousand; making a thousand objects for that would
+    be a tenth of what the job costs it. ``==`` compares with any list of entries.
+    """
+
+    __slots__ = ("_count", "_entries", "packed")
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+        self._count = packed.count(b"\0") + 1
+        self._entries: list[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> bytes:
+        if self._entries is not None:
+            return self._entries[index]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self.packed.split(b"\0", index + 1)[index]
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._entries is None:
+            self._entries = self.packed.split(b"\0")
+        return iter(self._entries)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, PackedList | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class JobSpec:
@@ -51,8 +91,8 @@ class JobSpec:
     def __init__(
         self,
         *,
-        names: list[bytes],
-        addresses: list[bytes],
+        names: list[bytes] | PackedList,
+        addresses: list[bytes] | PackedList,
         program: bytes,
         argv: list[bytes],
         env: list[bytes],
@@ -85,6 +125,12 @@ class JobSpec:
     def ranks(self) -> int:
         """How many processes the job has."""
         return len(self.names)
+
+    def names_joined(self, separator: bytes) -> bytes:
+        """Return all names in one string; no name holds a separator that is a space or NUL."""
+        if isinstance(self.names, PackedList):
+            return self.names.packed.replace(b"\0", separator)
+        return separator.join(self.names)
 
     def check(self) -> None:
         """Raise UsageError, naming the thing and its limit, if the job cannot be."""
@@ -142,34 +188,21 @@ class JobSpec:
             raise UsageError(f"salt {self.salt}: expected 64 bits")
 
     def _check_names(self) -> None:
-        # Whole-list tests first: every node of a large job does this for every name.
-        joined = b"".join(self.names)
-        lengths = [len(name) for name in self.names]
-        if (
-            min(lengths) >= 1
-            and max(lengths) <= limits.NAME_MAX_BYTES
-            and len(joined.translate(None, _NOT_IN_NAMES)) == len(joined)
-        ):
+        if _plain(self.names, 1, limits.NAME_MAX_BYTES):
             return
         for name in self.names:
-            if not 1 <= len(name) <= limits.NAME_MAX_BYTES or name.translate(None, _NOT_IN_NAMES) != name:
+            if not _plain([name], 1, limits.NAME_MAX_BYTES):
                 raise UsageError(
                     f"node name {name[:80]!r}: expected 1 to {limits.NAME_MAX_BYTES} printable "
                     "characters without spaces"
                 )
 
     def _check_addresses(self) -> None:
-        joined = b"".join(self.addresses)
-        if (
-            max(map(len, self.addresses)) > limits.ADDRESS_MAX_BYTES
-            or joined.translate(None, _NOT_IN_NAMES) != joined
-        ):
-            for address in self.addresses:
-                if (
-                    len(address) > limits.ADDRESS_MAX_BYTES
-                    or address.translate(None, _NOT_IN_NAMES) != address
-                ):
-                    raise UsageError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
+        if _plain(self.addresses, 0, limits.ADDRESS_MAX_BYTES):
+            return
+        for address in self.addresses:
+            if not _plain([address], 0, limits.ADDRESS_MAX_BYTES):
+                raise UsageError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
 
     def encode(self) -> bytes:
         """Return the blob; it keeps times in milliseconds.
@@ -229,8 +262,8 @@ class JobSpec:
             raise ProtocolError("job blob has options of the wrong size")
         flags, fanout, umask, connect_ms, timeout_ms, grace_ms, window, salt = _OPTIONS.unpack(fields[0])
         job = cls(
-            names=fields[1].split(b"\0"),
-            addresses=fields[2].split(b"\0"),
+            names=PackedList(fields[1]),
+            addresses=PackedList(fields[2]),
             program=fields[3],
             argv=fields[4].split(b"\0"),
             env=fields[5].split(b"\0") if fields[5] else [],
@@ -249,3 +282,24 @@ class JobSpec:
         except UsageError as error:
             raise ProtocolError(f"job blob: {error}") from error
         return job
+
+
+def _plain(entries: list[bytes] | PackedList, least: int, most: int) -> bool:
+    """Tell whether all entries have ``least`` to ``most`` bytes, no control byte and no space.
+
+    In few passes over the whole list: every node of a large job does this for every name. Of a
+    packed list the longest entry is not looked for: whoever uses an entry compares it with
+    something, or fails to dial it.
+    """
+    if isinstance(entries, PackedList):
+        packed = entries.packed
+        if least and (not packed or packed[0] == 0 or packed[-1] == 0 or b"\0\0" in packed):
+            return False
+        return len(packed.translate(None, _NOT_IN_PACKED)) == len(packed)
+    joined = b"".join(entries)
+    lengths = list(map(len, entries))
+    return (
+        min(lengths) >= least
+        and max(lengths) <= most
+        and len(joined.translate(None, _NOT_IN_NAMES)) == len(joined)
+    )

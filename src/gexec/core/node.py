@@ -103,6 +103,8 @@ class Node:
                     self._orphaned(now_s)
             case events.ChildFrame(child, frame):
                 self._heard_child(child, frame, now_s)
+            case events.ChildReached(child):
+                self._subtree.reached(child)
             case events.ChildLost(child, text, sent):
                 self._subtree.lost(child, text, sent, now_s)
             case events.OutputRead(stream, data):
@@ -144,14 +146,26 @@ class Node:
                 self._outbox.clear()
             elif self._complete or self._outbox.size_bytes >= limits.GATHER_BYTES:
                 self._flush()
-            elif self._flush_at_s is None:
-                self._flush_at_s = now_s + limits.GATHER_S
+            else:
+                due_s = now_s + self._gather_s()
+                if self._flush_at_s is None or due_s < self._flush_at_s:
+                    self._flush_at_s = due_s
         if self._closing and not self._task.runs and not self.finished:
             self.finished = True
             self._emit(events.CloseOutput())
             self._emit(events.Finish())
         effects, self._effects = self._effects, []
         return effects
+
+    def _gather_s(self) -> float:
+        """Return how long reports may wait for more.
+
+        That processes run is nobody's hurry, and most soon have more to say; with many nodes below
+        it is worth waiting a little longer, each frame being a wake-up of every ancestor.
+        """
+        if not self._outbox.urgent:
+            return limits.GATHER_MAX_S
+        return min(limits.GATHER_MAX_S, limits.GATHER_S + limits.GATHER_PER_RANK_S * (self.high - self.low))
 
     @property
     def _complete(self) -> bool:
@@ -198,7 +212,8 @@ class Node:
                 self._subtree.send(frame)
                 self._task.run()
             case frames.Resync():
-                self._resync(frame.epoch, now_s)
+                # A higher epoch: the parent has a new parent itself, which sends stdin anew.
+                self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
             case frames.Release():
                 self._orphaned(now_s)
             case frames.Close():
@@ -220,18 +235,20 @@ class Node:
         if self.parent is not None and self.parent != parent:
             refused = frames.Refused(frames.REFUSED_STALE, "another parent has this node", start.epoch)
             self._to_parent(refused)
+        # A new parent sends the stdin that somebody here may need after its Start; one that asks again
+        # on the same channel has sent it.
+        another = parent != self.parent
         self.parent = parent
         self._orphan_until_s = None
         self.high = start.high
-        self._resync(start.epoch, now_s)
+        self._resync(start.epoch, another, now_s)
 
-    def _resync(self, epoch: int, now_s: float) -> None:
+    def _resync(self, epoch: int, stdin_anew: bool, now_s: float) -> None:
         # What came before this answer is of the time before; all of it comes again after it.
         self._to_parent(frames.Accepted(self.job_id))
-        if epoch > self.epoch:
-            self.epoch = epoch
-            if self._stdin is not None:
-                self._stdin.restart()
+        self.epoch = max(self.epoch, epoch)
+        if stdin_anew and self._stdin is not None:
+            self._stdin.restart()
         self._told_stdin = 0
         self._outbox.clear()
         self._flush_at_s = None

@@ -38,6 +38,11 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._started or self._ready or self._output or self._ended)
 
+    @property
+    def urgent(self) -> bool:
+        """True if it holds more than that processes run."""
+        return bool(self._output or self._ended or self._ready)
+
     def started(self, ranges: Ranges) -> None:
         """These ranks' processes run."""
         self._started += ranges

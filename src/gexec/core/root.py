@@ -70,6 +70,8 @@ class Root:
         match event:
             case events.ChildFrame(child, frame):
                 self._heard_child(child, frame, now_s)
+            case events.ChildReached(child):
+                self._subtree.reached(child)
             case events.ChildLost(child, text, sent):
                 self._subtree.lost(child, text, sent, now_s)
             case events.ParentFrame(_, frame):

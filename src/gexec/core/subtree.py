@@ -79,6 +79,8 @@ class Subtree:
         self._went = False
         #: Inner children that have not answered: each may hold its subtree only so long.
         self._holding: dict[int, Child] = {}
+        #: Those of which the machine at least has answered: loaded rather than dead.
+        self._slow: dict[int, Child] = {}
         self._answers_s: list[float] = []
         self._inner = 0
         #: Ranks whose outcome came through here once: they must never be started afresh.
@@ -198,7 +200,8 @@ class Subtree:
 
     def _answered(self, child: Child, now_s: float) -> None:
         child.answered = True
-        if self._holding.pop(child.number, None) is not None:
+        held = self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
+        if held is not None:
             insort(self._answers_s, now_s - child.asked_s)
         self._settle_unreached(child, reached=True)
 
@@ -290,6 +293,7 @@ class Subtree:
     def _forget(self, child: Child) -> None:
         del self.children[child.number]
         self._holding.pop(child.number, None)
+        self._slow.pop(child.number, None)
         self._by_rank = None
         self._emit(events.DropChild(child.number))
         if self._stdin is not None:
@@ -306,21 +310,34 @@ class Subtree:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do, None if only events matter."""
-        if not self._holding or not self.active:
+        if not self.active:
             return None
-        # They are in the order they were asked in.
-        return next(iter(self._holding.values())).asked_s + self._hedge_s()
+        # Each is in the order they were asked in, or nearly so.
+        dues = [next(iter(self._holding.values())).asked_s + self._hedge_s()] if self._holding else []
+        if self._slow:
+            dues.append(next(iter(self._slow.values())).asked_s + limits.HEDGE_REACHED_S)
+        return min(dues, default=None)
 
     def tick(self, now_s: float) -> None:
         """Take over from children that hold their subtree too long."""
-        if not self._holding or not self.active:
+        if not (self._holding or self._slow) or not self.active:
             return
         limit_s = now_s - self._hedge_s() + 1e-6
-        for child in [child for child in self._holding.values() if child.asked_s <= limit_s]:
-            del self._holding[child.number]
+        due = [child for child in self._holding.values() if child.asked_s <= limit_s]
+        limit_s = now_s - limits.HEDGE_REACHED_S + 1e-6
+        due += [child for child in self._slow.values() if child.asked_s <= limit_s]
+        for child in due:
+            self._holding.pop(child.number, None)
+            self._slow.pop(child.number, None)
             self._inner -= 1
             if child.turn + 1 < self._turns:
                 self._hedge(child, now_s)
+
+    def reached(self, number: int) -> None:
+        """A child's machine has answered: it may take longer, being loaded rather than dead."""
+        child = self._holding.pop(number, None)
+        if child is not None:
+            self._slow[number] = child
 
     def _hedge(self, child: Child, now_s: float) -> None:
         """Take over what this child has below it, and await it as a leaf."""
@@ -397,6 +414,8 @@ class Subtree:
                 self._forget(child)
                 continue
             covered.update(range(child.low, child.high))
+            # What it told before may have been lost on the way up.
+            child.owes.update(range(child.low, child.high))
             if higher:
                 child.turn = 0
                 child.maybe_asked, child.elder, child.reached = True, None, True
@@ -404,7 +423,11 @@ class Subtree:
             if child.answered:
                 self._resync(child)
             elif higher:
-                self._ask(child)
+                # On a new channel, so that it gets its stdin after the Start like any other.
+                self._forget(child)
+                anew = self._new(child.low, child.high, child.owes, 0, now_s)
+                anew.again, anew.attach_only, anew.maybe_asked = child.again, child.attach_only, True
+                self._open(anew)
         # With the epoch it had, all is seen to, or was taken over by another.
         uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None
         if uncovered:
@@ -417,8 +440,9 @@ class Subtree:
 
     def close(self, frame: Frame) -> None:
         """Send a last frame (Close, or Release) to every child and forget them all."""
+        hurry = not self.complete
         for child in list(self.children.values()):
-            self._emit(events.ToChild(child.number, frame))
+            self._emit(events.ToChild(child.number, frame, hurry))
             self._forget(child)
 
 

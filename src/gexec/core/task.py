@@ -58,6 +58,7 @@ class Task:
         #: stdin that was given to the process, and that its pipe has taken.
         self._fed = 0
         self._fed_eof = False
+        self._missed_stdin = False
         self._written = 0
         if stdin is not None:
             stdin.add(OWN_TAKER)
@@ -94,6 +95,8 @@ class Task:
         self.state = RUNNING
         self.was_started = True
         self._outbox.started(self._ranges)
+        if self._missed_stdin:
+            self._emit(events.KillTask(True))
         if self._spec.flags & jobspec.DETACHED:
             self._emit(events.ForgetTask())
             self._report(outcomes.exited(0))
@@ -226,7 +229,11 @@ class Task:
         if self.state not in (STARTING, RUNNING) or self._fed_eof:
             return
         if offset > self._fed:
-            raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
+            if self.state is RUNNING:
+                raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
+            # It was asked before, here or by another parent, so the spawner is going to refuse it.
+            self._missed_stdin = True
+            return
         fresh = data[self._fed - offset :]
         if fresh:
             self._fed += len(fresh)

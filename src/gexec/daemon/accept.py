@@ -19,6 +19,7 @@ from typing import Protocol
 
 from gexec import limits
 from gexec.core import frames
+from gexec.daemon.complaints import Complaints
 from gexec.daemon.context import RelayContext
 from gexec.net import tls
 from gexec.net.link import Link, LinkOwner
@@ -39,17 +40,22 @@ class AcceptOwner(LinkOwner, Protocol):
 class Acceptor:
     """The listening sockets of one relay."""
 
-    def __init__(self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts) -> None:
+    def __init__(
+        self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts, complaints: Complaints
+    ) -> None:
         self.contexts = contexts
         self._owner = owner
-        self._log = context.log
+        self._complaints = complaints
+        self._hello_s = context.settings.unauthenticated_max_s
         self._loop = asyncio.get_running_loop()
         self._listeners = list(context.listeners)
         self._client_listener = context.client_listener
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve: int | None = None
+        self._keep_reserve()
         self._unknown: dict[Link, str] = {}
         self._sources: Counter[str] = Counter()
-        self._clients: set[Link] = set()
+        self._clients: dict[Link, int] = {}
+        self._of_uid: Counter[int] = Counter()
         self._handshakes: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
@@ -76,32 +82,57 @@ class Acceptor:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
                     self._shed(listener)
                 else:
-                    self._log.warning(f"accept: {error.strerror}")
+                    self._complain("accept", f"accept: {error.strerror}")
                 return
             if is_client:
                 self._accept_client(sock)
             else:
-                self._accept_daemon(sock, str(address[0]), f"{address[0]}:{address[1]}")
+                host, port = str(address[0]), address[1]
+                self._accept_daemon(sock, host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
     def _shed(self, listener: socket.socket) -> None:
-        self._log.warning("no file descriptors left: refusing a connection (raise LimitNOFILE)")
-        os.close(self._reserve)
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
+        who = "a connection"
         try:
-            listener.accept()[0].close()
+            sock, address = listener.accept()
+            who = f"{address[0]}:{address[1]}" if listener is not self._client_listener else "a client"
+            sock.close()
         except OSError:
             pass
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._keep_reserve()
+        self._complain("accept", f"{who} was refused: no file descriptors are left (raise LimitNOFILE)")
+
+    def _keep_reserve(self) -> None:
+        try:
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._reserve = None  # none left in the whole system: until the next time
+
+    def _complain(self, source: str, text: str) -> None:
+        self._complaints.tell(source, text, self._loop.time())
 
     def _accept_client(self, sock: socket.socket) -> None:
-        if len(self._clients) >= limits.CLIENTS_MAX:
-            sock.close()
-            self._log.warning(f"{limits.CLIENTS_MAX} clients are connected: refusing one more")
-            return
-        sock.setblocking(False)
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         pid, uid, _ = _PEER.unpack(raw)
-        link = Link(self._owner, frames.FROM_CLIENT, f"client (pid {pid}, uid {uid})")
-        self._clients.add(link)
+        label = f"client (pid {pid}, uid {uid})"
+        if len(self._clients) >= limits.CLIENTS_MAX or self._of_uid[uid] >= limits.CLIENTS_PER_UID_MAX:
+            sock.close()
+            text = f"{label} was refused: {self._of_uid[uid]} of {len(self._clients)} clients are this user's"
+            self._complain(f"uid {uid}", text)
+            return
+        sock.setblocking(False)
+        link = Link(
+            self._owner,
+            frames.FROM_CLIENT,
+            label,
+            source=f"uid {uid}",
+            accepted=True,
+            hello_s=self._hello_s,
+        )
+        self._clients[link] = uid
+        self._of_uid[uid] += 1
         self._owner.link_accepted(link, uid)
         self._start(self._loop.connect_accepted_socket(lambda: link, sock), link)
 
@@ -109,11 +140,23 @@ class Acceptor:
         crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
         if crowded or self._sources[source] >= limits.LINKS_UNAUTHENTICATED_PER_SOURCE_MAX:
             sock.close()
-            self._log.warning(f"{label}: too many connections that have not shown who they are")
+            text = f"{label} was refused: {self._sources[source]} connections from there and "
+            text += f"{len(self._unknown)} in all have not shown yet who they are"
+            self._complain(source, text)
             return
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link = Link(self._owner, frames.FROM_PARENT, label)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # it has gone already: the handshake tells
+        link = Link(
+            self._owner,
+            frames.FROM_PARENT,
+            label,
+            source=source,
+            accepted=True,
+            hello_s=self._hello_s,
+        )
         self._unknown[link] = source
         self._sources[source] += 1
         self._owner.link_accepted(link, None)
@@ -122,7 +165,8 @@ class Acceptor:
                 lambda: link,
                 sock,
                 ssl=self.contexts.accept,
-                ssl_handshake_timeout=limits.UNAUTHENTICATED_MAX_S,
+                # The link's own deadline comes first and says what was missing.
+                ssl_handshake_timeout=self._hello_s + 1,
             ),
             link,
         )
@@ -150,4 +194,8 @@ class Acceptor:
     def forget(self, link: Link) -> None:
         """A link has ended."""
         self.known(link)
-        self._clients.discard(link)
+        uid = self._clients.pop(link, None)
+        if uid is not None:
+            self._of_uid[uid] -= 1
+            if not self._of_uid[uid]:
+                del self._of_uid[uid]

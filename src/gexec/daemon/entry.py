@@ -7,7 +7,7 @@ this check keeps a relay from dialling and forwarding for anybody who has no cre
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 
 from gexec.core.jobspec import JobSpec
@@ -21,12 +21,36 @@ _REMEMBERED = 16
 
 
 class Entry:
-    """Verifies credentials; remembers the last few good ones with their jobs."""
+    """Verifies credentials; remembers the last few good ones, and those of jobs that live here.
+
+    A job that runs for days is attached again long after its credential has expired: what counts
+    is that it was good when the job came, so the job's own bytes stay good while it lives.
+    """
 
     def __init__(self, settings: GexecdSettings, keys: Mapping[bytes, VerifyKey]) -> None:
         self._keys = keys
         self._settings = settings
         self._known: OrderedDict[bytes, tuple[bytes, Credential, JobSpec]] = OrderedDict()
+        self._live: dict[bytes, tuple[bytes, Credential, JobSpec]] = {}
+        self._lives: Counter[bytes] = Counter()
+
+    def keep(self, raw: bytes) -> None:
+        """A job with this credential, just checked, lives here from now on."""
+        if raw not in self._live:
+            self._live[raw] = self._known[raw]
+        self._lives[raw] += 1
+
+    def release(self, raw: bytes) -> None:
+        """One of the jobs with this credential has ended."""
+        self._lives[raw] -= 1
+        if self._lives[raw] <= 0:
+            del self._lives[raw]
+            self._live.pop(raw, None)
+
+    def reload(self, keys: Mapping[bytes, VerifyKey]) -> None:
+        """Take new keys; what was verified with the old ones is forgotten, but for the jobs that live."""
+        self._keys = keys
+        self._known.clear()
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
         """Return what a credential and its blob say.
@@ -35,7 +59,7 @@ class Entry:
             CredentialError: the credential is not acceptable now, or is bound to another job.
             ProtocolError: the blob is not a job.
         """
-        known = self._known.get(raw)
+        known = self._live.get(raw) or self._known.get(raw)
         if known is not None and known[0] == blob:
             return known[1], known[2]
         credential = credentials.verify(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import resource
 import signal
 import socket
 import time
@@ -17,14 +16,18 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from gexec.daemon.accounts import account_of
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gexec.daemon.accounts import account_of, relay_identity
 from gexec.daemon.context import RelayContext
 from gexec.daemon.enrolment import Enrolment, enrol
 from gexec.daemon.listening import tcp_listeners
+from gexec.daemon.renewal import Renewal
 from gexec.daemon.spawner import Spawner
 from gexec.daemon.vetting import Admission
 from gexec.errors import AuthError, ConfigError, GexecError
-from gexec.host import sockets
+from gexec.host import memory, sockets
+from gexec.host.background import take_stderr
 from gexec.host.config import GexecdSettings, PolicySettings
 from gexec.host.identity import node_names
 from gexec.host.keyfiles import read_verify_keys
@@ -32,12 +35,11 @@ from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log, stderr_log
 from gexec.proc import channel, identity
 from gexec.proc.channel import SpawnerPort
-from gexec.proc.messages import Certificates
+from gexec.proc.messages import AcceptedKeys
 from gexec.security.policy import Policy
 
 #: How long a starting gexecd waits for its authd.
 _AUTHD_PATIENCE_S = 15.0
-_RENEWAL_RETRY_S = 60.0
 #: What a draining relay gets beyond drain_s.
 _DRAIN_PATIENCE_S = 5.0
 _DESCRIPTORS_MAX = 65_536
@@ -80,7 +82,7 @@ class Gexecd:
         self._started_s = time.time()
         self._keys = read_verify_keys(settings.public_keys)
         self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
-        self._relay_user = _relay_user(settings.relay_user) if os.geteuid() == 0 else None
+        self._relay_user = relay_identity(settings.relay_user) if os.geteuid() == 0 else None
         self._audit = AuditLog(settings.audit_log or None, self._log)
         given = [sock for sock in inherited if sock.family != socket.AF_UNIX]
         clients = [sock for sock in inherited if sock.family == socket.AF_UNIX]
@@ -95,10 +97,10 @@ class Gexecd:
             raise
         self._relay_pid = 0
         self._terms = 0
-        #: The file that SIGHUP reads the policy from; None = it stays as it was given.
-        self.config_path: str | None = None
-        #: Give up stderr too, once ready (``gexecd -d``).
-        self.background = False
+        #: What SIGHUP reads the policy with; None = it stays as it was given.
+        self.reread: Callable[[], GexecdSettings] | None = None
+        #: In the background: the descriptor that takes the place of stderr, once ready.
+        self.log_fd: int | None = None
         self._ready_read = -1
         self._ready: Callable[[], None] | None = None
         self._is_ready = False
@@ -158,9 +160,10 @@ class Gexecd:
             from gexec.daemon.relay import run_relay
 
             own = [listener.fileno() for listener in (*self._listeners, self._clients)]
-            identity.close_inherited([*own, sock.fileno(), ready_write])
+            log_fd = [] if self.log_fd is None else [self.log_fd]
+            identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
-            _raise_descriptors()
+            identity.raise_descriptors(_DESCRIPTORS_MAX)
             if self._relay_user is not None:
                 identity.drop_to(*self._relay_user, ())
             identity.forbid_new_privileges()
@@ -179,8 +182,8 @@ class Gexecd:
         def told() -> None:
             os.write(ready_write, b"1")
             os.close(ready_write)
-            if self.background:
-                identity.null_stdio()
+            if self.log_fd is not None:
+                take_stderr(self.log_fd)
 
         return RelayContext(
             listeners=self._listeners,
@@ -224,12 +227,13 @@ class Gexecd:
             log=self._log.named("gexecd-spawner"),
             on_signal=self._signalled,
         )
-        spawner.watch(self._ready_read, self._relay_ready)
+        spawner.loop.watch(self._ready_read, self._relay_ready)
         if die_with_parent_fd is not None:
-            spawner.watch(die_with_parent_fd, lambda: self._parent_gone(die_with_parent_fd))
-        self._renew_before(enrolment.expires_s)
+            spawner.loop.watch(die_with_parent_fd, lambda: self._parent_gone(die_with_parent_fd))
+        Renewal(spawner, settings.authd_socket, self._names, self._log).before(enrolment.expires_s)
         spawner.install_handlers()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        memory.settle()
         try:
             status = spawner.run()
         finally:
@@ -237,15 +241,15 @@ class Gexecd:
         return status if self._is_ready or self._terms else 1
 
     def _relay_ready(self) -> None:
-        self._spawner.unwatch(self._ready_read)
+        self._spawner.loop.unwatch(self._ready_read)
         told = os.read(self._ready_read, 1)
         os.close(self._ready_read)
         if told:
             self._is_ready = True
             if self._ready is not None:
                 self._ready()
-            if self.background:
-                identity.null_stdio()
+            if self.log_fd is not None:
+                take_stderr(self.log_fd)
 
     def _end_relay(self, spawner: Spawner) -> None:
         if spawner.relay_pid:
@@ -260,71 +264,32 @@ class Gexecd:
         if self._terms == 1 and self._spawner.relay_pid:
             os.kill(self._spawner.relay_pid, signal.SIGTERM)
             bound_s = self.settings.drain_s + _DRAIN_PATIENCE_S
-            self._spawner.call_at(time.monotonic() + bound_s, lambda: self._spawner.shut_down(now=False))
+            self._spawner.loop.call_at(time.monotonic() + bound_s, lambda: self._spawner.shut_down(now=False))
         else:
             self._spawner.shut_down(now=True)
 
     def _parent_gone(self, fd: int) -> None:
         if not os.read(fd, 4096):
-            self._spawner.unwatch(fd)
+            self._spawner.loop.unwatch(fd)
             self._terms += 1
             self._spawner.shut_down(now=True)
 
     def _reload(self) -> None:
         """Read keys and policy again. What is wrong leaves the old ones in force."""
-        from gexec.host.config import read_gexecd
-
         self._audit.reopen()
         try:
             keys = read_verify_keys(self.settings.public_keys)
-            policy = self.settings.policy
-            if self.config_path is not None:
-                policy = read_gexecd(self.config_path).policy
+            policy = self.settings.policy if self.reread is None else self.reread().policy
         except GexecError as error:
             self._log.error(f"reload: {error}; the old settings stay in force")
             return
         self._admission.reload(keys, policy_of(policy))
         self._spawner.retire_helpers()
+        pem = b"".join(
+            key.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo) for key in keys.values()
+        )
+        self._spawner.tell(AcceptedKeys(pem))
         self._log.info(f"reloaded: {len(keys)} public keys accepted")
-
-    # -- renewal -----------------------------------------------------------------------------
-
-    def _renew_before(self, expires_s: float) -> None:
-        wait_s = max(1.0, (expires_s - time.time()) / 2)
-        self._spawner.call_at(time.monotonic() + wait_s, self._renew)
-
-    def _renew(self) -> None:
-        """Ask authd in a child of its own, so that a slow authd stops no job."""
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            self._be_renewal(write)
-        os.close(write)
-        self._spawner.adopt(pid, lambda status: None)
-        self._spawner.watch(read, lambda: self._renewed(read))
-
-    def _be_renewal(self, write: int) -> NoReturn:
-        try:
-            signal.set_wakeup_fd(-1)
-            identity.close_inherited([write])
-            enrolment = enrol(self.settings.authd_socket, self._names, patience_s=1.0)
-            with os.fdopen(write, "wb") as pipe:
-                pipe.write(b"\0".join((*enrolment[:3], b"%d" % enrolment.expires_s)))
-        except GexecError as error:
-            self._log.warning(f"certificate not renewed: {error}; trying again")
-        finally:
-            os._exit(0)
-
-    def _renewed(self, read: int) -> None:
-        self._spawner.unwatch(read)
-        with os.fdopen(read, "rb") as pipe:
-            raw = pipe.read()
-        if not raw:
-            self._spawner.call_at(time.monotonic() + _RENEWAL_RETRY_S, self._renew)
-            return
-        key, certificate, authority, expires_s = raw.split(b"\0")  # PEM holds no NUL
-        self._spawner.tell(Certificates(key, certificate, authority))
-        self._renew_before(float(expires_s))
 
     def _close_listeners(self) -> None:
         _close([*self._listeners, self._clients])
@@ -343,27 +308,6 @@ def policy_of(settings: PolicySettings) -> Policy:
         allow_root=settings.root,
         jobs_per_user_max=settings.jobs_per_user_max,
     )
-
-
-def _relay_user(configured: str) -> tuple[int, int]:
-    for name in (configured,) if configured else ("gexec", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            raise ConfigError(f"relay_user {name} is root: choose an unprivileged user")
-        return entry.pw_uid, entry.pw_gid
-    raise ConfigError(
-        f"relay_user: there is no user {configured or 'gexec or nobody'} on this node: create it"
-    )
-
-
-def _raise_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS_MAX)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _close(listeners: Sequence[socket.socket]) -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from gexec.core import events, jobspec
+from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
@@ -49,6 +49,9 @@ class Relay(Protocol):
     def job_finished(self, job: Job) -> None:
         """The machine has done its part."""
 
+    def job_failed(self, job: Job, error: Exception) -> None:
+        """There is a defect, or something ran out: the job is given up, nothing else."""
+
 
 class Child:
     """A child's channel, and what waits for its link to open."""
@@ -62,10 +65,10 @@ class Child:
         self.waiting: list[Frame] = []
         self.sent = False
 
-    def send(self, frame: Frame) -> None:
+    def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
         if self.sent:
-            self.link.send(self.channel, frame)
+            self.link.send(self.channel, frame, hurry)
         else:
             self.waiting.append(frame)
 
@@ -103,7 +106,7 @@ class Job:
         self.parents: dict[int, tuple[Link, int]] = {}
         self.children: dict[int, Child] = {}
         self._relay = relay
-        self._credential = credential
+        self.credential = credential
         self._blob = blob
         self._loop = asyncio.get_running_loop()
         self._queue: deque[events.Event] = deque()
@@ -112,12 +115,24 @@ class Job:
         self._task: int | None = None
         self._io: TaskIO | None = None
 
+    def is_same(self, start: Start) -> bool:
+        """Tell whether a Start is for this node of this job, and within the job."""
+        return (
+            start.low == self.key[1]
+            and start.high <= self.spec.ranks
+            and start.credential == self.credential
+            and start.blob == self._blob
+        )
+
     # -- driving --------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Let the machine begin."""
         self._busy = True
-        self._carry_out(self.machine.begin(self._loop.time()))
+        try:
+            self._carry_out(self.machine.begin(self._loop.time()))
+        except Exception as error:
+            self._fail(error)
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
@@ -140,6 +155,8 @@ class Job:
                     self._refuse(event, error)
                     continue
                 self._carry_out(effects)
+        except Exception as error:
+            self._fail(error)
         finally:
             self._busy = False
         if not self.machine.finished:
@@ -153,6 +170,20 @@ class Job:
         else:
             raise error
         self._loop.call_soon(link.abort, f"it broke the protocol: {error}")
+
+    def _fail(self, error: Exception) -> None:
+        """Give up this job alone: end the process, tell the parents and the children."""
+        self._relay.job_failed(self, error)
+        self.machine.finished = True
+        refused = frames.Refused(frames.REFUSED_UNKNOWN, "gexecd failed on this job: see its log")
+        for link, channel in self.parents.values():
+            link.send(channel, refused)
+        for child in self.children.values():
+            child.send(frames.Close(), True)
+        if self._task is not None:
+            self._relay.spawner.kill(self._task, False)
+            self._relay.spawner_asked()
+        self._finish()
 
     def _arm(self) -> None:
         # A timer that is early only costs one Tick: it is moved forward, never back.
@@ -178,9 +209,9 @@ class Job:
                     if parent in self.parents:
                         link, channel = self.parents[parent]
                         link.send(channel, frame)
-                case events.ToChild(number, frame):
+                case events.ToChild(number, frame, hurry):
                     if number in self.children:
-                        self.children[number].send(frame)
+                        self.children[number].send(frame, hurry)
                 case events.OpenChild(number, start):
                     self._open_child(number, start)
                 case events.DropChild(number):
@@ -188,9 +219,7 @@ class Job:
                 case events.RunTask():
                     self._run_task()
                 case events.CheckTask():
-                    self._task = self._relay.open_task(self)
-                    self._relay.spawner.check(self._task, self.key[1], self._credential, self._blob)
-                    self._relay.spawner_asked()
+                    self._check_task()
                 case events.Finish():
                     self._finish()
                 case _:
@@ -275,19 +304,44 @@ class Job:
 
     # -- the process ----------------------------------------------------------------------
 
+    def _check_task(self) -> None:
+        self._task = self._relay.open_task(self)
+        try:
+            self._relay.spawner.check(self._task, self.key[1], self.credential, self._blob)
+        except OSError as error:
+            self._not_started(error)
+        self._relay.spawner_asked()
+
     def _run_task(self) -> None:
         try:
-            self._io = TaskIO(self.tell, not self.spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED))
+            io = TaskIO(self.tell, not self.spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED))
         except OSError as error:
-            self.tell(events.TaskEnded(outcomes.not_started(f"no pipes for the process: {error.strerror}")))
+            self._not_started(error)
             return
         if self._task is None:
             self._task = self._relay.open_task(self)
         try:
-            self._relay.spawner.run(self._task, self.key[1], self._credential, self._blob, self._io.child_fds)
+            self._relay.spawner.run(self._task, self.key[1], self.credential, self._blob, io.child_fds)
+            self._io = io
+        except OSError as error:
+            io.close()
+            self._not_started(error)
         finally:
-            self._io.close_child_ends()
+            io.close_child_ends()
         self._relay.spawner_asked()
+
+    def _not_started(self, error: OSError) -> None:
+        if self._task is not None:
+            self._relay.close_task(self._task)
+            self._relay.spawner.kill(self._task, True)  # a check that was passed
+            self._task = None
+        self.tell(events.TaskEnded(outcomes.not_started(f"gexecd has no means left: {error.strerror}")))
+
+    def task_started(self) -> None:
+        """The spawner says that the process runs."""
+        if self._io is not None:
+            self._io.started()
+        self.tell(events.TaskStarted())
 
     def task_ended(self, outcome: outcomes.Outcome) -> None:
         """The spawner says that the process ended, or did not start."""

@@ -16,15 +16,18 @@ from gexec.core.frames import Frame, Refused, Start, Submit
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.daemon.accept import Acceptor
+from gexec.daemon.complaints import Complaints, tell_faults
 from gexec.daemon.context import RelayContext
 from gexec.daemon.entry import Entry
 from gexec.daemon.job import Job
 from gexec.errors import CredentialError, ProtocolError
+from gexec.host import memory
 from gexec.net.link import Link
 from gexec.net.pool import Pool
 from gexec.net.tls import link_contexts
 from gexec.proc import messages
 from gexec.proc.channel import RelayChannel
+from gexec.security.keys import load_public_keys
 
 #: A root's key has this instead of a rank.
 ROOT = -1
@@ -36,11 +39,13 @@ def run_relay(context: RelayContext) -> int:
 
 
 async def _serve(context: RelayContext) -> int:
-    relay = RelayService(context)
     loop = asyncio.get_running_loop()
+    tell_faults(loop, context.log)
+    relay = RelayService(context)
     loop.add_signal_handler(signal.SIGTERM, relay.drain)
     loop.add_signal_handler(signal.SIGINT, relay.drain)
     relay.begin()
+    memory.settle()
     context.ready()
     return await relay.stopped
 
@@ -72,8 +77,9 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self._entry = Entry(context.settings, context.verify_keys)
         contexts = link_contexts(*context.certificates)
+        self._complaints = Complaints(context.log)
         self._pool = Pool(self, contexts)
-        self._acceptor = Acceptor(self, context, contexts)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints)
         self._jobs: dict[tuple[bytes, int], Job] = {}
         self._tasks: dict[int, Job] = {}
         self._parties: dict[Link, Party] = {}
@@ -152,9 +158,11 @@ class RelayService:
         match event:
             case messages.Certificates():
                 self._renew(event)
+            case messages.AcceptedKeys(pem):
+                self._entry.reload(load_public_keys(pem))
             case messages.TaskStarted(task=task):
                 if task in self._tasks:
-                    self._tasks[task].tell(events.TaskStarted())
+                    self._tasks[task].task_started()
             case messages.TaskReady(task=task):
                 if task in self._tasks:
                     self._tasks[task].tell(events.TaskReady())
@@ -220,8 +228,8 @@ class RelayService:
         party = self._parties.pop(link, None)
         if party is None:
             return
-        if not link.opened or text.startswith("it broke"):
-            self._log.warning(f"{link.label}: {text}")
+        if not link.opened or text.startswith(("it broke", "TLS failed")):
+            self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())
         for job, number in list(party.children.values()):
             job.child_link_closed(number, text)
         for job, number in list(party.parents.values()):
@@ -235,6 +243,8 @@ class RelayService:
         if parent is not None:
             if isinstance(frame, Submit):
                 raise ProtocolError("a second Submit on one channel")
+            if isinstance(frame, Start) and not parent[0].is_same(frame):
+                raise ProtocolError("a second Start on one channel, for something else")
             parent[0].tell(events.ParentFrame(parent[1], frame))
             return
         child = party.children.get(channel)
@@ -296,8 +306,9 @@ class RelayService:
         self._beat_within(self._settings.heartbeat_s)
         try:
             credential, spec = self._entry.check(start.credential, start.blob)
-        except CredentialError as error:
-            link.send(channel, Refused(frames.REFUSED_DENIED, str(error)))
+        except (CredentialError, ProtocolError) as error:
+            # A job that this version does not know must not end the link, and other jobs with it.
+            link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
         if start.high > spec.ranks:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
@@ -310,11 +321,11 @@ class RelayService:
             job.tell(events.ParentFrame(parent, start))
             return
         if start.attach_only:
-            link.send(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
+            link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
         refusal = self._refusal()
         if refusal is not None:
-            link.send(channel, refusal)
+            link.answer(channel, refusal)
             return
         node = Node(
             job_id=credential.job_id,
@@ -324,6 +335,7 @@ class RelayService:
             orphan_grace_s=self._settings.orphan_grace_s,
         )
         job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob)
+        self._entry.keep(start.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
         job.begin()
@@ -332,10 +344,12 @@ class RelayService:
         """A client of this host submits a job."""
         if party.uid is None:
             raise ProtocolError("Submit from a daemon")
+        if party.parents:
+            raise ProtocolError("a second job on one connection")
         try:
             credential, spec = self._entry.check(submit.credential, submit.blob)
-        except CredentialError as error:
-            link.send(channel, Refused(frames.REFUSED_DENIED, str(error)))
+        except (CredentialError, ProtocolError) as error:
+            link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
         refusal = self._refusal()
         if credential.uid != party.uid:
@@ -347,7 +361,7 @@ class RelayService:
         if key in self._jobs:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
         if refusal is not None:
-            link.send(channel, refusal)
+            link.answer(channel, refusal)
             return
         parent = next(self._parent_numbers)
         root = Root(
@@ -358,13 +372,20 @@ class RelayService:
             client=parent,
         )
         job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob)
+        self._entry.keep(submit.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
         job.begin()
 
+    def job_failed(self, job: Job, error: Exception) -> None:
+        """There is a defect, or something ran out: the job is given up, nothing else."""
+        place = "the root" if job.key[1] == ROOT else f"rank {job.key[1]}"
+        self._log.error(f"{place} of job {job.key[0].hex()} failed: {type(error).__name__}: {error}")
+
     def job_finished(self, job: Job) -> None:
         """A machine has done its part."""
-        self._jobs.pop(job.key, None)
+        if self._jobs.pop(job.key, None) is not None:
+            self._entry.release(job.credential)
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:

@@ -7,9 +7,7 @@ user (``proc.helper``), and ends when its relay has gone and the tasks with it.
 
 from __future__ import annotations
 
-import heapq
 import os
-import select
 import signal
 import stat
 import time
@@ -17,13 +15,15 @@ from collections.abc import Callable
 
 from gexec.core import outcome
 from gexec.core.outcome import Outcome
+from gexec.daemon.helpers import Helper, Helpers
+from gexec.daemon.trail import Trail
 from gexec.daemon.vetting import Admission, Admitted
 from gexec.errors import CredentialError, ProtocolError
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log
-from gexec.proc.channel import HelperPort, SpawnerPort
-from gexec.proc.helper import fork_helper
-from gexec.proc.launcher import Launcher, mark_of
+from gexec.proc.channel import SpawnerPort
+from gexec.proc.launcher import Launcher
+from gexec.proc.loop import PollLoop
 from gexec.proc.messages import (
     Check,
     Event,
@@ -39,26 +39,15 @@ from gexec.proc.messages import (
     TaskRefused,
     TaskStarted,
 )
+from gexec.proc.task import mark_of
 from gexec.security.policy import Account
 
-#: A helper takes no new tasks after this long, so that a user's new groups come to count.
-_HELPER_AGE_MAX_S = 600.0
 #: What a helper gets beyond a task's grace before it is ended itself.
 _HELPER_PATIENCE_S = 5.0
+#: How long the news that a task runs may wait for the news that it has ended.
+_STARTED_HELD_S = 0.02
 _NULL_DEVICE = os.makedev(1, 3)
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-
-
-class _Helper:
-    __slots__ = ("detached", "made_s", "pid", "port", "tasks", "uid")
-
-    def __init__(self, pid: int, port: HelperPort, uid: int) -> None:
-        self.pid = pid
-        self.port = port
-        self.uid = uid
-        self.made_s = time.monotonic()
-        self.tasks: set[int] = set()
-        self.detached: set[tuple[bytes, ...]] = set()
 
 
 class _Task:
@@ -67,7 +56,7 @@ class _Task:
     def __init__(self, account: Account, launch: LaunchSpec) -> None:
         self.account = account
         self.launch = launch
-        self.helper: _Helper | None = None
+        self.helper: Helper | None = None
         self.pid = 0
         self.kill_by_s: float | None = None
 
@@ -98,69 +87,45 @@ class Spawner:
         self._port = port
         self._relay_pid = relay_pid
         self._admission = admission
-        self._audit = audit
+        self._trail = Trail(audit)
         self._log = log
         self._tasks_max = tasks_max
         self._on_signal = on_signal
         self._tasks: dict[int, _Task] = {}
+        self._held: dict[int, TaskStarted] = {}
         self._checked: dict[int, Admitted] = {}
-        self._helpers: dict[int, _Helper] = {}  # by pid
-        self._helper_of: dict[int, _Helper] = {}  # by uid: the one that takes new tasks
+        #: The descriptors, signals and timers of this process.
+        self.loop = PollLoop(self._signalled)
+        self._helpers = Helpers(self.loop, self._from_launcher)
         self._launcher = Launcher(
             self._from_launcher, other_ended=self._other_ended, not_orphans=self._own_children
         )
         self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
-        self._poller = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timers_made = 0
         self._others: dict[int, Callable[[int], None]] = {}
         self._ending = False
         self._end_by_s = float("inf")
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> int:
         """Serve until the relay is gone and everything attached has ended; return 0."""
         self.install_handlers()
-        self.watch(self._wake_read, self._woken)
-        self.watch(self._port.endpoint.fileno(), self._from_relay)
+        self.loop.watch(self._port.endpoint.fileno(), self._from_relay)
         self._launcher.reap()  # what ended before the handler was there
         while not self._finished():
-            for fd, _ in self._poller.poll(self._timeout_ms()):
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler()
+            self.loop.turn(self._due_s())
             self._tick()
-            self._want_writes()
+            self._flush()
         return 0
 
     def install_handlers(self) -> None:
         """Take the signals from now on; those that come before ``run`` are handled by it."""
-        for signum in _HANDLED:
-            signal.signal(signum, _noted)
-        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self.loop.take_signals(_HANDLED)
 
     @property
     def relay_pid(self) -> int:
         """The relay's pid, 0 once it was reaped."""
         return self._relay_pid
-
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
-        """Call ``handler`` whenever the descriptor is readable or at its end."""
-        self._handlers[fd] = handler
-        self._poller.register(fd, select.POLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        """Watch the descriptor no more; before it is closed."""
-        if self._handlers.pop(fd, None) is not None:
-            self._poller.unregister(fd)
-
-    def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
-        """Call once, at this monotonic time."""
-        self._timers_made += 1
-        heapq.heappush(self._timers, (when_s, self._timers_made, callback))
 
     def adopt(self, pid: int, ended: Callable[[int], None]) -> None:
         """Reap this child of ours too and call ``ended`` with its wait status."""
@@ -181,43 +146,34 @@ class Spawner:
         self._ending = True
         self._end_by_s = time.monotonic() + (1.0 if now else grace_s) + 2 * _HELPER_PATIENCE_S
         if first:
-            self.unwatch(self._port.endpoint.fileno())
+            self.loop.unwatch(self._port.endpoint.fileno())
             self._port.endpoint.close()
         for number, task in list(self._tasks.items()):
             self._kill(number, task, now, "gexecd ends")
         self._launcher.end_all(now)
-        for helper in self._helpers.values():
-            self._dismiss(helper)
+        self._helpers.dismiss_all()
 
     def retire_helpers(self) -> None:
         """Give new tasks to new helpers; the present ones end with their tasks."""
-        for uid in list(self._helper_of):
-            self._retire(uid)
+        self._helpers.retire_all()
 
     def _finished(self) -> bool:
         if not self._ending:
             return False
         if time.monotonic() > self._end_by_s:
-            for helper in list(self._helpers.values()):
-                os.kill(helper.pid, signal.SIGKILL)
+            self._helpers.kill_all()
             self._end_by_s = float("inf") if self._helpers else self._end_by_s
         return not self._helpers and self._launcher.settled
 
-    def _timeout_ms(self) -> int:
+    def _due_s(self) -> float | None:
         dues = [due for due in (self._launcher.next_deadline_s(), self._kill_deadline_s()) if due is not None]
-        if self._timers:
-            dues.append(self._timers[0][0])
         if self._ending:
             dues.append(time.monotonic() + 0.1)
-        if not dues:
-            return -1
-        return max(0, int((min(dues) - time.monotonic()) * 1000) + 1)
+        return min(dues, default=None)
 
     def _tick(self) -> None:
         self._launcher.tick()
         now_s = time.monotonic()
-        while self._timers and self._timers[0][0] <= now_s:
-            heapq.heappop(self._timers)[2]()
         overdue = self._kill_deadline_s()
         if overdue is not None and overdue <= now_s:
             for task in self._tasks.values():
@@ -229,26 +185,21 @@ class Spawner:
     def _kill_deadline_s(self) -> float | None:
         return min((t.kill_by_s for t in self._tasks.values() if t.kill_by_s is not None), default=None)
 
-    def _want_writes(self) -> None:
-        endpoints = [helper.port.endpoint for helper in self._helpers.values()]
+    def _flush(self) -> None:
+        self._helpers.flush()
         if not self._ending:
-            endpoints.append(self._port.endpoint)
-        for endpoint in endpoints:
+            endpoint = self._port.endpoint
             if endpoint.wants_write:
                 endpoint.flush()
-            if endpoint.fileno() in self._handlers:
-                wanted = select.POLLIN | (select.POLLOUT if endpoint.wants_write else 0)
-                self._poller.modify(endpoint.fileno(), wanted)
+            self.loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
-    def _woken(self) -> None:
-        signums = set(os.read(self._wake_read, 4096))
-        if signal.SIGCHLD in signums:
+    def _signalled(self, signum: int) -> None:
+        if signum == signal.SIGCHLD:
             self._launcher.reap()
-        for signum in signums - {signal.SIGCHLD}:
-            if self._on_signal is not None:
-                self._on_signal(signum)
-            elif signum != signal.SIGHUP:
-                self.shut_down(now=False)
+        elif self._on_signal is not None:
+            self._on_signal(signum)
+        elif signum != signal.SIGHUP:
+            self.shut_down(now=False)
 
     # -- the relay ---------------------------------------------------------------------------
 
@@ -335,31 +286,15 @@ class Spawner:
         except CredentialError as error:
             self._refuse(number, rank, error.code, str(error), None)
             return None
-        self._audit_admitted(number, admitted)
+        self._trail.accepted(number, admitted)
         return admitted
 
     def _jobs_of(self, uid: int, but: bytes) -> int:
         return len({t.launch.job_id for t in self._tasks.values() if t.account.uid == uid} - {but})
 
     def _refuse(self, number: int, rank: int, code: str, text: str, refused: Outcome | None) -> None:
-        self._audit.write("deny", task=number, rank=rank, code=code, reason=text)
+        self._trail.refused(number, rank, code, text)
         self.tell(TaskRefused(number, refused or outcome.denied(text)))
-
-    def _audit_admitted(self, number: int, admitted: Admitted) -> None:
-        credential, launch = admitted.credential, admitted.launch
-        self._audit.write(
-            "accept",
-            task=number,
-            job=launch.job_id.hex(),
-            rank=launch.rank,
-            user=credential.user,
-            uid=credential.uid,
-            origin=credential.host,
-            node=admitted.job.names[launch.rank],
-            program=launch.program,
-            argv=_clipped(launch.argv),
-            cwd=launch.cwd,
-        )
 
     # -- tasks -------------------------------------------------------------------------------
 
@@ -373,7 +308,7 @@ class Spawner:
                 self._launcher.check(number, launch)
             return
         try:
-            helper = self._helper_for(account)
+            helper = self._helpers.for_account(account)
             helper.port.ask(Launch(number, launch, fds))
         except (OSError, ProtocolError) as error:
             text = f"no helper for {account.name} on this node: {error}"
@@ -398,26 +333,18 @@ class Spawner:
         if task.helper is None:
             self._launcher.signal(number, signum)
         else:
-            self._ask(task.helper, SignalTask(number, signum))
+            task.helper.ask(SignalTask(number, signum))
 
     def _kill(self, number: int, task: _Task, now: bool, reason: str) -> None:
         launch = task.launch
-        self._audit.write(
-            "kill",
-            task=number,
-            job=launch.job_id.hex(),
-            rank=launch.rank,
-            pid=task.pid,
-            now=now,
-            reason=reason,
-        )
+        self._trail.killed(number, launch, task.pid, now, reason)
         if task.helper is None:
             self._launcher.kill(number, now)
             return
         task.kill_by_s = time.monotonic() + (0 if now else launch.kill_grace_s) + _HELPER_PATIENCE_S
         # The user may have stopped its own helper; it is our unreaped child, so the pid is right.
         os.kill(task.helper.pid, signal.SIGCONT)
-        self._ask(task.helper, KillTask(number, now))
+        task.helper.ask(KillTask(number, now))
 
     def _forget(self, number: int) -> None:
         task = self._tasks.pop(number, None)
@@ -428,106 +355,44 @@ class Spawner:
             return
         task.helper.tasks.discard(number)
         task.helper.detached.add(mark_of(task.launch.job_id, task.launch.rank))
-        self._ask(task.helper, ForgetTask(number))
+        task.helper.ask(ForgetTask(number))
 
     def _from_launcher(self, event: Event) -> None:
         match event:
             case TaskStarted(number, pid):
                 task = self._tasks[number]
                 task.pid = pid
-                launch = task.launch
-                self._audit.write(
-                    "exec",
-                    task=number,
-                    job=launch.job_id.hex(),
-                    rank=launch.rank,
-                    uid=task.account.uid,
-                    pid=pid,
-                )
+                self._trail.started(number, task.launch, task.account.uid, pid)
+                self._hold(event)
+                return
             case TaskRefused(number, refused):
                 gone = self._tasks.pop(number, None)
                 self._checked.pop(number, None)
                 rank = gone.launch.rank if gone else None
-                self._audit.write("deny", task=number, rank=rank, code="start", reason=refused.text)
+                self._trail.refused(number, rank, "start", refused.text)
             case TaskEnded(number, ended):
-                self._ended(number, ended)
+                done = self._tasks.pop(number, None)
+                if done is not None:
+                    self._trail.ended(number, done.launch, done.pid, ended)
+                self._tell_held(number)
             case TaskReady(number) if number in self._tasks:
                 del self._tasks[number]  # a check through a helper: the helper has no task of it
         self.tell(event)
 
-    def _ended(self, number: int, ended: Outcome) -> None:
-        task = self._tasks.pop(number, None)
-        if task is not None:
-            launch = task.launch
-            self._audit.write(
-                "exit",
-                task=number,
-                job=launch.job_id.hex(),
-                rank=launch.rank,
-                pid=task.pid,
-                outcome=ended.describe(),
-            )
+    def _hold(self, event: TaskStarted) -> None:
+        """Keep it a moment: with most commands it goes out with their end, a wake-up less there."""
+        self._held[event.task] = event
+        self.loop.call_at(time.monotonic() + _STARTED_HELD_S, lambda: self._tell_held(event.task))
 
-    # -- helpers -----------------------------------------------------------------------------
+    def _tell_held(self, number: int) -> None:
+        held = self._held.pop(number, None)
+        if held is not None:
+            self.tell(held)
 
-    def _helper_for(self, account: Account) -> _Helper:
-        helper = self._helper_of.get(account.uid)
-        if helper is not None and time.monotonic() - helper.made_s > _HELPER_AGE_MAX_S:
-            self._retire(account.uid)
-            helper = None
-        if helper is None:
-            pid, port = fork_helper(account.uid, account.gid, account.gids)
-            helper = _Helper(pid, port, account.uid)
-            self._helpers[pid] = self._helper_of[account.uid] = helper
-            self.watch(port.endpoint.fileno(), lambda: self._from_helper(helper))
-        return helper
-
-    def _ask(self, helper: _Helper, request: Request) -> None:
-        try:
-            helper.port.ask(request)
-        except ProtocolError:
-            os.kill(helper.pid, signal.SIGKILL)  # it has left a thousand messages unread
-
-    def _from_helper(self, helper: _Helper) -> None:
-        try:
-            events = helper.port.receive()
-        except (ConnectionError, ProtocolError, OSError):
-            # Ended by idleness or by its user's hand; reaping it does the rest.
-            self.unwatch(helper.port.endpoint.fileno())
-            self._forsake(helper)
-            if helper.pid in self._helpers:
-                os.kill(helper.pid, signal.SIGTERM)
-            return
-        for event in events:
-            number = getattr(event, "task", None)
-            if number not in helper.tasks:
-                continue  # forgotten meanwhile; or none of its business
-            if isinstance(event, (TaskRefused, TaskEnded, TaskReady)):
-                helper.tasks.discard(number)
-            self._from_launcher(event)
-        if helper is not self._helper_of.get(helper.uid) and not helper.tasks and not helper.detached:
-            self._dismiss(helper)
-
-    def _retire(self, uid: int) -> None:
-        helper = self._helper_of.pop(uid, None)
-        if helper is not None and not helper.tasks and not helper.detached:
-            self._dismiss(helper)
-
-    def _forsake(self, helper: _Helper) -> None:
-        if self._helper_of.get(helper.uid) is helper:
-            del self._helper_of[helper.uid]
-
-    def _dismiss(self, helper: _Helper) -> None:
-        """Close a helper's channel: it ends its attached tasks and then itself."""
-        self._forsake(helper)
-        endpoint = helper.port.endpoint
-        if endpoint.fileno() >= 0:
-            endpoint.flush()
-            self.unwatch(endpoint.fileno())
-            endpoint.close()
+    # -- children that are no tasks ----------------------------------------------------------
 
     def _other_ended(self, pid: int, status: int) -> None:
-        helper = self._helpers.pop(pid, None)
+        helper = self._helpers.reaped(pid)
         if helper is not None:
             self._helper_ended(helper)
         elif pid == self._relay_pid:
@@ -536,10 +401,7 @@ class Spawner:
         elif pid in self._others:
             self._others.pop(pid)(status)
 
-    def _helper_ended(self, helper: _Helper) -> None:
-        if helper.port.endpoint.fileno() >= 0 and helper.port.endpoint.fileno() in self._handlers:
-            self._from_helper(helper)  # what it said before it ended
-        self._dismiss(helper)
+    def _helper_ended(self, helper: Helper) -> None:
         for number in list(helper.tasks):
             task = self._tasks.get(number)
             name = task.account.name if task else str(helper.uid)
@@ -551,18 +413,7 @@ class Spawner:
         self._launcher.hunt(helper.uid, helper.detached)
 
     def _own_children(self) -> set[int]:
-        return {self._relay_pid, *self._helpers, *self._others}
-
-
-def _noted(signum: int, frame: object) -> None:
-    """Let the wake-up descriptor do the telling."""
-
-
-def _clipped(argv: list[bytes]) -> list[bytes]:
-    shown = [argument[:256] for argument in argv[:32]]
-    if len(argv) > 32:
-        shown.append(b"... (%d in all)" % len(argv))
-    return shown
+        return {self._relay_pid, *self._helpers.pids, *self._others}
 
 
 def _wrong_fd(fds: tuple[int, ...]) -> str | None:

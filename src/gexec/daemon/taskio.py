@@ -16,7 +16,7 @@ from gexec.core import events
 from gexec.core.frames import STDERR, STDOUT
 
 #: A command shorter than this costs no event-loop registration at all.
-WATCH_S = 0.01
+WATCH_S = 0.02
 
 
 class TaskIO:
@@ -64,7 +64,8 @@ class TaskIO:
                 os.close(fd)
             raise
         self.child_fds = (child_fds[0], child_fds[1], child_fds[2])
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(WATCH_S, self._watch)
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching = False
 
     def close_child_ends(self) -> None:
         """Close the process's ends; the spawner has its own."""
@@ -73,8 +74,14 @@ class TaskIO:
 
     # -- output ---------------------------------------------------------------------------
 
+    def started(self) -> None:
+        """The process runs: watch its output if it takes longer than a short command does."""
+        if self._timer is None and not self._watching:
+            self._timer = self._loop.call_later(WATCH_S, self._watch)
+
     def _watch(self) -> None:
         self._timer = None
+        self._watching = True
         for stream in list(self._outputs):
             self._set_watched(stream, self._on[stream])
 
@@ -108,7 +115,7 @@ class TaskIO:
     def read(self, stream: int, on: bool) -> None:
         """Go on, or stop, reading a stream."""
         self._on[stream] = on
-        if self._timer is None:
+        if self._watching:
             self._set_watched(stream, on)
 
     def drain(self) -> None:
@@ -116,6 +123,7 @@ class TaskIO:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._watching = True
         for stream in list(self._outputs):
             # A pipe holds 64 KiB unless its owner changed that: one read and one more for the end.
             for _ in range(3):

@@ -28,7 +28,7 @@ AUDIENCE = "gexec"
 _KNOWN_MAX = 4
 _KNOWN_S = 5.0
 #: Account facts are read anew after this long: a lock or a new group takes effect.
-_ACCOUNT_S = 5.0
+_ACCOUNT_S = 30.0
 _ACCOUNTS_MAX = 1024
 _LOOPBACK = frozenset({b"localhost"})
 
@@ -53,7 +53,7 @@ class _Known:
         self.credential = credential
         self.job = job
         self.until_s = until_s
-        servers = b"GEXEC_SVRS=" + b" ".join(job.names)
+        servers = b"GEXEC_SVRS=" + job.names_joined(b" ")
         self.servers = servers if len(servers) <= limits.ARG_MAX_BYTES else b""
 
 

@@ -74,6 +74,7 @@ class GexecdSettings:
     lost_after_s: float = limits.LOST_AFTER_S
     clock_skew_s: float = limits.CLOCK_SKEW_S
     credential_ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S
+    unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer has shown who it is
     jobs_max: int = limits.JOBS_MAX
     policy: PolicySettings = field(default_factory=PolicySettings)
 
@@ -94,6 +95,7 @@ class GexecdSettings:
             raise ConfigError("find_names is false, so names must hold at least one name")
         for name in ("orphan_grace_s", "link_idle_s", "heartbeat_s", "silent_after_s", "lost_after_s"):
             _check_between(self, name, 0.05, 86_400)
+        _check_between(self, "unauthenticated_max_s", 0.5, 600)
         _check_between(self, "drain_s", 0, 86_400 * 7)
         _check_between(self, "clock_skew_s", 0, 3600)
         _check_between(self, "credential_ttl_max_s", 1, 3600)
@@ -128,7 +130,7 @@ class AuthdSettings:
             _check_absolute("public_keys", path)
         _check_realm(self.realm)
         _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
-        _check_between(self, "certificate_ttl_s", 60, 366 * 86_400)
+        _check_between(self, "certificate_ttl_s", 2, 366 * 86_400)
         _check_between(self, "rate_per_user", 0.1, 1_000_000)
 
 

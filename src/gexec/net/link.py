@@ -17,8 +17,12 @@ from gexec.errors import ProtocolError
 from gexec.net import tls
 from gexec.version import VERSION
 
+#: How long a frame that nobody waits for may wait for company.
+UNHURRIED_S = 1.0
 #: All links of a process read into one buffer: asyncio fills and hands it over in one step.
 _BUFFER = memoryview(bytearray(256 * 1024))
+#: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
+ANSWERS_MAX_BYTES = 1024 * 1024
 
 
 class LinkOwner(Protocol):
@@ -44,29 +48,51 @@ class Link(asyncio.BufferedProtocol):
         owner: is told of frames and of the end.
         allowed: the frames that the peer may send (a FROM_* table).
         label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
+        source: whose doing it is, for bounding what is logged: an address, or ``uid N``.
+        accepted: the peer dialled; the time for its Hello runs from now, TLS included, and its
+            certificate's name comes to stand before the label.
+        hello_s: how long that is; for a dialled link from the end of the TLS handshake.
 
     Attributes:
         reached: a dialled peer's machine has answered (TCP).
         opened: the peer's Hello has come.
         heard_s: event loop time of the last bytes from the peer.
         leaving: the peer takes no new jobs (it said Goodbye).
+        give_up_s: event loop time when a link that is being dialled is given up.
     """
 
-    def __init__(self, owner: LinkOwner, allowed: dict[int, type[Frame]], label: str) -> None:
+    def __init__(
+        self,
+        owner: LinkOwner,
+        allowed: dict[int, type[Frame]],
+        label: str,
+        *,
+        source: str = "",
+        accepted: bool = False,
+        hello_s: float = limits.UNAUTHENTICATED_MAX_S,
+    ) -> None:
         self.label = label
+        self.source = source
         self.reached = False
         self.opened = False
         self.leaving = False
         self.heard_s = 0.0
+        self.give_up_s = 0.0
         self.transport: asyncio.Transport | None = None
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
         self._pending: list[bytes] = []
         self._flushing = False
+        self._unhurried: asyncio.TimerHandle | None = None
         self._closed = False
         self._reason = ""
+        self._unread_bytes = 0
+        self._accepted = accepted
+        self._hello_s = hello_s
         self._deadline: asyncio.TimerHandle | None = None
+        if accepted:
+            self._deadline = self._loop.call_later(hello_s, self._no_hello)
 
     # -- asyncio --------------------------------------------------------------------------
 
@@ -79,7 +105,11 @@ class Link(asyncio.BufferedProtocol):
         # What may wait is bounded by the jobs' windows, not here.
         transport.set_write_buffer_limits(high=2**62)
         self.heard_s = self._loop.time()
-        self._deadline = self._loop.call_later(limits.UNAUTHENTICATED_MAX_S, self._no_hello)
+        if self._accepted:
+            name = tls.peer_name(transport)
+            self.label = f"{name} ({self.label})" if name else self.label
+        else:
+            self._deadline = self._loop.call_later(self._hello_s, self._no_hello)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -89,9 +119,9 @@ class Link(asyncio.BufferedProtocol):
         self.heard_s = self._loop.time()
         try:
             for channel, frame in self._decoder.feed(bytes(_BUFFER[:nbytes])):
+                if not self.opened and type(frame) is not frames.Hello:
+                    raise ProtocolError(f"{type(frame).__name__} before Hello")
                 if channel:
-                    if not self.opened:
-                        raise ProtocolError(f"{type(frame).__name__} before Hello")
                     self._owner.link_frame(self, channel, frame)
                 else:
                     self._connection_frame(frame)
@@ -110,15 +140,33 @@ class Link(asyncio.BufferedProtocol):
 
     # -- frames ---------------------------------------------------------------------------
 
-    def send(self, channel: int, frame: Frame) -> None:
-        """Send a frame, together with whatever else is sent in this turn of the loop."""
+    def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
+        """Send a frame, together with whatever else is sent in this turn of the loop.
+
+        Without ``hurry`` it waits for the next frame that has, at most UNHURRIED_S.
+        """
         self._pending.append(frames.encode(channel, frame))
-        if not self._flushing:
+        if not hurry:
+            if not self._flushing and self._unhurried is None:
+                self._unhurried = self._loop.call_later(UNHURRIED_S, self._flush)
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def answer(self, channel: int, frame: Frame) -> None:
+        """Send what the peer can ask for at any time; end the link if it asks and never reads."""
+        if self.transport is None or not self.transport.get_write_buffer_size():
+            self._unread_bytes = 0
+        self._unread_bytes += frames.HEADER_BYTES + len(frame.pack())
+        if self._unread_bytes > ANSWERS_MAX_BYTES:
+            raise ProtocolError(f"it has left {ANSWERS_MAX_BYTES} bytes of answers unread")
+        self.send(channel, frame)
+
     def _flush(self) -> None:
         self._flushing = False
+        if self._unhurried is not None:
+            self._unhurried.cancel()
+            self._unhurried = None
         if self._pending and self.transport is not None and not self._closed:
             self.transport.write(b"".join(self._pending))
         self._pending.clear()
@@ -127,7 +175,7 @@ class Link(asyncio.BufferedProtocol):
         if isinstance(frame, frames.Hello):
             self._hello(frame)
         elif isinstance(frame, frames.Ping) and type(frame) is frames.Ping:
-            self.send(0, frames.Pong(frame.token))
+            self.answer(0, frames.Pong(frame.token))
         elif isinstance(frame, frames.Goodbye):
             self.leaving = True
         elif not isinstance(frame, frames.Pong):
@@ -149,7 +197,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _no_hello(self) -> None:
         if not self.opened:
-            self.abort("no Hello in time")
+            self.abort(f"no Hello within {self._hello_s:g} s")
 
     # -- end ------------------------------------------------------------------------------
 

@@ -39,10 +39,15 @@ class Pool:
         """
         key = (name, address)
         link = self._links.get(key)
+        now_s = asyncio.get_running_loop().time()
         if link is not None and not link.leaving:
-            return link
+            patience_s = _patience_s(timeout_s) if link.reached else timeout_s
+            # Another job's longer time-out must not become this one's.
+            if link.opened or link.give_up_s <= now_s + patience_s:
+                return link
         host, port = parse_address(address)
-        link = Link(self._owner, frames.FROM_CHILD, f"{name} ({address})")
+        link = Link(self._owner, frames.FROM_CHILD, f"{name} ({address})", source="nodes that were dialled")
+        link.give_up_s = now_s + timeout_s
         self._links[key] = link
         task = asyncio.get_running_loop().create_task(self._dial(link, name, host, port, timeout_s))
         self._dials.add(task)
@@ -52,8 +57,9 @@ class Pool:
     async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        sock = None
         try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -61,6 +67,7 @@ class Pool:
             except TimeoutError:
                 link.abort(f"no answer within {timeout_s:g} s")
                 return
+            link.give_up_s = loop.time() + _patience_s(timeout_s)
             # The machine is there, and somebody listens: from here on it may be slow, but not dead.
             self._owner.link_reached(link)
             await loop.create_connection(
@@ -68,12 +75,12 @@ class Pool:
                 sock=sock,
                 ssl=self.contexts.dial,
                 server_hostname=name,
-                ssl_handshake_timeout=max(timeout_s, limits.HANDSHAKE_TIMEOUT_S),
+                ssl_handshake_timeout=_patience_s(timeout_s),
             )
         except (OSError, ValueError) as error:
             link.abort(tls.failure(error))
         finally:
-            if link.transport is None:
+            if link.transport is None and sock is not None:
                 sock.close()
 
     def forget(self, link: Link) -> None:
@@ -85,6 +92,11 @@ class Pool:
     def links(self) -> list[Link]:
         """Return the links there are, opened or not."""
         return list(self._links.values())
+
+
+def _patience_s(timeout_s: float) -> float:
+    """Return how long TLS and Hello may take on a machine that was reached."""
+    return max(timeout_s, limits.HANDSHAKE_TIMEOUT_S)
 
 
 def parse_address(address: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ subject alternative names only). Source: docs/decisions/0005-certificates.md.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from dataclasses import dataclass
@@ -53,13 +54,39 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
         os.close(memfd)
 
 
+def peer_name(transport: asyncio.BaseTransport) -> str:
+    """Return the first name of the peer's certificate, "" if it has shown none."""
+    certificate = transport.get_extra_info("peercert") or {}
+    names = certificate.get("subjectAltName") or (("", ""),)
+    return str(names[0][1])
+
+
+#: What OpenSSL calls it, and what it means here.
+_REASONS = {
+    "HTTP_REQUEST": "it spoke plain HTTP",
+    "HTTPS_PROXY_REQUEST": "it spoke plain HTTP",
+    "WRONG_VERSION_NUMBER": "what it sent is not TLS",
+    "PACKET_LENGTH_TOO_LONG": "what it sent is not TLS",
+    "RECORD_LAYER_FAILURE": "what it sent is not TLS",
+    "UNSUPPORTED_PROTOCOL": "it speaks no TLS 1.3",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
+    "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "bytes were altered on the way",
+    "UNEXPECTED_EOF_WHILE_READING": "it closed the connection",
+}
+
+
 def failure(error: BaseException) -> str:
     """Return in a few words why a link could not be made or ended."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).lower().replace("_", " ")
-        return f"TLS failed: {reason}"
+        reason = error.reason or str(error)
+        told = _REASONS.get(reason)
+        if told is None:
+            told = reason.lower().replace("_", " ")
+            _, alert, why = told.partition(" alert ")
+            told = f"it refused this side ({why})" if alert else told
+        return f"TLS failed: {told}"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused (gexecd does not run there)"
     if isinstance(error, ConnectionResetError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from collections.abc import Sequence
 
 _PR_SET_DUMPABLE = 4
@@ -103,6 +104,14 @@ def close_inherited(keep: Sequence[int]) -> None:
                 os.close(int(name))
             except OSError:
                 pass
+
+
+def raise_descriptors(wanted: int) -> None:
+    """Raise this process's limit of descriptors to ``wanted``, or as near as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:

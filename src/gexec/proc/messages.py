@@ -25,7 +25,7 @@ PAYLOAD_MAX_BYTES = limits.JOB_BLOB_MAX_BYTES + limits.CREDENTIAL_MAX_BYTES + 2 
 TASK_MAX = 2**32 - 1
 
 RUN, CHECK, SIGNAL, KILL, FORGET, LAUNCH = 1, 2, 3, 4, 5, 6
-STARTED, READY, REFUSED, ENDED, CERTIFICATES = 16, 17, 18, 19, 20
+STARTED, READY, REFUSED, ENDED, CERTIFICATES, KEYS = 16, 17, 18, 19, 20, 21
 
 _U16 = Struct("!H")
 _OUTCOME = Struct("!Bi")
@@ -167,7 +167,13 @@ class Certificates(NamedTuple):
     authority_pem: bytes
 
 
-Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates
+class AcceptedKeys(NamedTuple):
+    """The public keys that count from now on, PEM, one after another."""
+
+    pem: bytes
+
+
+Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | AcceptedKeys
 
 
 # -- coding ------------------------------------------------------------------------------------
@@ -204,6 +210,8 @@ def event_message(event: Event) -> Message:
         case Certificates(key, certificate, authority):
             head = _THREE.pack(len(key), len(certificate), len(authority))
             return Message(CERTIFICATES, 0, 0, b"".join((head, key, certificate, authority)), ())
+        case AcceptedKeys(pem):
+            return Message(KEYS, 0, 0, pem, ())
 
 
 def request_of(message: Message) -> Request:
@@ -250,6 +258,8 @@ def event_of(message: Message) -> Event:
         if kind == CERTIFICATES:
             key, certificate, authority = _fields(payload, _THREE.size, _THREE.unpack_from(payload))
             return Certificates(key, certificate, authority)
+        if kind == KEYS:
+            return AcceptedKeys(payload)
     except StructError as error:
         raise ProtocolError(f"message {kind} is cut short: {error}") from error
     raise ProtocolError(f"message {kind} is not an event")

@@ -105,6 +105,11 @@ class SimDaemon:
         link.dial(self.cluster.spec.connect_timeout_s)
         return link
 
+    def link_reached(self, link: SimLink) -> None:
+        """The machine of a peer that is being dialled has answered."""
+        for job, number in list(link.children.values()):
+            job.child_reached(number)
+
     def link_opened(self, link: SimLink) -> None:
         """A link that this daemon dialled is there."""
         for job, number in list(link.children.values()):
@@ -286,8 +291,16 @@ class Job:
         link.channels += 1
         link.children[link.channels] = (self, number)
         child = self.children[number] = Child(link, link.channels, start)
+        if link.reached:
+            self.child_reached(number)
         if link.opened:
             child.open()
+
+    def child_reached(self, number: int) -> None:
+        """A child's machine has answered."""
+        child = self.children.get(number)
+        if child is not None and child.start.high - child.start.low > 1:
+            self.tell(events.ChildReached(number))
 
     def _finish(self) -> None:
         for link, channel in self.parents.values():

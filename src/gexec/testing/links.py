@@ -28,6 +28,7 @@ class SimLink:
         self.number = number
         self.ends = (dialler, acceptor)
         self.lives = [dialler.life, -1]
+        self.reached = False
         self.opened = False
         self.open = [True, False]
         self.silent = [False, False]
@@ -44,9 +45,16 @@ class SimLink:
     # -- opening --------------------------------------------------------------------------
 
     def dial(self, timeout_s: float) -> None:
-        """Try to connect; the dialler hears ``link_opened`` or ``link_closed``."""
+        """Try to connect; the dialler hears ``link_reached`` and ``link_opened``, or ``link_closed``."""
         self.world.after(self._delay_s(), None, self._arrive)
         self.world.after(timeout_s, self.ends[DIALLER], self._time_out)
+
+    def _reached(self) -> None:
+        if self.open[DIALLER] and not self.opened and not self.reached:
+            self.reached = True
+            self.ends[DIALLER].link_reached(self)
+            text = "no answer within the time for a handshake"
+            self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[DIALLER], self._fail, text)
 
     def _arrive(self) -> None:
         acceptor = self.ends[ACCEPTOR]
@@ -55,6 +63,8 @@ class SimLink:
         if not acceptor.alive or acceptor.refuses:
             self.world.after(self._delay_s(), self.ends[DIALLER], self._fail, "connection refused")
             return
+        # A frozen daemon's kernel still takes the connection; the handshake waits.
+        self.world.after(self._delay_s(), self.ends[DIALLER], self._reached)
         self.world.after(self._delay_s(), acceptor, self._accept)
 
     def _accept(self) -> None:
@@ -63,7 +73,7 @@ class SimLink:
         self.ends[ACCEPTOR].links[self.number] = self
         self.world.after(self._delay_s(), self.ends[DIALLER], self._connected)
         # A dialler that died or gave up meanwhile is noticed like any other.
-        self.world.after(limits.CONNECT_TIMEOUT_S, self.ends[ACCEPTOR], self._check_accepted)
+        self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[ACCEPTOR], self._check_accepted)
 
     def _check_accepted(self) -> None:
         if not self.opened and self.open[ACCEPTOR]:
@@ -71,12 +81,14 @@ class SimLink:
 
     def _connected(self) -> None:
         if self.open[DIALLER] and not self.opened:
+            self.reached = True
             self.opened = True
             self.world.note("opened", self)
             self.ends[DIALLER].link_opened(self)
 
     def _time_out(self) -> None:
-        self._fail("no answer within the connect time-out")
+        if not self.reached:
+            self._fail("no answer within the connect time-out")
 
     def _fail(self, text: str) -> None:
         if not self.opened and self.open[DIALLER]:

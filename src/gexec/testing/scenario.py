@@ -191,16 +191,17 @@ def ancestors(spec: JobSpec, rank: int) -> list[int]:
 def clean(made: Scenario) -> list[bool]:
     """Return for each rank whether no fault may cost it its outcome.
 
-    No fault is of its own daemon (one dropped link is: it is asked again), and those of the daemons
-    above it are either all seen at once, or of one daemon only: an orphan waits ORPHAN_GRACE_S, but
-    that a daemon is silent is seen only after LOST_AFTER_S.
+    No fault is of its own daemon (one dropped link is none: it is asked again), and those on the way
+    to it are either all seen at once, or but one: an orphan waits ORPHAN_GRACE_S, but that a daemon
+    is silent is seen only after LOST_AFTER_S.
     """
     kinds: dict[int, list[str]] = {}
     for fault in made.faults:
         kinds.setdefault(fault.rank, []).append(fault.kind)
     result = []
     for rank in range(made.spec.ranks):
-        above = [kinds[each] for each in ancestors(made.spec, rank) if each in kinds]
-        abrupt = all(ABRUPT.issuperset(each) for each in above)
-        result.append(kinds.get(rank, []) in ([], ["drop"]) and (abrupt or len(above) == 1))
+        own = kinds.get(rank, [])
+        on_the_way = [kind for each in ancestors(made.spec, rank) for kind in kinds.get(each, [])] + own
+        seen_at_once = ABRUPT.issuperset(on_the_way)
+        result.append(own in ([], ["drop"]) and (seen_at_once or len(on_the_way) == 1))
     return result

@@ -12,7 +12,7 @@ from gexec.testing.simulator import Simulation
 from gexec.testing.world import Violation
 
 
-def _one(seed: int) -> tuple[int, int, str]:
+def run_one(seed: int) -> tuple[int, int, str]:
     """Run one seed; return it with its number of events and what is wrong, if anything."""
     simulation = Simulation(seed, scenario(seed))
     try:
@@ -27,7 +27,7 @@ def _many(first: int, last: int, processes: int) -> int:
     began_s = time.monotonic()
     failed = events = 0
     with ProcessPoolExecutor(processes) as pool:
-        for seed, count, wrong in pool.map(_one, range(first, last + 1), chunksize=8):
+        for seed, count, wrong in pool.map(run_one, range(first, last + 1), chunksize=8):
             events += count
             if wrong:
                 failed += 1

@@ -1,0 +1,156 @@
+"""The spawner's helpers: one process per user that starts that user's tasks (``proc.helper``)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from gexec.errors import ProtocolError
+from gexec.proc.channel import HelperPort
+from gexec.proc.helper import fork_helper
+from gexec.proc.loop import PollLoop
+from gexec.proc.messages import Event, Request, TaskEnded, TaskReady, TaskRefused
+from gexec.security.policy import Account
+
+#: A helper takes no new tasks after this long, so that a user's new groups come to count.
+_AGE_MAX_S = 600.0
+
+
+class Helper:
+    """A user's helper as the spawner sees it: its attached tasks, and the marks of detached ones."""
+
+    __slots__ = ("detached", "made_s", "pid", "port", "tasks", "uid")
+
+    def __init__(self, pid: int, port: HelperPort, uid: int) -> None:
+        self.pid = pid
+        self.port = port
+        self.uid = uid
+        self.made_s = time.monotonic()
+        self.tasks: set[int] = set()
+        self.detached: set[tuple[bytes, ...]] = set()
+
+    def ask(self, request: Request) -> None:
+        """Send a request. A helper that reads nothing any more is ended."""
+        try:
+            self.port.ask(request)
+        except ProtocolError:
+            os.kill(self.pid, signal.SIGKILL)  # it has left a thousand messages unread
+
+
+class Helpers:
+    """All helpers of one spawner.
+
+    Args:
+        loop: the spawner's.
+        on_event: called with what a helper tells about a task that was asked of it.
+    """
+
+    def __init__(self, loop: PollLoop, on_event: Callable[[Event], None]) -> None:
+        self._loop = loop
+        self._on_event = on_event
+        self._by_pid: dict[int, Helper] = {}
+        self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
+
+    def __len__(self) -> int:
+        return len(self._by_pid)
+
+    @property
+    def pids(self) -> set[int]:
+        """Their pids; all are unreaped children of this process."""
+        return set(self._by_pid)
+
+    def for_account(self, account: Account) -> Helper:
+        """Return the helper that takes this user's new tasks; forked if there is none.
+
+        Raises:
+            OSError: there can be none now.
+        """
+        helper = self._current.get(account.uid)
+        if helper is not None and time.monotonic() - helper.made_s > _AGE_MAX_S:
+            self._retire(account.uid)
+            helper = None
+        if helper is None:
+            helper = self._forked(account)
+        return helper
+
+    def _forked(self, account: Account) -> Helper:
+        pid, port = fork_helper(account.uid, account.gid, account.gids)
+        helper = Helper(pid, port, account.uid)
+        self._by_pid[pid] = self._current[account.uid] = helper
+        self._loop.watch(port.endpoint.fileno(), lambda: self._readable(helper))
+        return helper
+
+    def flush(self) -> None:
+        """Send on what waits for the helpers to read."""
+        for helper in self._by_pid.values():
+            endpoint = helper.port.endpoint
+            if endpoint.wants_write:
+                endpoint.flush()
+            self._loop.want_write(endpoint.fileno(), endpoint.wants_write)
+
+    def retire_all(self) -> None:
+        """Give new tasks to new helpers; the present ones end with their tasks."""
+        for uid in list(self._current):
+            self._retire(uid)
+
+    def dismiss_all(self) -> None:
+        """Close every helper's channel: each ends its attached tasks and then itself."""
+        for helper in self._by_pid.values():
+            self._dismiss(helper)
+
+    def kill_all(self) -> None:
+        """End those that do not end themselves."""
+        for pid in self._by_pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def reaped(self, pid: int) -> Helper | None:
+        """Return the helper that had this pid, after its last words were passed on; None if none had."""
+        helper = self._by_pid.pop(pid, None)
+        if helper is not None:
+            if self._loop.watches(helper.port.endpoint.fileno()):
+                self._readable(helper)
+            self._dismiss(helper)
+        return helper
+
+    def _readable(self, helper: Helper) -> None:
+        try:
+            events = helper.port.receive()
+        except (ConnectionError, ProtocolError, OSError):
+            # Ended by idleness or by its user's hand; reaping it does the rest.
+            self._loop.unwatch(helper.port.endpoint.fileno())
+            self._forsake(helper)
+            if helper.pid in self._by_pid:
+                os.kill(helper.pid, signal.SIGTERM)
+            return
+        for event in events:
+            number = getattr(event, "task", None)
+            if number not in helper.tasks:
+                continue  # forgotten meanwhile; or none of its business
+            if isinstance(event, (TaskRefused, TaskEnded, TaskReady)):
+                helper.tasks.discard(number)
+            self._on_event(event)
+        if helper is not self._current.get(helper.uid):
+            self._dismiss_idle(helper)
+
+    def _retire(self, uid: int) -> None:
+        helper = self._current.pop(uid, None)
+        if helper is not None:
+            self._dismiss_idle(helper)
+
+    def _dismiss_idle(self, helper: Helper) -> None:
+        if not helper.tasks and not helper.detached:
+            self._dismiss(helper)
+
+    def _forsake(self, helper: Helper) -> None:
+        if self._current.get(helper.uid) is helper:
+            del self._current[helper.uid]
+
+    def _dismiss(self, helper: Helper) -> None:
+        self._forsake(helper)
+        endpoint = helper.port.endpoint
+        if endpoint.fileno() >= 0:
+            endpoint.flush()
+            self._loop.unwatch(endpoint.fileno())
+            endpoint.close()

@@ -1,0 +1,61 @@
+"""What the spawner writes to the audit log: who ran what, what was refused, how it ended."""
+
+from __future__ import annotations
+
+from gexec.core.outcome import Outcome
+from gexec.daemon.vetting import Admitted
+from gexec.observe.audit import AuditLog
+from gexec.proc.messages import LaunchSpec
+
+_ARGUMENTS_MAX = 32
+_ARGUMENT_MAX_BYTES = 256
+
+
+class Trail:
+    """One line for each decision and event of a task; ``task`` is the relay's number of it."""
+
+    def __init__(self, audit: AuditLog) -> None:
+        self._audit = audit
+
+    def accepted(self, task: int, admitted: Admitted) -> None:
+        """A rank may run."""
+        credential, launch = admitted.credential, admitted.launch
+        self._audit.write(
+            "accept",
+            task=task,
+            job=launch.job_id.hex(),
+            rank=launch.rank,
+            user=credential.user,
+            uid=credential.uid,
+            origin=credential.host,
+            node=admitted.job.names[launch.rank],
+            program=launch.program,
+            argv=_clipped(launch.argv),
+            cwd=launch.cwd,
+        )
+
+    def refused(self, task: int, rank: int | None, code: str, reason: str) -> None:
+        """A rank does not run."""
+        self._audit.write("deny", task=task, rank=rank, code=code, reason=reason)
+
+    def started(self, task: int, launch: LaunchSpec, uid: int, pid: int) -> None:
+        """A rank runs."""
+        job = launch.job_id.hex()
+        self._audit.write("exec", task=task, job=job, rank=launch.rank, uid=uid, pid=pid)
+
+    def killed(self, task: int, launch: LaunchSpec, pid: int, now: bool, reason: str) -> None:
+        """A rank is being ended."""
+        job = launch.job_id.hex()
+        self._audit.write("kill", task=task, job=job, rank=launch.rank, pid=pid, now=now, reason=reason)
+
+    def ended(self, task: int, launch: LaunchSpec, pid: int, outcome: Outcome) -> None:
+        """A rank has ended."""
+        job = launch.job_id.hex()
+        self._audit.write("exit", task=task, job=job, rank=launch.rank, pid=pid, outcome=outcome.describe())
+
+
+def _clipped(argv: list[bytes]) -> list[bytes]:
+    shown = [argument[:_ARGUMENT_MAX_BYTES] for argument in argv[:_ARGUMENTS_MAX]]
+    if len(argv) > _ARGUMENTS_MAX:
+        shown.append(b"... (%d in all)" % len(argv))
+    return shown

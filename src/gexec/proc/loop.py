@@ -1,0 +1,86 @@
+"""A single-threaded poll loop: descriptors, signals and timers. For processes without asyncio."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+
+class PollLoop:
+    """Descriptors, signals and timers, one turn at a time.
+
+    Args:
+        on_signal: called in a turn of the loop with each signal that ``take_signals`` took; with
+            SIGCHLD before all others. A signal that came twice between two turns is told once.
+    """
+
+    def __init__(self, on_signal: Callable[[int], None]) -> None:
+        self._on_signal = on_signal
+        self._poller = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers_made = 0
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.watch(self._wake_read, self._woken)
+
+    def take_signals(self, signums: Sequence[int]) -> None:
+        """Take these signals from now on; they are told in the next turn."""
+        for signum in signums:
+            signal.signal(signum, _noted)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Call ``handler`` whenever the descriptor is readable or at its end, and when it is writable
+        if that is wanted."""
+        self._handlers[fd] = handler
+        self._poller.register(fd, select.POLLIN)
+
+    def want_write(self, fd: int, wanted: bool) -> None:
+        """Wake up, or do not, when a watched descriptor is writable."""
+        if fd in self._handlers:
+            self._poller.modify(fd, select.POLLIN | (select.POLLOUT if wanted else 0))
+
+    def unwatch(self, fd: int) -> None:
+        """Watch the descriptor no more; before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def watches(self, fd: int) -> bool:
+        """Tell whether the descriptor is watched."""
+        return fd in self._handlers
+
+    def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
+        """Call once, at this monotonic time."""
+        self._timers_made += 1
+        heapq.heappush(self._timers, (when_s, self._timers_made, callback))
+
+    def turn(self, due_s: float | None) -> None:
+        """Wait for something to happen, at most until ``due_s`` (monotonic), and handle it."""
+        for fd, _ in self._poller.poll(self._timeout_ms(due_s)):
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                handler()
+        now_s = time.monotonic()
+        while self._timers and self._timers[0][0] <= now_s:
+            heapq.heappop(self._timers)[2]()
+
+    def _timeout_ms(self, due_s: float | None) -> int:
+        dues = [] if due_s is None else [due_s]
+        if self._timers:
+            dues.append(self._timers[0][0])
+        if not dues:
+            return -1
+        return max(0, int((min(dues) - time.monotonic()) * 1000) + 1)
+
+    def _woken(self) -> None:
+        signums = set(os.read(self._wake_read, 4096))
+        for signum in sorted(signums, key=lambda number: number != signal.SIGCHLD):
+            self._on_signal(signum)
+
+
+def _noted(signum: int, frame: object) -> None:
+    """Let the wake-up descriptor do the telling."""

@@ -1,0 +1,68 @@
+"""Laying out a tree, and the order of epochs that makes takeovers safe."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gexec.core import tree
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "fanout", "expected"),
+    [
+        (0, 0, 4, []),
+        (5, 3, 4, []),
+        (0, 1, 4, [(0, 1)]),
+        (0, 10, 4, [(0, 3), (3, 6), (6, 8), (8, 10)]),
+        (7, 10, 1, [(7, 10)]),
+        (0, 3, 16, [(0, 1), (1, 2), (2, 3)]),
+    ],
+)
+def test_split(low: int, high: int, fanout: int, expected: list[tuple[int, int]]) -> None:
+    assert tree.split(low, high, fanout) == expected
+
+
+@given(st.integers(0, 5000), st.integers(1, 70))
+def test_split_covers_everything_once_in_nearly_equal_parts(count: int, fanout: int) -> None:
+    ranges = tree.split(3, 3 + count, fanout)
+    assert [rank for low, high in ranges for rank in range(low, high)] == list(range(3, 3 + count))
+    sizes = [high - low for low, high in ranges]
+    assert len(ranges) <= fanout
+    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+@given(st.integers(0, 3000), st.integers(1, 40))
+def test_depth_counts_the_levels(count: int, fanout: int) -> None:
+    levels = 0
+    ranges = tree.split(0, count, fanout)
+    while ranges:
+        levels += 1
+        low, high = ranges[0]
+        ranges = tree.children(low, high, fanout)
+    assert tree.depth(count, fanout) == levels
+
+
+@given(st.integers(1, 3000), st.integers(2, 32), st.integers(0, 2**32))
+def test_next_turn_is_above_all_that_was_given_below(ranks: int, fanout: int, choice: int) -> None:
+    turns, stride = tree.turns(ranks, ranks, fanout)
+    assert turns >= 2
+    epoch, span = 1, 2**32 - 1
+    low, high = 0, ranks
+    while high > low:
+        turns, stride = tree.turns(ranks, high - low, fanout)
+        assert turns * stride <= span or turns == 1
+        turn = choice % turns
+        epoch, span = epoch + turn * stride, stride
+        assert epoch < 2**32
+        ranges = tree.split(low, high, fanout)
+        low, high = ranges[choice % len(ranges)]
+        low += 1
+
+
+def test_turns_where_there_are_more_levels_than_epochs() -> None:
+    assert tree.turns(100, 100, 1)[0] > 1
+    assert tree.turns(100, 80, 1) == (1, 0)
+    assert tree.turns(65_536, 65_536, 16) == (255, 255**3)

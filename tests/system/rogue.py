@@ -278,8 +278,9 @@ class Listener:
         self._sock.close()
 
     def accept(self) -> Wire:
-        """Return the next link, after both Hellos."""
+        """Return the next link, after both Hellos; whoever dials after it is refused."""
         sock, _ = self._sock.accept()
+        self.close()
         sock.settimeout(DEADLINE_S)
         return Wire(self._context.wrap_socket(sock, server_side=True), frames.FROM_PARENT).greet()
 

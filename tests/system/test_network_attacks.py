@@ -790,7 +790,6 @@ def test_attack_78_forged_exit_status(cluster: Cluster, submit: Submit, kind: in
             up.expect(frames.Start)
             up.send_raw(frames.HEADER.pack(len(ended), frames.Ended.TYPE, 1) + ended)
             up.until_end()
-        listener.close()
         _, stderr = process.communicate(timeout=DEADLINE_S)
     assert f"outcome {kind} with value {value} is not known" in told.line("rogue (127.0.0.1:")
     assert process.returncode == 255 and "lost" in stderr and "rogue" in stderr, stderr

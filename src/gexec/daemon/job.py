@@ -186,15 +186,14 @@ class Job:
         self._finish()
 
     def _arm(self) -> None:
-        # A timer that is early only costs one Tick: it is moved forward, never back.
         at_s = self.machine.next_deadline_s()
-        if at_s is None:
-            return
         if self._timer is not None:
-            if self._timer.when() <= at_s:
+            if at_s is not None and self._timer.when() == at_s:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at_s, self._tick)
+            self._timer = None
+        if at_s is not None:
+            self._timer = self._loop.call_at(at_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -346,9 +345,13 @@ class Job:
     def task_ended(self, outcome: outcomes.Outcome) -> None:
         """The spawner says that the process ended, or did not start."""
         self._task = None
+        was_busy, self._busy = self._busy, True
         if self._io is not None:
             self._io.drain()
-        self.tell(events.TaskEnded(outcome))
+        self._queue.append(events.TaskEnded(outcome))
+        # What was left of the output and the end are one turn of the machine's.
+        if not was_busy:
+            self._run_queue()
 
     # -- end ------------------------------------------------------------------------------
 

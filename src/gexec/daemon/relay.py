@@ -386,6 +386,11 @@ class RelayService:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
             self._entry.release(job.credential)
+        if not self._jobs and self._beat is not None:
+            # Nobody is to be asked whether it lives: sleep until links may be idle for too long.
+            self._beat.cancel()
+            self._beat = None
+            self._beat_within(self._settings.link_idle_s)
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:

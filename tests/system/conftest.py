@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -34,8 +35,14 @@ def wait_until(what: Callable[[], object], why: str, deadline_s: float = DEADLIN
         time.sleep(0.02)
 
 
-def gexecctl(*words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the real gexecctl."""
+def gexecctl(
+    *words: object, env: dict[str, str] | None = None, descriptors: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run the real gexecctl; ``descriptors`` is what it and all that it starts may open at the most."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
     return subprocess.run(
         [sys.executable, BIN / "gexecctl", *map(str, words)],
         capture_output=True,
@@ -43,6 +50,7 @@ def gexecctl(*words: object, env: dict[str, str] | None = None) -> subprocess.Co
         timeout=DEADLINE_S,
         stdin=subprocess.DEVNULL,
         env=os.environ | {} if env is None else env,
+        preexec_fn=limit if descriptors else None,
     )
 
 
@@ -104,7 +112,7 @@ class Cluster:
         return found
 
 
-def _start(count: int, config: str = "") -> Cluster:
+def _start(count: int, config: str = "", descriptors: int = 0) -> Cluster:
     # Not pytest's tmp_path: sockets' paths may have 107 bytes.
     place = Layout(Path(tempfile.mkdtemp(prefix="gx", dir="/tmp")))
     words: list[object] = ["cluster", "up", count, "--dir", place.dir]
@@ -114,7 +122,7 @@ def _start(count: int, config: str = "") -> Cluster:
         path = place.dir / "gexecd.toml"
         path.write_text(config)
         words += ["--config", path]
-    done = gexecctl(*words)
+    done = gexecctl(*words, descriptors=descriptors)
     if done.returncode != 0:
         logs = "".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
@@ -170,13 +178,14 @@ def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
 def cluster_of() -> Iterator[Callable[..., Cluster]]:
     """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
 
-    ``settings`` are those of gexecd.toml (texts, numbers, booleans).
+    ``settings`` are those of gexecd.toml (texts, numbers, booleans); with ``descriptors=N`` no
+    daemon may open more files than that.
     """
     started: list[Cluster] = []
 
-    def start(count: int, **settings: object) -> Cluster:
+    def start(count: int, descriptors: int = 0, **settings: object) -> Cluster:
         config = "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-        started.append(_start(count, config))
+        started.append(_start(count, config, descriptors))
         return started[-1]
 
     yield start

@@ -102,6 +102,7 @@ class Host:
             "GEXEC_SVRS": NODE,
         }
         self.services: list[Service] = []
+        self.begun: list[subprocess.Popen[str]] = []
         self.authd: Service | None = None
 
     def start_authd(self, *words: object) -> Service:
@@ -154,8 +155,8 @@ class Host:
         )
 
     def begin(self, *words: object) -> subprocess.Popen[str]:
-        """Start gexec; the caller waits for it."""
-        return subprocess.Popen(
+        """Start gexec; the caller waits for it, or the end of the test ends it."""
+        process = subprocess.Popen(
             [*command("gexec"), *map(str, words)],
             env=self.env,
             cwd="/",
@@ -164,6 +165,8 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        self.begun.append(process)
+        return process
 
     def signed(self, *argv: str, authd_socket: str = "") -> tuple[bytes, bytes]:
         """Return a credential and the job that it is for, as gexec would send them."""
@@ -189,7 +192,12 @@ class Host:
         return submit(self.socket, credential, blob)
 
     def stop_daemons(self) -> None:
-        """End every gexecd that a test has left."""
+        """End every gexecd, and every gexec, that a test has left."""
+        while self.begun:
+            process = self.begun.pop()
+            if process.returncode is None:
+                process.kill()
+                process.communicate()
         for service in list(self.services):
             if service is not self.authd:
                 self.services.remove(service)

@@ -27,8 +27,10 @@ from gexec.core import frames
 from gexec.core.frames import Frame
 from gexec.core.jobspec import JobSpec
 from gexec.daemon.enrolment import enrol
+from gexec.host.keyfiles import read_verify_keys
 from gexec.net.tls import link_contexts
 from gexec.security.certificate import authority, leaf
+from gexec.security.credential import Credential, verify
 from gexec.security.keys import SigningKey
 
 from .conftest import DEADLINE_S, Cluster, wait_until
@@ -155,6 +157,12 @@ def job(cluster: Cluster, names: Iterable[str], script: str, **changes: Any) -> 
     spec = spec_of(cluster, names, script, **changes)
     blob = spec.encode()
     return Job(spec, blob, signed(cluster, blob))
+
+
+def credential_of(cluster: Cluster, raw: bytes) -> Credential:
+    """Return what a credential of the cluster says."""
+    keys = read_verify_keys([str(cluster.place.public_key)])
+    return verify(raw, keys, realm="gexec", audience="gexec", now_s=time.time())
 
 
 # -- connections ------------------------------------------------------------------------------

@@ -59,6 +59,10 @@ def host(_host: Host) -> Iterator[Host]:
     yield _host
     _host.public.write_bytes(public)
     _host.stop_daemons()
+    left = daemons_of(_host)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, "a daemon in the background is left"
 
 
 @pytest.fixture
@@ -564,6 +568,22 @@ def test_attack_83_key_withdrawn_mid_job(host: Host, fifo: Path) -> None:
     wait_until(lambda: "reloaded: 2 public keys" in gexecd.errors(), "SIGHUP is not in the log")
     hostname_works(host)
     shutil.rmtree(new)
+
+
+def test_sighup_takes_a_new_key_in_both_processes(host: Host) -> None:
+    """The first step of changing a key: every node learns the new one before anybody signs with it."""
+    signing = host.public.read_bytes()
+    other = host.dir / "other"
+    other.mkdir()
+    make_keys(other / "auth_priv.pem", other / "auth_pub.pem")
+    host.public.write_bytes((other / "auth_pub.pem").read_bytes())
+    gexecd = host.gexecd()
+    assert host.gexec("true").returncode == 255
+    host.public.write_bytes((other / "auth_pub.pem").read_bytes() + signing)
+    gexecd.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reloaded: 2 public keys" in gexecd.errors(), "SIGHUP is not in the log")
+    wait_until(lambda: host.gexec("true").returncode == 0, "the new key is not accepted")
+    shutil.rmtree(other)
 
 
 # -- two processes -----------------------------------------------------------------------------

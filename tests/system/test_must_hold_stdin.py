@@ -51,7 +51,12 @@ def test_two_hundred_mebibytes_reach_eight_nodes_in_bounded_memory(
 def test_the_slowest_reader_sets_the_pace_in_bounded_memory(cluster: Cluster) -> None:
     mark = marker()
     # Node 5 reads nothing before it is told to; the others take what they get.
-    script = 'if [ $GEXEC_MY_VNN = 5 ]; then trap go=1 USR1; sleep $0 & until [ "$go" ]; do wait; done; kill $!; fi; sha256sum'
+    script = """
+        if [ $GEXEC_MY_VNN = 5 ]; then
+            trap go=1 USR1; sleep $0 & until [ "$go" ]; do wait; done; kill $!
+        fi
+        sha256sum
+    """
     client = cluster.popen(
         "sh", "-c", script, mark, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

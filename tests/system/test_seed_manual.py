@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -222,13 +223,12 @@ class Site:
 
     def close(self) -> None:
         """End everything that was started, and take everything away that was made."""
-        try:
-            for machine in self.machines.values():
-                machine.stop_daemons()
-        finally:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.dir)
             for machine in (*self.machines.values(), self.switch):
-                machine.close()
-            shutil.rmtree(self.dir)
+                stack.callback(machine.close)
+            for machine in self.machines.values():
+                stack.callback(machine.stop_daemons)
 
 
 @pytest.fixture(scope="module")

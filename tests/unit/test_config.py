@@ -61,6 +61,7 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         silent_after_s = 2
         lost_after_s = 3
         clock_skew_s = 10
+        unauthenticated_max_s = 5
         credential_ttl_max_s = 60
         jobs_max = 10
         [policy]

@@ -13,6 +13,7 @@ from gexec.errors import GexecError
 from gexec.host.background import detach, logs_of, open_log, take_stderr
 from gexec.host.config import AuthdSettings, read_authd
 from gexec.host.readiness import announce
+from gexec.proc.identity import set_title
 from gexec.version import VERSION
 
 
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
         told.append(descriptor)
         os.chdir("/")
         take_stderr(log_fd)
+    set_title("authd")
     return service.run(ready=lambda: announce(*told))
 
 

@@ -8,27 +8,40 @@ daemons then share; otherwise each of a thousand would hold megabytes of it as i
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import socket
 import ssl
 import time
 
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from gexec.core import events, frames
+from gexec.core.frames import Frame
+from gexec.core.jobspec import NO_STDIN, JobSpec
+from gexec.core.node import Node
+from gexec.core.outcome import exited
+from gexec.net.link import Link
 from gexec.net.tls import LinkContexts, link_contexts
 from gexec.security import certificate
+from gexec.security import credential as credentials
 from gexec.security.keys import SigningKey
+
+#: CPython 3.11 specialises a function's bytecode after eight calls, and settles in a few more.
+_TIMES = 24
 
 
 def warm() -> None:
     """Do once, in memory, what every daemon does at its start and on its first link."""
-    contexts = _contexts()
-    for _ in range(3):
+    authority = SigningKey.load(_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
+    contexts = _contexts(authority)
+    for _ in range(_TIMES):
         _handshake(contexts)
-    asyncio.run(_turns_of_a_loop())
+    asyncio.run(_links(contexts))
+    _jobs(authority)
 
 
-def _contexts() -> LinkContexts:
-    authority = SigningKey.load(_pem(ed25519.Ed25519PrivateKey.generate()))
+def _contexts(authority: SigningKey) -> LinkContexts:
     leaf_key = ec.generate_private_key(ec.SECP256R1())
     public = leaf_key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -49,7 +62,7 @@ def _contexts() -> LinkContexts:
     )
 
 
-def _pem(key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -71,10 +84,103 @@ def _handshake(contexts: LinkContexts) -> None:
     acceptor.read(4)
 
 
-async def _turns_of_a_loop() -> None:
+class _Owner:
+    """Takes what two links say to each other until each has heard enough."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.get_running_loop().create_future()
+        self._heard = 0
+
+    def link_reached(self, link: Link) -> None:
+        """Nothing: no link is dialled here."""
+
+    def link_opened(self, link: Link) -> None:
+        """Begin to talk."""
+        link.send(1, frames.Signal(1))
+
+    def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
+        """Talk back, a few times."""
+        self._heard += 1
+        if self._heard < 4 * _TIMES:
+            link.send(1, frames.Signal(1))
+        elif not self.over.done():
+            self.over.set_result(None)
+
+    def link_closed(self, link: Link, text: str) -> None:
+        """An end that comes early ends the talk."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+async def _links(contexts: LinkContexts) -> None:
+    """Let two links talk over a socket pair."""
     loop = asyncio.get_running_loop()
-    future = loop.create_future()
-    loop.call_later(0, future.set_result, None)
-    await future
-    async with asyncio.timeout(1):
-        await asyncio.sleep(0)
+    owner = _Owner()
+    here, there = socket.socketpair()
+    for sock in (here, there):
+        sock.setblocking(False)
+    accepted = Link(owner, frames.FROM_PARENT, "warm")
+    dialled = Link(owner, frames.FROM_PARENT, "warm")
+    async with asyncio.timeout(10):
+        await asyncio.gather(
+            loop.connect_accepted_socket(lambda: accepted, there, ssl=contexts.accept),
+            loop.create_connection(
+                lambda: dialled, sock=here, ssl=contexts.dial, server_hostname="localhost"
+            ),
+        )
+        await owner.over
+    for link in (accepted, dialled):
+        link.abort("warm")
+    await asyncio.sleep(0)
+
+
+def _jobs(authority: SigningKey) -> None:
+    """Take a leaf of a job from its Start to its Close, as often as the interpreter needs to see it."""
+    count = 64
+    spec = JobSpec(
+        names=[b"node%03d" % rank for rank in range(count)],
+        addresses=[b"127.0.0.1:2875"] * count,
+        program=b"/bin/true",
+        argv=[b"true"],
+        env=[b"PATH=/bin"],
+        flags=NO_STDIN,
+    )
+    blob = spec.encode()
+    now_s = time.time()
+    credential = credentials.issue(
+        authority,
+        realm="warm",
+        audience="gexec",
+        host="localhost",
+        uid=0,
+        gid=0,
+        user="root",
+        now_s=now_s,
+        ttl_s=60.0,
+        job_id=bytes(16),
+        digest=hashlib.sha256(blob).digest(),
+    )
+    keys = {authority.public.key_id: authority.public}
+    for _ in range(_TIMES):
+        known = credentials.verify(credential, keys, realm="warm", audience="gexec", now_s=now_s)
+        credentials.bound_to(known, blob)
+        sent = frames.encode(1, frames.Start(1, 5, 6, credential, blob))
+        for _, start in frames.Decoder(frames.FROM_PARENT).feed(sent):
+            assert isinstance(start, frames.Start)
+            _leaf(Node(job_id=known.job_id, spec=JobSpec.decode(start.blob), start=start, parent=1))
+
+
+def _leaf(node: Node) -> None:
+    node.begin(0.0)
+    for event in (
+        events.TaskStarted(),
+        events.OutputRead(frames.STDOUT, b"warm\n"),
+        events.OutputClosed(frames.STDOUT),
+        events.OutputClosed(frames.STDERR),
+        events.TaskEnded(exited(0)),
+        events.ParentFrame(1, frames.Close()),
+    ):
+        for effect in node.handle(event, 0.0):
+            if isinstance(effect, events.ToParent):
+                frames.encode(1, effect.frame)
+        node.next_deadline_s()

@@ -55,6 +55,7 @@ class Root:
             decide=self._decide,
             stdin=self._stdin,
         )
+        self._subtree.topmost = True
 
     def _effects_append(self, effect: events.Effect) -> None:
         self._effects.append(effect)
@@ -163,6 +164,7 @@ class Root:
                     self._to_client(Started(part))
 
     def _output(self, frame: Output) -> None:
+        self._give_up_overrun(frame)
         passed, doubled, gaps = self.ledger.output(frame)
         for new in passed:
             for part in portions(new.ranks):
@@ -173,6 +175,16 @@ class Root:
             self._subtree.acknowledge(entry for entry in known if entry[2])
         if gaps:
             self._subtree.resend(gaps)
+
+    def _give_up_overrun(self, frame: Output) -> None:
+        """Give up ranks whose node sends more than may be under way: memory here is bounded by that."""
+        room = self._spec.window + limits.READ_CHUNK_BYTES
+        end = frame.offset + len(frame.data)
+        if end <= room:
+            return
+        for rank in ranksets.members(frame.ranks):
+            if end > self.ledger.acknowledged(rank, frame.stream) + room:
+                self._decide(rank, outcomes.lost("its node sent more output than the job's window"))
 
     def _ended(self, frame: Ended) -> None:
         passed, gaps = self.ledger.end(frame)

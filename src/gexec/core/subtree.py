@@ -61,6 +61,8 @@ class Subtree:
     ) -> None:
         self.children: dict[int, Child] = {}
         self.active = True
+        #: The root's own: nobody is above, so nobody else answers for what another parent has taken.
+        self.topmost = False
         self._fanout = spec.fanout
         self._ranks = spec.ranks
         self._first = first
@@ -223,7 +225,8 @@ class Subtree:
         self._settle_unreached(child, reached=True)
         # A parent with a higher epoch is nearer to the root, or was sent by one that is: it answers
         # for what is there, and this node is going to hear, or to be given up, itself.
-        if frame.code != frames.REFUSED_STALE and self.active:
+        # Above the root there is nobody: there it can only be a stranger with the job's credential.
+        if self.active and (frame.code != frames.REFUSED_STALE or self.topmost):
             self._settle(child, _refusal(child, frame, self._kill is not None), now_s)
 
     # -- loss -----------------------------------------------------------------------------

@@ -92,7 +92,8 @@ class Spawner:
         self._tasks_max = tasks_max
         self._on_signal = on_signal
         self._tasks: dict[int, _Task] = {}
-        self._held: dict[int, TaskStarted] = {}
+        #: By task, oldest first: when it is told at the latest.
+        self._held: dict[int, tuple[float, TaskStarted]] = {}
         self._checked: dict[int, Admitted] = {}
         #: The descriptors, signals and timers of this process.
         self.loop = PollLoop(self._signalled)
@@ -167,11 +168,17 @@ class Spawner:
 
     def _due_s(self) -> float | None:
         dues = [due for due in (self._launcher.next_deadline_s(), self._kill_deadline_s()) if due is not None]
+        if self._held:
+            dues.append(next(iter(self._held.values()))[0])
         if self._ending:
             dues.append(time.monotonic() + 0.1)
         return min(dues, default=None)
 
     def _tick(self) -> None:
+        if self._held:
+            now_s = time.monotonic()
+            for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
+                self._tell_held(number)
         self._launcher.tick()
         now_s = time.monotonic()
         overdue = self._kill_deadline_s()
@@ -381,13 +388,12 @@ class Spawner:
 
     def _hold(self, event: TaskStarted) -> None:
         """Keep it a moment: with most commands it goes out with their end, a wake-up less there."""
-        self._held[event.task] = event
-        self.loop.call_at(time.monotonic() + _STARTED_HELD_S, lambda: self._tell_held(event.task))
+        self._held[event.task] = (time.monotonic() + _STARTED_HELD_S, event)
 
     def _tell_held(self, number: int) -> None:
         held = self._held.pop(number, None)
         if held is not None:
-            self.tell(held)
+            self.tell(held[1])
 
     # -- children that are no tasks ----------------------------------------------------------
 

@@ -46,7 +46,8 @@ class Pool:
             if link.opened or link.give_up_s <= now_s + patience_s:
                 return link
         host, port = parse_address(address)
-        link = Link(self._owner, frames.FROM_CHILD, f"{name} ({address})", source="nodes that were dialled")
+        label = f"{name} ({address})"
+        link = Link(self._owner, frames.FROM_CHILD, label, source=label)
         link.give_up_s = now_s + timeout_s
         self._links[key] = link
         task = asyncio.get_running_loop().create_task(self._dial(link, name, host, port, timeout_s))

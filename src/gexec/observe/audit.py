@@ -9,6 +9,9 @@ import time
 from gexec.observe.log import Log, printable
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
+
+
 class AuditLog:
     """Appends JSON lines to a file; never raises, whatever the disk does.
 
@@ -22,6 +25,7 @@ class AuditLog:
         self._log = log or Log("audit")
         self._fd = -1
         self._complained = False
+        self._second, self._seconds = -1, ""
         self.lost = 0
         self.reopen()
 
@@ -43,13 +47,11 @@ class AuditLog:
         Control characters are escaped, by JSON and once more for what JSON lets through (DEL, C1,
         line separators), so that a terminal that shows the log obeys none of them.
         """
-        now_s = time.time()
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{int(now_s * 1000) % 1000:03d}Z"
-        entry = {"time": moment, "event": event}
-        entry.update((name, _shown(value)) for name, value in fields.items())  # type: ignore[misc]
-        line = json.dumps(entry, ensure_ascii=True, default=str, separators=(",", ":")).replace(
-            "\x7f", "\\u007f"
-        )
+        entry: dict[str, object] = {"time": self._moment(), "event": event}
+        for name, value in fields.items():
+            # A line is written two or three times for every process on every node: numbers pass.
+            entry[name] = value if type(value) is int else _shown(value)
+        line = _ENCODER.encode(entry).replace("\x7f", "\\u007f")
         raw = line.encode("ascii") + b"\n"
         try:
             written = os.write(2 if self._path is None else self._fd, raw)
@@ -58,6 +60,13 @@ class AuditLog:
         except OSError as error:
             self.lost += 1
             self._complain(error)
+
+    def _moment(self) -> str:
+        now_s = time.time()
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._seconds = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        return f"{self._seconds}.{int((now_s - second) * 1000):03d}Z"
 
     def close(self) -> None:
         """Close the file."""

@@ -148,25 +148,7 @@ class JobSpec:
             raise UsageError("the argument list is empty")
         if not self.cwd.startswith(b"/") or b"\0" in self.cwd:
             raise UsageError(f"working directory {self.cwd[:200]!r}: expected an absolute path without NUL")
-        total = 0
-        for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
-            for entry in entries:
-                if b"\0" in entry:
-                    raise UsageError(f"{kind} {entry[:40]!r} holds a NUL byte, which no process can get")
-                if len(entry) > limits.ARG_MAX_BYTES:
-                    raise UsageError(
-                        f"{kind} {entry[:40]!r}... has {len(entry)} bytes: the kernel takes at most "
-                        f"{limits.ARG_MAX_BYTES}"
-                    )
-                total += len(entry) + 1
-        if total > limits.ARGV_ENV_MAX_BYTES:
-            raise UsageError(
-                f"arguments and environment have {total} bytes: at most {limits.ARGV_ENV_MAX_BYTES} "
-                "can be sent; put large data into a file or into stdin"
-            )
-        for entry in self.env:
-            if b"=" not in entry[1:]:
-                raise UsageError(f"environment entry {entry[:40]!r}: expected NAME=value")
+        self._check_words()
         if not limits.FANOUT_MIN <= self.fanout <= limits.FANOUT_MAX:
             raise UsageError(f"fan-out {self.fanout}: expected {limits.FANOUT_MIN} to {limits.FANOUT_MAX}")
         if self.flags & ~_FLAGS_ALL:
@@ -186,6 +168,31 @@ class JobSpec:
             )
         if not 0 <= self.salt < 2**64:
             raise UsageError(f"salt {self.salt}: expected 64 bits")
+
+    def _check_words(self) -> None:
+        """Check arguments and environment; whole lists first, since every node does this."""
+        total = 0
+        for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
+            if not entries:
+                continue
+            lengths = list(map(len, entries))
+            total += sum(lengths) + len(lengths)
+            if b"\0" in b"".join(entries):
+                bad = next(entry for entry in entries if b"\0" in entry)
+                raise UsageError(f"{kind} {bad[:40]!r} holds a NUL byte, which no process can get")
+            if max(lengths) > limits.ARG_MAX_BYTES:
+                bad = max(entries, key=len)
+                raise UsageError(
+                    f"{kind} {bad[:40]!r}... has {len(bad)} bytes: the kernel takes at most "
+                    f"{limits.ARG_MAX_BYTES}"
+                )
+        if total > limits.ARGV_ENV_MAX_BYTES:
+            raise UsageError(
+                f"arguments and environment have {total} bytes: at most {limits.ARGV_ENV_MAX_BYTES} "
+                "can be sent; put large data into a file or into stdin"
+            )
+        for entry in [entry for entry in self.env if entry.find(b"=", 1) < 0]:
+            raise UsageError(f"environment entry {entry[:40]!r}: expected NAME=value")
 
     def _check_names(self) -> None:
         if _plain(self.names, 1, limits.NAME_MAX_BYTES):

@@ -8,7 +8,6 @@ import time
 
 from gexec.observe.log import Log, printable
 
-
 _ENCODER = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
 
 

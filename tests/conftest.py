@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 
 settings.register_profile("gexec", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("gexec")
+
+
+# A runner that was itself started by nohup or in the background of a script has some signals ignored,
+# and every process inherits that; commands under test are to see what a shell gives them.
+for _signum in (
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGTSTP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+):
+    signal.signal(_signum, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)

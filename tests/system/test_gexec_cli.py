@@ -179,6 +179,17 @@ def test_detached_returns_while_the_processes_run(cluster: Cluster, tmp_path: Pa
     wait_until(lambda: len(list(tmp_path.glob("done.*"))) == 8, "the detached processes did not go on")
 
 
+def test_detached_processes_write_to_nowhere_and_not_into_a_pipe_that_is_closed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    os.chmod(tmp_path, 0o777)
+    script = "readlink /proc/$$/fd/0 /proc/$$/fd/1 /proc/$$/fd/2 >$0.part; mv $0.part $0.done"
+    assert cluster.gexec("-n1", "-d", "sh", "-c", script, tmp_path / "fds").returncode == 0
+    told = tmp_path / "fds.done"
+    wait_until(told.exists, "the detached process did not tell its descriptors")
+    assert told.read_text() == "/dev/null\n" * 3
+
+
 def test_run_over_real_daemons(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GEXEC_SVRS", "GEXEC_SOCKET", "GEXEC_AUTHD_SOCKET", "GEXEC_HOSTS", "GEXEC_PORT"):
         if name in cluster.env:

@@ -85,6 +85,24 @@ def test_run_sends_stdin_within_its_window(tmp_path: Path, monkeypatch: pytest.M
     assert bytes(taken) == data
 
 
+def test_run_without_stdin_sends_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[object] = []
+
+    def script(peer: Peer) -> None:
+        peer.accept()
+        for number in range(8):
+            peer.say(Output(((0, 2),), STDOUT, number * 65536, bytes(65536)))
+        # gexecd ends the connection of a client that sends stdin for a job without one.
+        while not heard or not isinstance(heard[-1], Ack):
+            heard.append(peer.next())
+        peer.finish(2, lengths=(8 * 65536, 0))
+
+    with daemons(tmp_path, script) as running:
+        use(monkeypatch, running.env)
+        assert gexec.run(["true"], nodes=NODES).ok
+    assert [type(frame) for frame in heard] == [Ack]
+
+
 def test_run_has_a_limit_on_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(peer: Peer) -> None:
         peer.accept()

@@ -138,7 +138,9 @@ def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
     credential = obtain_credential(blob)
     path = os.environ.get("GEXEC_SOCKET") or DEFAULT_SOCKET
     sock = connect(path, "gexecd", DaemonError, limits.CONNECT_TIMEOUT_S)
-    session = JobSession(job.ranks, job.window, detached=bool(job.flags & DETACHED))
+    session = JobSession(
+        job.ranks, job.window, detached=bool(job.flags & DETACHED), stdin=not job.flags & NO_STDIN
+    )
     session.submit(credential, blob)
     try:
         sock.sendall(session.outgoing())

@@ -60,6 +60,7 @@ class JobSession:
         ranks: processes of the job.
         window: JobSpec.window, bytes of each (rank, stream) that may be under way untaken.
         detached: output is discarded at the nodes, so stream lengths are not compared.
+        stdin: False: the job has none, and none is sent.
 
     Attributes:
         outcomes: each rank's Outcome, None while it has none.
@@ -74,7 +75,7 @@ class JobSession:
         "job_id", "outcomes", "started", "state",
     )  # fmt: skip
 
-    def __init__(self, ranks: int, window: int, detached: bool = False) -> None:
+    def __init__(self, ranks: int, window: int, detached: bool = False, stdin: bool = True) -> None:
         self._ranks = ranks
         self._half = max(1, window // 2)
         self._detached = detached
@@ -87,7 +88,7 @@ class JobSession:
         self._acks: dict[tuple[int, int], int] = {}
         self._stdin_offset = 0
         self._stdin_taken = 0
-        self._stdin_eof = False
+        self._stdin_eof = not stdin
         self._unended = ranks
         self.outcomes: list[Outcome | None] = [None] * ranks
         self.started: Ranges = ()

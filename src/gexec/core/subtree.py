@@ -210,6 +210,9 @@ class Subtree:
     def _owed(self, child: Child, ranges: ranksets.Ranges) -> ranksets.Ranges:
         """Return those ranks that this child answers for (another may have taken some over)."""
         owes = child.owes
+        if ranges and (ranges[0][0] < child.low or ranges[-1][1] > child.high):
+            # Forged, or of the time before the hedge: not to be walked through rank by rank.
+            ranges = ranksets.intersection(ranges, ((child.low, child.high),))
         if all(map(owes.__contains__, ranksets.members(ranges))):
             return ranges
         return ranksets.of(rank for rank in ranksets.members(ranges) if rank in owes)

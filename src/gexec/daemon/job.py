@@ -277,6 +277,17 @@ class Job:
             self.child_link_reached(number)
         if link.opened:
             child.open()
+        elif start.attach_only:
+            self._loop.call_later(self.spec.connect_timeout_s, self._attach_overdue, number, child)
+
+    def _attach_overdue(self, number: int, child: Child) -> None:
+        """A lost child that is asked to attach gets no more time than a new one gets to be reached.
+
+        The kernel of a stopped daemon still accepts connections, so being reached says little here.
+        """
+        if self.children.get(number) is child and not child.sent:
+            self._drop_child(number)
+            self.tell(events.ChildLost(number, "no answer when it was asked again", False))
 
     def child_link_reached(self, number: int) -> None:
         """A child's machine has answered."""
@@ -313,7 +324,8 @@ class Job:
 
     def _run_task(self) -> None:
         try:
-            io = TaskIO(self.tell, not self.spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED))
+            detached = bool(self.spec.flags & jobspec.DETACHED)
+            io = TaskIO(self.tell, not (detached or self.spec.flags & jobspec.NO_STDIN), not detached)
         except OSError as error:
             self._not_started(error)
             return

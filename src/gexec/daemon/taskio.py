@@ -25,6 +25,7 @@ class TaskIO:
     Args:
         tell: takes events (OutputRead, OutputClosed, StdinWritten, StdinBroken).
         with_stdin: a pipe for stdin; else the process gets /dev/null.
+        with_output: pipes for stdout and stderr; else /dev/null too, for a process that outlives this.
 
     ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
     they have been handed over.
@@ -33,7 +34,9 @@ class TaskIO:
         OSError: no descriptors left.
     """
 
-    def __init__(self, tell: Callable[[events.Event], None], with_stdin: bool) -> None:
+    def __init__(
+        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool = True
+    ) -> None:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._stdin: int | None = None
@@ -54,6 +57,10 @@ class TaskIO:
                 opened.append(child_stdin)
             child_fds = [child_stdin]
             for stream in (STDOUT, STDERR):
+                if not with_output:
+                    child_fds.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+                    opened.append(child_fds[-1])
+                    continue
                 ours, theirs = os.pipe()
                 opened += (ours, theirs)
                 os.set_blocking(ours, False)

@@ -39,6 +39,10 @@ TARGET_WARM_RATIO = 2.5
 TARGET_ONE_NODE_RATIO = 4.0
 
 
+#: How long to wait for an idle machine before a measurement.
+SETTLE_MAX_S = 4.0
+
+
 def main() -> int:
     """Measure what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(description="Time gexec on local clusters, next to the bare machine.")
@@ -164,11 +168,36 @@ def measure_size(size: int, repeat: int) -> dict[str, Any]:
             floors, warm = [], []
             # In turns: what else this machine does slows both alike.
             for _ in range(repeat):
+                settle()
                 floors.append(floor_s([path], size))
+                settle()
                 warm.append(job_s(size, command, environ))
             found[command] = {"floor_s": floors, "warm_s": warm}
         cost["pss_after_bytes"] = memory_bytes(Layout.of(environ["GEXEC_CLUSTER_DIR"]))
     return found
+
+
+def settle() -> None:
+    """Wait until the machine has nothing left to do, at most SETTLE_MAX_S.
+
+    After a job daemons still forget it, a second later; neither the floor nor the next job may
+    be measured beside that.
+    """
+    deadline_s = time.monotonic() + SETTLE_MAX_S
+    time.sleep(1.5)
+    while time.monotonic() < deadline_s:
+        before = cpu_ticks()
+        time.sleep(0.3)
+        idle, total = (after - earlier for after, earlier in zip(cpu_ticks(), before, strict=True))
+        if idle >= 0.7 * total:
+            return
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """Return the idle ticks and all ticks of all cores together."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def measure_start(repeat: int) -> dict[str, Any]:

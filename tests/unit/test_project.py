@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import re
 import tomllib
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from gexec import limits
+from gexec.cli import authd as authd_command
+from gexec.cli import gexec as gexec_command
+from gexec.cli import gexecctl as gexecctl_command
+from gexec.cli import gexecd as gexecd_command
 from gexec.core import frames, outcome
 from gexec.core.frames import Frame
 from gexec.host.config import read_authd, read_gexecd
@@ -92,6 +97,54 @@ def test_protocol_document_has_every_outcome_as_it_is() -> None:
     for row, (low, high) in zip(rows, outcome.VALUES, strict=True):
         numbers = [int(number) for number in re.findall(r"\d+", row[2])]
         assert (numbers[0], numbers[1] if len(numbers) > 1 else numbers[0]) == (low, high)
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+def section(document: str, heading: str) -> str:
+    """Return what stands below a heading of a document, up to the next one of its level."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    [found] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def offered_by(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options of a parser and of those below it."""
+    names: set[str] = set()
+    for action in parser._actions:
+        names.update(name for name in action.option_strings if name.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                names |= offered_by(below)
+    return names
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/gexec.md"])
+def test_manual_of_gexec_has_every_option(document: str) -> None:
+    wanted = {f"--{option.long}" for option in gexec_command.OPTIONS}
+    assert options_in(section(document, "Options")) == wanted
+    assert options_in(gexec_command.HELP) == wanted
+
+
+@pytest.mark.parametrize(
+    ("parser", "document", "heading"),
+    [
+        (gexecd_command._parser(), "docs/gexecd.md", "gexecd"),
+        (authd_command._parser(), "docs/gexecd.md", "authd"),
+    ],
+    ids=["gexecd", "authd"],
+)
+def test_manuals_of_the_daemons_have_every_option(
+    parser: argparse.ArgumentParser, document: str, heading: str
+) -> None:
+    assert options_in(section(document, heading)) == offered_by(parser)
+
+
+def test_manual_of_gexecctl_has_every_option() -> None:
+    text = (ROOT / "docs/gexecctl.md").read_text(encoding="utf-8")
+    assert options_in(text) == offered_by(gexecctl_command._parser()) - {"--version"}
 
 
 def heading_names(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def main() -> int:
     parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
     parser.add_argument("--no-ssh", action="store_true", help="leave out ssh and pdsh")
     options = parser.parse_args()
+    # Ended from outside, take the cluster down too.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sizes = [int(word) for word in options.sizes.split(",")]
     results: dict[str, Any] = {"machine": machine(), "sizes": {}}
     for size in sizes:

@@ -83,7 +83,6 @@ GATHER_BYTES = 64 * 1024
 #: A process tells how much stdin it took in steps of this many bytes.
 STDIN_STEP_BYTES = 64 * 1024
 HEARTBEAT_S = 3.0
-SILENT_AFTER_S = 6.0
 LOST_AFTER_S = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.
 ORPHAN_GRACE_S = 20.0

@@ -198,7 +198,7 @@ def test_a_killed_daemon(
 def test_a_daemon_that_stands_still_for_a_moment_loses_nothing(
     cluster_of: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    cluster = cluster_of(4, heartbeat_s=0.2, silent_after_s=0.5)
+    cluster = cluster_of(4, heartbeat_s=0.2)
     os.chmod(tmp_path, 0o755)
     mark, gate = marker(), tmp_path / "gate"
     client = _start(cluster, "-f", 2, "-p", "host", "sh", "-c", _WAITS, mark, gate)
@@ -221,7 +221,7 @@ def test_a_daemon_that_stands_still_for_a_moment_loses_nothing(
 def test_a_daemon_that_stands_still_for_long_is_lost_and_ends_its_process_when_it_goes_on(
     cluster_of: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    cluster = cluster_of(4, heartbeat_s=0.3, silent_after_s=1.0, lost_after_s=3.0, orphan_grace_s=1.0)
+    cluster = cluster_of(4, heartbeat_s=0.3, lost_after_s=3.0, orphan_grace_s=1.0)
     os.chmod(tmp_path, 0o755)
     mark, gate = marker(), tmp_path / "gate"
     client = _start(cluster, "-f", 2, "--connect-timeout=3", "-p", "host", "sh", "-c", _WAITS, mark, gate)

@@ -23,7 +23,6 @@ from .conftest import BIN, DEADLINE_S, wait_until
 
 _SETTINGS = """\
 heartbeat_s = 0.5
-silent_after_s = 1.0
 lost_after_s = 3.0
 orphan_grace_s = 2.0
 """

@@ -70,7 +70,6 @@ class GexecdSettings:
     drain_s: float = 60.0  #: how long SIGTERM waits for running jobs
     link_idle_s: float = limits.LINK_IDLE_S
     heartbeat_s: float = limits.HEARTBEAT_S
-    silent_after_s: float = limits.SILENT_AFTER_S
     lost_after_s: float = limits.LOST_AFTER_S
     clock_skew_s: float = limits.CLOCK_SKEW_S
     credential_ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S
@@ -93,15 +92,15 @@ class GexecdSettings:
         _check_realm(self.realm)
         if not self.find_names and not self.names:
             raise ConfigError("find_names is false, so names must hold at least one name")
-        for name in ("orphan_grace_s", "link_idle_s", "heartbeat_s", "silent_after_s", "lost_after_s"):
+        for name in ("orphan_grace_s", "link_idle_s", "heartbeat_s", "lost_after_s"):
             _check_between(self, name, 0.05, 86_400)
         _check_between(self, "unauthenticated_max_s", 0.5, 600)
         _check_between(self, "drain_s", 0, 86_400 * 7)
         _check_between(self, "clock_skew_s", 0, 3600)
         _check_between(self, "credential_ttl_max_s", 1, 3600)
         _check_between(self, "jobs_max", 1, limits.RANKS_MAX)
-        if not self.heartbeat_s < self.silent_after_s < self.lost_after_s:
-            raise ConfigError("expected heartbeat_s < silent_after_s < lost_after_s")
+        if not self.heartbeat_s < self.lost_after_s:
+            raise ConfigError("expected heartbeat_s < lost_after_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,9 @@ from collections.abc import Callable
 
 from gexec.core import outcome
 from gexec.core.outcome import Outcome
+from gexec.limits import LINGER_S
 from gexec.proc import descendants, starting
-from gexec.proc.leftovers import GENTLE, LINGER_S, SWEEP_S, Leftovers
+from gexec.proc.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.proc.messages import Event, LaunchSpec, TaskEnded, TaskReady, TaskRefused, TaskStarted
 from gexec.proc.starting import Refusal
 from gexec.proc.task import Task

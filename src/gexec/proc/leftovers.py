@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from gexec.proc import descendants
 from gexec.proc.task import Task
 
-#: How long what a task left behind may live after the task's end.
-LINGER_S = 2.0
 #: Between two rounds of SIGKILL while something still lives.
 SWEEP_S = 0.02
 #: What asks a process to end; SIGCONT, because it may be stopped.

@@ -266,10 +266,11 @@ class Listener:
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.name = name
         self._context = certified(cluster, name).accepting()
-        self._sock = socket.create_server(("127.0.0.1", 0))
+        self.ip = fresh_source()
+        self._sock = socket.create_server((self.ip, 0))
         self._sock.settimeout(DEADLINE_S)
         self.port = self._sock.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}".encode()
+        self.address = f"{self.ip}:{self.port}".encode()
 
     def __enter__(self) -> Self:
         return self
@@ -304,7 +305,8 @@ class Proxy:
     def __init__(self, cluster: Cluster, name: str, alter: Callable[[int, bool, int, bytes], bytes]) -> None:
         self._to = (cluster.state.node(name).address, cluster.state.port)
         self._alter = alter
-        self._sock = socket.create_server(("127.0.0.1", 0))
+        self.ip = fresh_source()
+        self._sock = socket.create_server((self.ip, 0))
         self.port = self._sock.getsockname()[1]
         self.connections = 0
         self._open: list[socket.socket] = [self._sock]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -343,7 +344,9 @@ def test_systemd_gives_listening_sockets(host: Host) -> None:
         host.socket.chmod(0o666)
         clients.listen()
         # Above the numbers that systemd uses, so that the shell's moves do not get into each other's way.
-        high = [socket.socket(fileno=os.dup(sock.fileno())) for sock in (links, clients)]
+        high = [
+            socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 30)) for sock in (links, clients)
+        ]
         with subprocess.Popen(
             activated(host, *high),
             env=host.env,
@@ -372,7 +375,8 @@ def test_systemd_gives_listening_sockets(host: Host) -> None:
 def test_systemd_with_accept_is_refused(host: Host) -> None:
     one, two = socket.socketpair()
     with one, two:
-        high = os.dup2(one.fileno(), 30)
+        # Above the numbers that the shell's moves use.
+        high = fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 30)
         script = f'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&{high}'
         words = ["bash", "-c", script, "bash", *command("gexecd", *host.words(bind=False))]
         done = run_to_end(*words, env=host.env, pass_fds=[high])

@@ -62,7 +62,7 @@ def submit(cluster: Cluster) -> Iterator[Submit]:
         settings = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process: subprocess.Popen[str] = cluster.popen(
             "-f", fanout, "-p", "host", "-w", nodes, "sh", "-c", script, text=True, cwd="/",
-            env={"GEXEC_HOSTS": _hosts(cluster, **{listener.name: "127.0.0.1"})}, **(settings | options),
+            env={"GEXEC_HOSTS": _hosts(cluster, **{listener.name: listener.ip})}, **(settings | options),
         )  # fmt: skip
         started.append(process)
         return process
@@ -132,7 +132,7 @@ def test_attack_37_daemon_with_wrong_ca_is_dialled(cluster: Cluster) -> None:
         listener.be(foreign)
         process = cluster.popen(
             "-w", f"node002:{listener.port}", "true",
-            env={"GEXEC_HOSTS": _hosts(cluster, node002="127.0.0.1")},
+            env={"GEXEC_HOSTS": _hosts(cluster, node002=listener.ip)},
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
@@ -184,7 +184,8 @@ def test_attack_40_node_certificate_used_to_submit(cluster: Cluster, witness: Pa
     assert not witness.exists()
 
 
-def test_attack_40_start_from_a_client(cluster: Cluster, witness: Path) -> None:
+def test_attack_40_start_from_a_client(cluster_of: Callable[..., Cluster], witness: Path) -> None:
+    cluster = cluster_of(1)  # whose log no other client of this user has used up
     job = rogue.job(cluster, ["node001"], f"echo x >>{witness}")
     told = Told(cluster, "node001")
     with rogue.client(cluster) as wire:
@@ -222,10 +223,10 @@ def test_attack_42_bit_flipped_once(cluster: Cluster) -> None:
     with rogue.Proxy(cluster, "node002", _altering(lambda number: number == 0)) as proxy:
         done = cluster.gexec(
             "-p", "none", "-w", f"node002:{proxy.port}", "seq", "60000",
-            env={"GEXEC_HOSTS": _hosts(cluster, node002="127.0.0.1")},
+            env={"GEXEC_HOSTS": _hosts(cluster, node002=proxy.ip)},
         )  # fmt: skip
         assert proxy.connections == 2
-    assert "altered on the way" in told.line("node002 (127.0.0.1:")
+    assert "altered on the way" in told.line(f"node002 ({proxy.ip}:")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == _NUMBERS
 
@@ -235,7 +236,7 @@ def test_attack_42_bit_flipped_always(cluster: Cluster) -> None:
     with rogue.Proxy(cluster, "node002", _altering(lambda number: True)) as proxy:
         done = cluster.gexec(
             "-p", "none", "-w", f"node002:{proxy.port},node003", "seq", "60000",
-            env={"GEXEC_HOSTS": _hosts(cluster, node002="127.0.0.1")},
+            env={"GEXEC_HOSTS": _hosts(cluster, node002=proxy.ip)},
         )  # fmt: skip
     assert done.returncode == 255
     assert b"node002" in done.stderr, done.stderr
@@ -815,7 +816,7 @@ def test_attack_78_forged_exit_status(cluster: Cluster, submit: Submit, kind: in
             up.send_raw(frames.HEADER.pack(len(ended), frames.Ended.TYPE, 1) + ended)
             up.until_end()
         _, stderr = process.communicate(timeout=DEADLINE_S)
-    assert f"outcome {kind} with value {value} is not known" in told.line("rogue (127.0.0.1:")
+    assert f"outcome {kind} with value {value} is not known" in told.line(f"rogue ({listener.ip}:")
     assert process.returncode == 255, stderr
     assert "lost" in stderr, stderr
     assert "rogue" in stderr, stderr

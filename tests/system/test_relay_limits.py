@@ -203,7 +203,8 @@ def _descriptors(cluster: Cluster, name: str) -> int:
     return len(os.listdir(f"/proc/{_relay(cluster, name)}/fd"))
 
 
-def test_one_job_for_each_client_connection(cluster: Cluster) -> None:
+def test_one_job_for_each_client_connection(cluster_of: ClusterOf) -> None:
+    cluster = cluster_of(2)  # whose log no other client of this user has used up
     first = rogue.job(cluster, ["node002"], "exec sleep 100")
     second = rogue.job(cluster, ["node002"], "true")
     told = Told(cluster, "node001")

@@ -703,6 +703,7 @@ def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
 @contextmanager
 def forked(user: pwd.struct_passwd, body: Callable[..., int]) -> Iterator[None]:
     """Run ``body(ready=, die_with_parent_fd=)`` as a user in a child; its interpreter may be root's."""
+    NODE.encode("idna")  # the codec that names are looked up with, also before: it is loaded when used
     life_reading, life_writing = os.pipe()
     ready_reading, ready_writing = os.pipe()
     pid = os.fork()

@@ -182,7 +182,7 @@ def test_dependencies_have_a_reason_and_a_pinned_version_with_hashes() -> None:
         pinned = dict(re.findall(r"^([\w.-]+)==(\S+).*\\$", text, re.MULTILINE))
         for requirement in wanted:
             name = re.split(r"[<>=~! ]", requirement)[0]
-            assert name in pinned, f"{name} is not in requirements/{lock}"
+            assert name.lower() in pinned, f"{name} is not in requirements/{lock}"
             assert f"`{name}`" in reasons, f"{name} has no reason in 0002-dependencies.md"
         entries = re.split(r"\n(?=\S)", text.split("\n", 1)[1].strip())
         assert len(entries) == len(pinned)

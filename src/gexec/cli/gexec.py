@@ -111,7 +111,9 @@ def _main(words: Sequence[str]) -> int:
     sock, session = open_session(job)
     # What is needed from here on is imported while gexecd is at work already.
     from gexec.client.console import Console
+    from gexec.client.sink import standard_sinks
     from gexec.render.summary import exit_status, summary
+    from gexec.render.view import Prefixed
 
     def started() -> None:
         count = sum([high - low for low, high in session.started])
@@ -120,7 +122,8 @@ def _main(words: Sequence[str]) -> int:
     console = Console(
         sock,
         session,
-        prefixes(kind, list(job.names), list(job.addresses)),
+        Prefixed(prefixes(kind, list(job.names), list(job.addresses)), job.ranks),
+        standard_sinks(),
         read_stdin=request.stdin and not request.detached,
         started=started if verbose else None,
     )

@@ -24,17 +24,19 @@ from gexec.client.job import ACCEPT_TIMEOUT_S
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES, SUBMITTED
 from gexec.client.sink import Sink
 from gexec.core.frames import STDERR, STDOUT, Ended, Output, Started
+from gexec.core.outcome import lost
 from gexec.errors import DaemonError, ProtocolError
-from gexec.render.lines import Budget, Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     import signal as _signal
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from gexec.client.session import JobSession
     from gexec.core.frames import Frame
+    from gexec.core.ranks import Ranges
+    from gexec.render.view import View
 else:
     import _signal
 
@@ -55,10 +57,12 @@ class Console:
     Args:
         sock: connected to gexecd, non-blocking.
         session: submitted.
-        prefixes: each rank's prefix, or None.
+        view: what the job says is told to it, and it says what is written.
+        sinks: of ``standard_sinks``; several jobs after each other share them.
         read_stdin: whether descriptor 0 is read for the job.
         command: stands in front of what the user is told, e.g. ``gexec``.
         started: called once, when all ranks have started or ended.
+        last: no other job's output comes after this one in the same view.
 
     Attributes:
         status: an exit status that overrides the job's own, or None.
@@ -69,20 +73,20 @@ class Console:
         self,
         sock: _socket.socket,
         session: JobSession,
-        prefixes: Sequence[bytes] | None,
+        view: View,
+        sinks: dict[int, Sink],
         read_stdin: bool,
         command: str = "gexec",
         started: Callable[[], None] | None = None,
+        last: bool = True,
     ) -> None:
-        ranks = len(session.outcomes)
-        budget = Budget()
-        raw = prefixes is None and ranks == 1
         self._sock = sock
         self._session = session
         self._command = command
         self._started = started
-        self._lines = {stream: Lines(prefixes, budget, raw) for stream in (STDOUT, STDERR)}
-        self._sinks = {STDOUT: Sink(1), STDERR: Sink(2)}
+        self._view = view
+        self._sinks = sinks
+        self._last = last
         self._read_stdin = read_stdin
         self._stdin_terminal = read_stdin and os.isatty(0)
         self._unsent = memoryview(b"")
@@ -110,14 +114,13 @@ class Console:
         accept_by_s = self._heard_s + ACCEPT_TIMEOUT_S
         self._interrupts.catch()
         try:
-            while self._busy():
-                self._register()
-                ready = self._poll.poll(self._timeout_ms(accept_by_s))
-                self._dispatch(dict(ready))
-                now_s = time.monotonic()
-                if self._session.state == SUBMITTED and now_s > accept_by_s:
-                    raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
-                self._on_time(now_s)
+            while self._session.state != OVER:
+                self._turn(accept_by_s)
+            if self._last:
+                self._view.finish()
+                self._take()
+            while any(sink.pending for sink in self._sinks.values()):
+                self._turn(accept_by_s)
         finally:
             self._interrupts.restore()
 
@@ -130,10 +133,16 @@ class Console:
         """Put one sentence on stderr, between what the nodes write there and on a line of its own."""
         sink = self._sinks[STDERR]
         line = f"{self._command}: {text}\n".encode("utf-8", "surrogateescape")
-        sink.put([(line if sink.ends_line else b"\n" + line, (), 0)])
+        sink.put(line if sink.ends_line else b"\n" + line)
 
-    def _busy(self) -> bool:
-        return self._session.state != OVER or any(sink.pending for sink in self._sinks.values())
+    def _turn(self, accept_by_s: float) -> None:
+        self._register()
+        ready = self._poll.poll(self._timeout_ms(accept_by_s))
+        self._dispatch(dict(ready))
+        now_s = time.monotonic()
+        if self._session.state == SUBMITTED and now_s > accept_by_s:
+            raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
+        self._on_time(now_s)
 
     def _timeout_ms(self, accept_by_s: float) -> int | None:
         session = self._session
@@ -162,7 +171,7 @@ class Console:
             silent_s = now_s - self._heard_s
             if self._pinged and silent_s >= limits.LOST_AFTER_S:
                 reason = f"the local gexecd has not answered for {silent_s:.0f} s"
-                self._ended_lines(self._session.connection_ended(reason))
+                self._lost(reason)
             elif not self._pinged and silent_s >= limits.HEARTBEAT_S:
                 self._pinged = True
                 self._session.ping()
@@ -244,16 +253,20 @@ class Console:
             for frame in frames:
                 self._on_frame(frame)
         elif self._session.state == ACCEPTED:
-            self._ended_lines(self._session.connection_ended())
+            self._lost("the local gexecd ended")
         else:
             raise DaemonError("gexecd closed the connection before it took the job: see its log")
 
     def _on_frame(self, frame: Frame) -> None:
         if isinstance(frame, Output):
-            self._lines[frame.stream].output(frame.ranks, frame.data)
-            self._drain(frame.stream)
+            self._view.output(frame.stream, frame.ranks, frame.data)
+            self._take()
         elif isinstance(frame, Ended):
-            self._ended_lines(frame.ranks)
+            self._view.ended(frame.ranks, frame.outcome)
+            self._take()
+        elif isinstance(frame, Started):
+            self._view.started(frame.ranks)
+            self._take()
         if self._started is not None and isinstance(frame, (Started, Ended)) and self._all_started():
             self._started()
             self._started = None
@@ -263,23 +276,25 @@ class Console:
         running = sum([high - low for low, high in session.started])
         return running == len(session.outcomes) or all(outcome is not None for outcome in session.outcomes)
 
-    def _ended_lines(self, ranks: Sequence[tuple[int, int]]) -> None:
-        for stream, lines in self._lines.items():
-            lines.ended(tuple(ranks))
-            self._drain(stream)
+    def _lost(self, reason: str) -> None:
+        """The connection to gexecd is of no more use: what has not ended is lost."""
+        ranks: Ranges = self._session.connection_ended(reason)
+        if ranks:
+            self._view.ended(ranks, lost(reason))
+            self._take()
 
-    def _drain(self, stream: int) -> None:
-        """Move what the lines have ready into the sink."""
-        lines = self._lines[stream]
-        if lines.absorbed:
-            for ranks, count in lines.absorbed:
+    def _take(self) -> None:
+        """Move what the view wants written into the sinks, and acknowledge what it has done with."""
+        view = self._view
+        if view.taken:
+            for stream, ranks, count in view.taken:
                 self._session.taken(ranks, stream, count)
-            lines.absorbed.clear()
-        if lines.ready:
-            pieces = list(lines.ready)
-            lines.ready.clear()
-            for ranks, count in self._sinks[stream].put(pieces):
-                self._session.taken(ranks, stream, count)
+            view.taken.clear()
+        if view.writes:
+            for fd, data, credit in view.writes:
+                if not self._sinks[fd].put(data, credit) and credit is not None:
+                    self._session.taken(credit[1], credit[0], credit[2])
+            view.writes.clear()
 
     # -- the standard descriptors --------------------------------------------------------------
 
@@ -299,8 +314,8 @@ class Console:
         self._session.stdin(data, eof=not data)
 
     def _write(self, stream: int, sink: Sink) -> None:
-        for ranks, count in sink.write():
-            self._session.taken(ranks, stream, count)
+        for credit_stream, ranks, count in sink.write():
+            self._session.taken(ranks, credit_stream, count)
         if sink.error is not None and self.status is None:
             self._reader_gone(stream, sink.error)
 

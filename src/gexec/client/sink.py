@@ -12,8 +12,7 @@ from stat import S_ISCHR, S_ISREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.ranks import Ranges
-    from gexec.render.lines import Piece
+    from gexec.render.view import Credit
 
 #: POSIX: a pipe that poll calls writable takes this much without blocking.
 PIPE_BUF_BYTES = 4096
@@ -40,25 +39,24 @@ class Sink:
         mode = os.fstat(fd).st_mode
         waits = not S_ISREG(mode) and (not S_ISCHR(mode) or os.isatty(fd))
         self._chunk_bytes = PIPE_BUF_BYTES if waits else _FILE_CHUNK_BYTES
-        self._queue: list[Piece] = []
+        self._queue: list[tuple[bytes, Credit | None]] = []
         self._block: memoryview | None = None
-        self._credits: list[tuple[Ranges, int]] = []
+        self._credits: list[Credit] = []
 
     @property
     def pending(self) -> bool:
         """True while there is something to write."""
         return self._block is not None or bool(self._queue)
 
-    def put(self, pieces: list[Piece]) -> list[tuple[Ranges, int]]:
-        """Queue pieces; return what is taken at once, which is nothing unless the sink has failed."""
+    def put(self, data: bytes, credit: Credit | None = None) -> bool:
+        """Queue bytes, and what is taken once they are written; False if the sink has failed."""
         if self.error is not None:
-            return [(ranks, count) for _, ranks, count in pieces if count]
-        if pieces:
-            self._queue += pieces
-            self.ends_line = pieces[-1][0].endswith(b"\n")
-        return []
+            return False
+        self._queue.append((data, credit))
+        self.ends_line = data.endswith(b"\n")
+        return True
 
-    def write(self) -> list[tuple[Ranges, int]]:
+    def write(self) -> list[Credit]:
         """Write once; call it when poll says that the descriptor is writable. Return what is taken.
 
         A failure is kept in ``error``, not raised.
@@ -81,10 +79,10 @@ class Sink:
         taken, self._credits = self._credits, []
         return taken
 
-    def fail(self, error: OSError) -> list[tuple[Ranges, int]]:
+    def fail(self, error: OSError) -> list[Credit]:
         """Give the descriptor up: all that waits counts as taken."""
         self.error = error
-        taken = self._credits + [(ranks, count) for _, ranks, count in self._queue if count]
+        taken = self._credits + [credit for _, credit in self._queue if credit is not None]
         self._block, self._queue, self._credits = None, [], []
         return taken
 
@@ -99,4 +97,9 @@ class Sink:
         chosen = queue[:end]
         del queue[:end]
         self._block = memoryview(chosen[0][0] if end == 1 else b"".join([piece[0] for piece in chosen]))
-        self._credits = [(ranks, count) for _, ranks, count in chosen if count]
+        self._credits = [credit for _, credit in chosen if credit is not None]
+
+
+def standard_sinks() -> dict[int, Sink]:
+    """Return a sink for standard output and one for standard error, by descriptor."""
+    return {1: Sink(1), 2: Sink(2)}

@@ -37,6 +37,7 @@ def warm() -> None:
     contexts = _contexts(authority)
     for _ in range(_TIMES):
         _handshake(contexts)
+    # Not by uvloop: what libuv opens once for a process would be closed in the children's.
     asyncio.run(_links(contexts))
     _jobs(authority)
 

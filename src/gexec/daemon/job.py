@@ -112,6 +112,7 @@ class Job:
         self._queue: deque[events.Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
         self._task: int | None = None
         self._io: TaskIO | None = None
 
@@ -188,11 +189,12 @@ class Job:
     def _arm(self) -> None:
         at_s = self.machine.next_deadline_s()
         if self._timer is not None:
-            if at_s is not None and self._timer.when() == at_s:
+            if at_s is not None and self._timer_at_s == at_s:
                 return
             self._timer.cancel()
             self._timer = None
         if at_s is not None:
+            self._timer_at_s = at_s
             self._timer = self._loop.call_at(at_s, self._tick)
 
     def _tick(self) -> None:

@@ -23,6 +23,7 @@ from gexec.daemon.job import Job
 from gexec.errors import CredentialError, ProtocolError
 from gexec.host import memory
 from gexec.net.link import Link
+from gexec.net.loop import run
 from gexec.net.pool import Pool
 from gexec.net.tls import link_contexts
 from gexec.proc import messages
@@ -35,7 +36,7 @@ ROOT = -1
 
 def run_relay(context: RelayContext) -> int:
     """Serve until told to drain, or until the spawner is gone; return an exit status."""
-    return asyncio.run(_serve(context))
+    return run(_serve(context))
 
 
 async def _serve(context: RelayContext) -> int:
@@ -88,12 +89,13 @@ class RelayService:
         self._draining = False
         self._spawner_writing = False
         self._beat: asyncio.TimerHandle | None = None
+        self._beat_at_s = 0.0
 
     def begin(self) -> None:
         """Start serving."""
         self._loop.add_reader(self.spawner.fileno(), self._spawner_readable)
         self._acceptor.begin()
-        self._beat = self._loop.call_later(self._settings.link_idle_s, self._heartbeat)
+        self._beat_within(self._settings.link_idle_s)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -260,9 +262,10 @@ class RelayService:
         """See to it that the next heartbeat comes within this time."""
         at_s = self._loop.time() + delay_s
         if self._beat is not None:
-            if self._beat.when() <= at_s:
+            if self._beat_at_s <= at_s:
                 return
             self._beat.cancel()
+        self._beat_at_s = at_s
         self._beat = self._loop.call_at(at_s, self._heartbeat)
 
     def _heartbeat(self) -> None:

@@ -45,7 +45,7 @@ from gexec.security.policy import Account
 #: What a helper gets beyond a task's grace before it is ended itself.
 _HELPER_PATIENCE_S = 5.0
 #: How long the news that a task runs may wait for the news that it has ended.
-_STARTED_HELD_S = 0.02
+_STARTED_HELD_S = 0.05
 _NULL_DEVICE = os.makedev(1, 3)
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 

@@ -8,7 +8,7 @@ never holds up another one on the same link.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Protocol, cast
 
 from gexec import limits
 from gexec.core import frames
@@ -21,6 +21,8 @@ from gexec.version import VERSION
 UNHURRIED_S = 1.0
 #: All links of a process read into one buffer: asyncio fills and hands it over in one step.
 _BUFFER = memoryview(bytearray(256 * 1024))
+#: What may wait is bounded by the jobs' windows, not by the transport; the most that uvloop takes.
+_UNBOUNDED_BYTES = 2**30
 #: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
 ANSWERS_MAX_BYTES = 1024 * 1024
 
@@ -97,13 +99,13 @@ class Link(asyncio.BufferedProtocol):
     # -- asyncio --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # The loop's own kinds of transports are no subclasses of asyncio's.
+        transport = cast(asyncio.Transport, transport)
         if self._closed:  # given up while it was dialling
             transport.abort()
             return
         self.transport = transport
-        # What may wait is bounded by the jobs' windows, not here.
-        transport.set_write_buffer_limits(high=2**62)
+        transport.set_write_buffer_limits(high=_UNBOUNDED_BYTES)
         self.heard_s = self._loop.time()
         if self._accepted:
             name = tls.peer_name(transport)

@@ -110,6 +110,48 @@ JOBS_MAX = 4096
 JOBS_PER_UID_MAX = 1024
 CONFIG_MAX_BYTES = 1024 * 1024
 
+# -- choosing nodes --------------------------------------------------------------------------
+#: A node list, and what a command says of a group: RANKS_MAX names of NAME_MAX_BYTES fit.
+NODE_LIST_MAX_BYTES = 17 * 1024 * 1024
+#: Names that one node set may write out on its way: operators need some more than remain.
+NODESET_NAMES_MAX = 4 * RANKS_MAX
+#: Wildcards of one node set: each is compared with every node.
+NODESET_MASKS_MAX = 100
+#: Groups in groups.
+GROUP_DEPTH_MAX = 32
+#: A command of a group source: a busy scheduler takes its time.
+GROUP_UPCALL_S = 20.0
+GMOND_PORT = 8649
+GMOND_SERVERS_MAX = 16
+#: Looking up a gmond's name and connecting.
+GMOND_CONNECT_S = 2.0
+#: Its whole answer, read and understood.
+GMOND_ANSWER_S = 10.0
+#: 10 KiB for a host with its usual metrics: more than 12,000 hosts.
+GMOND_XML_MAX_BYTES = 128 * 1024 * 1024
+GMOND_DEPTH_MAX = 32
+#: How long --skip-down leaves out a node that could not be reached, and how many it remembers.
+DOWN_FORGET_S = 600.0
+DOWN_NODES_MAX = 4096
+
+# -- files -----------------------------------------------------------------------------------
+#: Contents are hashed and kept sparse in blocks of this size.
+ARCHIVE_BLOCK_BYTES = 64 * 1024
+#: Contents in one record of an archive stream, and one read of a file: larger is no faster.
+ARCHIVE_DATA_MAX_BYTES = 1024 * 1024
+#: A name in a path; no Linux file system has longer ones.
+ARCHIVE_NAME_MAX_BYTES = 255
+#: A path in an archive stream: four times what one system call takes.
+ARCHIVE_PATH_MAX_BYTES = 16 * 1024
+#: Directories in directories; each is an open descriptor, of which a process usually has 1024.
+ARCHIVE_DEPTH_MAX = 256
+#: What a symbolic link may hold: the kernel's PATH_MAX, without its NUL.
+ARCHIVE_TARGET_MAX_BYTES = 4095
+#: Memory that a compressed stream may ask of its reader; zstd's own levels up to 19 need no more.
+ARCHIVE_WINDOW_MAX_BYTES = 8 * 1024 * 1024
+#: Sentences of one receiver; a full disk would fill 10,000 lines.
+ARCHIVE_SAID_MAX = 50
+
 
 def window_bytes(ranks: int) -> int:
     """Return the window of one (rank, stream) in a job of ``ranks`` processes.

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from gexec.core.outcome import Outcome, denied, exited, killed, lost, not_started, timed_out
+from gexec.limits import WINDOW_MIN_BYTES
 from gexec.render.fold import fold, fold_bounded
 from gexec.render.lines import Budget, Lines
 from gexec.render.prefix import prefixes
@@ -89,7 +90,7 @@ def test_over_the_budget_the_longest_line_owns_the_output_and_others_wait_untake
     lines.output(one(2), b"two\n")
     lines.output(one(0), b"0\n")
     assert taken_of(lines, 2) == 0
-    assert taken_of(lines, 0) == 20
+    assert taken_of(lines, 0) == 0
     assert lines.held_bytes == 6
     lines.output(one(1), b"1" * 1000)
     assert taken_of(lines, 1) == 1090
@@ -97,6 +98,19 @@ def test_over_the_budget_the_longest_line_owns_the_output_and_others_wait_untake
     expected = b"1 " + b"1" * 1090 + b"end\n2 two\n" + b"0 " + b"0" * 21 + b"\n1 more\n"
     assert text_of(lines) == expected
     assert [taken_of(lines, rank) for rank in range(3)] == [22, 1099, 4]
+
+
+def test_an_unfinished_line_is_taken_when_it_is_written_but_for_what_is_over_half_a_window() -> None:
+    lines = vnn(2)
+    for _ in range(3):
+        lines.output(one(0), b"x" * 3000)
+    assert sum(count for _, count in lines.absorbed) == 9000 - WINDOW_MIN_BYTES // 2
+    lines.output(one(0), b"\n")
+    assert [count for _, _, count in lines.ready] == [WINDOW_MIN_BYTES // 2 + 1]
+    lines.output(one(1), b"short")
+    lines.ended(one(1))
+    assert lines.ready[-1] == (b"1 short", one(1), 5)
+    assert len(lines.absorbed) == 1
 
 
 def test_an_owner_that_ends_without_newline_lets_the_others_go_on() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,65 +10,56 @@ import pytest
 from gexec.client.resolve import origin_ipv4, resolve
 from gexec.errors import UsageError
 from gexec.select import hosts
-from gexec.select.nodes import choose, parse_names
+from gexec.select.nodes import draw, first, is_nodeset, parse_names, without
 
 
 def test_names_keep_their_order_their_letters_and_their_doubles() -> None:
-    choice = choose("Node2  node01\tnode1\nnode1")
-    assert choice.nodes == [("Node2", 0), ("node01", 0), ("node1", 0), ("node1", 0)]
-    assert choice.source == "GEXEC_SVRS"
-
-
-def test_named_nodes_take_the_place_of_the_configured() -> None:
-    choice = choose("other", ["a,b c", "d"])
-    assert [name for name, _ in choice.nodes] == ["a", "b", "c", "d"]
-    assert choice.source == "-w"
+    assert parse_names("Node2  node01\tnode1\nnode1,x", "here") == [
+        ("Node2", 0), ("node01", 0), ("node1", 0), ("node1", 0), ("x", 0),
+    ]  # fmt: skip
 
 
 def test_ports_and_addresses() -> None:
     text = "n:2875 [::1]:77 [fe80::1] ::2 10.0.0.1:5 10.0.0.2"
     expected = [("n", 2875), ("::1", 77), ("fe80::1", 0), ("::2", 0), ("10.0.0.1", 5), ("10.0.0.2", 0)]
+    assert not is_nodeset(text)
     assert parse_names(text, "GEXEC_SVRS") == expected
 
 
-@pytest.mark.parametrize("text", ["n:", "n:0", "n:65536", "n:x", ":5", "[::1]x", "[::1]:", "[:1", "[]:5"])
+@pytest.mark.parametrize("text", ["n:", "n:0", "n:65536", "n:x", ":5", "[::1]x", "[::1]:", "[:1"])
 def test_malformed_names_are_named(text: str) -> None:
     with pytest.raises(UsageError, match="GEXEC_SVRS: '"):
-        choose(f"good {text}")
+        parse_names(f"good {text}", "GEXEC_SVRS")
 
 
-@pytest.mark.parametrize("text", ["node[1-3]", "node[1,3]", "a,node[1-3]x,b"])
-def test_ranges_are_refused_in_clear_words(text: str) -> None:
-    with pytest.raises(UsageError, match=r"-w: 'node.*ranges in brackets are not understood yet"):
-        choose(None, [text])
+@pytest.mark.parametrize("text", ["a[1-2]", "[1-2]:7", "@a", "a!b", "a&b", "a^b", "a*", "a?", "a]"])
+def test_what_is_more_than_names_is_seen(text: str) -> None:
+    assert is_nodeset(f"b,{text}")
 
 
 def test_the_first_n() -> None:
-    assert [name for name, _ in choose("a b c", count=2).nodes] == ["a", "b"]
-    assert len(choose("a b c", count=0).nodes) == 3
+    nodes = parse_names("a b c", "here")
+    assert first(nodes, 2, "here") == [("a", 0), ("b", 0)]
+    assert first(nodes, 0, "here") == nodes
     with pytest.raises(UsageError) as caught:
-        choose("a b c", count=5)
-    assert str(caught.value) == "Not enough hosts available: 5 asked, 3 known (from GEXEC_SVRS)"
+        first(nodes, 5, "here")
+    assert str(caught.value) == "Not enough hosts available: 5 asked, 3 known (from here)"
 
 
-def test_exclusion_comes_before_counting() -> None:
-    choice = choose("a b a c:1 c:2", excluded=["a", "c:2,x"], count=2)
-    assert choice.nodes == [("b", 0), ("c", 1)]
-    with pytest.raises(UsageError, match="no node is left"):
-        choose("a", excluded=["a"])
+def test_leaving_out_with_and_without_ports() -> None:
+    nodes = parse_names("a b a c:1 c:2 d:3", "here")
+    assert without(nodes, parse_names("a c:2 d", "-x")) == [("b", 0), ("c", 1)]
 
 
-@pytest.mark.parametrize(
-    ("configured", "state"), [(None, "is not set"), ("", "is empty"), (" \n", "is empty")]
-)
-def test_no_nodes_names_both_ways_to_name_them(configured: str | None, state: str) -> None:
-    with pytest.raises(UsageError, match=f"GEXEC_SVRS {state}.*-w"):
-        choose(configured)
-
-
-def test_no_name_in_w() -> None:
-    with pytest.raises(UsageError, match="option -w names no node"):
-        choose("a", [","])
+def test_a_draw_keeps_the_order_and_follows_the_lots() -> None:
+    nodes = [(f"n{number}", 0) for number in range(8)]
+    lots = [5, 1, 7, 0, 3, 2, 6, 4]
+    raw = b"".join(lot.to_bytes(8, "big") for lot in lots)
+    drawn = draw(nodes, 3, "here", lambda size: raw[:size])
+    assert drawn == [("n1", 0), ("n3", 0), ("n5", 0)]  # who have lots 1, 0 and 2
+    assert draw(nodes, 8, "here", os.urandom) == nodes
+    with pytest.raises(UsageError, match="Not enough hosts available: 9 asked, 8 known"):
+        draw(nodes, 9, "here", os.urandom)
 
 
 def test_hosts_file_form() -> None:
@@ -86,6 +78,12 @@ def test_resolve_prefers_the_file_then_literals_then_the_system(tmp_path: Path) 
     assert found[:4] == [b"127.0.1.1:2875", b"[::1]:9", b"10.1.2.3:2875", b"[fe80::2]:7"]
     assert found[4] in (b"127.0.0.1:2875", b"[::1]:2875")
     assert found[5:] == [b"", b"", b""]
+
+
+def test_what_gmond_told_is_for_names_that_do_not_resolve() -> None:
+    told = {"no..such": "10.1.1.1", "10.1.2.3": "10.9.9.9", "no..other": "nonsense"}
+    nodes = [("NO..such", 0), ("10.1.2.3", 0), ("no..other", 0)]
+    assert resolve(nodes, 2875, None, told) == [b"10.1.1.1:2875", b"10.1.2.3:2875", b""]
 
 
 def test_many_names_are_asked_at_the_same_time() -> None:

@@ -16,21 +16,25 @@ if TYPE_CHECKING:
 
 
 class Option:
-    """One option: ``short`` letter or "", ``long`` name, and whether it takes a value."""
+    """One option: ``short`` letters or "", ``long`` name, and whether it takes a value.
 
-    __slots__ = ("long", "short", "takes_value")
+    ``optional``: the value may be left out, and is given as ``--long=VALUE`` only.
+    """
 
-    def __init__(self, short: str, long: str, takes_value: bool = False) -> None:
+    __slots__ = ("long", "optional", "short", "takes_value")
+
+    def __init__(self, short: str, long: str, takes_value: bool = False, optional: bool = False) -> None:
         self.short = short
         self.long = long
         self.takes_value = takes_value
+        self.optional = optional
 
 
 class Parsed:
     """What a command line said.
 
     Attributes:
-        flags: how often each option without a value was given, by long name.
+        flags: how often each option was given without a value, by long name.
         values: the values of each option that takes one, by long name, in their order.
         rest: the words from the first one that is no option.
     """
@@ -59,7 +63,7 @@ class Parsed:
 def parse(command: str, words: Sequence[str], table: Sequence[Option]) -> Parsed:
     """Parse ``words``; raise UsageError with a sentence that names the option and what to do."""
     parsed = Parsed()
-    shorts = {option.short: option for option in table if option.short}
+    shorts = {letter: option for option in table for letter in option.short}
     position = 0
     while position < len(words):
         word = words[position]
@@ -82,7 +86,7 @@ def _long(
 ) -> int:
     name, equals, value = word[2:].partition("=")
     option = _find(command, name, table)
-    if not option.takes_value:
+    if not option.takes_value and not (option.optional and equals):
         if equals:
             raise UsageError(f"option --{option.long} takes no value")
         parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1
@@ -116,7 +120,7 @@ def _shorts(
             continue
         value = word[index + 1 :]
         if not value:
-            value, position = _next(f"-{option.short}", words, position)
+            value, position = _next(f"-{word[index]}", words, position)
         parsed.values.setdefault(option.long, []).append(value)
         break
     return position

@@ -85,7 +85,8 @@ def run(
 
     Args:
         argv: program and arguments. The program is looked up in the local PATH (see remote_path).
-        nodes: names, ``name:port``, addresses; None = GEXEC_SVRS. A name may stand twice.
+        nodes: names, ``name:port``, addresses, node sets (docs/nodes.md); None = as the gexec command
+            without flags. A name may stand twice.
         stdin: goes to every process; b"" = /dev/null.
         env: the whole environment of the processes; None = this process's own.
         cwd: working directory on the nodes; None = this process's own.
@@ -152,7 +153,7 @@ def new_request(
     request.remote_path = remote_path
     request.stdin = stdin
     if nodes is not None and not nodes:
-        raise ValueError("nodes: the list is empty; None stands for GEXEC_SVRS")
+        raise ValueError("nodes: the list is empty; None stands for the configured nodes")
     return request
 
 

@@ -31,8 +31,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from gexec.client.progress import Progress
     from gexec.client.session import JobSession
     from gexec.core.frames import Frame
     from gexec.core.ranks import Ranges
@@ -63,10 +64,13 @@ class Console:
         command: stands in front of what the user is told, e.g. ``gexec``.
         started: called once, when all ranks have started or ended.
         last: no other job's output comes after this one in the same view.
+        names: of this job's ranks, for telling who still runs; None = that is not told.
+        progress: draws on the terminal, or None.
 
     Attributes:
         status: an exit status that overrides the job's own, or None.
         farewell: why it left before the job's end, or "".
+        asked_to_end: the user has asked for the end, by ^C, TERM or HUP.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Console:
         command: str = "gexec",
         started: Callable[[], None] | None = None,
         last: bool = True,
+        names: Sequence[bytes] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._sock = sock
         self._session = session
@@ -87,6 +93,8 @@ class Console:
         self._view = view
         self._sinks = sinks
         self._last = last
+        self._names = names
+        self._progress = progress
         self._read_stdin = read_stdin
         self._stdin_terminal = read_stdin and os.isatty(0)
         self._unsent = memoryview(b"")
@@ -103,6 +111,7 @@ class Console:
         self._pinged = False
         self.status: int | None = None
         self.farewell = ""
+        self.asked_to_end = False
 
     def run(self) -> None:
         """Return when the job is over and all output is written, or it is time to leave.
@@ -119,9 +128,12 @@ class Console:
             if self._last:
                 self._view.finish()
                 self._take()
+            self._refill()
             while any(sink.pending for sink in self._sinks.values()):
                 self._turn(accept_by_s)
         finally:
+            if self._progress is not None:
+                self._progress.erase()
             self._interrupts.restore()
 
     @property
@@ -143,6 +155,10 @@ class Console:
         if self._session.state == SUBMITTED and now_s > accept_by_s:
             raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
         self._on_time(now_s)
+        self._refill()
+        if self._progress is not None:
+            sinks = self._sinks.values()
+            self._progress.tick(now_s, not any(sink.pending or not sink.ends_line for sink in sinks))
 
     def _timeout_ms(self, accept_by_s: float) -> int | None:
         session = self._session
@@ -156,6 +172,8 @@ class Console:
             deadlines.append(self._heard_s + silence_s)
             if self._ended_by and not self._killed:
                 deadlines.append(self._ended_at_s + limits.KILL_GRACE_S)
+        if self._progress is not None and session.state != OVER:
+            deadlines.append(self._progress.due_s)
         if not deadlines:
             return None
         wait_s = min(deadlines) - time.monotonic()
@@ -295,6 +313,19 @@ class Console:
                 if not self._sinks[fd].put(data, credit) and credit is not None:
                     self._session.taken(credit[1], credit[0], credit[2])
             view.writes.clear()
+        if view.error and self.status is None:
+            self.status = 255
+            self.say(f"{view.error}; the job is ended")
+            if self._session.state != OVER:
+                self._kill(now=False)
+
+    def _refill(self) -> None:
+        """Let a view that holds back what it has to say go on once all is written."""
+        while self._view.held and not any(sink.pending for sink in self._sinks.values()):
+            if self._session.state == OVER and self._sinks[STDOUT].error is not None:
+                return
+            self._view.refill()
+            self._take()
 
     # -- the standard descriptors --------------------------------------------------------------
 
@@ -314,6 +345,8 @@ class Console:
         self._session.stdin(data, eof=not data)
 
     def _write(self, stream: int, sink: Sink) -> None:
+        if self._progress is not None:
+            self._progress.erase()
         for credit_stream, ranks, count in sink.write():
             self._session.taken(ranks, credit_stream, count)
         if sink.error is not None and self.status is None:
@@ -354,6 +387,7 @@ class Console:
         if self._killed:
             self._leave()
             return
+        self.asked_to_end = True
         now_s = time.monotonic()
         if now_s - self._interrupted_s <= DOUBLE_INTERRUPT_S:
             self._kill_at_once("^C twice within a second")
@@ -361,9 +395,19 @@ class Console:
             self._kill_at_once(f"^C after {_name(self._ended_by)}")
         else:
             self._session.signal(_signal.SIGINT)
+            self._tell_running()
         self._interrupted_s = now_s
 
+    def _tell_running(self) -> None:
+        if self._names is None:
+            return
+        from gexec.render.running import still_running
+
+        who = still_running(self._names, self._session.started, self._session.outcomes)
+        self.say(f"^C goes to all processes (^C once more within a second kills them); {who}")
+
     def _asked_to_end(self, signum: int) -> None:
+        self.asked_to_end = True
         now_s = time.monotonic()
         if not self._ended_by:
             self._ended_by, self._ended_at_s = signum, now_s
@@ -409,6 +453,25 @@ class Console:
         if not self._unsent:
             self._unsent = memoryview(self._session.outgoing())
             self._send()
+
+
+def finish(view: View, sinks: dict[int, Sink]) -> OSError | None:
+    """Write what a view still has to say after its last job; return why standard output takes no more."""
+    view.finish()
+    while True:
+        for fd, data, _ in view.writes:
+            sinks[fd].put(data)
+        view.writes.clear()
+        view.taken.clear()
+        for sink in sinks.values():
+            while sink.pending:
+                poll = select.poll()
+                poll.register(sink.fd, select.POLLOUT)
+                poll.poll()
+                sink.write()
+        if not view.held or sinks[STDOUT].error is not None:
+            return sinks[STDOUT].error
+        view.refill()
 
 
 def _name(signum: int) -> str:

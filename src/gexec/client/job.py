@@ -10,19 +10,20 @@ import time
 
 from gexec import limits
 from gexec.client.authd import obtain_credential
+from gexec.client.nodes import choose
 from gexec.client.resolve import origin_ipv4, resolve
 from gexec.client.session import JobSession
 from gexec.client.unix import connect
 from gexec.core.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
 from gexec.errors import DaemonError, UsageError
-from gexec.select.nodes import choose
+from gexec.select.sources import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     from collections.abc import Mapping, Sequence
 
-    from gexec.select.nodes import Choice
+    from gexec.select.sources import Choice
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
 #: The local gexecd greets and accepts within this time or counts as stuck.
@@ -46,13 +47,11 @@ class ProgramError(UsageError):
         self.status = status
 
 
-class Request:
+class Request(Selection):
     """What a caller asks for, before anything is looked up. See ``gexec -h`` for the meanings.
 
-    Attributes:
+    Attributes, beside those of a Selection of nodes:
         argv: program and arguments, at least one.
-        nodes, exclude: values as of -w and -x; no nodes: GEXEC_SVRS.
-        count: the first so many nodes, 0 = all.
         port: of names without one; 0 = GEXEC_PORT, else 2875.
         env: the environment that is propagated, None = this process's own.
         chdir: working directory on the nodes, "" = this process's own.
@@ -60,15 +59,13 @@ class Request:
     """
 
     __slots__ = (
-        "argv", "chdir", "connect_timeout_s", "count", "detached", "env", "exclude", "fanout", "nodes",
-        "port", "remote_path", "stdin", "strict", "timeout_s", "umask",
+        "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stdin",
+        "strict", "timeout_s", "umask",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[str | bytes]) -> None:
+        super().__init__()
         self.argv = argv
-        self.nodes: Sequence[str] = ()
-        self.exclude: Sequence[str] = ()
-        self.count = 0
         self.port = 0
         self.fanout = limits.FANOUT_DEFAULT
         self.connect_timeout_s = limits.CONNECT_TIMEOUT_S
@@ -92,13 +89,15 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
     if not request.argv:
         raise UsageError("no command: give a program to run on the nodes")
     environ = os.environ
-    choice = choose(environ.get("GEXEC_SVRS"), request.nodes, request.exclude, request.count)
+    choice = choose(request, environ)
+    if choice.took_stdin:
+        request.stdin = False
     cwd = _directory(os.fsencode(request.chdir))
     argv = [os.fsencode(word) for word in request.argv]
     env = _environment(request.env)
     program = argv[0] if request.remote_path else find_program(argv[0], cwd, _path(env))
     port = request.port or _default_port(environ.get("GEXEC_PORT"))
-    addresses = resolve(choice.nodes, port, environ.get("GEXEC_HOSTS"))
+    addresses = resolve(choice.nodes, port, environ.get("GEXEC_HOSTS"), choice.addresses)
     flags = (
         (DETACHED if request.detached else 0)
         | (STRICT if request.strict else 0)
@@ -124,6 +123,27 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         salt=int.from_bytes(os.urandom(8), "big"),
     )
     return job, choice
+
+
+def part(job: JobSpec, ranks: Sequence[int]) -> JobSpec:
+    """Return a job of its own that runs the same on some of a job's nodes."""
+    count = b"GEXEC_NPROCS=%d" % len(ranks)
+    return JobSpec(
+        names=[job.names[rank] for rank in ranks],
+        addresses=[job.addresses[rank] for rank in ranks],
+        program=job.program,
+        argv=job.argv,
+        env=[count if entry.startswith(b"GEXEC_NPROCS=") else entry for entry in job.env],
+        cwd=job.cwd,
+        flags=job.flags,
+        fanout=job.fanout,
+        umask=job.umask,
+        connect_timeout_s=job.connect_timeout_s,
+        timeout_s=job.timeout_s,
+        kill_grace_s=job.kill_grace_s,
+        window=limits.window_bytes(len(ranks)),
+        salt=int.from_bytes(os.urandom(8), "big"),
+    )
 
 
 def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:

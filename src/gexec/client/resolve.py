@@ -1,4 +1,4 @@
-"""Names to addresses, on the client: GEXEC_HOSTS, then literals, then the system's resolver.
+"""Names to addresses, on the client: GEXEC_HOSTS, literals, the system's resolver, what gmond told.
 
 A name that does not resolve stays in the job with an empty address; the root reports that node as
 not started and runs the others. Part of the thin client: ``_socket`` instead of socket.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import _socket
 
 from gexec.errors import UsageError
-from gexec.select import hosts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gexec.select.nodes import Node
 
@@ -22,13 +21,17 @@ _THREADS_FROM = 8
 _THREADS_MAX = 16
 
 
-def resolve(nodes: Sequence[Node], default_port: int, hosts_path: str | None) -> list[bytes]:
+def resolve(
+    nodes: Sequence[Node], default_port: int, hosts_path: str | None, told: Mapping[str, str] | None = None
+) -> list[bytes]:
     """Return ``ip:port`` or ``[ip6]:port`` for each node, b"" for a name that does not resolve.
 
     Args:
         nodes: (name, port or 0) in rank order.
         default_port: for names without their own.
         hosts_path: the file of GEXEC_HOSTS, or None.
+        told: name (lower case) -> address, for names that do not resolve. Whoever told need not be
+            trusted: a daemon that is dialled must show a certificate with the name.
 
     Raises:
         UsageError: the file cannot be read or is malformed.
@@ -48,11 +51,17 @@ def resolve(nodes: Sequence[Node], default_port: int, hosts_path: str | None) ->
             unknown[name] = None
     if unknown:
         found.update(_ask(list(unknown)))
+    if told:
+        for name, address in found.items():
+            if not address and _literal(told.get(name.lower(), "")):
+                found[name] = told[name.lower()]
     return [_endpoint(found[name], port or default_port) for name, port in nodes]
 
 
 def read_hosts(path: str) -> dict[str, str]:
     """Return the table of a file in the form of /etc/hosts; UsageError names file and cause."""
+    from gexec.select import hosts
+
     try:
         with open(path, "rb") as file:
             raw = file.read(hosts.HOSTS_MAX_BYTES + 1)

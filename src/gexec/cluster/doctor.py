@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.errors import AuthError, CredentialError, DaemonError, GexecError, KeyFileError
+from gexec.errors import AuthError, CredentialError, DaemonError, GexecError, KeyFileError, UsageError
 from gexec.version import VERSION
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ PROBLEM = "problem"
 
 KNOWN_VARIABLES = {
     "GEXEC_SVRS",
+    "GEXEC_GMOND_SVRS",
+    "GEXEC_NODELIST",
     "GEXEC_SOCKET",
     "GEXEC_AUTHD_SOCKET",
     "GEXEC_HOSTS",
@@ -286,23 +288,23 @@ def _user(uid: int) -> str:
 
 
 def _nodes(what: Subject) -> Iterator[Finding]:
+    from gexec.client.nodes import choose
     from gexec.client.resolve import resolve
-    from gexec.select.nodes import choose
+    from gexec.select.sources import Selection
 
-    configured = what.environ.get("GEXEC_SVRS")
-    if not configured or not configured.strip():
-        state = "is empty" if configured is not None else "is not set"
-        yield Finding(WARNING, f"GEXEC_SVRS {state}", "set it to the nodes' names, or name nodes with -w")
+    try:
+        chosen = choose(Selection(), what.environ)
+    except UsageError as error:
+        yield Finding(WARNING, str(error), "docs/nodes.md tells where gexec looks for nodes")
         return
-    chosen = choose(configured)
-    addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"))
+    addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"), chosen.addresses)
     unknown = [name for (name, _), address in zip(chosen.nodes, addresses, strict=True) if not address]
     if unknown:
         shown = ", ".join(unknown[:_SHOWN_MAX]) + (" ..." if len(unknown) > _SHOWN_MAX else "")
         yield Finding(
             PROBLEM,
-            f"{len(unknown)} of the {len(addresses)} nodes in GEXEC_SVRS do not resolve: {shown}",
+            f"{len(unknown)} of the {len(addresses)} nodes in {chosen.source} do not resolve: {shown}",
             "add them to DNS, /etc/hosts or the file of GEXEC_HOSTS",
         )
     else:
-        yield Finding(OK, f"all {len(addresses)} nodes in GEXEC_SVRS resolve")
+        yield Finding(OK, f"all {len(addresses)} nodes in {chosen.source} resolve")

@@ -1,15 +1,17 @@
 """Whole lines out of many byte streams, each with its rank's prefix. Pure; never loses or adds a byte
 of a process's output, but for the prefixes and one newline where a line would run into another node's.
 
-Bytes of a line that has no end yet are kept here and count as taken, so a line may be longer than
-any window. All unfinished lines together may have :class:`Budget` bytes; when that is over, the
-longest one becomes the *owner* of its output: it is passed on piece by piece until it ends, while
-the others' bytes wait untaken, which their windows bound.
+Bytes of a line that has no end yet are kept here. All but the first few count as taken, so a line may
+be longer than any window; the first ones count when the line is written, so that lines which nobody
+reads do not pile up, however they were cut. All unfinished lines together may have :class:`Budget`
+bytes; when that is over, the longest one becomes the *owner* of its output: it is passed on piece by
+piece until it ends, while the others' bytes wait untaken, which their windows bound.
 """
 
 from __future__ import annotations
 
 from gexec.core import ranks as sets
+from gexec.limits import WINDOW_MIN_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Unfinished lines of a job, both streams together.
 BUDGET_BYTES = 64 * 1024 * 1024
+#: Of an unfinished line not taken before it is written. The process can go on with half its window.
+_UNTAKEN_BYTES = WINDOW_MIN_BYTES // 2
 #: Equal lines of many ranks are joined into pieces of about this size.
 _JOIN_BYTES = 64 * 1024
 
@@ -124,27 +128,34 @@ class Lines:
         """Pass on the whole lines of ``data`` and keep the rest. There is no owner."""
         cut = data.rfind(b"\n") + 1
         if cut:
-            begun = self._partial.pop(rank, None)
             whole = data if cut == len(data) else data[:cut]
-            if begun is not None:
-                self._budget.used_bytes -= len(begun)
-                whole = bytes(begun) + whole
-            self._emit(self._prefixed(rank, whole), ((rank, rank + 1),), cut)
+            count = cut
+            if rank in self._partial:
+                begun, untaken = self._begun(rank)
+                whole = begun + whole
+                count += untaken
+            self._emit(self._prefixed(rank, whole), ((rank, rank + 1),), count)
         if cut < len(data):
             tail = data[cut:] if cut else data
-            self._partial.setdefault(rank, bytearray()).extend(tail)
-            self.absorbed.append((((rank, rank + 1),), len(tail)))
+            kept = self._partial.setdefault(rank, bytearray())
+            before = max(_UNTAKEN_BYTES, len(kept))
+            kept += tail
+            if len(kept) > before:
+                self.absorbed.append((((rank, rank + 1),), len(kept) - before))
             self._budget.used_bytes += len(tail)
             if self._budget.used_bytes > self._budget.limit_bytes:
                 self._elect()
 
+    def _begun(self, rank: int) -> tuple[bytes, int]:
+        """Remove and return a rank's unfinished line, and how much of it is not taken yet."""
+        begun = bytes(self._partial.pop(rank))
+        self._budget.used_bytes -= len(begun)
+        return begun, min(len(begun), _UNTAKEN_BYTES)
+
     def _elect(self) -> None:
         """Make the rank with the longest unfinished line the owner, and pass on what it has."""
         rank = max(self._partial, key=lambda candidate: len(self._partial[candidate]))
-        begun = self._partial.pop(rank)
-        self._budget.used_bytes -= len(begun)
-        prefix = b"" if self._prefixes is None else self._prefixes[rank]
-        self._emit(prefix + bytes(begun), (), 0)
+        self._emit_begun(rank)
         self._owner = rank
 
     def _behind_owner(self, rank: int, data: bytes) -> None:
@@ -173,12 +184,14 @@ class Lines:
                 self.ended(((rank, rank + 1),))
 
     def _flush(self, rank: int) -> None:
-        begun = self._partial.pop(rank, None)
-        if begun is not None:
-            self._budget.used_bytes -= len(begun)
-            prefix = b"" if self._prefixes is None else self._prefixes[rank]
-            self._emit(prefix + bytes(begun), (), 0)
+        if rank in self._partial:
+            self._emit_begun(rank)
             self._open = True
+
+    def _emit_begun(self, rank: int) -> None:
+        begun, untaken = self._begun(rank)
+        prefix = b"" if self._prefixes is None else self._prefixes[rank]
+        self._emit(prefix + begun, ((rank, rank + 1),), untaken)
 
     def _prefixed(self, rank: int, whole: bytes) -> bytes:
         if self._prefixes is None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from gexec.errors import UsageError
+from gexec.render.text import shown
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 KINDS = ("none", "vnn", "host", "ip")
+COLOURS = ("auto", "always", "never")
+#: Longer prefixes stand out of the column.
+_ALIGN_MAX = 32
+#: Foregrounds that are read well on light and dark; neighbours in a cluster get different ones.
+_PALETTE = (b"36", b"33", b"32", b"35", b"34", b"31", b"96", b"93", b"92", b"95", b"94", b"91")
 
 
 def prefixes(kind: str, names: Sequence[bytes], addresses: Sequence[bytes]) -> list[bytes] | None:
@@ -16,8 +24,57 @@ def prefixes(kind: str, names: Sequence[bytes], addresses: Sequence[bytes]) -> l
     if kind == "vnn":
         return [b"%d " % rank for rank in range(len(names))]
     if kind == "host":
-        return [name + b" " for name in names]
+        return [printable(name) + b" " for name in names]
     return [_ip(address) + b" " for address in addresses]
+
+
+def styled(
+    plain: Sequence[bytes], names: Sequence[bytes], colour: bool = False, align: bool = False
+) -> list[bytes]:
+    """Return prefixes for a terminal.
+
+    Args:
+        plain: of ``prefixes``.
+        names: the nodes' names in the same order; a name always has the same colour.
+        colour: put each into a colour.
+        align: pad all to the longest, at most 32 characters; numbers to the right.
+    """
+    texts = [prefix[:-1] for prefix in plain]
+    if align:
+        widths = [len(text) if text.isascii() else len(text.decode()) for text in texts]
+        width = min(_ALIGN_MAX, max(widths, default=0))
+        pads = [b" " * (width - own) for own in widths]
+        texts = [pad + text if text.isdigit() else text + pad for text, pad in zip(texts, pads, strict=True)]
+    if colour:
+        hues = [_PALETTE[sum(name) % len(_PALETTE)] for name in names]
+        texts = [b"\x1b[%bm%b\x1b[0m" % pair for pair in zip(hues, texts, strict=True)]
+    return [text + b" " for text in texts]
+
+
+def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
+    """Tell whether to use colours.
+
+    Args:
+        when: the value of --color: auto, always or never.
+        terminal: whether the descriptor is one; with ``auto`` colours are for terminals only,
+            and not with NO_COLOR set (no-color.org) or TERM unset, empty or ``dumb``.
+
+    Raises:
+        UsageError: another word.
+    """
+    if when not in COLOURS:
+        raise UsageError(f"--color: {when[:80]!r}: expected {', '.join(COLOURS[:-1])} or {COLOURS[-1]}")
+    if when != "auto":
+        return when == "always"
+    return terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in ("", "dumb")
+
+
+def printable(name: bytes) -> bytes:
+    """Return a name that cannot steer a terminal; plain ASCII is as it is, since names hold no control bytes.
+
+    What is left are C1 controls, which are two bytes of UTF-8 or one of what is no UTF-8.
+    """
+    return name if name.isascii() else shown(name).encode()
 
 
 def _ip(address: bytes) -> bytes:

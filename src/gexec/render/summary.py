@@ -28,9 +28,18 @@ def summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
         names: the job's node names in rank order.
         outcomes: their outcomes in the same order.
     """
+    return _lines(names, outcomes, only_failed=True)
+
+
+def full_summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
+    """Return a line for each different outcome, exited 0 too, in the order of ``summary`` (--summary)."""
+    return _lines(names, outcomes, only_failed=False)
+
+
+def _lines(names: Sequence[bytes], outcomes: Sequence[Outcome], only_failed: bool) -> list[str]:
     ranks_of: dict[Outcome, list[int]] = {}
     for rank, outcome in enumerate(outcomes):
-        if not outcome.ok:
+        if not (only_failed and outcome.ok):
             ranks_of.setdefault(outcome, []).append(rank)
     if not ranks_of:
         return []
@@ -41,7 +50,8 @@ def summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
     if rest:
         count = sum(len(ranks) for _, ranks in rest)
         left = fold_bounded([shown(names[rank]) for _, ranks in rest for rank in ranks])
-        lines.append(f"{count} of {len(names)} {noun} failed in {len(rest)} more ways: {left}")
+        verb = "failed" if only_failed else "ended"
+        lines.append(f"{count} of {len(names)} {noun} {verb} in {len(rest)} more ways: {left}")
     return lines
 
 

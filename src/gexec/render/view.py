@@ -4,7 +4,8 @@ The loop that runs a job (client/console.py) tells its view what happens, takes 
 and what counts as taken, and acknowledges it to the job; it knows nothing of how things look. A view
 does no I/O. What it keeps counts as taken, so it bounds what it keeps; what it hands out to be
 written counts as taken when the reader of that descriptor has it, which is how a slow reader slows
-the processes down. Part of the thin client.
+the processes down. A view with much to say at one time, such as all that it kept, hands out a part,
+sets ``held``, and goes on in ``refill`` when that part is written. Part of the thin client.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ class View:
     Attributes:
         writes: what is to be written, in order; the loop takes it and clears it.
         taken: what is done with without being written now; the loop takes it and clears it.
+        held: there is more to write: call ``refill`` each time all that was handed out is written.
+        error: one sentence: why this view cannot go on, "" while it can. The job is then ended with 255;
+            what comes afterwards is taken and thrown away.
     """
 
-    __slots__ = ("taken", "writes")
+    __slots__ = ("error", "held", "taken", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
         self.taken: list[Credit] = []
+        self.held = False
+        self.error = ""
 
     def started(self, ranks: Ranges) -> None:
         """These ranks' processes run."""
@@ -50,7 +56,10 @@ class View:
         """These ranks have ended this way and write no more."""
 
     def finish(self) -> None:
-        """Nothing comes any more: all ranks have ended, or the caller leaves."""
+        """Nothing comes any more: all ranks have ended, or the caller leaves. What is held follows."""
+
+    def refill(self) -> None:
+        """All that was handed out is written; if ``held``, hand out more."""
 
 
 class Prefixed(View):

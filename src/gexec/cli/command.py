@@ -1,0 +1,437 @@
+"""What gexec, enexec and ensh have in common: their options, and the way from words to an exit status.
+
+Part of the thin client: the plain case, lines with prefixes, imports nothing that it does not need
+before the job is sent (a test holds it). Other ways to show a run come with ``cli.views``, runs of
+several jobs with ``cli.rolling``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gexec import limits
+from gexec.cli.options import Option, Parsed, integer, one_of, parse, seconds
+from gexec.client.job import ProgramError, Request, build, open_session
+from gexec.errors import GexecError, UsageError
+from gexec.render.prefix import KINDS, prefixes
+from gexec.render.text import printable
+from gexec.render.text import seconds as shown_seconds
+from gexec.version import VERSION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    import signal as _signal
+    from collections.abc import Callable, Sequence
+
+    from gexec.cli.views import Output
+    from gexec.client.progress import Progress
+    from gexec.client.session import JobSession
+    from gexec.core.jobspec import JobSpec
+    from gexec.core.outcome import Outcome
+    from gexec.render.view import View
+    from gexec.select.sources import Choice
+
+    Opener = Callable[[JobSpec], tuple[_socket.socket, JobSession]]
+else:
+    import _signal
+
+#: Options of every command, by their long names; each command gives letters to some.
+LONG = (
+    Option("", "nodes", takes_value=True),
+    Option("", "exclude", takes_value=True),
+    Option("", "nprocs", takes_value=True),
+    Option("", "pick", takes_value=True),
+    Option("", "nodelist", takes_value=True),
+    Option("", "hosts-file", takes_value=True),
+    Option("", "rerun", takes_value=True),
+    Option("", "skip-down"),
+    Option("", "prefix-type", takes_value=True),
+    Option("", "color", takes_value=True),
+    Option("", "gather"),
+    Option("", "live"),
+    Option("", "diff", optional=True),
+    Option("", "json"),
+    Option("", "output-dir", takes_value=True),
+    Option("", "quiet"),
+    Option("", "summary"),
+    Option("", "no-progress"),
+    Option("", "exit-policy", takes_value=True),
+    Option("", "failed-to", takes_value=True),
+    Option("", "batch", takes_value=True),
+    Option("", "batch-delay", takes_value=True),
+    Option("", "max-failures", takes_value=True),
+    Option("", "retries", takes_value=True),
+    Option("", "dry-run"),
+    Option("", "timeout", takes_value=True),
+    Option("", "connect-timeout", takes_value=True),
+    Option("", "chdir", takes_value=True),
+    Option("", "no-stdin"),
+    Option("", "fanout", takes_value=True),
+    Option("", "port", takes_value=True),
+    Option("", "verbose"),
+    Option("", "help"),
+    Option("", "help-all"),
+    Option("", "version"),
+)
+#: Of those commands that go through gexecd.
+THROUGH_GEXECD = (Option("", "detached"), Option("", "strict"), Option("", "remote-path"))
+#: Those that need more than the plain way of showing.
+_VIEWS = ("color", "gather", "live", "diff", "json", "output-dir", "quiet", "summary")
+_ROUNDS = ("batch", "batch-delay", "max-failures", "retries")
+
+
+class Command:
+    """One of the commands.
+
+    Attributes:
+        name: as the user called it.
+        options: its table.
+        help: the page of ``--help``.
+        prefix: what stands before each line unless the user says otherwise.
+        administrator: the node list file comes before GEXEC_SVRS.
+    """
+
+    __slots__ = ("administrator", "help", "name", "options", "prefix")
+
+    def __init__(
+        self,
+        name: str,
+        options: Sequence[Option],
+        help_: str,
+        prefix: str,
+        administrator: bool = False,
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.help = help_
+        self.prefix = prefix
+        self.administrator = administrator
+
+    def argv(self, words: Sequence[str]) -> Sequence[str]:
+        """Return what is run on the nodes."""
+        if not words:
+            raise UsageError(
+                f"no command: give a program to run, such as {self.name} hostname; {self.name} -h shows more"
+            )
+        return words
+
+    def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
+        """Return the job, who chose its nodes, and what submits it or a part of it."""
+        request.detached = parsed.flag("detached")
+        request.strict = parsed.flag("strict")
+        request.remote_path = parsed.flag("remote-path")
+        self.choose(parsed, request)
+        job, choice = build(request)
+        return job, choice, open_session
+
+    def choose(self, parsed: Parsed, request: Request) -> None:
+        """Put into the request what this command's own options say about nodes."""
+
+
+def lettered(letters: dict[str, str], options: Sequence[Option]) -> tuple[Option, ...]:
+    """Return the options, with letters for these long names."""
+    return tuple(
+        [
+            Option(letters.get(option.long, ""), option.long, option.takes_value, option.optional)
+            for option in options
+        ]
+    )
+
+
+def run(command: Command, words: Sequence[str]) -> int:
+    """Run a command line; return its exit status (2 = usage, 127 = no such program, 255 = failed)."""
+    _open_standard_descriptors()
+    if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs just ends us
+    say = Say(command.name)
+    try:
+        return _run(command, words, say)
+    except ProgramError as error:
+        say(str(error))
+        return error.status
+    except UsageError as error:
+        say(str(error))
+        return 2
+    except GexecError as error:
+        say(str(error))
+        return 255
+    except Exception as error:
+        if os.environ.get("GEXEC_TRACEBACK"):
+            raise
+        say(f"internal error, please report it: {type(error).__name__}: {error} (GEXEC_TRACEBACK=1 shows it)")
+        return 255
+
+
+def _run(command: Command, words: Sequence[str], say: Say) -> int:
+    begin_s = time.monotonic()
+    parsed = parse(command.name, words, command.options)
+    if parsed.flag("help"):
+        return _print(command.help, say)
+    if parsed.flag("help-all"):
+        from gexec.cli.manual import page
+
+        return _print(page(command), say)
+    if parsed.flag("version"):
+        return _print(f"{command.name} {VERSION}\n", say)
+    request = request_of(command, parsed)
+    rerun = parsed.last("rerun")
+    if rerun is not None and _nothing_in(rerun):
+        say(f"{rerun} names no node: there is nothing to run again")
+        return 0
+    kind = one_of("-p/--prefix-type", parsed.last("prefix-type") or command.prefix, KINDS)
+    output = _output(parsed, kind)
+    job, choice, submit = command.plan(parsed, request)
+    if parsed.flag("dry-run"):
+        return _print(_dry_run(job, choice), say)
+    verbose = parsed.flag("verbose")
+    if verbose:
+        say(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")
+    if any(name in parsed.values for name in _ROUNDS):
+        from gexec.cli.rolling import run_rounds
+
+        return run_rounds(command, parsed, job, choice, submit, output, say, begin_s)
+    sock, session = submit(job)
+    # What is needed from here on is imported while gexecd is at work already.
+    from gexec.client.console import Console
+    from gexec.client.sink import standard_sinks
+
+    def started() -> None:
+        count = sum([high - low for low, high in session.started])
+        console.say(f"{count} of {job.ranks} started after {shown_seconds(time.monotonic() - begin_s)}")
+
+    console = Console(
+        sock,
+        session,
+        output.view(job) if output else plain(kind, job),
+        standard_sinks(),
+        read_stdin=request.stdin and not request.detached,
+        command=command.name,
+        started=started if verbose else None,
+        names=list(job.names),
+        progress=progress_of(parsed, job, kind, begin_s, session),
+    )
+    console.run()
+    sock.close()
+    outcomes = session.ended_outcomes()
+    if not console.stderr_ends_line:
+        say.new_line()
+    told = [console.farewell] if console.farewell else []
+    if console.status is not None:
+        for line in told:
+            say(line, escape=False)
+        return console.status
+    return conclude(parsed, job, choice, outcomes, output, say, begin_s)
+
+
+def request_of(command: Command, parsed: Parsed) -> Request:
+    """Return what the words ask for; UsageError for a value that makes no sense."""
+    request = Request(command.argv(parsed.rest))
+    request.administrator = command.administrator
+    request.nodes = parsed.all("nodes")
+    request.exclude = parsed.all("exclude")
+    request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
+    request.hosts_file = parsed.last("hosts-file") or ""
+    request.count = _integer(parsed, "nprocs", 0, limits.RANKS_MAX, 0)
+    request.pick = _integer(parsed, "pick", 1, limits.RANKS_MAX, 0)
+    request.skip_down = parsed.flag("skip-down")
+    request.fanout = _integer(parsed, "fanout", limits.FANOUT_MIN, limits.FANOUT_MAX, request.fanout)
+    request.port = _integer(parsed, "port", 1, 65535, 0)
+    request.timeout_s = seconds_of(parsed, "timeout", 0.0)
+    request.connect_timeout_s = seconds_of(parsed, "connect-timeout", request.connect_timeout_s)
+    request.chdir = parsed.last("chdir") or ""
+    rounds = "batch" in parsed.values or "retries" in parsed.values
+    request.stdin = not (parsed.flag("no-stdin") or rounds or _stdin_is_null())
+    return request
+
+
+def _integer(parsed: Parsed, long: str, low: int, high: int, default: int) -> int:
+    text = parsed.last(long)
+    return default if text is None else integer(f"--{long}", text, low, high)
+
+
+def seconds_of(parsed: Parsed, long: str, default: float) -> float:
+    """Return the seconds of an option; UsageError if they are none."""
+    text = parsed.last(long)
+    return default if text is None else seconds(f"--{long}", text)
+
+
+def _output(parsed: Parsed, kind: str) -> Output | None:
+    """Return how to show the run, None for the plain way: lines with plain prefixes."""
+    wanted = [name for name in _VIEWS if name in parsed.values or parsed.flag(name)]
+    if not wanted and (kind == "none" or not os.isatty(1)):
+        return None
+    from gexec.cli.views import Output
+
+    return Output(parsed, kind)
+
+
+def plain(kind: str, job: JobSpec) -> View:
+    """Return the plain way of showing: each line as it comes, its prefix in front."""
+    from gexec.render.view import Prefixed
+
+    return Prefixed(prefixes(kind, list(job.names), list(job.addresses)), job.ranks)
+
+
+def progress_of(
+    parsed: Parsed, job: JobSpec, kind: str, begin_s: float, session: JobSession | None = None
+) -> Progress | None:
+    """Return what draws on the terminal, None where nobody would see it or it would disturb."""
+    raw = kind == "none" and job.ranks == 1
+    if parsed.flag("no-progress") or parsed.flag("detached") or raw or not os.isatty(2):
+        return None
+    from gexec.client.progress import Progress, wanted
+
+    if not wanted():
+        return None
+    progress = Progress(list(job.names), begin_s)
+    if session is not None:
+        progress.watch(session, range(job.ranks))
+    return progress
+
+
+def conclude(
+    parsed: Parsed,
+    job: JobSpec,
+    choice: Choice,
+    outcomes: list[Outcome],
+    output: Output | None,
+    say: Say,
+    begin_s: float,
+) -> int:
+    """Tell what failed, write it down where that was asked for, and return the exit status."""
+    from gexec.render.summary import exit_status, summary
+
+    failed = not all(outcome.ok for outcome in outcomes)
+    names = list(job.names)
+    if output is not None and output.full_summary:
+        from gexec.render.summary import full_summary
+
+        told = full_summary(names, outcomes)
+    else:
+        told = summary(names, outcomes) if failed else []
+    if parsed.flag("verbose"):
+        told.append(f"done after {shown_seconds(time.monotonic() - begin_s)}")
+    for line in told:
+        say(line, escape=False)
+    if failed or parsed.flag("skip-down"):
+        _remember(choice, outcomes)
+    status = exit_status(outcomes)
+    if "exit-policy" in parsed.values:
+        from gexec.render.policy import parse_policy, policy_status
+
+        status = policy_status(parse_policy(parsed.last("exit-policy") or ""), outcomes)
+    path = parsed.last("failed-to")
+    if path is not None and not _write_failed(path, choice, outcomes, say):
+        return 255
+    return status
+
+
+def _remember(choice: Choice, outcomes: Sequence[Outcome]) -> None:
+    """Keep in mind which nodes could not be reached, for --skip-down."""
+    from gexec.client.down import remember
+    from gexec.select.rounds import unreached
+
+    lost = [name for (name, _), outcome in zip(choice.nodes, outcomes, strict=True) if unreached(outcome)]
+    gone = set(lost)
+    remember(lost, [name for name, _ in choice.nodes if name not in gone])
+
+
+def _write_failed(path: str, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
+    from gexec.render.failed import failed_lines
+
+    names = [os.fsencode(spelled(name, port)) for name, port in choice.nodes]
+    draft = f"{path}.{os.getpid()}"
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with open(fd, "wb", 0) as file:
+            file.write(b"".join(failed_lines(names, outcomes)))
+        os.rename(draft, path)
+    except OSError as error:
+        say(f"--failed-to {path}: {error.strerror}: the list of what failed is not written")
+        return False
+    return True
+
+
+def spelled(name: str, port: int) -> str:
+    """Return a node as it is named: the reverse of ``select.nodes.split_port``."""
+    if not port:
+        return name
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def _nothing_in(path: str) -> bool:
+    """Tell whether a file of --rerun is there and names nobody."""
+    from gexec.select.lists import uncommented
+
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return not any(uncommented(file.read(limits.NODE_LIST_MAX_BYTES)))
+    except OSError as error:
+        raise UsageError(f"--rerun {path}: {error.strerror}") from error
+
+
+def _dry_run(job: JobSpec, choice: Choice) -> str:
+    """Say what would run, and where, in a form that a node list file takes."""
+    words = [_quoted(os.fsdecode(word)) for word in job.argv]
+    lines = [f"# {' '.join(words)}", f"# {job.ranks} nodes from {choice.source}:"]
+    for (name, port), address in zip(choice.nodes, job.addresses, strict=True):
+        lines.append(f"{spelled(name, port)}  # {address.decode() or 'no address is known here'}")
+    return "".join([printable(line) + "\n" for line in lines])
+
+
+def _quoted(word: str) -> str:
+    plain = word.replace("/", "").replace("-", "").replace(".", "").replace("_", "").replace("=", "")
+    return word if plain.isalnum() and word.isascii() else "'" + word.replace("'", "'\\''") + "'"
+
+
+def _stdin_is_null() -> bool:
+    stdin = os.fstat(0)
+    null = os.stat("/dev/null")
+    return (stdin.st_rdev, stdin.st_mode & 0o170000) == (null.st_rdev, null.st_mode & 0o170000)
+
+
+def _open_standard_descriptors() -> None:
+    """Fill closed descriptors 0 to 2, or gexecd's socket would become one of them.
+
+    Read-only, so that writing to a closed stdout still fails as it should.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDONLY)
+
+
+class Say:
+    """Puts sentences on standard error, the command's name in front."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, text: str, escape: bool = True) -> None:
+        """Say one sentence; ``escape`` what could steer a terminal, unless that is done already."""
+        line = f"{self._name}: {printable(text) if escape else text}\n"
+        self._write(line.encode("utf-8", "backslashreplace"))
+
+    def new_line(self) -> None:
+        """End the line of somebody else that has no end."""
+        self._write(b"\n")
+
+    def _write(self, data: bytes) -> None:
+        try:
+            os.write(2, data)
+        except OSError:
+            pass  # nobody listens; the exit status still tells
+
+
+def _print(text: str, say: Say) -> int:
+    try:
+        os.write(1, text.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        say(f"cannot write standard output: {error.strerror}")
+        return 255
+    return 0

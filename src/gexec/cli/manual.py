@@ -1,0 +1,106 @@
+"""``--help-all``: every option of a command, from one table. Imported only when it is asked for."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.cli.command import Command
+
+#: Headings, and under each: long name, name of the value, meaning. A command shows those that it has.
+_SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Which nodes",
+        (
+            (
+                "nodes",
+                "NAMES",
+                "these nodes: names, node[1-9], @group, wildcards, or - for stdin; may be repeated",
+            ),
+            ("exclude", "NAMES", "but not these; in the same forms"),
+            ("not-here", "", "but not this host"),
+            ("nprocs", "N", "the first N nodes, 0 = all (the default)"),
+            ("pick", "N", "N nodes by lot, in the order in which they are listed"),
+            ("nodelist", "FILE", "names, one a line; else $GEXEC_NODELIST, else /etc/gexec/nodelist"),
+            ("hosts-file", "FILE", "names, one a line, host[:port], as pssh has them"),
+            ("rerun", "FILE", "the nodes that --failed-to has written there"),
+            ("skip-down", "", "not those that gmond calls dead or that could not be reached lately"),
+        ),
+    ),
+    (
+        "What is shown",
+        (
+            ("prefix-type", "T", "before each line: none, vnn (rank), host (name) or ip"),
+            ("gather", "", "equal output once, under the names of its nodes"),
+            ("live", "", "with --gather: show a group as soon as its first node has ended"),
+            ("diff", "[=NODE]", "how outputs differ from what most nodes wrote, or from NODE's"),
+            ("json", "", "one JSON object a line for each event"),
+            ("output-dir", "DIR", "also a file for each node and stream: DIR/NODE.out, DIR/NODE.err"),
+            ("quiet", "", "nothing of what the processes write"),
+            ("summary", "", "at the end, how all nodes ended, also those that are well"),
+            ("color", "WHEN", "auto (terminals without NO_COLOR), always or never"),
+            ("no-progress", "", "do not draw how far the run is on the terminal"),
+        ),
+    ),
+    (
+        "When something fails",
+        (
+            ("exit-policy", "P", "status 0 if: worst (all are well), any, 'ok-if N', 'ok-if N%'"),
+            ("failed-to", "FILE", "write the names of the nodes that failed, and why"),
+            ("batch", "N|P%", "so many nodes at a time, the next when all of these have ended; no stdin"),
+            ("batch-delay", "S", "wait S seconds between two batches"),
+            ("max-failures", "N|P%", "begin no further batch when more nodes than this have failed"),
+            (
+                "retries",
+                "N",
+                "try nodes that could not be reached N times more (commands run once); no stdin",
+            ),
+            ("dry-run", "", "say what would run where; run nothing"),
+            ("strict", "", "start nowhere unless every node can start"),
+        ),
+    ),
+    (
+        "How it runs",
+        (
+            ("timeout", "S", "end what runs longer than S seconds"),
+            ("connect-timeout", "S", "a node that does not answer for S seconds is not reached (5)"),
+            ("chdir", "DIR", "working directory on the nodes"),
+            ("no-stdin", "", "the processes read /dev/null"),
+            ("detached", "", "leave when all have started; output is thrown away"),
+            ("remote-path", "", "look the program up in PATH on each node, not here"),
+            ("serial", "", "one node after the other"),
+            ("fanout", "N", ""),
+            ("port", "N", ""),
+            ("user", "USER", "the user on the nodes"),
+            ("ssh-option", "OPT", "as ssh -o; may be repeated"),
+            ("ask", "", "ssh may ask for passwords and host keys on the terminal"),
+        ),
+    ),
+    (
+        "And",
+        (
+            ("verbose", "", "say which nodes, when all have started, when all is done"),
+            ("help", "", "a page of help"),
+            ("help-all", "", "this"),
+            ("version", "", "the version"),
+        ),
+    ),
+)
+_THROUGH_SSH = {"fanout": "ssh at a time (64)", "port": "of the nodes' sshd"}
+_THROUGH_GEXECD = {"fanout": "children of a node in the tree (16)", "port": "of gexecd ($GEXEC_PORT, 2875)"}
+
+
+def page(command: Command) -> str:
+    """Return the usage line and every option of a command."""
+    table = {option.long: option for option in command.options}
+    own = _THROUGH_SSH if "ssh-option" in table else _THROUGH_GEXECD
+    lines = [command.help.partition("\n")[0]]
+    for heading, entries in _SECTIONS:
+        lines += ["", f"{heading}:"]
+        for long, value, meaning in entries:
+            option = table.get(long)
+            if option is not None:
+                letters = "".join([f"-{letter}, " for letter in option.short])
+                shown = value if value.startswith("[") else f"={value}" if value else ""
+                lines.append(f"  {letters + '--' + long + shown:<30} {own.get(long, meaning)}")
+    lines += ["", "Long options may be shortened as long as they are unique.", command.help.splitlines()[-1]]
+    return "\n".join(lines) + "\n"

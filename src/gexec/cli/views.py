@@ -1,0 +1,93 @@
+"""The ways to show a run that options choose (docs/output.md). Imported only when one is asked for."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.errors import UsageError
+from gexec.render.prefix import prefixes, styled, wants_colour
+from gexec.render.view import Prefixed, View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.cli.options import Parsed
+    from gexec.core.jobspec import JobSpec
+    from gexec.core.outcome import Outcome
+
+#: At most one of these can have standard output.
+_FORMS = ("gather", "diff", "json", "quiet")
+
+
+class Output:
+    """What the options say about showing.
+
+    Args:
+        parsed: the command line.
+        kind: of prefix.
+
+    Attributes:
+        full_summary: tell at the end how every node ended, also where all is well.
+    """
+
+    def __init__(self, parsed: Parsed, kind: str) -> None:
+        self._parsed = parsed
+        self._kind = kind
+        self._reference = parsed.last("diff") or ""
+        forms = [form for form in _FORMS if self._has(form)]
+        if len(forms) > 1 and forms != ["gather", "diff"]:
+            raise UsageError(f"options --{forms[0]} and --{forms[1]}: output has one form; choose one")
+        self._form = forms[-1] if forms else ""
+        if parsed.flag("live") and self._form != "gather":
+            raise UsageError("option --live: it says how --gather shows its groups; give --gather too")
+        self._gathered = "gather" in forms
+        terminal = os.isatty(1)
+        self._colour = wants_colour(parsed.last("color") or "auto", terminal, os.environ)
+        self._align = terminal
+        self.full_summary = parsed.flag("summary")
+
+    def _has(self, form: str) -> bool:
+        return self._parsed.flag(form) or form in self._parsed.values
+
+    def view(self, job: JobSpec) -> View:
+        """Return the view of a run of this job's nodes."""
+        names, addresses = list(job.names), list(job.addresses)
+        view = self._shown(names, addresses)
+        directory = self._parsed.last("output-dir")
+        if directory is not None:
+            from gexec.client.outdir import OutputDir
+            from gexec.render.tee import Tee
+
+            view = Tee(view, OutputDir(directory, names))
+        return view
+
+    def _shown(self, names: Sequence[bytes], addresses: Sequence[bytes]) -> View:
+        if self._form == "json":
+            from gexec.render.jsonl import Jsonl
+
+            return Jsonl(names, addresses, self._status)
+        if self._form == "gather":
+            from gexec.render.gather import Gathered
+
+            return Gathered(names, live=self._parsed.flag("live"), colour=self._colour)
+        if self._form == "diff":
+            from gexec.render.diff import Diff
+
+            reference = os.fsencode(self._reference)
+            if reference and reference not in names:
+                raise UsageError(f"option --diff: {self._reference[:80]!r} is none of the job's nodes")
+            return Diff(names, reference, gathered=self._gathered, colour=self._colour)
+        if self._form == "quiet":
+            from gexec.render.quiet import Quiet
+
+            return Quiet()
+        plain = prefixes(self._kind, names, addresses)
+        if plain is not None and (self._colour or self._align):
+            plain = styled(plain, names, self._colour, self._align)
+        return Prefixed(plain, len(names))
+
+    def _status(self, outcomes: Sequence[Outcome]) -> int:
+        from gexec.render.policy import parse_policy, policy_status
+
+        return policy_status(parse_policy(self._parsed.last("exit-policy") or "worst"), outcomes)

@@ -1,0 +1,141 @@
+"""How far a job is, on a terminal's standard error: drawn after a second, never between output lines.
+
+What it draws stands below everything else and is erased before anything is written there. It is
+drawn only while the last line on the terminal is whole and the terminal takes it at once, so that
+nothing ever waits for it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import time
+
+from gexec.core.ranks import size
+from gexec.render.fold import fold_bounded
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.client.session import JobSession
+
+#: A run that takes no longer shows no progress.
+AFTER_S = 1.0
+EVERY_S = 0.25
+#: So many nodes that are still running are named.
+NAMED_MAX = 16
+_NARROWEST = 20
+
+
+class Progress:
+    """Draws done, failed and running of one session after the other on descriptor 2.
+
+    Args:
+        names: of all ranks of the run.
+        begin_s: monotonic time at which the run began.
+
+    Attributes:
+        due_s: monotonic time at which to call ``tick`` next.
+    """
+
+    __slots__ = ("_begin_s", "_lines", "_names", "_ranks", "_session", "due_s", "ended", "failed")
+
+    def __init__(self, names: Sequence[bytes], begin_s: float) -> None:
+        self._names = names
+        self._begin_s = begin_s
+        self._session: JobSession | None = None
+        self._ranks: Sequence[int] = ()
+        self._lines = 0
+        #: Of the sessions before the present one.
+        self.ended = 0
+        self.failed = 0
+        self.due_s = begin_s + AFTER_S
+
+    def watch(self, session: JobSession, ranks: Sequence[int]) -> None:
+        """Show this session from now on; its rank i is rank ``ranks[i]`` of the run."""
+        if self._session is not None:
+            self.ended += len(self._session.outcomes)
+            self.failed += sum(not outcome.ok for outcome in self._session.ended_outcomes())
+        self._session, self._ranks = session, ranks
+
+    def tick(self, now_s: float, quiet: bool) -> None:
+        """Draw anew if it is time; ``quiet``: nothing waits to be written and the last line is whole."""
+        if now_s < self.due_s:
+            return
+        self.due_s = now_s + EVERY_S
+        if quiet and _writable():
+            text = self._text(now_s)
+            self._write(self._erasing() + text)
+            self._lines = text.count(b"\n")
+
+    def erase(self) -> None:
+        """Take away what is drawn, before something else is written."""
+        if self._lines:
+            self._write(self._erasing())
+            self._lines = 0
+
+    def _erasing(self) -> bytes:
+        return b"\r" + b"\x1b[1A\x1b[2K" * self._lines
+
+    def _write(self, data: bytes) -> None:
+        try:
+            os.write(2, data)
+        except OSError:
+            self.due_s = float("inf")  # the terminal is gone: nobody looks
+
+    def _text(self, now_s: float) -> bytes:
+        # Only here, a second after the start, and not in runs without a terminal.
+        from rich.console import Console
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        session = self._session
+        if session is None:
+            return b""
+        total = len(self._names)
+        outcomes = session.outcomes
+        done = self.ended + sum([outcome is not None for outcome in outcomes])
+        failed = self.failed + sum([outcome is not None and not outcome.ok for outcome in outcomes])
+        started = size(session.started)
+        running = [
+            self._ranks[rank]
+            for low, high in session.started
+            for rank in range(low, high)
+            if outcomes[rank] is None
+        ]
+        width = max(_NARROWEST, os.get_terminal_size(2).columns - 1)
+        told = f"{done}/{total} done"
+        told += f", {failed} failed" if failed else ""
+        told += f", {len(running)} running" if started else ", starting"
+        told += f", {now_s - self._begin_s:.0f} s"
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(ProgressBar(total, done, width=min(30, width // 3)), Text(told, no_wrap=True))
+        buffer = io.StringIO()
+        console = Console(file=buffer, force_terminal=True, width=width, legacy_windows=False)
+        console.print(grid, no_wrap=True, overflow="ellipsis", crop=True)
+        if 0 < len(running) <= NAMED_MAX:
+            names = fold_bounded([shown(self._names[rank]) for rank in running])
+            console.print(
+                Text(f"still running: {names}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True
+            )
+        return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _writable() -> bool:
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poll.poll(0))
+
+
+def wanted() -> bool:
+    """Tell whether somebody would see it: standard error is a terminal that can move its cursor."""
+    return os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def started_at() -> float:
+    """Return the time that ``Progress`` counts from."""
+    return time.monotonic()

@@ -1,0 +1,56 @@
+"""Which outcomes make a job a success (--exit-policy). Pure; imported when asked for."""
+
+from __future__ import annotations
+
+from gexec.errors import UsageError
+from gexec.limits import RANKS_MAX
+from gexec.render.summary import exit_status
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.core.outcome import Outcome
+
+
+class Policy:
+    """So many nodes must succeed: ``count`` of them, or ``percent`` of all; neither: all of them."""
+
+    __slots__ = ("count", "percent")
+
+    def __init__(self, count: int = 0, percent: int = 0) -> None:
+        self.count = count
+        self.percent = percent
+
+
+def parse_policy(text: str) -> Policy:
+    """Return the policy of ``worst``, ``any``, ``ok-if N``, ``ok-if N%`` (also ``ok-if=N``, ``ok-if:N``).
+
+    Raises:
+        UsageError: anything else; N is 1 to RANKS_MAX, N% 1 to 100.
+    """
+    if text == "worst":
+        return Policy()
+    if text == "any":
+        return Policy(count=1)
+    if text[:5] != "ok-if" or text[5:6] not in (" ", "=", ":"):
+        raise UsageError(f"--exit-policy: {text[:80]!r}: expected worst, any, 'ok-if N' or 'ok-if N%'")
+    digits, percent = text[6:].removesuffix("%"), text.endswith("%")
+    highest = 100 if percent else RANKS_MAX
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and 1 <= int(digits) <= highest):
+        raise UsageError(
+            f"--exit-policy: {text[:80]!r}: expected 1 to {highest}{'%' if percent else ''} after ok-if"
+        )
+    return Policy(percent=int(digits)) if percent else Policy(count=int(digits))
+
+
+def policy_status(policy: Policy, outcomes: Sequence[Outcome]) -> int:
+    """Return 0 if enough ranks exited 0, else what ``exit_status`` says, but at least 1."""
+    if not policy.count and not policy.percent:
+        return exit_status(outcomes)
+    succeeded = sum([outcome.ok for outcome in outcomes])
+    if policy.percent:
+        enough = succeeded * 100 >= policy.percent * len(outcomes)
+    else:
+        enough = succeeded >= policy.count
+    return 0 if enough else max(1, exit_status(outcomes))

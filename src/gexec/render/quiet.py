@@ -1,0 +1,19 @@
+"""Nothing of what the processes write (--quiet): only the summary tells. Pure; imported when asked for."""
+
+from __future__ import annotations
+
+from gexec.render.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.core.ranks import Ranges
+
+
+class Quiet(View):
+    """Takes all output and writes none."""
+
+    __slots__ = ()
+
+    def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
+        """See View."""
+        self.taken.append((stream, ranks, len(data)))

@@ -1,0 +1,33 @@
+"""Who has not ended yet, for the user who has just pressed ^C. Pure."""
+
+from __future__ import annotations
+
+from gexec.core import ranks as sets
+from gexec.render.fold import fold_bounded
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.core.outcome import Outcome
+    from gexec.core.ranks import Ranges
+
+
+def still_running(names: Sequence[bytes], started: Ranges, outcomes: Sequence[Outcome | None]) -> str:
+    """Return one sentence: who runs, and how many are being started.
+
+    Args:
+        names: the job's node names in rank order.
+        started: ranks whose processes were started.
+        outcomes: of all ranks; None = it has not ended.
+    """
+    running = [rank for rank in sets.members(started) if outcomes[rank] is None]
+    waiting = sum([outcome is None for outcome in outcomes]) - len(running)
+    told = []
+    if running:
+        folded = fold_bounded([shown(names[rank]) for rank in running])
+        told.append(f"{len(running)} of {len(names)} still run: {folded}")
+    if waiting:
+        told.append(f"{waiting} of {len(names)} are being started")
+    return "; ".join(told) or "all have ended"

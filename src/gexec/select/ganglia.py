@@ -1,0 +1,169 @@
+"""What gmond says about its hosts, and which of them run gexec. Pure: bytes in, hosts out.
+
+gmond sends one XML document with its DTD in front: GANGLIA_XML, in it CLUSTER (of a gmetad also
+GRID), HOST and METRIC. Loaded only when a gmond is asked, and its parser when one has answered.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gexec import limits
+from gexec.errors import GexecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: A host that gmond has not heard of for so long is down.
+UP_WITHIN_S = 60
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%")
+
+
+class AnswerError(GexecError):
+    """What a gmond sent cannot be used; the sentence says why."""
+
+
+class Host:
+    """One host as gmond sees it. ``load`` is load_one - cpu_num, infinite if gmond does not know it."""
+
+    __slots__ = ("address", "gexec", "load", "name", "up")
+
+    def __init__(self, name: str, address: str, up: bool, gexec: bool, load: float) -> None:
+        self.name = name
+        self.address = address
+        self.up = up
+        self.gexec = gexec
+        self.load = load
+
+
+def usable(hosts: Iterable[Host]) -> list[Host]:
+    """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
+    return sorted([host for host in hosts if host.up and host.gexec], key=lambda host: host.load)
+
+
+def down(hosts: Iterable[Host]) -> set[str]:
+    """Return the names, in lower case, and the addresses of hosts that are not up.
+
+    The first label of a full name counts too, so that node1 finds node1.cluster; but none that a
+    host which is up has as well.
+    """
+    known: dict[bool, set[str]] = {True: set(), False: set()}
+    for host in hosts:
+        name = host.name.lower()
+        known[host.up] |= {name, host.address.lower()}
+        label = name.partition(".")[0]
+        if not label.isdigit():
+            known[host.up].add(label)
+    return known[False] - known[True]
+
+
+def parse(chunks: Iterable[bytes]) -> list[Host]:
+    """Return the hosts of a gmond's answer, in its order.
+
+    Args:
+        chunks: the document in pieces of any size.
+
+    Raises:
+        AnswerError: not XML, not gmond's, cut off, with entities, too deep, too large, or with a
+            name or number that is none. What ``chunks`` raises comes through.
+    """
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    document = _Document()
+    parser = DefusedXMLParser(target=document)  # refuses entities and what stands elsewhere
+    try:
+        for chunk in _bounded(chunks):
+            parser.feed(chunk)
+        parser.close()
+    except DefusedXmlException as error:
+        raise AnswerError("its XML declares entities, which gmond's never does") from error
+    except ParseError as error:
+        raise AnswerError(f"its answer is no XML, or is cut off ({error})") from error
+    except (LookupError, UnicodeError, ValueError) as error:
+        raise AnswerError(f"its XML cannot be read ({error})") from error
+    return document.hosts
+
+
+def _bounded(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    size = 0
+    for chunk in chunks:
+        if not size and chunk.startswith(b"\x1f\x8b"):
+            raise AnswerError("its answer is compressed: set gzip_output = no in its gmond.conf")
+        size += len(chunk)
+        if size > limits.GMOND_XML_MAX_BYTES:
+            raise AnswerError(f"its answer is over {limits.GMOND_XML_MAX_BYTES} bytes")
+        yield chunk
+
+
+class _Document:
+    """The parser's target: keeps the hosts, forgets everything else at once."""
+
+    def __init__(self) -> None:
+        self.hosts: list[Host] = []
+        self._depth = 0
+        self._local_time_s: int | None = None
+        self._host: dict[str, str] | None = None
+        self._metrics: dict[str, str] = {}
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth > limits.GMOND_DEPTH_MAX:
+            raise AnswerError(f"its XML is nested more than {limits.GMOND_DEPTH_MAX} deep")
+        if tag == "METRIC":
+            name = attributes.get("NAME", "")
+            if name in ("gexec", "load_one", "cpu_num"):
+                self._metrics[name] = attributes.get("VAL", "")
+        elif tag == "HOST":
+            if len(self.hosts) >= limits.RANKS_MAX:
+                raise AnswerError(f"it names more than {limits.RANKS_MAX} hosts")
+            self._host = attributes
+            self._metrics = {}
+        elif tag == "CLUSTER":
+            self._local_time_s = _whole("LOCALTIME", attributes.get("LOCALTIME"))
+        elif self._depth == 1 and tag != "GANGLIA_XML":
+            raise AnswerError(f"its answer is {tag[:40]!r}, not GANGLIA_XML: is it a gmond?")
+
+    def end(self, tag: str) -> None:
+        self._depth -= 1
+        if tag == "HOST" and self._host is not None:
+            self.hosts.append(self._finished(self._host))
+            self._host = None
+        elif tag == "CLUSTER":
+            self._local_time_s = None
+
+    def close(self) -> None:
+        pass
+
+    def _finished(self, host: dict[str, str]) -> Host:
+        name, address = host.get("NAME", ""), host.get("IP", "")
+        for text in (name, address):
+            if not (text and len(text) <= limits.NAME_MAX_BYTES and _NAME_CHARACTERS.issuperset(text)):
+                raise AnswerError(f"it names a host {text[:80]!r}: expected a name and an address")
+        if self._local_time_s is None:
+            raise AnswerError(f"host {name} is in no cluster")
+        age_s = self._local_time_s - _whole("REPORTED", host.get("REPORTED"))
+        metrics = self._metrics
+        load = math.inf
+        if "load_one" in metrics:
+            load = _number("load_one", metrics["load_one"]) - _number("cpu_num", metrics.get("cpu_num", "1"))
+        return Host(name, address, abs(age_s) < UP_WITHIN_S, metrics.get("gexec") == "ON", load)
+
+
+def _whole(what: str, text: str | None) -> int:
+    if text is not None and text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    raise AnswerError(f"its {what} is {(text or '')[:40]!r}: expected seconds since 1970")
+
+
+def _number(what: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if len(text) > 40 or not math.isfinite(number):
+        raise AnswerError(f"a host's {what} is {text[:40]!r}: expected a number")
+    return number

@@ -1,0 +1,116 @@
+"""Which ranks of a run come next: batches of a rolling change, nodes that are tried again. Pure.
+
+A run of several jobs is one run to its user. Batches follow each other in rank order. What could not
+be reached is tried again at the end of its own batch, before the next one begins. A command that may
+have run is never started again.
+"""
+
+from __future__ import annotations
+
+from gexec.core.outcome import NOT_STARTED, not_started
+from gexec.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.core.outcome import Outcome
+
+
+def share(option: str, text: str, total: int, least: int) -> int:
+    """Return a number of nodes given as ``N`` or ``P%`` of ``total``; percents are rounded up.
+
+    Raises:
+        UsageError: it is neither, or lower than ``least``.
+    """
+    digits, percent = text.removesuffix("%"), text.endswith("%")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 9) or (percent and int(digits) > 100):
+        raise UsageError(f"option {option}: expected a number of nodes or a percentage, not {text[:80]!r}")
+    count = -(-int(digits) * total // 100) if percent else int(digits)
+    if count < least:
+        raise UsageError(f"option {option}: expected at least {least}, not {text[:80]!r}")
+    return count
+
+
+def unreached(outcome: Outcome) -> bool:
+    """Tell whether a node was not reached, so that the command cannot have run there.
+
+    What a reached node says about a program that it cannot start comes with an error number.
+    """
+    return outcome.kind == NOT_STARTED and not outcome.value
+
+
+class Rounds:
+    """Plans a run of ``total`` ranks.
+
+    Args:
+        batch: so many ranks at a time, 0 = all at once.
+        retries: how often an unreached rank is tried again.
+        failures_max: more failed ranks than this stop the run before its next batch; None = never.
+
+    Attributes:
+        outcomes: of all ranks so far; None = not run yet.
+        ranks: of the present round.
+        retries: as given.
+        again: the present round is a further attempt of ranks of the one before.
+        stopped: too many failed, so that no further batch begins.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_begin",
+        "_failures_max",
+        "_left",
+        "again",
+        "outcomes",
+        "ranks",
+        "retries",
+        "stopped",
+    )
+
+    def __init__(self, total: int, batch: int = 0, retries: int = 0, failures_max: int | None = None) -> None:
+        self.outcomes: list[Outcome | None] = [None] * total
+        self.ranks: list[int] = []
+        self.again = False
+        self.stopped = False
+        self._batch = batch or total
+        self.retries = retries
+        self._left = 0
+        self._failures_max = failures_max
+        self._begin = 0
+
+    @property
+    def may_come_again(self) -> bool:
+        """True while an unreached rank of the present round would be tried once more."""
+        return self._left > 0
+
+    def next(self) -> list[int]:
+        """Return the ranks of the next job, in rank order; [] when the run is over."""
+        retried = [rank for rank in self.ranks if self._is_retried(rank)] if self._left else []
+        if retried:
+            self._left -= 1
+            self.ranks, self.again = retried, True
+            return self.ranks
+        self.again = False
+        if self._failures_max is not None and self._failed() > self._failures_max:
+            self.stopped = self._begin < len(self.outcomes)
+            self.ranks = []
+            return self.ranks
+        begin, self._begin = self._begin, min(len(self.outcomes), self._begin + self._batch)
+        self.ranks = list(range(begin, self._begin))
+        self._left = self.retries
+        return self.ranks
+
+    def ended(self, outcomes: list[Outcome]) -> None:
+        """The present round's ranks have ended like this."""
+        for rank, outcome in zip(self.ranks, outcomes, strict=True):
+            self.outcomes[rank] = outcome
+
+    def finished(self, why: str) -> list[Outcome]:
+        """Return all outcomes; ranks that were never run are not started, and ``why``."""
+        return [not_started(why) if outcome is None else outcome for outcome in self.outcomes]
+
+    def _is_retried(self, rank: int) -> bool:
+        outcome = self.outcomes[rank]
+        return outcome is not None and unreached(outcome)
+
+    def _failed(self) -> int:
+        return sum([outcome is not None and not outcome.ok for outcome in self.outcomes])

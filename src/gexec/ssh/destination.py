@@ -1,0 +1,43 @@
+"""What ssh is given for a node: its name to the letter, and its port. Pure.
+
+Aliases, users, jump hosts and everything else about a name are ssh's own matter (~/.ssh/config).
+"""
+
+from __future__ import annotations
+
+import re
+
+from gexec.errors import UsageError
+
+#: What names consist of. ssh hands names to ProxyCommand and `Match exec`, where a shell would see
+#: everything else; a word that begins with "-" would be an option.
+_NAME = re.compile(r"(?:[\w.+][\w.+-]*@)?[\w.:\[_][\w.:\]_%-]*", re.UNICODE)
+_PORT_MAX = 65535
+
+
+def words(name: str, port: int = 0) -> list[str]:
+    """Return the words of ssh's command line that name a node: ``[-p PORT] -- [USER@]HOST``.
+
+    Args:
+        name: ``host``, ``user@host``, an alias of ~/.ssh/config, or an address; IPv6 with or without
+            brackets.
+        port: 0 = what ssh takes itself.
+
+    Raises:
+        UsageError: a name that ssh could take for something else than a name.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"node name {name[:80]!r} cannot be given to ssh: expected HOST or USER@HOST, "
+            "of letters, digits and .-_:"
+        )
+    if not 0 <= port <= _PORT_MAX:
+        raise UsageError(f"node {name[:80]!r} has port {port}: expected 1 to {_PORT_MAX}")
+    user, at, host = name.rpartition("@")
+    if host.startswith("["):
+        if not host.endswith("]") or ":" not in host:
+            raise UsageError(f"node name {name[:80]!r}: expected an IPv6 address between the brackets")
+        host = host[1:-1]
+    elif "]" in host or "[" in host:
+        raise UsageError(f"node name {name[:80]!r}: a bracket stands alone")
+    return [*(("-p", str(port)) if port else ()), "--", user + at + host]

@@ -1,0 +1,102 @@
+"""One ssh of the job: its pipes, its process, and what is known of the command behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from gexec.core.frames import STDERR, STDOUT
+from gexec.ssh.transcript import Transcript
+
+#: What Python ignores or a parent may have ignored; ssh is to have it as from a shell.
+_DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)
+
+
+class SshProcess:
+    """The ssh of one rank, from its start to its outcome.
+
+    Attributes:
+        stdin: our end of its pipe, None when closed. It carries *go*, then the command's stdin or orders.
+        outputs: stream -> our end of its pipe, while it is open.
+        status: of ssh once it was reaped: exit status, or 128 + signal.
+        sent: stream -> bytes of the command's output that were passed to the client.
+        acknowledged: stream -> how many of them the client has done with.
+        fed, feeding: bytes of stdin given to ssh; whether it wants more.
+    """
+
+    def __init__(self, rank: int, argv: list[bytes], env: dict[bytes, bytes], mark: bytes) -> None:
+        """Start ssh. OSError if there are no descriptors or processes left."""
+        self.rank = rank
+        self.transcript = Transcript(mark)
+        self.status: int | None = None
+        self.went = False
+        self.sent = {STDOUT: 0, STDERR: 0}
+        self.acknowledged = {STDOUT: 0, STDERR: 0}
+        self.fed = 0
+        self.feeding = False
+        #: Why it was given up before the command began.
+        self.ended_for = ""
+        self.out_of_time = ""
+        self.asked_kill = False
+        self.forced = False
+        #: Signals that wait for the ssh that delivers them, and its pid (a command with stdin).
+        self.signals: list[str] = []
+        self.messenger: int | None = None
+        opened: list[int] = []
+        try:
+            theirs_in, ours_in = os.pipe()
+            opened += (theirs_in, ours_in)
+            ours_out, theirs_out = os.pipe()
+            opened += (ours_out, theirs_out)
+            ours_err, theirs_err = os.pipe()
+            opened += (ours_err, theirs_err)
+            self.pid = spawn(argv, env, theirs_in, theirs_out, theirs_err)
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        for fd in (theirs_in, theirs_out, theirs_err):
+            os.close(fd)
+        self.stdin: int | None = ours_in
+        self.outputs = {STDOUT: ours_out, STDERR: ours_err}
+        for fd in (ours_in, ours_out, ours_err):
+            os.set_blocking(fd, False)
+
+    @property
+    def running(self) -> bool:
+        """True while the command may run on its node."""
+        return self.went and self.status is None and self.transcript.status is None
+
+    def order(self, data: bytes) -> None:
+        """Write a line to the script on the node; if it reads nothing any more, so be it."""
+        if self.stdin is not None:
+            try:
+                os.write(self.stdin, data)
+            except OSError:
+                pass  # it has ended, or its node takes nothing: the deadlines see to it
+
+    def close_stdin(self) -> None:
+        """Close our end of its stdin."""
+        if self.stdin is not None:
+            os.close(self.stdin)
+            self.stdin = None
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to ssh itself, unless it was reaped."""
+        if self.status is None:
+            try:
+                os.kill(self.pid, signum)
+            except OSError:
+                pass
+
+
+def spawn(argv: list[bytes], env: dict[bytes, bytes], stdin: int, stdout: int, stderr: int) -> int:
+    """Start a program (absolute path) with these descriptors, all above 2, as 0 to 2; return its pid."""
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((stdin, stdout, stderr))]
+    return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsigdef=_DEFAULTS, setsigmask=())
+
+
+def exit_status(wait_status: int) -> int:
+    """Return the exit status that a wait status means, 128 + N for a signal."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code

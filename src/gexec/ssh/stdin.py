@@ -1,0 +1,98 @@
+"""The job's stdin, kept for every ssh that has not read it yet.
+
+When all ranks run at once it is in memory, and the slowest reader sets the pace. When ranks wait for
+others to end, their stdin must wait as well: it goes to a file that has no name, and the fastest of those
+that run sets the pace, so that the file never grows beyond what one command has read and a window.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gexec import limits
+from gexec.core.frames import OFFSET_ALL
+from gexec.errors import GexecError, ProtocolError
+
+
+class Stdin:
+    """Bytes from an offset on.
+
+    Args:
+        spooled: keep everything, in an unlinked file in TMPDIR; else in memory, until ``forget``.
+    """
+
+    def __init__(self, spooled: bool) -> None:
+        self.end = 0
+        self.eof = False
+        self._told = 0
+        self._base = 0
+        self._held = bytearray()
+        self._file: int | None = None
+        if spooled:
+            import tempfile
+
+            try:
+                self._file, path = tempfile.mkstemp(prefix="gexec-")
+                os.unlink(path)
+            except OSError as error:
+                text = f"cannot keep standard input in {tempfile.gettempdir()}: {error.strerror}"
+                raise GexecError(f"{text}; set TMPDIR") from error
+
+    @property
+    def spooled(self) -> bool:
+        """True when all of it is kept."""
+        return self._file is not None
+
+    def append(self, offset: int, data: bytes, eof: bool) -> None:
+        """Take what the client sent.
+
+        Raises:
+            ProtocolError: a gap, bytes after the end, or more than may be under way.
+            GexecError: the file cannot be written.
+        """
+        if offset != self.end or self.eof:
+            raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
+        self.eof = eof
+        self.end += len(data)
+        if self._file is not None:
+            try:
+                _write_all(self._file, data)
+            except OSError as error:
+                raise GexecError(
+                    f"cannot keep standard input on disk: {error.strerror}; set TMPDIR"
+                ) from error
+            return
+        self._held += data
+        if len(self._held) > 2 * limits.STDIN_WINDOW_BYTES:
+            raise ProtocolError(f"{len(self._held)} bytes of stdin that nobody took")
+
+    def read(self, offset: int) -> bytes:
+        """Return the next bytes from an offset, at most READ_CHUNK_BYTES."""
+        if self._file is not None:
+            return os.pread(self._file, limits.READ_CHUNK_BYTES, offset)
+        begin = offset - self._base
+        return bytes(self._held[begin : begin + limits.READ_CHUNK_BYTES])
+
+    def taken(self, readers: list[int], waiting: bool) -> int:
+        """Return how far the stdin was taken, ALL when nobody wants more of it.
+
+        Args:
+            readers: how far each has read that runs and wants more, or is about to run.
+            waiting: others are to run later.
+        """
+        if not readers:
+            return self._told if waiting else OFFSET_ALL
+        self._told = max(self._told, max(readers) if self.spooled else min(readers))
+        return self._told
+
+    def forget(self, offset: int) -> None:
+        """All have read what is before the offset."""
+        if self._file is None and offset > self._base:
+            del self._held[: offset - self._base]
+            self._base = offset
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

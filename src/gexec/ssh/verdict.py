@@ -1,0 +1,59 @@
+"""How a rank ended, from what its ssh told and what was done to it. Pure."""
+
+from __future__ import annotations
+
+from gexec.core import outcome as outcomes
+from gexec.core.outcome import Outcome
+
+_KILL = 9
+#: sh tells 128 + N for a command that signal N ended (ksh93: 256 + N).
+_SIGNALS_FROM, _SIGNALS_TO = 129, 128 + 31
+_KSH_SIGNALS_FROM = 257
+
+
+def verdict(
+    *,
+    went: bool,
+    status: int | None,
+    explanation: str,
+    ssh_status: int,
+    ended_for: str,
+    out_of_time: str,
+    asked_kill: bool,
+    forced: bool,
+) -> Outcome:
+    """Return the outcome of a rank whose ssh has ended.
+
+    Args:
+        went: the node was told to run the command; before that it surely has not run.
+        status: the command's status as the node told it, or None.
+        explanation: ssh's last words before the command began.
+        ssh_status: exit status of ssh, or 128 + signal.
+        ended_for: why it was given up before it began, or "".
+        out_of_time: what is said when it ran longer than the job may, else "".
+        asked_kill: its node was asked to kill it.
+        forced: ssh had to be ended here, since the node did not answer.
+    """
+    if status is not None:
+        ended = _told(status)
+        if out_of_time:
+            return outcomes.timed_out(ended.value if ended.kind == outcomes.KILLED else 0, out_of_time)
+        return ended
+    if not went:
+        if ended_for:
+            return outcomes.not_started(ended_for)
+        text = explanation or f"ssh ended with status {ssh_status} before the command began"
+        return outcomes.denied(text) if "Permission denied (" in text else outcomes.not_started(text)
+    if forced:
+        return outcomes.lost("the node did not confirm the end of the command")
+    if asked_kill:
+        return outcomes.timed_out(_KILL, out_of_time) if out_of_time else outcomes.killed(_KILL)
+    return outcomes.lost("the connection ended before the command did")
+
+
+def _told(status: int) -> Outcome:
+    if _SIGNALS_FROM <= status <= _SIGNALS_TO:
+        return outcomes.killed(status - 128)
+    if _KSH_SIGNALS_FROM <= status <= 256 + 64:
+        return outcomes.killed(status - 256)
+    return outcomes.exited(status & 255)

@@ -1,0 +1,137 @@
+"""Jobs over ssh as their client sees them: the real engine, driven by the real session."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gexec.client.session import ACCEPTED, OVER
+from gexec.core.frames import STDERR, STDOUT, Ended, Frame, Output, Started
+from gexec.core.jobspec import JobSpec
+from gexec.core.outcome import Outcome
+from gexec.ssh.job import Options, open_session, prepare
+
+from .conftest import DEADLINE_S, wait_until
+from .sshd import NETWORK, Sshd, processes_with
+
+EIGHT = [f"node{number}" for number in range(1, 9)]
+
+
+class Run:
+    """One job over ssh, seen by its client.
+
+    ``events`` has what came in order, output aside: ("started" | "ended", rank).
+    """
+
+    def __init__(self, job: JobSpec, options: Options, stdin: bytes = b"") -> None:
+        self.output: dict[tuple[int, int], bytearray] = {}
+        self.events: list[tuple[str, int]] = []
+        self._stdin = memoryview(stdin)
+        self._job = job
+        self.sock, self.session = open_session(job, options)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def until(self, what: Callable[[], object]) -> None:
+        """Serve the session until ``what()`` is true."""
+        end_s = time.monotonic() + DEADLINE_S
+        while not what():
+            assert self.session.state != OVER, f"over, with {self.session.outcomes}"
+            self._feed()
+            data = self.session.outgoing()
+            if data:
+                self.sock.setblocking(True)
+                self.sock.sendall(data)
+                self.sock.setblocking(False)
+            if not select.select([self.sock], [], [], 0.2)[0]:
+                assert time.monotonic() < end_s, f"nothing more, with {self.session.outcomes}"
+                continue
+            data = self.sock.recv(262144)
+            assert data, "the engine ended"
+            for frame in self.session.feed(data):
+                self._on_frame(frame)
+
+    def finish(self) -> Run:
+        """Serve until the job is over."""
+        self.until(lambda: self.session.state == OVER)
+        return self
+
+    def _feed(self) -> None:
+        if self.session.state == ACCEPTED and not self.session.stdin_over:
+            room = self.session.stdin_room
+            if room:
+                part, self._stdin = self._stdin[:room], self._stdin[room:]
+                self.session.stdin(bytes(part), eof=not self._stdin)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if isinstance(frame, Output):
+            self.session.taken(frame.ranks, frame.stream, len(frame.data))
+            for low, _ in frame.ranks:
+                self.output.setdefault((low, frame.stream), bytearray()).extend(frame.data)
+        elif isinstance(frame, Started):
+            self.events.append(("started", frame.ranks[0][0]))
+        elif isinstance(frame, Ended):
+            self.events.append(("ended", frame.ranks[0][0]))
+
+    def stdout(self, rank: int = 0) -> bytes:
+        return bytes(self.output.get((rank, STDOUT), b""))
+
+    def stderr(self, rank: int = 0) -> bytes:
+        return bytes(self.output.get((rank, STDERR), b""))
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return self.session.ended_outcomes()
+
+
+def start(
+    sshd: Sshd,
+    names: list[str],
+    *argv: str | bytes,
+    stdin: bytes | None = None,
+    options: Options | None = None,
+    **settings: Any,
+) -> Run:
+    """Submit a command to nodes; ``settings`` are those of ``prepare``."""
+    job = prepare([(name, 0) for name in names], argv, stdin=stdin is not None, **settings)
+    return Run(job, options or Options(command=sshd.ssh), stdin or b"")
+
+
+def run(sshd: Sshd, names: list[str], *argv: str | bytes, stdin: bytes | None = None, **settings: Any) -> Run:
+    """Run a command on nodes to its end."""
+    with start(sshd, names, *argv, stdin=stdin, **settings) as job:
+        return job.finish()
+
+
+def gone(pid: bytes | int) -> None:
+    """Return when there is no such process any more."""
+    wait_until(lambda: not os.path.exists(f"/proc/{int(pid)}"), f"process {int(pid)} is still there")
+
+
+def engine_of() -> int:
+    """Return the pid of the engine: the child of ours that is Python."""
+    [pid] = [pid for pid in processes_with("gexec.ssh.engine") if _parent(pid) == os.getpid()]
+    return pid
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def port_of_nobody() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind((f"{NETWORK}.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,256 @@
+"""The engine behind ensh with a real sshd: what ssh runs comes back as it was, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gexec import limits
+from gexec.core import outcome as outcomes
+from gexec.core.jobspec import STRICT
+from gexec.core.outcome import exited, killed
+from gexec.errors import DaemonError, UsageError
+from gexec.ssh.job import Options, prepare
+from gexec.ssh.script import JobLines
+
+from .conftest import DEADLINE_S
+from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start
+from .sshd import NETWORK, Sshd
+
+
+@pytest.fixture(scope="module")
+def _shared_sshd() -> Iterator[Sshd]:
+    server = Sshd()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
+    """A real sshd; after each test nothing of it runs any more."""
+    yield _shared_sshd
+    _shared_sshd.check_idle()
+
+
+# -- what comes back ----------------------------------------------------------------------------
+
+
+def test_eight_nodes_at_once_with_both_streams_and_each_status(sshd: Sshd) -> None:
+    done = run(
+        sshd, EIGHT, "sh", "-c", 'echo "out $GEXEC_NODE"; echo "err $GEXEC_MY_VNN" >&2; exit $GEXEC_MY_VNN'
+    )
+    assert done.outcomes == [exited(rank) for rank in range(8)]
+    for rank, name in enumerate(EIGHT):
+        assert done.stdout(rank) == f"out {name}\n".encode()
+        assert done.stderr(rank) == f"err {rank}\n".encode()
+    assert sorted(rank for kind, rank in done.events if kind == "started") == list(range(8))
+
+
+def test_every_byte_arrives_as_it_was_on_both_streams(sshd: Sshd, tmp_path: Path) -> None:
+    data = os.urandom(1024 * 1024) + b"\1\1" + bytes(range(256)) * 16 + b"\377\0no newline\1"
+    path = tmp_path / "data"
+    path.write_bytes(data)
+    done = run(sshd, ["node1", "node2"], "sh", "-c", 'cat "$1"; cat "$1" >&2', "sh", str(path))
+    assert done.outcomes == [exited(0)] * 2
+    for rank in range(2):
+        assert done.stdout(rank) == data
+        assert done.stderr(rank) == data
+
+
+@pytest.mark.parametrize("status", [1, 126, 127, 128, 254, 255])
+def test_every_status_is_the_commands_own(sshd: Sshd, status: int) -> None:
+    assert run(sshd, ["node1"], "sh", "-c", f"exit {status}").outcomes == [exited(status)]
+
+
+def test_a_signal_that_ended_the_command_is_told(sshd: Sshd) -> None:
+    done = run(sshd, ["node1"], "sh", "-c", "kill -SEGV $$")
+    assert done.outcomes == [killed(signal.SIGSEGV)]
+    assert done.stderr() == b""  # no shell says anything about it
+
+
+def test_a_program_that_is_not_there_is_127_with_the_nodes_words(sshd: Sshd) -> None:
+    done = run(sshd, ["node1"], "no-such-program-anywhere")
+    assert done.outcomes == [exited(127)]
+    assert b"no-such-program-anywhere" in done.stderr()
+
+
+def test_builtins_of_the_shell_are_no_programs(sshd: Sshd) -> None:
+    assert run(sshd, ["node1"], "exit", "3").outcomes == [exited(127)]
+
+
+def test_words_arrive_to_the_byte(sshd: Sshd) -> None:
+    words: list[str | bytes] = [
+        "", " ", "a'b", '"', "$HOME", "`id`", "$(id)", "\\", "\\n", "\n", "a\n\n", "!", "!!", "*", "~", "%s",
+        "-n", "--", "a;b&c|d>e<f", "é", b"\xff\xfe", bytes(range(1, 256)), "#", "\t", "{a,b}", "x" * 50_000,
+    ]  # fmt: skip
+    done = run(sshd, ["node1"], "printf", "%s\\001", *words)
+    assert done.outcomes == [exited(0)]
+    assert done.stdout() == b"".join(os.fsencode(word) + b"\1" for word in words)
+
+
+LOGIN_SHELLS = [
+    ["dash"],
+    ["bash"],
+    ["zsh"],
+    ["ksh"],
+    ["mksh"],
+    ["csh"],
+    ["tcsh"],
+    ["fish"],
+    ["busybox", "sh"],
+]
+
+
+@pytest.mark.parametrize("shell", LOGIN_SHELLS, ids=lambda shell: str(shell[0]))
+def test_words_survive_every_login_shell(shell: list[str]) -> None:
+    if shutil.which(shell[0]) is None:
+        pytest.skip(f"needs {shell[0]}")
+    nasty = bytes(range(1, 256)) + b"!a!!\\!\n'\\''"
+    job = prepare([("node", 0)], [b"printf", b"%s", nasty], stdin=True)
+    done = subprocess.run(
+        [os.fsencode(word) for word in shell] + [b"-c", JobLines(job, b"mark", b"").of(0)],
+        input=b"go\n",
+        capture_output=True,
+        timeout=DEADLINE_S,
+        start_new_session=True,
+    )
+    begin, _, rest = done.stdout.partition(b"\n")
+    assert begin.startswith(b"\1mark ")
+    assert rest.endswith(b"\1mark 0\n")
+    assert rest.removesuffix(b"\1mark 0\n") == nasty
+
+
+def test_gexecs_variables_are_set_and_the_callers_stay_at_home(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOT_FOR_OTHERS", "1")
+    done = run(sshd, ["node1", "node2"], "env")
+    names = dict(line.split(b"=", 1) for line in done.stdout(1).splitlines() if b"=" in line)
+    assert names[b"GEXEC_MY_VNN"] == b"1"
+    assert names[b"GEXEC_NPROCS"] == b"2"
+    assert names[b"GEXEC_NODE"] == b"node2"
+    assert names[b"GEXEC_SVRS"] == b"node1 node2"
+    assert names[b"GEXEC_GPID"]
+    assert b"NOT_FOR_OTHERS" not in names
+
+
+def test_the_command_runs_at_home_or_where_it_is_told_to(sshd: Sshd, tmp_path: Path) -> None:
+    home = run(sshd, ["node1"], "sh", "-c", '[ "$PWD" -ef ~ ] || [ "$PWD" = "$HOME" ]')
+    assert home.outcomes == [exited(0)]
+    place = tmp_path / "it's a $place"
+    place.mkdir()
+    with start(sshd, ["node1"], "pwd", options=Options(command=sshd.ssh, chdir=str(place))) as job:
+        assert job.finish().stdout() == os.fsencode(place) + b"\n"
+    nowhere = Options(command=sshd.ssh, chdir="/nonexistent")
+    with start(sshd, ["node1"], "pwd", options=nowhere) as job:
+        [outcome] = job.finish().outcomes
+    assert outcome.kind == outcomes.NOT_STARTED
+    assert "/nonexistent" in outcome.text
+
+
+def test_what_the_login_prints_is_not_the_commands_output(sshd: Sshd) -> None:
+    done = run(sshd, ["noisy"], "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert done.outcomes == [exited(3)]
+    assert done.stdout() == b"out\n"
+    assert done.stderr() == b"err\n"
+
+
+# -- names and ways -----------------------------------------------------------------------------
+
+
+def test_a_user_and_a_port_can_be_named(sshd: Sshd) -> None:
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    job = prepare([(f"{user}@node1", sshd.port)], ["id", "-un"], stdin=False)
+    with Run(job, Options(command=sshd.ssh)) as done:
+        assert done.finish().stdout() == user.encode() + b"\n"
+    job = prepare([("node1", port_of_nobody())], ["true"], stdin=False)
+    with Run(job, Options(command=sshd.ssh)) as done:
+        [outcome] = done.finish().outcomes
+    assert "refused" in outcome.text
+
+
+def test_gexec_ssh_names_the_ssh_and_its_options(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEXEC_SSH", " ".join(sshd.ssh))
+    with start(sshd, ["node1"], "echo", "here", options=Options()) as job:
+        assert job.finish().stdout() == b"here\n"
+    with start(sshd, ["node1"], "true", options=Options(arguments=["-p", str(port_of_nobody())])) as job:
+        assert "refused" in job.finish().outcomes[0].text
+
+
+def test_an_ssh_that_is_not_there_is_an_error_before_anything_starts(sshd: Sshd) -> None:
+    with pytest.raises(UsageError, match="not found in PATH"):
+        start(sshd, ["node1"], "true", options=Options(command=["no-such-ssh"]))
+
+
+def test_a_command_that_is_too_long_is_an_error_before_anything_starts(sshd: Sshd) -> None:
+    with pytest.raises(UsageError, match="at most"):
+        start(sshd, ["node1"], "echo", "x" * 100_000, "y" * 100_000)
+
+
+def test_a_strict_job_is_refused_in_words(sshd: Sshd) -> None:
+    job = prepare([("node1", 0)], ["true"])
+    job.flags |= STRICT
+    with Run(job, Options(command=sshd.ssh)) as refused, pytest.raises(DaemonError, match="strict"):
+        refused.finish()
+
+
+# -- order, stdin, flow -------------------------------------------------------------------------
+
+
+def test_a_fanout_of_one_is_one_node_after_the_other(sshd: Sshd) -> None:
+    done = run(sshd, EIGHT[:4], "echo", "here", fanout=1)
+    assert done.outcomes == [exited(0)] * 4
+    assert done.events == [(kind, rank) for rank in range(4) for kind in ("started", "ended")]
+
+
+@pytest.mark.parametrize("fanout", [64, 2, 1])
+def test_stdin_goes_to_all_whether_they_run_at_once_or_not(sshd: Sshd, fanout: int) -> None:
+    data = os.urandom(5 * 1024 * 1024)
+    done = run(sshd, EIGHT[:4], "cat", stdin=data, fanout=fanout)
+    assert done.outcomes == [exited(0)] * 4
+    assert all(done.stdout(rank) == data for rank in range(4))
+
+
+def test_a_reader_that_stops_reading_holds_nobody_up(sshd: Sshd) -> None:
+    data = bytes(8 * 1024 * 1024)
+    done = run(sshd, ["node1", "node2"], "sh", "-c", "[ $GEXEC_MY_VNN = 0 ] || exec wc -c", stdin=data)
+    assert done.outcomes == [exited(0)] * 2
+    assert int(done.stdout(1)) == len(data)
+
+
+def test_stdin_with_nobody_to_read_it_is_not_waited_for(sshd: Sshd) -> None:
+    names = ["stranger", f"{NETWORK}.99"]
+    done = run(sshd, names, "cat", stdin=bytes(8 * 1024 * 1024))
+    assert [outcome.exit_status for outcome in done.outcomes] == [255, 255]
+
+
+def test_no_stdin_is_the_end_of_file(sshd: Sshd) -> None:
+    assert run(sshd, ["node1"], "cat").outcomes == [exited(0)]
+    assert run(sshd, ["node1"], "cat", stdin=b"").outcomes == [exited(0)]
+
+
+def test_a_client_that_reads_nothing_stops_everything_in_bounded_memory(sshd: Sshd) -> None:
+    with start(sshd, EIGHT[:4], "yes") as job:
+        job.until(lambda: job.session.started == ((0, 4),))
+        engine = engine_of()
+
+        def read_bytes() -> int:
+            return int(Path(f"/proc/{engine}/io").read_text().split()[1])
+
+        first = read_bytes()
+        last = -1
+        while last != (last := read_bytes()):  # until it stands still
+            time.sleep(0.5)
+        [peak] = [line for line in Path(f"/proc/{engine}/status").read_text().splitlines() if "VmHWM" in line]
+        assert int(peak.split()[1]) < 48 * 1024  # KiB; an interpreter with its modules has half of that
+        assert last - first <= 4 * limits.WINDOW_MAX_BYTES + 4 * limits.READ_CHUNK_BYTES
+        job.session.kill(now=True)
+        assert job.finish().outcomes == [killed(signal.SIGKILL)] * 4

@@ -60,7 +60,8 @@ class Console:
         session: submitted.
         view: what the job says is told to it, and it says what is written.
         sinks: of ``standard_sinks``; several jobs after each other share them.
-        read_stdin: whether descriptor 0 is read for the job.
+        read_stdin: whether a descriptor is read for the job.
+        stdin_fd: which.
         command: stands in front of what the user is told, e.g. ``gexec``.
         started: called once, when all ranks have started or ended.
         last: no other job's output comes after this one in the same view.
@@ -85,6 +86,7 @@ class Console:
         last: bool = True,
         names: Sequence[bytes] | None = None,
         progress: Progress | None = None,
+        stdin_fd: int = 0,
     ) -> None:
         self._sock = sock
         self._session = session
@@ -96,7 +98,8 @@ class Console:
         self._names = names
         self._progress = progress
         self._read_stdin = read_stdin
-        self._stdin_terminal = read_stdin and os.isatty(0)
+        self._stdin_fd = stdin_fd
+        self._stdin_terminal = read_stdin and os.isatty(stdin_fd)
         self._unsent = memoryview(b"")
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
@@ -177,7 +180,7 @@ class Console:
         if not deadlines:
             return None
         wait_s = min(deadlines) - time.monotonic()
-        if self._stdin_terminal and 0 not in self._masks and session.stdin_room:
+        if self._stdin_terminal and self._stdin_fd not in self._masks and session.stdin_room:
             wait_s = min(wait_s, _BACKGROUND_S)
         return max(0, int(wait_s * 1000) + 1)
 
@@ -206,7 +209,7 @@ class Console:
         if session.state != OVER:
             want[self._sock.fileno()] = select.POLLIN | (select.POLLOUT if self._unsent else 0)
             if self._read_stdin and session.stdin_room and self._stdin_is_ours():
-                want[0] = select.POLLIN
+                want[self._stdin_fd] = select.POLLIN
         for sink in self._sinks.values():
             if sink.pending:
                 want[sink.fd] = select.POLLOUT
@@ -223,7 +226,7 @@ class Console:
         if not self._stdin_terminal:
             return True
         try:
-            return os.tcgetpgrp(0) == os.getpgrp()
+            return os.tcgetpgrp(self._stdin_fd) == os.getpgrp()
         except OSError:
             return False
 
@@ -236,7 +239,7 @@ class Console:
             self._send()
         if happened & (select.POLLIN | _GONE) and self._session.state != OVER:
             self._receive()
-        if 0 in ready and self._session.state == ACCEPTED:
+        if self._stdin_fd in ready and self._session.state == ACCEPTED:
             self._read()
         for stream, sink in self._sinks.items():
             if sink.fd in ready:
@@ -333,7 +336,7 @@ class Console:
         if not self._stdin_is_ours():
             return
         try:
-            data = os.read(0, min(STDIN_CHUNK_BYTES, self._session.stdin_room))
+            data = os.read(self._stdin_fd, min(STDIN_CHUNK_BYTES, self._session.stdin_room))
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:

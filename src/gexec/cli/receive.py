@@ -1,0 +1,152 @@
+"""``python -m gexec.cli.receive``: unpack an archive stream from stdin. Started on the nodes by ensync and
+gexec-copy.
+
+See docs/files.md for the options, the lines on stdout and the exit status.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from gexec import limits
+from gexec.cli.options import Option, parse
+from gexec.errors import GexecError, UsageError
+from gexec.files.options import DRY_RUN, VERIFY, WRITE, Options, destination
+from gexec.files.receiver import Receiver
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from collections.abc import Sequence
+else:
+    import _signal
+
+OPTIONS = (
+    Option("", "dest", takes_value=True),
+    Option("", "parents"),
+    Option("", "delete"),
+    Option("", "dry-run"),
+    Option("", "checksum"),
+    Option("", "checksum-compare"),
+    Option("", "backup"),
+    Option("", "sync"),
+    Option("", "setuid"),
+    Option("", "numeric-ids"),
+    Option("", "no-owner"),
+    Option("h", "help"),
+)
+HELP = """\
+Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
+Unpack what `python -m gexec.cli.send` writes.
+
+      --dest=PATH         below this directory (default /); %h is the node, %n the rank
+      --parents           make missing directories above
+      --delete            remove what the stream's directories do not have
+      --dry-run           only say what would be done
+      --checksum          only say what is different
+      --checksum-compare  equal contents are not written again, whatever the mtime
+      --backup            keep a replaced file as NAME~
+      --sync              fsync every file and directory
+      --setuid            keep set-uid and set-gid bits
+      --numeric-ids       owners by number, not by name
+      --no-owner          do not set owners (only root can)
+Status: 0 all is well, 1 something failed or is different, 2 usage, 3 incomplete.
+"""
+#: Exit statuses.
+FAILED, USAGE, INCOMPLETE = 1, 2, 3
+#: What a pipe may hold for us: fewer turns between us and the writer.
+_PIPE_BYTES = 1024 * 1024
+
+
+class _StoppedError(GexecError):
+    """A signal asks us to end."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    try:
+        parsed = parse("gexec-receive", words, OPTIONS)
+        if parsed.flag("help"):
+            _write(1, HELP)
+            return 0
+        if parsed.rest:
+            raise UsageError(f"gexec-receive takes no {parsed.rest[0][:80]!r}: paths are in the stream")
+        if parsed.flag("dry-run") and parsed.flag("checksum"):
+            raise UsageError("--dry-run and --checksum cannot be given both: neither writes anything")
+        options = Options(
+            task=DRY_RUN if parsed.flag("dry-run") else VERIFY if parsed.flag("checksum") else WRITE,
+            make_parents=parsed.flag("parents"),
+            delete=parsed.flag("delete"),
+            backup=parsed.flag("backup"),
+            sync=parsed.flag("sync"),
+            keep_set_id=parsed.flag("setuid"),
+            keep_owner=False if parsed.flag("no-owner") else None,
+            numeric_ids=parsed.flag("numeric-ids"),
+            compare_content=parsed.flag("checksum-compare"),
+        )
+        path = destination(parsed.last("dest") or "/", os.environ)
+        receiver = Receiver(path, options, say=_say, tell=_tell)
+    except UsageError as error:
+        _say(str(error))
+        return USAGE
+    except GexecError as error:
+        _say(str(error))
+        return FAILED
+    return _receive(receiver)
+
+
+def _receive(receiver: Receiver) -> int:
+    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
+        _signal.signal(number, _stop)
+    try:
+        _feed(receiver)
+    except GexecError as error:
+        _say(str(error))
+    except OSError as error:
+        _say(f"the stream cannot be read: {error.strerror}")
+    finally:
+        for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
+            _signal.signal(number, _signal.SIG_IGN)
+        report = receiver.finish()
+    _tell(report.line())
+    if not report.is_complete:
+        return INCOMPLETE
+    return FAILED if report.failed or report.differing else 0
+
+
+def _feed(receiver: Receiver) -> None:
+    try:
+        fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        pass
+    buffer = memoryview(bytearray(limits.ARCHIVE_DATA_MAX_BYTES))
+    while count := os.readv(0, [buffer]):
+        receiver.feed(buffer[:count])
+    receiver.end()
+
+
+def _stop(number: int, _: object) -> None:
+    raise _StoppedError(f"ended by signal {number} before the stream was whole")
+
+
+def _say(sentence: str) -> None:
+    _write(2, f"gexec-receive: {sentence}\n")
+
+
+def _tell(line: str) -> None:
+    _write(1, f"{line}\n")
+
+
+def _write(descriptor: int, text: str) -> None:
+    left = text.encode("utf-8", "backslashreplace")
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except OSError:
+        pass  # nobody listens any more; the files matter
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,82 @@
+"""``python -m gexec.cli.send``: write an archive stream of files and directories to stdout.
+
+See docs/files.md for the options and the exit status.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from gexec.cli.options import Option, one_of, parse
+from gexec.errors import GexecError, UsageError
+from gexec.files.compression import compressed
+from gexec.files.sender import Sender, roots_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPTIONS = (
+    Option("", "names", takes_value=True),
+    Option("", "digests"),
+    Option("", "compress", takes_value=True),
+    Option("h", "help"),
+)
+HELP = """\
+Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM
+Write files and directories as a stream for `python -m gexec.cli.receive`.
+
+      --names=full|base   keep the whole path (the default), or only its last part
+      --digests           digests instead of contents, to compare
+      --compress=auto|always|never  (default auto: if it helps)
+Status: 0 all is well, 1 something could not be sent, 2 usage, 3 nobody reads.
+"""
+#: Exit statuses.
+FAILED, USAGE, INCOMPLETE = 1, 2, 3
+_PIPE_BYTES = 1024 * 1024
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    try:
+        parsed = parse("gexec-send", words, OPTIONS)
+        if parsed.flag("help"):
+            sys.stdout.write(HELP)
+            return 0
+        if not parsed.rest:
+            raise UsageError("gexec-send needs at least one path")
+        naming = one_of("--names", parsed.last("names") or "full", ("full", "base"))
+        when = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
+        roots = roots_of(parsed.rest, naming)
+        sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=_say)
+        _send(sender, when)
+    except BrokenPipeError:
+        return INCOMPLETE
+    except OSError as error:
+        _say(f"the stream cannot be written: {error.strerror}")
+        return INCOMPLETE
+    except GexecError as error:
+        _say(str(error))
+        return USAGE
+    return FAILED if sender.problems else 0
+
+
+def _send(sender: Sender, when: str) -> None:
+    try:
+        fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        pass
+    for chunk in compressed(sender.chunks(), when):
+        left = memoryview(chunk)
+        while left:
+            left = left[os.write(1, left) :]
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"gexec-send: {sentence}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+"""The views of jobs that copy files: what receivers report, and what senders send (docs/files.md)."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.core import ranks as sets
+from gexec.core.frames import STDOUT
+from gexec.errors import GexecError
+from gexec.files import report as reports
+from gexec.files.unpacker import Unpacker, folders_of
+from gexec.render.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.core.outcome import Outcome
+    from gexec.core.ranks import Ranges
+    from gexec.files.options import Options
+    from gexec.files.report import Report
+
+#: A longer line is none of a receiver's and is passed on in pieces.
+_LINE_MAX_BYTES = 64 * 1024
+_MARK = reports.MARK.encode()
+
+
+class _Wrapped(View):
+    """Passes what another view says."""
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+
+    def started(self, ranks: Ranges) -> None:
+        """See View."""
+        self._view.started(ranks)
+        self._move()
+
+    def finish(self) -> None:
+        """See View."""
+        self._view.finish()
+        self._move()
+
+    def refill(self) -> None:
+        """See View."""
+        self._view.refill()
+        self._move()
+
+    def _move(self) -> None:
+        view = self._view
+        self.writes += view.writes
+        self.taken += view.taken
+        view.writes.clear()
+        view.taken.clear()
+        self.held = view.held
+        self.error = self.error or view.error
+
+
+class Pushed(_Wrapped):
+    """Takes the receivers' reports out of what they write; ``view`` shows the rest.
+
+    Attributes:
+        reports: of each rank, None while it has not reported.
+    """
+
+    __slots__ = ("_begun", "reports")
+
+    def __init__(self, view: View, ranks: int) -> None:
+        super().__init__(view)
+        self.reports: list[Report | None] = [None] * ranks
+        self._begun: dict[int, bytes] = {}
+
+    def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
+        """See View."""
+        if stream != STDOUT:
+            self._view.output(stream, ranks, data)
+        else:
+            for rank in sets.members(ranks):
+                self._lines(rank, data)
+        self._move()
+
+    def ended(self, ranks: Ranges, outcome: Outcome) -> None:
+        """See View."""
+        for rank in sets.members(ranks):
+            begun = self._begun.pop(rank, b"")
+            if begun:
+                self._pass(rank, begun)
+        self._view.ended(ranks, outcome)
+        self._move()
+
+    def _lines(self, rank: int, data: bytes) -> None:
+        data = self._begun.pop(rank, b"") + data
+        passed = []
+        for line in data.splitlines(keepends=True):
+            if not line.endswith(b"\n") and len(line) < _LINE_MAX_BYTES:
+                self._begun[rank] = line
+            elif line.startswith(_MARK) and (found := reports.parse(line.decode("ascii", "replace"))):
+                self.reports[rank] = found
+                self.taken.append((STDOUT, ((rank, rank + 1),), len(line)))
+            else:
+                passed.append(line)
+        if passed:
+            self._pass(rank, b"".join(passed))
+
+    def _pass(self, rank: int, data: bytes) -> None:
+        self._view.output(STDOUT, ((rank, rank + 1),), data)
+
+
+class Fetched(_Wrapped):
+    """Unpacks what each rank sends below DIRECTORY/NODE; ``view`` shows what they say on stderr.
+
+    Args:
+        view: of stderr.
+        directory: absolute, is there.
+        names: of the nodes.
+        options: how files are written.
+
+    Attributes:
+        folders: of each rank.
+        reports: of each rank that has ended.
+        problems: sentences, each with its folder in front, since they were last taken.
+    """
+
+    __slots__ = ("_unpacker", "folders", "problems", "reports")
+
+    def __init__(self, view: View, directory: str, names: Sequence[bytes], options: Options) -> None:
+        super().__init__(view)
+        self.folders = folders_of([os.fsdecode(name) for name in names])
+        self.reports: list[Report | None] = [None] * len(names)
+        self.problems: list[str] = []
+        self._unpacker = Unpacker(directory, options, say=self._say, tell=lambda folder, line: None)
+
+    def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
+        """See View."""
+        if stream != STDOUT:
+            self._view.output(stream, ranks, data)
+            self._move()
+            return
+        for rank in sets.members(ranks):
+            if not self.error:
+                try:
+                    self._unpacker.feed(self.folders[rank], data)
+                except GexecError as error:
+                    self.error = str(error)
+        self.taken.append((STDOUT, ranks, len(data)))
+
+    def ended(self, ranks: Ranges, outcome: Outcome) -> None:
+        """See View."""
+        for rank in sets.members(ranks):
+            self.reports[rank] = self._unpacker.finish(self.folders[rank])
+        self._view.ended(ranks, outcome)
+        self._move()
+
+    def finish(self) -> None:
+        """See View."""
+        self._unpacker.close()
+        super().finish()
+
+    def _say(self, folder: str, sentence: str) -> None:
+        self.problems.append(f"{folder}: {sentence}")

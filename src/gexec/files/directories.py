@@ -1,0 +1,224 @@
+"""The open directories on the way to the entry that is written: opened one by one, never through a link.
+
+Entries come in the order of a walk, so the directories from the destination down to the entry's parent are
+a stack; each is opened once, through its parent's descriptor, with O_NOFOLLOW. Whatever others rename
+meanwhile, what is written lands in a directory that was below the destination when it was opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gexec.files.records import Meta
+
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class RefusedError(Exception):
+    """One entry cannot be done; the text is the reason. Empty: the reason was told for a directory above."""
+
+
+class Place:
+    """An open directory.
+
+    Attributes:
+        path: relative to the destination, empty for itself.
+        descriptor: open with O_PATH if it is only passed through, else for reading; -1 if there is none.
+        refusal: why nothing can be done in it, empty if something can.
+        is_missing: it is not there, in a run that writes nothing.
+        is_guarded: nobody but root and ourselves can exchange directories here and in all above.
+        status: what it was when it was opened.
+        meta: what the stream says of it; None if it is only passed through.
+        names: what the stream has in it; None if it is only passed through.
+    """
+
+    __slots__ = (
+        "descriptor",
+        "is_guarded",
+        "is_missing",
+        "meta",
+        "names",
+        "path",
+        "refusal",
+        "status",
+    )
+
+    def __init__(self, path: bytes, descriptor: int, *, above: Place | None) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.refusal = ""
+        self.is_missing = descriptor < 0
+        self.meta: Meta | None = None
+        self.names: set[bytes] | None = None
+        self.status = os.fstat(descriptor) if descriptor >= 0 else None
+        self.is_guarded = False
+        if self.status is not None:
+            self.is_guarded = _is_guarded(self.status) and (above is None or above.is_guarded)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode, which no other directory has."""
+        return (self.status.st_dev, self.status.st_ino) if self.status is not None else (-1, -1)
+
+    def guards(self, entry: os.stat_result) -> bool:
+        """Tell whether nobody else can have put another directory in the place of this entry."""
+        is_ours = entry.st_uid in (0, os.geteuid())
+        is_shared = self.status is None or bool(self.status.st_mode & 0o022)
+        return self.is_guarded and (is_ours or not is_shared)
+
+
+def refused(path: bytes, reason: str) -> Place:
+    """Return a directory in which nothing can be done."""
+    place = Place(path, -1, above=None)
+    place.is_missing = False
+    place.refusal = reason
+    return place
+
+
+class Tree:
+    """The stack of open directories.
+
+    Args:
+        descriptor: the destination, open; it becomes this object's.
+        make_parents: make directories that are missing above an entry.
+        read_only: write nothing: a missing directory is a place that ``is_missing``.
+        on_leave: called with each place that is left (never the destination itself), before it is closed.
+    """
+
+    def __init__(
+        self, descriptor: int, *, make_parents: bool, read_only: bool, on_leave: Callable[[Place], None]
+    ) -> None:
+        self._stack = [Place(b"", descriptor, above=None)]
+        self._make_parents = make_parents
+        self._read_only = read_only
+        self._on_leave = on_leave
+
+    def enter(self, path: bytes) -> Place:
+        """Return the directory ``path``, leaving those that it is not below.
+
+        Raises:
+            RefusedError: it, or one above, cannot be opened, is a link, or is missing.
+        """
+        self._leave_until(path)
+        above = self._stack[-1]
+        if above.refusal:
+            raise RefusedError("")
+        if above.path != path:
+            start = len(above.path) + 1 if above.path else 0
+            for name in path[start:].split(b"/"):
+                below = above.path + b"/" + name if above.path else name
+                self._stack.append(self._passage(above, below, name))
+                above = self._stack[-1]
+                if above.refusal:
+                    raise RefusedError(above.refusal)
+        return above
+
+    def push(self, place: Place) -> None:
+        """Put a directory of the stream on the stack; its parent was entered last."""
+        self._stack.append(place)
+
+    def leave_all(self) -> None:
+        """Leave all directories but the destination, which may be entered again."""
+        while len(self._stack) > 1:
+            self._leave()
+
+    def close(self) -> None:
+        """Leave and close all."""
+        self.leave_all()
+        os.close(self._stack.pop().descriptor)
+
+    def _leave_until(self, path: bytes) -> None:
+        while len(self._stack) > 1:
+            top = self._stack[-1].path
+            if path == top or path.startswith(top + b"/"):
+                return
+            self._leave()
+
+    def _leave(self) -> None:
+        place = self._stack.pop()
+        if place.descriptor >= 0:
+            try:
+                self._on_leave(place)
+            finally:
+                os.close(place.descriptor)
+
+    def _passage(self, above: Place, path: bytes, name: bytes) -> Place:
+        if above.is_missing:
+            return Place(path, -1, above=above)
+        try:
+            return Place(path, open_below(above.descriptor, name, to_read=False), above=above)
+        except FileNotFoundError:
+            if self._read_only:
+                return Place(path, -1, above=above)
+            if not self._make_parents:
+                return refused(path, f"the directory {shown(name)} is missing (--parents makes it)")
+        except RefusedError as error:
+            return refused(path, str(error))
+        except OSError as error:
+            return refused(path, reason(error))
+        try:
+            os.mkdir(name, 0o755, dir_fd=above.descriptor)
+            return Place(path, open_below(above.descriptor, name, to_read=False), above=above)
+        except RefusedError as error:
+            return refused(path, str(error))
+        except OSError as error:
+            return refused(path, f"the directory {shown(name)} cannot be made: {reason(error)}")
+
+
+def open_below(above: int, name: bytes, *, to_read: bool) -> int:
+    """Open the directory ``name`` in an open directory.
+
+    Raises:
+        RefusedError: it is a link or no directory.
+        OSError: it is missing, or cannot be opened.
+    """
+    try:
+        return os.open(name, _DIRECTORY | (os.O_RDONLY if to_read else os.O_PATH), dir_fd=above)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+    raise RefusedError(f"{shown(name)} is {kind_of(above, name)} here, not a directory")
+
+
+def kind_of(above: int, name: bytes) -> str:
+    """Return what ``name`` is, in words."""
+    try:
+        mode = os.lstat(name, dir_fd=above).st_mode
+    except OSError:
+        return "gone"
+    if stat.S_ISLNK(mode):
+        return "a symbolic link (none is followed)"
+    return "a directory" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "something special"
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "the system does not permit it",
+    errno.EISDIR: "there is a directory of that name",
+    errno.ENOTEMPTY: "there is a directory of that name",
+    errno.ENAMETOOLONG: "the name is too long for this file system",
+    errno.EFBIG: "the file is too large for this file system",
+    errno.EMFILE: "too many open files",
+}
+
+
+def reason(error: OSError) -> str:
+    """Return why a call failed, in words."""
+    return _REASONS.get(error.errno or 0) or f"the system says: {error.strerror}"
+
+
+def _is_guarded(status: os.stat_result) -> bool:
+    # In a sticky directory an entry can be exchanged only by its owner.
+    is_closed = not status.st_mode & 0o022 or bool(status.st_mode & stat.S_ISVTX)
+    return status.st_uid in (0, os.geteuid()) and is_closed

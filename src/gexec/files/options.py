@@ -1,0 +1,107 @@
+"""What a receiver is to do."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Write the entries; tell only what would be written; tell only what is different.
+WRITE, DRY_RUN, VERIFY = range(3)
+
+
+class Options:
+    """A receiver's options.
+
+    Attributes:
+        task: WRITE, DRY_RUN or VERIFY.
+        make_parents: make directories that are missing above an entry, and the destination.
+        delete: remove what is in the stream's directories here and not in the stream, at its end, if all is
+            well.
+        backup: keep a replaced file as ``NAME~``.
+        sync: have the disk confirm each file before it gets its name, and each directory.
+        keep_set_id: keep set-uid and set-gid bits.
+        keep_owner: set owner and group; only root can.
+        numeric_ids: by their numbers, whatever the names are here.
+        compare_content: a file of the same size is the same if its digest is, whatever its mtime.
+    """
+
+    __slots__ = (
+        "backup",
+        "compare_content",
+        "delete",
+        "keep_owner",
+        "keep_set_id",
+        "make_parents",
+        "numeric_ids",
+        "sync",
+        "task",
+    )
+
+    def __init__(
+        self,
+        *,
+        task: int = WRITE,
+        make_parents: bool = False,
+        delete: bool = False,
+        backup: bool = False,
+        sync: bool = False,
+        keep_set_id: bool = False,
+        keep_owner: bool | None = None,
+        numeric_ids: bool = False,
+        compare_content: bool = False,
+    ) -> None:
+        self.task = task
+        self.make_parents = make_parents
+        self.delete = delete
+        self.backup = backup
+        self.sync = sync
+        self.keep_set_id = keep_set_id
+        self.keep_owner = os.geteuid() == 0 if keep_owner is None else keep_owner
+        self.numeric_ids = numeric_ids
+        self.compare_content = compare_content
+
+
+def destination(text: str, env: Mapping[str, str]) -> str:
+    """Return a destination with ``%h`` as this node's name, ``%n`` as the rank and ``%%`` as ``%``.
+
+    Args:
+        text: an absolute path, as the user gave it.
+        env: the environment of a process that gexec started (GEXEC_NODE, GEXEC_MY_VNN).
+
+    Raises:
+        UsageError: the path is not absolute, has another ``%``, or a variable is missing or no name of a
+            file.
+    """
+    if not text.startswith("/") or "\0" in text:
+        raise UsageError(f"the destination {text[:200]!r} is not an absolute path")
+    pieces = []
+    position = 0
+    while (found := text.find("%", position)) >= 0:
+        pieces.append(text[position:found])
+        letter = text[found + 1 : found + 2]
+        if letter == "%":
+            pieces.append("%")
+        elif letter == "h":
+            pieces.append(_variable("GEXEC_NODE", env))
+        elif letter == "n":
+            pieces.append(_variable("GEXEC_MY_VNN", env))
+        else:
+            raise UsageError(
+                f"the destination {text[:200]!r} has %{letter}: expected %h (node), %n (rank) or %%"
+            )
+        position = found + 2
+    return "".join(pieces) + text[position:]
+
+
+def _variable(name: str, env: Mapping[str, str]) -> str:
+    value = env.get(name, "")
+    if not value:
+        raise UsageError(f"the destination asks for {name}, which is not set: this was not started by gexec")
+    if "/" in value or value in (".", "..") or "\0" in value:
+        raise UsageError(f"{name} is {value[:200]!r}, which cannot be a part of the destination")
+    return value

@@ -1,0 +1,96 @@
+"""Whose a written entry is: names of the stream become ids of this node."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+from gexec.files.directories import RefusedError
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gexec.files.records import Meta
+
+#: Different names of one stream that are remembered; what comes after is looked up each time.
+_REMEMBERED = 4096
+#: Leaves an id as it is, to fchown.
+UNCHANGED = -1
+
+
+class Owners:
+    """Finds ids: by name, since the same user may have different numbers on different nodes.
+
+    A name that is not here stands for its number, if that number is nobody else's here: a file must not
+    fall to whoever happens to have it.
+    """
+
+    __slots__ = ("_groups", "_keep", "_numeric", "_users")
+
+    def __init__(self, *, keep: bool, numeric: bool) -> None:
+        self._keep = keep
+        self._numeric = numeric
+        self._users: dict[tuple[bytes, int], int] = {}
+        self._groups: dict[tuple[bytes, int], int] = {}
+
+    def wanted(self, meta: Meta) -> tuple[int, int]:
+        """Return (uid, gid) that an entry is to have, UNCHANGED twice if owners are not kept.
+
+        Raises:
+            RefusedError: a name is not known here, and its number belongs to somebody else.
+        """
+        if not self._keep:
+            return UNCHANGED, UNCHANGED
+        if self._numeric:
+            return meta.uid, meta.gid
+        uid = _find(self._users, meta.owner, meta.uid, "owner", _uid_of, _user_of)
+        return uid, _find(self._groups, meta.group, meta.gid, "group", _gid_of, _group_of)
+
+
+def _find(
+    known: dict[tuple[bytes, int], int],
+    name: bytes,
+    number: int,
+    what: str,
+    number_of: Callable[[str], int],
+    name_of: Callable[[int], str],
+) -> int:
+    found = known.get((name, number))
+    if found is not None:
+        return found
+    found = number
+    if name:
+        try:
+            found = number_of(os.fsdecode(name))
+        except KeyError:
+            try:
+                other = name_of(number)
+            except KeyError:
+                other = ""
+            if other:
+                raise RefusedError(
+                    f"its {what} {shown(name)} ({number}) is not known here, and {number} is {other}: "
+                    f"add {shown(name)}, or use --numeric-ids"
+                ) from None
+    if len(known) < _REMEMBERED:
+        known[name, number] = found
+    return found
+
+
+def _uid_of(name: str) -> int:
+    return pwd.getpwnam(name).pw_uid
+
+
+def _user_of(uid: int) -> str:
+    return pwd.getpwuid(uid).pw_name
+
+
+def _gid_of(name: str) -> int:
+    return grp.getgrnam(name).gr_gid
+
+
+def _group_of(gid: int) -> str:
+    return grp.getgrgid(gid).gr_name

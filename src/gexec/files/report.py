@@ -1,0 +1,56 @@
+"""The last line of a receiver: what it did, in numbers, for a program to read. Pure."""
+
+from __future__ import annotations
+
+#: What every such line begins with; the number is the version of its form.
+MARK = "gexec-files 1"
+COUNTS = ("files", "links", "directories", "bytes", "unchanged", "differing", "deleted", "failed")
+
+
+class Report:
+    """Counts of one receiver.
+
+    Attributes:
+        is_complete: the stream came to its end, intact.
+        files, links, directories: those written (in a dry run: that would be); a directory counts when it
+            is new.
+        bytes: contents of the files written, holes included.
+        unchanged: files and links that were right already.
+        differing: with verification or in a dry run, the lines told.
+        deleted: entries removed, what was in removed directories included.
+        failed: entries that could not be written, sent, compared or removed.
+    """
+
+    __slots__ = ("is_complete", *COUNTS)
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self.files = 0
+        self.links = 0
+        self.directories = 0
+        self.bytes = 0
+        self.unchanged = 0
+        self.differing = 0
+        self.deleted = 0
+        self.failed = 0
+
+    def line(self) -> str:
+        """Return ``gexec-files 1 complete files=3 links=0 ...`` (or ``incomplete``), without a newline."""
+        counts = " ".join(f"{name}={getattr(self, name)}" for name in COUNTS)
+        return f"{MARK} {'complete' if self.is_complete else 'incomplete'} {counts}"
+
+
+def parse(line: str) -> Report | None:
+    """Return the report that a line is, None if it is none. Counts that are not known are ignored."""
+    words = line.strip().split(" ")
+    if words[:2] != MARK.split() or len(words) < 3 or words[2] not in ("complete", "incomplete"):
+        return None
+    report = Report()
+    report.is_complete = words[2] == "complete"
+    for word in words[3:]:
+        name, equals, number = word.partition("=")
+        if not equals or not (number.isascii() and number.isdigit() and len(number) <= 20):
+            return None
+        if name in COUNTS:
+            setattr(report, name, int(number))
+    return report

@@ -1,0 +1,104 @@
+"""Unpacks the streams of many nodes, each below a folder of its own."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.errors import GexecError, ProtocolError, UsageError
+from gexec.files.receiver import Receiver
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gexec.files.options import Options
+    from gexec.files.report import Report
+
+
+def folders_of(nodes: Sequence[str]) -> list[str]:
+    """Return a folder's name for each node, in order; one that stands twice gets its rank behind it
+    (``node1@5``).
+
+    Raises:
+        UsageError: a node's name cannot be the name of a folder.
+    """
+    for node in nodes:
+        if not node or "/" in node or "\0" in node or node in (".", ".."):
+            raise UsageError(f"the node {node[:200]!r} cannot have a folder of that name: name it otherwise")
+    counts: dict[str, int] = {}
+    for node in nodes:
+        counts[node] = counts.get(node, 0) + 1
+    return [node if counts[node] == 1 else f"{node}@{rank}" for rank, node in enumerate(nodes)]
+
+
+class Unpacker:
+    """What nodes send, as DIRECTORY/FOLDER/path. None is believed: each stays below its own folder.
+
+    Memory is bounded by what one stream needs (some kilobytes) times the nodes that are under way.
+
+    Args:
+        directory: absolute; is there already.
+        options: as of a receiver; without ``make_parents`` only files right below the folder can be written.
+        say: called with (folder, sentence) for a person.
+        tell: called with (folder, line), see Receiver.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        options: Options,
+        *,
+        say: Callable[[str, str], None],
+        tell: Callable[[str, str], None],
+    ) -> None:
+        self._directory = directory
+        self._options = options
+        self._say = say
+        self._tell = tell
+        self._receivers: dict[str, Receiver] = {}
+        self._broken: set[str] = set()
+
+    def feed(self, folder: str, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes of one node's stream. What is wrong with it is said once, and the rest of it
+        ignored.
+
+        Raises:
+            GexecError: the folder cannot be made or opened.
+        """
+        if folder in self._broken:
+            return
+        receiver = self._receivers.get(folder)
+        if receiver is None:
+            receiver = self._receivers[folder] = self._begin(folder)
+        try:
+            receiver.feed(data)
+        except (ProtocolError, UsageError) as error:
+            self._broken.add(folder)
+            self._say(folder, str(error))
+
+    def finish(self, folder: str) -> Report | None:
+        """Tell that a node's stream is over; return its report, None if nothing had come."""
+        receiver = self._receivers.pop(folder, None)
+        return None if receiver is None else receiver.finish()
+
+    def close(self) -> None:
+        """Finish all that are under way; nothing is left of their unfinished files."""
+        for folder in list(self._receivers):
+            self.finish(folder)
+
+    def _begin(self, folder: str) -> Receiver:
+        path = os.path.join(self._directory, folder)
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:
+            if os.path.islink(path):
+                raise GexecError(f"{shown(os.fsencode(path))} is a symbolic link: remove it first") from None
+        except OSError as error:
+            raise GexecError(f"{shown(os.fsencode(path))} cannot be made: {error.strerror}") from error
+        return Receiver(
+            path,
+            self._options,
+            say=lambda sentence: self._say(folder, sentence),
+            tell=lambda line: self._tell(folder, line),
+        )

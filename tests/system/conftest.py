@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,10 @@ class Cluster:
         """Return the living processes of a node's daemon, the spawner first."""
         return control.node_processes(self.state, name)
 
+    def path(self, name: str, path: Path) -> Path:
+        """Return where we find what a node sees at an absolute path: it may have a file of its own there."""
+        return Path(f"/proc/{self.daemon(name)[0].pid}/root{path}")
+
     def tasks(self) -> list[int]:
         """Return the pids of everything below the supervisor that is no daemon of this cluster."""
         daemons = {process.pid for name in self.names for process in self.daemon(name)}
@@ -112,10 +116,12 @@ class Cluster:
         return found
 
 
-def _start(count: int, config: str = "", descriptors: int = 0) -> Cluster:
+def _start(count: int, config: str = "", descriptors: int = 0, private: Sequence[Path] = ()) -> Cluster:
     # Not pytest's tmp_path: sockets' paths may have 107 bytes.
     place = Layout(Path(tempfile.mkdtemp(prefix="gx", dir="/tmp")))
     words: list[object] = ["cluster", "up", count, "--dir", place.dir]
+    for path in private:
+        words += ["--private", path]
     if os.geteuid() == 0:
         place.dir.chmod(0o755)  # the relays are another user
     if config:
@@ -179,13 +185,14 @@ def cluster_of() -> Iterator[Callable[..., Cluster]]:
     """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
 
     ``settings`` are those of gexecd.toml (texts, numbers, booleans); with ``descriptors=N`` no
-    daemon may open more files than that.
+    daemon may open more files than that; with ``private=[PATH]`` each node has this directory for itself
+    (root only).
     """
     started: list[Cluster] = []
 
-    def start(count: int, descriptors: int = 0, **settings: object) -> Cluster:
+    def start(count: int, descriptors: int = 0, private: Sequence[Path] = (), **settings: object) -> Cluster:
         config = "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-        started.append(_start(count, config, descriptors))
+        started.append(_start(count, config, descriptors, private))
         return started[-1]
 
     yield start

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
+import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from gexec.core.outcome import exited, killed
 from gexec.errors import DaemonError, UsageError
 from gexec.ssh.job import Options, prepare
 from gexec.ssh.script import JobLines
+from gexec.ssh.work import CONFIRM_S
 
 from .conftest import DEADLINE_S
 from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start
@@ -232,6 +235,28 @@ def test_stdin_with_nobody_to_read_it_is_not_waited_for(sshd: Sshd) -> None:
     assert [outcome.exit_status for outcome in done.outcomes] == [255, 255]
 
 
+_NO_ROOM = """
+import sys, tests.system.ssh_jobs as here
+class Server: ssh = sys.argv[1:]
+command = ["sh", "-c", "cat >/dev/null; sleep 1000"]
+done = here.run(Server, ["node1", "node2"], *command, stdin=bytes(5000000), fanout=1)
+print(done.outcomes)
+"""
+
+
+def test_a_disk_without_room_for_stdin_ends_the_job_and_is_told(sshd: Sshd) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_ROOM, *sshd.ssh],
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=DEADLINE_S,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert "killed by signal" in done.stdout, done.stderr
+    assert "not started: cannot keep standard input on disk: File too large" in done.stdout
+
+
 def test_no_stdin_is_the_end_of_file(sshd: Sshd) -> None:
     assert run(sshd, ["node1"], "cat").outcomes == [exited(0)]
     assert run(sshd, ["node1"], "cat", stdin=b"").outcomes == [exited(0)]
@@ -253,4 +278,6 @@ def test_a_client_that_reads_nothing_stops_everything_in_bounded_memory(sshd: Ss
         assert int(peak.split()[1]) < 48 * 1024  # KiB; an interpreter with its modules has half of that
         assert last - first <= 4 * limits.WINDOW_MAX_BYTES + 4 * limits.READ_CHUNK_BYTES
         job.session.kill(now=True)
+        job.sock.sendall(job.session.outgoing())
+        time.sleep(CONFIRM_S + 0.5)  # a reader that is slow is not a node that is silent
         assert job.finish().outcomes == [killed(signal.SIGKILL)] * 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from stat import S_ISFIFO, S_ISREG
 
 from gexec import limits
 from gexec.cli.options import Option, Parsed, integer, one_of, parse, seconds
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from gexec.select.sources import Choice
 
     Opener = Callable[[JobSpec], tuple[_socket.socket, JobSession]]
+    #: What a command does once its words are parsed: (command, words, say, begin) -> exit status.
+    Body = Callable[["Command", Parsed, "Say", float], int]
 else:
     import _signal
 
@@ -80,6 +83,17 @@ THROUGH_GEXECD = (Option("", "detached"), Option("", "strict"), Option("", "remo
 #: Those that need more than the plain way of showing.
 _VIEWS = ("color", "gather", "live", "diff", "json", "output-dir", "quiet", "summary")
 _ROUNDS = ("batch", "batch-delay", "max-failures", "retries")
+#: Options that cannot be given together, and why.
+_NO_OUTPUT = "what detached processes write is thrown away; leave one of them out"
+_NO_END = "the next batch begins when all of one have ended, and nobody waits for detached processes"
+_CONTRARY = (
+    ("rerun", "nodelist", "both name a file of nodes; give one of them"),
+    ("detached", "gather", _NO_OUTPUT),
+    ("detached", "diff", _NO_OUTPUT),
+    ("detached", "output-dir", _NO_OUTPUT),
+    ("detached", "batch", _NO_END),
+    ("strict", "batch", "a batch knows nothing of the nodes of the next; leave one of them out"),
+)
 
 
 class Command:
@@ -94,6 +108,8 @@ class Command:
     """
 
     __slots__ = ("administrator", "help", "name", "options", "prefix")
+    #: What --dry-run says of a node without an address.
+    unresolved = "the name does not resolve"
 
     def __init__(
         self,
@@ -140,14 +156,17 @@ def lettered(letters: dict[str, str], options: Sequence[Option]) -> tuple[Option
     )
 
 
-def run(command: Command, words: Sequence[str]) -> int:
-    """Run a command line; return its exit status (2 = usage, 127 = no such program, 255 = failed)."""
+def run(command: Command, words: Sequence[str], body: Body | None = None) -> int:
+    """Run a command line; return its exit status (2 = usage, 127 = no such program, 255 = failed).
+
+    ``body`` is what is done with words that ask for more than help; by default they are run on the nodes.
+    """
     _open_standard_descriptors()
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs just ends us
     say = Say(command.name)
     try:
-        return _run(command, words, say)
+        return _run(command, words, say, body or _command)
     except ProgramError as error:
         say(str(error))
         return error.status
@@ -164,17 +183,22 @@ def run(command: Command, words: Sequence[str]) -> int:
         return 255
 
 
-def _run(command: Command, words: Sequence[str], say: Say) -> int:
+def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     begin_s = time.monotonic()
     parsed = parse(command.name, words, command.options)
     if parsed.flag("help"):
-        return _print(command.help, say)
+        return print_(command.help, say)
     if parsed.flag("help-all"):
         from gexec.cli.manual import page
 
-        return _print(page(command), say)
+        return print_(page(command), say)
     if parsed.flag("version"):
-        return _print(f"{command.name} {VERSION}\n", say)
+        return print_(f"{command.name} {VERSION}\n", say)
+    return body(command, parsed, say, begin_s)
+
+
+def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
+    """Run a command on the nodes; return the exit status."""
     request = request_of(command, parsed)
     rerun = parsed.last("rerun")
     if rerun is not None and _nothing_in(rerun):
@@ -182,16 +206,22 @@ def _run(command: Command, words: Sequence[str], say: Say) -> int:
         return 0
     kind = one_of("-p/--prefix-type", parsed.last("prefix-type") or command.prefix, KINDS)
     output = _output(parsed, kind)
+    if "exit-policy" in parsed.values:
+        from gexec.render.policy import parse_policy
+
+        parse_policy(parsed.last("exit-policy") or "")  # a wrong one is told before anything runs
     job, choice, submit = command.plan(parsed, request)
     if parsed.flag("dry-run"):
-        return _print(_dry_run(job, choice), say)
+        return print_(_dry_run(job, choice, command.unresolved), say)
     verbose = parsed.flag("verbose")
     if verbose:
         say(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")
     if any(name in parsed.values for name in _ROUNDS):
         from gexec.cli.rolling import run_rounds
 
-        return run_rounds(command, parsed, job, choice, submit, output, say, begin_s)
+        return run_rounds(command, parsed, kind, job, choice, submit, output, say, begin_s)
+    # What may find fault with the words comes before the job runs.
+    view = output.view(job) if output else None
     sock, session = submit(job)
     # What is needed from here on is imported while gexecd is at work already.
     from gexec.client.console import Console
@@ -204,7 +234,7 @@ def _run(command: Command, words: Sequence[str], say: Say) -> int:
     console = Console(
         sock,
         session,
-        output.view(job) if output else plain(kind, job),
+        view or plain(kind, job),
         standard_sinks(),
         read_stdin=request.stdin and not request.detached,
         command=command.name,
@@ -217,10 +247,10 @@ def _run(command: Command, words: Sequence[str], say: Say) -> int:
     outcomes = session.ended_outcomes()
     if not console.stderr_ends_line:
         say.new_line()
-    told = [console.farewell] if console.farewell else []
     if console.status is not None:
-        for line in told:
-            say(line, escape=False)
+        if console.farewell:
+            say(console.farewell, escape=False)
+        write_failed(parsed, choice, outcomes, say)
         return console.status
     return conclude(parsed, job, choice, outcomes, output, say, begin_s)
 
@@ -231,6 +261,12 @@ def request_of(command: Command, parsed: Parsed) -> Request:
     request.administrator = command.administrator
     request.nodes = parsed.all("nodes")
     request.exclude = parsed.all("exclude")
+    for one, other, why in _CONTRARY:
+        if parsed.given(one) and parsed.given(other):
+            raise UsageError(f"options --{one} and --{other}: {why}")
+    for long in ("nodelist", "hosts-file", "rerun", "failed-to"):
+        if "" in parsed.all(long):
+            raise UsageError(f"option --{long}: the name is empty; give a file")
     request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
     request.hosts_file = parsed.last("hosts-file") or ""
     request.count = _integer(parsed, "nprocs", 0, limits.RANKS_MAX, 0)
@@ -259,7 +295,7 @@ def seconds_of(parsed: Parsed, long: str, default: float) -> float:
 
 def _output(parsed: Parsed, kind: str) -> Output | None:
     """Return how to show the run, None for the plain way: lines with plain prefixes."""
-    wanted = [name for name in _VIEWS if name in parsed.values or parsed.flag(name)]
+    wanted = [name for name in _VIEWS if parsed.given(name)]
     if not wanted and (kind == "none" or not os.isatty(1)):
         return None
     from gexec.cli.views import Output
@@ -316,19 +352,16 @@ def conclude(
     for line in told:
         say(line, escape=False)
     if failed or parsed.flag("skip-down"):
-        _remember(choice, outcomes)
+        remember_reached(choice, outcomes)
     status = exit_status(outcomes)
     if "exit-policy" in parsed.values:
         from gexec.render.policy import parse_policy, policy_status
 
         status = policy_status(parse_policy(parsed.last("exit-policy") or ""), outcomes)
-    path = parsed.last("failed-to")
-    if path is not None and not _write_failed(path, choice, outcomes, say):
-        return 255
-    return status
+    return status if write_failed(parsed, choice, outcomes, say) else 255
 
 
-def _remember(choice: Choice, outcomes: Sequence[Outcome]) -> None:
+def remember_reached(choice: Choice, outcomes: Sequence[Outcome]) -> None:
     """Keep in mind which nodes could not be reached, for --skip-down."""
     from gexec.client.down import remember
     from gexec.select.rounds import unreached
@@ -338,20 +371,37 @@ def _remember(choice: Choice, outcomes: Sequence[Outcome]) -> None:
     remember(lost, [name for name, _ in choice.nodes if name not in gone])
 
 
-def _write_failed(path: str, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
+def write_failed(parsed: Parsed, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
+    """Write down what failed, if that was asked for; False, and say why, if it cannot be written."""
+    path = parsed.last("failed-to")
+    if path is None:
+        return True
     from gexec.render.failed import failed_lines
 
     names = [os.fsencode(spelled(name, port)) for name, port in choice.nodes]
-    draft = f"{path}.{os.getpid()}"
     try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with open(fd, "wb", 0) as file:
-            file.write(b"".join(failed_lines(names, outcomes)))
-        os.rename(draft, path)
+        _replace(path, b"".join(failed_lines(names, outcomes)))
     except OSError as error:
         say(f"--failed-to {path}: {error.strerror}: the list of what failed is not written")
         return False
     return True
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Put a whole file in the place of another; a device, a pipe or a link is written to, never replaced."""
+    if os.path.lexists(path) and not S_ISREG(os.lstat(path).st_mode):
+        with open(path, "wb") as file:
+            file.write(data)
+        return
+    draft = f"{path}.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.rename(draft, path)
+    except OSError:
+        os.unlink(draft)
+        raise
 
 
 def spelled(name: str, port: int) -> str:
@@ -366,18 +416,21 @@ def _nothing_in(path: str) -> bool:
     from gexec.select.lists import uncommented
 
     try:
+        if S_ISFIFO(os.stat(path).st_mode):
+            return False  # what is read here would be gone
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return not any(uncommented(file.read(limits.NODE_LIST_MAX_BYTES)))
     except OSError as error:
         raise UsageError(f"--rerun {path}: {error.strerror}") from error
 
 
-def _dry_run(job: JobSpec, choice: Choice) -> str:
+def _dry_run(job: JobSpec, choice: Choice, unresolved: str) -> str:
     """Say what would run, and where, in a form that a node list file takes."""
     words = [_quoted(os.fsdecode(word)) for word in job.argv]
     lines = [f"# {' '.join(words)}", f"# {job.ranks} nodes from {choice.source}:"]
     for (name, port), address in zip(choice.nodes, job.addresses, strict=True):
-        lines.append(f"{spelled(name, port)}  # {address.decode() or 'no address is known here'}")
+        comment = address.decode() or unresolved
+        lines.append(f"{spelled(name, port)}  # {comment}" if comment else spelled(name, port))
     return "".join([printable(line) + "\n" for line in lines])
 
 
@@ -428,9 +481,14 @@ class Say:
             pass  # nobody listens; the exit status still tells
 
 
-def _print(text: str, say: Say) -> int:
+def print_(text: str, say: Say) -> int:
+    """Write to standard output; return the exit status that follows."""
+    rest = memoryview(text.encode("utf-8", "surrogateescape"))
     try:
-        os.write(1, text.encode("utf-8", "surrogateescape"))
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except BrokenPipeError:
+        return 128 + int(_signal.SIGPIPE)
     except OSError as error:
         say(f"cannot write standard output: {error.strerror}")
         return 255

@@ -17,21 +17,23 @@ Usage: enexec [-n NODES] [-x] [OPTIONS] [COMMAND]...
 Run COMMAND (uptime, if none is given) on all nodes through gexecd, each line
 behind its node's name. The words of COMMAND are one line for the nodes' sh.
 
-  enexec                            uptime on all nodes of the node list
-  enexec uname -a                   all nodes      enexec -n gc003 uname -a
-  enexec -n "gc002 gc003" uname -a  these nodes    enexec -x ...  all but this host
-  enexec -b 'rpm -q glibc | sort'   equal output once, under the nodes' names
+  enexec                             uptime on all nodes of the node list
+  enexec uname -a                    all nodes
+  enexec -n gc003 uname -a           this node
+  enexec -n "gc002 gc003" uname -a   these nodes
+  enexec -x uname -a                 all but this host
+  enexec -b 'rpm -q glibc | sort'    equal output once, under the nodes' names
 
-  -n, -w, --nodes=NAMES  these nodes: names, node[1-9], @group
-  -x, --not-here         not this host            --exclude=NAMES   not these
-  -b, --gather           equal output once        --diff            where nodes differ
-  -p, --prefix-type=T    host (the default), vnn (rank), ip, none
-      --nodelist=FILE    names, one a line (else $GEXEC_NODELIST, /etc/gexec/nodelist,
-                         and then what gexec takes: $GEXEC_SVRS, Ganglia)
-      --timeout=S        end what runs longer     --no-stdin        read /dev/null
-      --batch=N|P%       so many at a time        --failed-to=FILE  list of failed nodes
-  -v, --verbose   -V, --version   -h, --help      --help-all        every option
-Status: the highest of all commands (128+signal, 124 timed out); 255 a node failed.
+  -n, -w, --nodes=NAMES  these nodes: names, 'node[1-9]', @group
+  -x, --not-here         not this host             --exclude=NAMES  not these
+      --nodelist=FILE    names, one a line; else $GEXEC_NODELIST, or
+                         /etc/gexec/nodelist, then what gexec takes
+  -b, --gather           equal output once         --diff  where outputs differ
+  -p, --prefix-type=T    host, vnn (rank), ip, none
+      --timeout=S        end what runs longer      --no-stdin  read /dev/null
+      --batch=N|P%       so many nodes at a time   --failed-to=FILE  who failed
+  -v, --verbose    -V, --version    -h, --help     --help-all  every option
+Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).
 """
 
 ENEXEC = Wrapper("enexec", lettered(LETTERS | {"port": "P"}, (*LONG, *THROUGH_GEXECD, NOT_HERE)), HELP)

@@ -28,24 +28,26 @@ _OWN = (
 
 HELP = """\
 Usage: ensh [-n NODES] [-x] [-s] [OPTIONS] [COMMAND]...
-Run COMMAND (uptime, if none is given) on all nodes over ssh, each line behind its
-node's name. The words of COMMAND are one line for the nodes' sh; ~/.ssh/config counts.
+Run COMMAND (uptime, if none is given) on all nodes over ssh, each line behind
+its node's name. The words of COMMAND are one line for the nodes' sh.
 
-  ensh                              uptime on all nodes of the node list
-  ensh -n "gc002 gc003" uname -a    these nodes    ensh -x ...  all but this host
-  ensh -s -n node[1-9] reboot       one after the other
-  ensh -b 'rpm -q glibc | sort'     equal output once, under the nodes' names
+  ensh                               uptime on all nodes of the node list
+  ensh -n "gc002 gc003" uname -a     these nodes
+  ensh -x uname -a                   all but this host
+  ensh -s -n 'gc[001-004]' reboot    one node after the other
+  ensh -b 'rpm -q glibc | sort'      equal output once, under the nodes' names
 
-  -n, -w, --nodes=NAMES  these nodes: names, user@name, node[1-9], @group
-  -x, --not-here         not this host            --exclude=NAMES   not these
-  -s, --serial           one after the other   -f, --fanout=N  ssh at a time (64)
-  -b, --gather           equal output once        --diff            where nodes differ
-  -l, --user=USER        on the nodes          -P, --port=N    of the nodes' sshd
-  -o, --ssh-option=OPT   as ssh -o (repeatable)   --ask    ssh may ask for passwords
-      --nodelist=FILE    names, one a line (else $GEXEC_NODELIST, /etc/gexec/nodelist)
-      --timeout=S        end what runs longer     --failed-to=FILE  list of failed nodes
-  -v, --verbose   -V, --version   -h, --help      --help-all        every option
-Status: the highest of all commands (128+signal, 124 timed out); 255 a node failed.
+  -n, -w, --nodes=NAMES  these nodes: names, user@name, 'node[1-9]', @group
+  -x, --not-here         not this host             --exclude=NAMES  not these
+      --nodelist=FILE    names, one a line; else $GEXEC_NODELIST, or
+                         /etc/gexec/nodelist, then what gexec takes
+  -s, --serial           one node after the other  -f, --fanout=N  ssh at a time
+  -l, --user=USER        the user on the nodes     -P, --port=N  of their sshd
+  -o, --ssh-option=OPT   as ssh -o; repeatable     --ask  ssh may ask questions
+  -b, --gather           equal output once         --diff  where outputs differ
+      --timeout=S        end what runs longer      --failed-to=FILE  who failed
+  -v, --verbose    -V, --version    -h, --help     --help-all  every option
+Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).
 """
 
 
@@ -53,6 +55,7 @@ class Ensh(Wrapper):
     """Jobs whose nodes are reached by ssh, one after the other or some at a time."""
 
     __slots__ = ()
+    unresolved = ""  # addresses are ssh's matter
 
     def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
         """Return the job, who chose its nodes, and what runs it or a part of it over ssh."""

@@ -24,24 +24,25 @@ _LETTERS = {
 
 HELP = """\
 Usage: gexec [OPTIONS] PROGRAM [ARGUMENT]...
-Run PROGRAM on all nodes at once; stdin goes to all, lines come back as they end.
+Run PROGRAM on all nodes at once; stdin goes to all, output comes line by line.
 
-  gexec hostname                    all nodes, each line behind its rank
-  gexec -n 4 hostname               the first 4      gexec -n 0 ...  all of them
-  gexec -w node[1-9],@db -p host uptime              these; names before the lines
+  gexec hostname                    all nodes, each line behind its node's rank
+  gexec -n 4 hostname               the first 4 (0: all)
+  gexec -w 'node[1-9],@db' -p host uptime    these nodes, names before the lines
   gexec -b uname -r                 equal output once, under the nodes' names
-  gexec sh -c 'cat >/tmp/f' <f      a pipeline or a redirection on the nodes
+  gexec sh -c 'cat >/tmp/f' <f      pipelines and redirections on the nodes
 
-  -n, --nprocs=N       the first N nodes, 0 = all  -d, --detached  leave when started
-  -w, --nodes=NAMES    these nodes                 -x, --exclude=NAMES  but not these
-  -p, --prefix-type=T  none, vnn (rank), host, ip  -b, --gather    equal output once
-      --json, --output-dir=DIR, --diff[=NODE], --quiet, --summary  other forms
-      --timeout=S      end what runs longer        --no-stdin      read /dev/null
-      --batch=N|P%     so many at a time           --retries=N     of unreached nodes
-      --failed-to=FILE list of failed nodes        --rerun=FILE    run on those
-      --strict         on all nodes or on none     --dry-run       only say where
-  -v, --verbose    -V, --version    -h, --help     --help-all      every option
-Status: the highest of all processes (128+signal, 124 timed out); 255 a node failed.
+  -w, --nodes=NAMES     these nodes             -x, --exclude=NAMES  not these
+  -n, --nprocs=N        the first N nodes       -d, --detached  do not wait
+  -p, --prefix-type=T   none, vnn (rank), host, ip
+  -b, --gather          equal output once       --diff  where outputs differ
+      --json, --output-dir=DIR, --quiet, --summary      other forms of output
+      --timeout=S       end what runs longer    --no-stdin  read /dev/null
+      --batch=N|P%      so many nodes at a time --retries=N  of unreached nodes
+      --failed-to=FILE  list the failed nodes   --rerun=FILE  run on those
+      --strict          on all nodes or on none --dry-run  only say where
+  -v, --verbose   -V, --version   -h, --help    --help-all  every option
+Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).
 """
 
 GEXEC = Command("gexec", lettered(_LETTERS, LONG + THROUGH_GEXECD), HELP, "vnn")

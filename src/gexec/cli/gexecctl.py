@@ -114,6 +114,16 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, metavar="P", help="of all daemons (default: 2875, or the next free one)"
     )
     up.add_argument("--config", metavar="FILE", help="a gexecd.toml for all nodes")
+    up.add_argument(
+        "--private",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="each node has this directory for itself, empty (root only; may be repeated)",
+    )
+    up.add_argument(
+        "--private-size", type=int, metavar="MIB", help="what such a directory may hold (default: 1024)"
+    )
     up.add_argument("--foreground", action="store_true", help="stay until ^C or SIGTERM")
     action("env", _cluster_env, 'print the variables for `eval "$(gexecctl cluster env)"`')
     pids = action("pids", _cluster_pids, "print the pids of a node's daemon, one a line")
@@ -124,7 +134,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def _cluster_up(options: argparse.Namespace) -> int:
-    from gexec.cluster import control
+    from gexec.cluster import control, private
 
     shown = sys.stderr.isatty() and not options.foreground
 
@@ -133,12 +143,16 @@ def _cluster_up(options: argparse.Namespace) -> int:
             sys.stderr.write(f"\r{ready} of {of} daemons are ready" + ("\n" if ready == of else ""))
             sys.stderr.flush()
 
+    if options.private_size is not None and not options.private:
+        raise UsageError("--private-size without --private: say which directory is to have this size")
     place = Layout.of(options.dir)
     state = control.up(
         options.count,
         place,
         port=options.port,
         config=options.config,
+        private_folders=options.private,
+        private_size_mib=private.SIZE_DEFAULT_MIB if options.private_size is None else options.private_size,
         foreground=options.foreground,
         progress=progress,
     )

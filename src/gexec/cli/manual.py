@@ -11,49 +11,41 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "Which nodes",
         (
-            (
-                "nodes",
-                "NAMES",
-                "these nodes: names, node[1-9], @group, wildcards, or - for stdin; may be repeated",
-            ),
-            ("exclude", "NAMES", "but not these; in the same forms"),
+            ("nodes", "NAMES", "these nodes; - reads names from stdin; may be repeated"),
+            ("exclude", "NAMES", "but not these; may be repeated"),
             ("not-here", "", "but not this host"),
             ("nprocs", "N", "the first N nodes, 0 = all (the default)"),
-            ("pick", "N", "N nodes by lot, in the order in which they are listed"),
-            ("nodelist", "FILE", "names, one a line; else $GEXEC_NODELIST, else /etc/gexec/nodelist"),
-            ("hosts-file", "FILE", "names, one a line, host[:port], as pssh has them"),
-            ("rerun", "FILE", "the nodes that --failed-to has written there"),
-            ("skip-down", "", "not those that gmond calls dead or that could not be reached lately"),
+            ("pick", "N", "N nodes by lot"),
+            ("nodelist", "FILE", "a file of names, one a line"),
+            ("hosts-file", "FILE", "a file of names in pssh's form: host or host:port"),
+            ("rerun", "FILE", "the nodes in a file that --failed-to wrote"),
+            ("skip-down", "", "but not those that gmond calls dead or that could not be reached lately"),
         ),
     ),
     (
         "What is shown",
         (
-            ("prefix-type", "T", "before each line: none, vnn (rank), host (name) or ip"),
+            ("prefix-type", "T", ""),
             ("gather", "", "equal output once, under the names of its nodes"),
-            ("live", "", "with --gather: show a group as soon as its first node has ended"),
-            ("diff", "[=NODE]", "how outputs differ from what most nodes wrote, or from NODE's"),
+            ("live", "", "with --gather: each group as soon as its first node has ended"),
+            ("diff", "[=NODE]", "how outputs differ from what most nodes wrote, or NODE"),
             ("json", "", "one JSON object a line for each event"),
-            ("output-dir", "DIR", "also a file for each node and stream: DIR/NODE.out, DIR/NODE.err"),
+            ("output-dir", "DIR", "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
             ("quiet", "", "nothing of what the processes write"),
             ("summary", "", "at the end, how all nodes ended, also those that are well"),
-            ("color", "WHEN", "auto (terminals without NO_COLOR), always or never"),
-            ("no-progress", "", "do not draw how far the run is on the terminal"),
+            ("color", "WHEN", "auto (on a terminal, unless NO_COLOR is set), always or never"),
+            ("no-progress", "", "do not draw on the terminal how far the run is"),
         ),
     ),
     (
         "When something fails",
         (
             ("exit-policy", "P", "status 0 if: worst (all are well), any, 'ok-if N', 'ok-if N%'"),
-            ("failed-to", "FILE", "write the names of the nodes that failed, and why"),
-            ("batch", "N|P%", "so many nodes at a time, the next when all of these have ended; no stdin"),
+            ("failed-to", "FILE", "write there which nodes failed, and why"),
+            ("batch", "N|P%", "so many nodes at a time, the next when all of these have ended"),
             ("batch-delay", "S", "wait S seconds between two batches"),
-            ("max-failures", "N|P%", "begin no further batch when more nodes than this have failed"),
-            (
-                "retries",
-                "N",
-                "try nodes that could not be reached N times more (commands run once); no stdin",
-            ),
+            ("max-failures", "N|P%", "begin no further batch once more nodes than this have failed"),
+            ("retries", "N", "try nodes that could not be reached up to N times more"),
             ("dry-run", "", "say what would run where; run nothing"),
             ("strict", "", "start nowhere unless every node can start"),
         ),
@@ -63,8 +55,8 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         (
             ("timeout", "S", "end what runs longer than S seconds"),
             ("connect-timeout", "S", "a node that does not answer for S seconds is not reached (5)"),
-            ("chdir", "DIR", "working directory on the nodes"),
-            ("no-stdin", "", "the processes read /dev/null"),
+            ("chdir", "DIR", ""),
+            ("no-stdin", "", "the processes read /dev/null, as always with --batch and --retries"),
             ("detached", "", "leave when all have started; output is thrown away"),
             ("remote-path", "", "look the program up in PATH on each node, not here"),
             ("serial", "", "one node after the other"),
@@ -85,8 +77,19 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         ),
     ),
 )
-_THROUGH_SSH = {"fanout": "ssh at a time (64)", "port": "of the nodes' sshd"}
-_THROUGH_GEXECD = {"fanout": "children of a node in the tree (16)", "port": "of gexecd ($GEXEC_PORT, 2875)"}
+#: What is not the same for all commands.
+_THROUGH_SSH = {
+    "prefix-type": "before each line: none, vnn (rank) or host (name); default {default}",
+    "chdir": "working directory on the nodes (the home directory)",
+    "fanout": "so many ssh at a time (64)",
+    "port": "of the nodes' sshd",
+}
+_THROUGH_GEXECD = {
+    "prefix-type": "before each line: none, vnn (rank), host (name) or ip; default {default}",
+    "chdir": "working directory on the nodes (this one)",
+    "fanout": "children of a node in the tree (16)",
+    "port": "of gexecd ($GEXEC_PORT, 2875)",
+}
 
 
 def page(command: Command) -> str:
@@ -101,6 +104,7 @@ def page(command: Command) -> str:
             if option is not None:
                 letters = "".join([f"-{letter}, " for letter in option.short])
                 shown = value if value.startswith("[") else f"={value}" if value else ""
-                lines.append(f"  {letters + '--' + long + shown:<30} {own.get(long, meaning)}")
+                name = f"{letters:>4}--{long}{shown}"
+                lines.append(f"  {name:<25} {own.get(long, meaning).format(default=command.prefix)}")
     lines += ["", "Long options may be shortened as long as they are unique.", command.help.splitlines()[-1]]
     return "\n".join(lines) + "\n"

@@ -50,6 +50,10 @@ class Parsed:
         """Tell whether the option without a value was given."""
         return long in self.flags
 
+    def given(self, long: str) -> bool:
+        """Tell whether the option was given, with or without a value."""
+        return long in self.flags or long in self.values
+
     def last(self, long: str) -> str | None:
         """Return the last value given for the option, None if it was not given."""
         values = self.values.get(long)
@@ -156,3 +160,12 @@ def one_of(option: str, text: str, words: Sequence[str]) -> str:
     if lowered and len(matches) == 1:
         return matches[0]
     raise UsageError(f"option {option}: expected one of {', '.join(words)}, not {text[:80]!r}")
+
+
+def size(option: str, text: str) -> int:
+    """Return the bytes of a value such as ``500``, ``64k``, ``10M`` or ``1G``; UsageError if it is none."""
+    digits = text.rstrip("kKmMgG")
+    unit = text[len(digits) :].lower()
+    if digits.isascii() and digits.isdigit() and len(digits) <= 12 and len(unit) <= 1:
+        return int(digits) << {"": 0, "k": 10, "m": 20, "g": 30}[unit]
+    raise UsageError(f"option {option}: expected bytes such as 500k, 10M or 1G, not {text[:80]!r}")

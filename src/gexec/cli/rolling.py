@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import time
 
-from gexec.cli.command import conclude, plain, progress_of, seconds_of
+from gexec.cli.command import conclude, plain, progress_of, seconds_of, write_failed
 from gexec.cli.options import integer
 from gexec.client.console import Console, finish
 from gexec.client.interrupts import DEADLY, Interrupts
 from gexec.client.job import part
+from gexec.client.session import OVER
 from gexec.client.sink import Sink, standard_sinks
-from gexec.core.outcome import not_started
+from gexec.core.outcome import lost, not_started
 from gexec.errors import GexecError, UsageError
 from gexec.render.part import Part
 from gexec.select.rounds import Rounds, share, unreached
@@ -30,6 +33,7 @@ _RETRIES_MAX = 100
 #: Before the first further attempt; each later one waits twice as long, up to the second.
 _RETRY_S = 1.0
 _RETRY_MAX_S = 30.0
+_ENDED = "the run was ended before it came to this node"
 
 
 class Run:
@@ -41,6 +45,7 @@ class Run:
         parsed: Parsed,
         job: JobSpec,
         submit: Opener,
+        rounds: Rounds,
         view: View,
         progress: Progress | None,
         say: Say,
@@ -53,17 +58,29 @@ class Run:
         self._say = say
         self._verbose = parsed.flag("verbose")
         self._delay_s = seconds_of(parsed, "batch-delay", 0.0)
-        self.rounds = _rounds(parsed, job.ranks)
+        self.rounds = rounds
         self.sinks: dict[int, Sink] = standard_sinks()
         #: An exit status that overrides the run's own.
         self.status: int | None = None
         #: Why ranks that were never tried were not.
         self.why = ""
+        #: Ranks whose outcome the view has not been told.
+        self.untold: set[int] = set()
 
     def go(self) -> None:
         """Run job after job."""
+        self._interrupts = Interrupts()
+        self._interrupts.catch()  # between the jobs; within one, its console does
+        try:
+            self._go()
+        finally:
+            self._interrupts.restore()
+        if self.rounds.stopped:
+            self.why = "not tried: too many nodes have failed before (--max-failures)"
+
+    def _go(self) -> None:
         number = attempts = 0
-        while (ranks := self.rounds.next()) and not self.why:
+        while not self.why and (ranks := self.rounds.next()):
             if self.rounds.again:
                 attempts += 1
                 wait_s = min(_RETRY_MAX_S, _RETRY_S * 2 ** (attempts - 1))
@@ -73,12 +90,10 @@ class Run:
                 attempts = 0
                 wait_s = self._delay_s if number > 1 else 0.0
                 self._tell(f"batch {number}: {len(ranks)} nodes" + (f" in {wait_s:g} s" if wait_s else ""))
-            if wait_s and not _pause(wait_s):
-                self.why = "the run was ended before it came to this node"
+            if self._asked_to_end(wait_s):
+                self.why = _ENDED
                 break
             self._one(ranks)
-        if self.rounds.stopped:
-            self.why = "not tried: too many nodes have failed before (--max-failures)"
 
     def _tell(self, text: str) -> None:
         if self._verbose:
@@ -90,14 +105,17 @@ class Run:
         except GexecError as error:
             if self.rounds.outcomes.count(None) == len(self.rounds.outcomes):
                 raise  # nothing has run yet: this is the whole run's own failure
-            self._end(str(error), len(ranks))
+            self._stopped_by(error)
+            self.untold = set(ranks)
+            self.rounds.ended([not_started(str(error))] * len(ranks))
             return
         if self._progress is not None:
             self._progress.watch(session, ranks)
+        again = unreached if self.rounds.may_come_again else None
         console = Console(
             sock,
             session,
-            Part(self._view, ranks, unreached if self.rounds.may_come_again else None),
+            Part(self._view, ranks, again),
             self.sinks,
             read_stdin=False,
             command=self._command.name,
@@ -105,30 +123,55 @@ class Run:
             names=[self._job.names[rank] for rank in ranks],
             progress=self._progress,
         )
+        missing = lost("gexec left before it ended")
         try:
             console.run()
         except GexecError as error:
-            self._end(str(error), len(ranks))
-            return
+            self._stopped_by(error)
+            # Only a job that gexecd has refused cannot have run.
+            missing = (not_started if session.state == OVER else lost)(str(error))
         finally:
             sock.close()
-        self.rounds.ended(session.ended_outcomes())
+        outcomes = [outcome or missing for outcome in session.outcomes]
+        self.untold = {
+            rank
+            for rank, told, outcome in zip(ranks, session.outcomes, outcomes, strict=True)
+            if told is None or (again is not None and again(outcome))
+        }
+        self.rounds.ended(outcomes)
         if console.status is not None:
             self.status = console.status
             if console.farewell:
                 self._say(console.farewell, escape=False)
         if console.asked_to_end or console.status is not None:
-            self.why = "the run was ended before it came to this node"
+            self.why = _ENDED
 
-    def _end(self, text: str, count: int) -> None:
-        self._say(text)
-        self.rounds.ended([not_started(text)] * count)
-        self.why = "the run was ended before it came to this node"
+    def _stopped_by(self, error: GexecError) -> None:
+        self._say(str(error))
+        self.why = _ENDED
+
+    def _asked_to_end(self, wait_s: float) -> bool:
+        """Wait; return at once and True if a signal asks for the end."""
+        poll = select.poll()
+        poll.register(self._interrupts.fd, select.POLLIN)
+        until_s = time.monotonic() + wait_s
+        left_s = wait_s
+        while True:
+            poll.poll(int(left_s * 1000))
+            for signum in self._interrupts.received():
+                if signum in DEADLY:
+                    return True
+                if signum == signal.SIGTSTP:
+                    os.kill(os.getpid(), signal.SIGSTOP)
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                return False
 
 
 def run_rounds(
     command: Command,
     parsed: Parsed,
+    kind: str,
     job: JobSpec,
     choice: Choice,
     submit: Opener,
@@ -137,24 +180,30 @@ def run_rounds(
     begin_s: float,
 ) -> int:
     """Run a job in rounds; return its exit status."""
-    kind = parsed.last("prefix-type") or command.prefix
+    rounds = rounds_of(parsed, job.ranks)
     view = output.view(job) if output else plain(kind, job)
-    run = Run(command, parsed, job, submit, view, progress_of(parsed, job, kind, begin_s), say)
+    run = Run(command, parsed, job, submit, rounds, view, progress_of(parsed, job, kind, begin_s), say)
     run.go()
     outcomes = run.rounds.finished(run.why)
-    for rank, outcome in enumerate(run.rounds.outcomes):
+    for rank, tried in enumerate(run.rounds.outcomes):
         # What was held back because it might be tried again, and what was never tried, has ended too.
-        if outcome is None or (unreached(outcome) and run.rounds.retries):
+        if tried is None or rank in run.untold:
             view.ended(((rank, rank + 1),), outcomes[rank])
     gone = finish(view, run.sinks)
     if not run.sinks[2].ends_line:
         say.new_line()
-    if run.status is not None or gone is not None:
-        return 141 if run.status is None else run.status
-    return conclude(parsed, job, choice, outcomes, output, say, begin_s)
+    if isinstance(gone, BrokenPipeError):
+        write_failed(parsed, choice, outcomes, say)
+        return 128 + int(signal.SIGPIPE)
+    if gone is not None and run.status is None:
+        say(f"cannot write standard output: {gone.strerror}")
+        run.status = 255
+    status = conclude(parsed, job, choice, outcomes, output, say, begin_s)
+    return status if run.status is None else run.status
 
 
-def _rounds(parsed: Parsed, total: int) -> Rounds:
+def rounds_of(parsed: Parsed, total: int) -> Rounds:
+    """Return what the options say about batches and further attempts; UsageError for what makes no sense."""
     batch, most = parsed.last("batch"), parsed.last("max-failures")
     if batch is None and (most is not None or "batch-delay" in parsed.values):
         given = "max-failures" if most is not None else "batch-delay"
@@ -165,20 +214,3 @@ def _rounds(parsed: Parsed, total: int) -> Rounds:
         retries=integer("--retries", parsed.last("retries") or "0", 0, _RETRIES_MAX),
         failures_max=None if most is None else share("--max-failures", most, total, least=0),
     )
-
-
-def _pause(wait_s: float) -> bool:
-    """Wait between two jobs; False if a signal asks for the end."""
-    interrupts = Interrupts()
-    interrupts.catch()
-    try:
-        poll = select.poll()
-        poll.register(interrupts.fd, select.POLLIN)
-        until_s = time.monotonic() + wait_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            poll.poll(int(left_s * 1000) + 1)
-            if any(signum in DEADLY for signum in interrupts.received()):
-                return False
-        return True
-    finally:
-        interrupts.restore()

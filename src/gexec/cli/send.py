@@ -8,8 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 
-from gexec.cli.options import Option, one_of, parse
+from gexec.cli.options import Option, one_of, parse, size
 from gexec.errors import GexecError, UsageError
 from gexec.files.compression import compressed
 from gexec.files.sender import Sender, roots_of
@@ -22,6 +23,8 @@ OPTIONS = (
     Option("", "names", takes_value=True),
     Option("", "digests"),
     Option("", "compress", takes_value=True),
+    Option("", "bwlimit", takes_value=True),
+    Option("", "loader"),
     Option("h", "help"),
 )
 HELP = """\
@@ -31,6 +34,8 @@ Write files and directories as a stream for `python -m gexec.cli.receive`.
       --names=full|base   keep the whole path (the default), or only its last part
       --digests           digests instead of contents, to compare
       --compress=auto|always|never  (default auto: if it helps)
+      --bwlimit=N[kMG]    at most so many bytes a second
+      --loader            the receiver's own modules first, for a node without gexec
 Status: 0 all is well, 1 something could not be sent, 2 usage, 3 nobody reads.
 """
 #: Exit statuses.
@@ -51,7 +56,11 @@ def main(words: Sequence[str]) -> int:
         when = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
         roots = roots_of(parsed.rest, naming)
         sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=_say)
-        _send(sender, when)
+        if parsed.flag("loader"):
+            from gexec.ssh.loader import archive
+
+            _write_all(archive())
+        _send(sender, when, size("--bwlimit", parsed.last("bwlimit") or "0"))
     except BrokenPipeError:
         return INCOMPLETE
     except OSError as error:
@@ -63,15 +72,23 @@ def main(words: Sequence[str]) -> int:
     return FAILED if sender.problems else 0
 
 
-def _send(sender: Sender, when: str) -> None:
+def _send(sender: Sender, when: str, bytes_per_s: int) -> None:
     try:
         fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         pass
+    begin_s, sent = time.monotonic(), 0
     for chunk in compressed(sender.chunks(), when):
-        left = memoryview(chunk)
-        while left:
-            left = left[os.write(1, left) :]
+        sent += len(chunk)
+        _write_all(chunk)
+        if bytes_per_s:
+            time.sleep(max(0.0, begin_s + sent / bytes_per_s - time.monotonic()))
+
+
+def _write_all(data: bytes | bytearray | memoryview) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(1, left) :]
 
 
 def _say(sentence: str) -> None:

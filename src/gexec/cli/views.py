@@ -35,7 +35,7 @@ class Output:
         self._parsed = parsed
         self._kind = kind
         self._reference = parsed.last("diff") or ""
-        forms = [form for form in _FORMS if self._has(form)]
+        forms = [form for form in _FORMS if parsed.given(form)]
         if len(forms) > 1 and forms != ["gather", "diff"]:
             raise UsageError(f"options --{forms[0]} and --{forms[1]}: output has one form; choose one")
         self._form = forms[-1] if forms else ""
@@ -46,9 +46,6 @@ class Output:
         self._colour = wants_colour(parsed.last("color") or "auto", terminal, os.environ)
         self._align = terminal
         self.full_summary = parsed.flag("summary")
-
-    def _has(self, form: str) -> bool:
-        return self._parsed.flag(form) or form in self._parsed.values
 
     def view(self, job: JobSpec) -> View:
         """Return the view of a run of this job's nodes."""

@@ -370,9 +370,13 @@ class Console:
     def _on_signal(self, signum: int) -> None:
         session = self._session
         if session.state != ACCEPTED:
-            # Nothing runs yet, or nothing any more: a signal means to us what it means to anyone.
+            # Nothing runs yet, or nothing any more: a signal means to us what it means to anyone, unless
+            # there is something to tell about the jobs before this one.
             if signum in DEADLY:
-                self._interrupts.die(signum)
+                if self._last or self.asked_to_end:
+                    self._interrupts.die(signum)
+                self.asked_to_end = True
+                session.close()
             elif signum == _signal.SIGTSTP:
                 os.kill(os.getpid(), _signal.SIGSTOP)
             return

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import os
 import select
-import time
 
 from gexec.core.ranks import size
 from gexec.render.fold import fold_bounded
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gexec.client.session import JobSession
+    from gexec.core.outcome import Outcome
 
 #: A run that takes no longer shows no progress.
 AFTER_S = 1.0
@@ -41,7 +41,7 @@ class Progress:
         due_s: monotonic time at which to call ``tick`` next.
     """
 
-    __slots__ = ("_begin_s", "_lines", "_names", "_ranks", "_session", "due_s", "ended", "failed")
+    __slots__ = ("_before", "_begin_s", "_lines", "_names", "_ranks", "_session", "due_s")
 
     def __init__(self, names: Sequence[bytes], begin_s: float) -> None:
         self._names = names
@@ -49,16 +49,17 @@ class Progress:
         self._session: JobSession | None = None
         self._ranks: Sequence[int] = ()
         self._lines = 0
-        #: Of the sessions before the present one.
-        self.ended = 0
-        self.failed = 0
+        #: How ranks of the sessions before the present one have ended; what is tried again has not.
+        self._before: list[Outcome | None] = [None] * len(names)
         self.due_s = begin_s + AFTER_S
 
     def watch(self, session: JobSession, ranks: Sequence[int]) -> None:
         """Show this session from now on; its rank i is rank ``ranks[i]`` of the run."""
         if self._session is not None:
-            self.ended += len(self._session.outcomes)
-            self.failed += sum(not outcome.ok for outcome in self._session.ended_outcomes())
+            for rank, outcome in zip(self._ranks, self._session.ended_outcomes(), strict=True):
+                self._before[rank] = outcome
+        for rank in ranks:
+            self._before[rank] = None
         self._session, self._ranks = session, ranks
 
     def tick(self, now_s: float, quiet: bool) -> None:
@@ -98,8 +99,9 @@ class Progress:
             return b""
         total = len(self._names)
         outcomes = session.outcomes
-        done = self.ended + sum([outcome is not None for outcome in outcomes])
-        failed = self.failed + sum([outcome is not None and not outcome.ok for outcome in outcomes])
+        ended = [outcome for outcome in (*self._before, *outcomes) if outcome is not None]
+        done = len(ended)
+        failed = sum([not outcome.ok for outcome in ended])
         started = size(session.started)
         running = [
             self._ranks[rank]
@@ -107,7 +109,7 @@ class Progress:
             for rank in range(low, high)
             if outcomes[rank] is None
         ]
-        width = max(_NARROWEST, os.get_terminal_size(2).columns - 1)
+        width = max(_NARROWEST, _columns() - 1)
         told = f"{done}/{total} done"
         told += f", {failed} failed" if failed else ""
         told += f", {len(running)} running" if started else ", starting"
@@ -125,6 +127,13 @@ class Progress:
         return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(2).columns
+    except OSError:
+        return 0  # the terminal is gone
+
+
 def _writable() -> bool:
     poll = select.poll()
     poll.register(2, select.POLLOUT)
@@ -134,8 +143,3 @@ def _writable() -> bool:
 def wanted() -> bool:
     """Tell whether somebody would see it: standard error is a terminal that can move its cursor."""
     return os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
-
-
-def started_at() -> float:
-    """Return the time that ``Progress`` counts from."""
-    return time.monotonic()

@@ -12,12 +12,12 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.cluster import keypair, layout, processes, supervisor
+from gexec.cluster import keypair, layout, private, processes, supervisor
 from gexec.cluster.layout import ClusterError, Layout, Node, State
 from gexec.cluster.processes import Process
 from gexec.cluster.supervisor import Daemon, Supervisor
@@ -39,6 +39,8 @@ def up(
     *,
     port: int | None = None,
     config: str | None = None,
+    private_folders: Sequence[str] = (),
+    private_size_mib: int = private.SIZE_DEFAULT_MIB,
     foreground: bool = False,
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> State | None:
@@ -47,16 +49,19 @@ def up(
     Args:
         port: of all daemons; None: 2875, or the first free one after it.
         config: a gexecd.toml for all nodes; addresses, paths and names are set over it.
+        private_folders: directories of which each node gets its own, empty (root only).
+        private_size_mib: what each of them may hold.
         foreground: stay until the cluster is taken down (SIGTERM, SIGINT), and return None.
         progress: called with (daemons ready, daemons in all).
 
     Raises:
-        UsageError, ConfigError: count, folder, port or configuration are wrong.
+        UsageError, ConfigError: count, folders, port or configuration are wrong.
         ClusterError: one runs here already, or a daemon failed: nothing is left then.
         KeyboardInterrupt: when nothing is left.
     """
     place.check(count)
     layout.check_port(port)
+    folders = private.checked(private_folders, private_size_mib, place)
     running = State.read(place)
     if running is not None and running.running:
         raise ClusterError(
@@ -65,15 +70,16 @@ def up(
         )
     base = _base_settings(config)
     place.create()
+    wanted = _Wanted(count, port, base, folders, private_size_mib)
     ours, theirs = socket.socketpair()
 
     def supervise() -> int:
-        return _supervise(count, place, port, base, theirs)
+        return _supervise(wanted, place, theirs)
 
     if foreground:
         ours.close()  # nobody waits for the start: failures are printed
         theirs.close()
-        status = supervisor.guarded(lambda: _supervise(count, place, port, base, None, progress))
+        status = supervisor.guarded(lambda: _supervise(wanted, place, None, progress))
         if status == 130:
             raise KeyboardInterrupt
         if status:
@@ -154,15 +160,25 @@ def _await_child(pid: int, process: Process | None) -> None:
 # -- in the supervisor ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What `up` was asked for."""
+
+    count: int
+    port: int | None
+    base: GexecdSettings
+    private_folders: list[str]
+    private_size_mib: int
+
+
 def _supervise(
-    count: int,
+    wanted: _Wanted,
     place: Layout,
-    port: int | None,
-    base: GexecdSettings,
     client: socket.socket | None,
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> int:
     """Be the supervisor from start to end; return its exit status."""
+    count = wanted.count
 
     def report(**event: object) -> None:
         if client is not None:
@@ -180,12 +196,12 @@ def _supervise(
         nodes = [
             Node(name, layout.node_address(index)) for index, name in enumerate(layout.node_names(count))
         ]
-        chosen_port, reservation = layout.reserve_port([node.address for node in nodes], port)
+        chosen_port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
         place.clear_sockets()
         layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
         if not (place.private_key.exists() and place.public_key.exists()):
             keypair.create(place.private_key, place.public_key, bits=limits.RSA_MIN_BITS, force=True)
-        daemons = daemons_of(place, nodes, chosen_port, base)
+        daemons = _daemons_of(place, nodes, chosen_port, wanted)
         boss = Supervisor(daemons, step, client)
     except GexecError as error:
         report(event="failed", sentence=str(error))
@@ -193,7 +209,7 @@ def _supervise(
             print(f"gexecctl: {error}", file=sys.stderr)
         return 1
     guard = processes.seen(os.getppid()) or processes.myself()
-    state = State(chosen_port, processes.myself(), guard, nodes)
+    state = State(chosen_port, processes.myself(), guard, nodes, private=wanted.private_folders)
     status = 0
     try:
         state.write(place)
@@ -238,8 +254,9 @@ def _lock(place: Layout) -> int:
     return descriptor
 
 
-def daemons_of(place: Layout, nodes: list[Node], port: int, base: GexecdSettings) -> list[Daemon]:
+def _daemons_of(place: Layout, nodes: list[Node], port: int, wanted: _Wanted) -> list[Daemon]:
     """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
+    base = wanted.base
     # Here, because only the supervisor needs them: the other commands should not wait for them.
     from gexec.cluster.warm import warm
 
@@ -278,6 +295,7 @@ def daemons_of(place: Layout, nodes: list[Node], port: int, base: GexecdSettings
         )
 
         def body(ready: Callable[[], None]) -> None:
+            private.enter(wanted.private_folders, wanted.private_size_mib)
             gexecd.serve(settings, ready=ready)
 
         return body

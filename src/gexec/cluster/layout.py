@@ -168,7 +168,10 @@ class Node:
 
 @dataclass
 class State:
-    """Who runs, as state.json tells it. ``complete`` once every daemon was ready."""
+    """Who runs, as state.json tells it. ``complete`` once every daemon was ready.
+
+    ``private``: the folders of which each node has its own (gexec.cluster.private).
+    """
 
     port: int
     supervisor: Process
@@ -176,6 +179,7 @@ class State:
     nodes: list[Node] = field(default_factory=list)
     authd: Process | None = None
     complete: bool = False
+    private: list[str] = field(default_factory=list)
 
     @property
     def running(self) -> bool:
@@ -207,6 +211,7 @@ class State:
             "supervisor": self.supervisor,
             "guard": self.guard,
             "authd": self.authd,
+            "private": self.private,
             "nodes": [[node.name, node.address, node.process] for node in self.nodes],
         }
         write_whole(layout.state, json.dumps(document, indent=None).encode() + b"\n", 0o644)
@@ -248,6 +253,7 @@ class State:
                 ],
                 authd=document["authd"] and Process(*map(int, document["authd"])),
                 complete=bool(document["complete"]),
+                private=[str(path) for path in document.get("private", ())],
             )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ClusterError(

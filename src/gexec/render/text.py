@@ -23,3 +23,12 @@ def shown(raw: bytes) -> str:
 def seconds(elapsed_s: float) -> str:
     """Return a time span with three digits that matter, e.g. ``0.042 s``, ``12.3 s``."""
     return f"{elapsed_s:.3f} s" if elapsed_s < 10 else f"{elapsed_s:.1f} s"
+
+
+def size(count: float) -> str:
+    """Return bytes in the largest unit that leaves a digit before the point, e.g. ``4.2 MiB``."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -9,6 +9,8 @@ from gexec.core.frames import FROM_CLIENT, Decoder, Frame, encode
 from gexec.errors import GexecError
 from gexec.proc.loop import PollLoop
 
+#: The channel of the one job; 0 speaks about the connection.
+JOB_CHANNEL = 1
 #: Nothing is read from any ssh while the client has this much to take.
 BACKLOG_MAX_BYTES = 1024 * 1024
 _RECEIVE_BYTES = 256 * 1024
@@ -28,8 +30,8 @@ class ClientLink:
         sock: socket.socket,
         loop: PollLoop,
         on_frame: Callable[[int, Frame], None],
-        on_end: Callable[[], None],
         on_error: Callable[[GexecError], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._sock = sock
         self._loop = loop
@@ -47,7 +49,7 @@ class ClientLink:
         """What the client has not taken yet."""
         return len(self._unsent)
 
-    def say(self, channel: int, frame: Frame) -> None:
+    def say(self, frame: Frame, channel: int = JOB_CHANNEL) -> None:
         """Queue a frame; ``flush`` sends it."""
         if self.open:
             self._unsent += encode(channel, frame)

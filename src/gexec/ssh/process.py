@@ -39,9 +39,6 @@ class SshProcess:
         self.out_of_time = ""
         self.asked_kill = False
         self.forced = False
-        #: Signals that wait for the ssh that delivers them, and its pid (a command with stdin).
-        self.signals: list[str] = []
-        self.messenger: int | None = None
         opened: list[int] = []
         try:
             theirs_in, ours_in = os.pipe()

@@ -14,6 +14,10 @@ from gexec.core.frames import OFFSET_ALL
 from gexec.errors import GexecError, ProtocolError
 
 
+class SpoolError(GexecError):
+    """There is no room on disk for stdin."""
+
+
 class Stdin:
     """Bytes from an offset on.
 
@@ -25,6 +29,7 @@ class Stdin:
         self.end = 0
         self.eof = False
         self._told = 0
+        self._failed = False
         self._base = 0
         self._held = bytearray()
         self._file: int | None = None
@@ -36,7 +41,7 @@ class Stdin:
                 os.unlink(path)
             except OSError as error:
                 text = f"cannot keep standard input in {tempfile.gettempdir()}: {error.strerror}"
-                raise GexecError(f"{text}; set TMPDIR") from error
+                raise SpoolError(f"{text}; set TMPDIR") from error
 
     @property
     def spooled(self) -> bool:
@@ -48,28 +53,33 @@ class Stdin:
 
         Raises:
             ProtocolError: a gap, bytes after the end, or more than may be under way.
-            GexecError: the file cannot be written.
+            SpoolError: the file cannot be written; from then on nothing more is kept.
         """
+        if self._failed:
+            return
         if offset != self.end or self.eof:
             raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
-        self.eof = eof
-        self.end += len(data)
         if self._file is not None:
-            try:
-                _write_all(self._file, data)
-            except OSError as error:
-                raise GexecError(
-                    f"cannot keep standard input on disk: {error.strerror}; set TMPDIR"
-                ) from error
-            return
-        self._held += data
-        if len(self._held) > 2 * limits.STDIN_WINDOW_BYTES:
-            raise ProtocolError(f"{len(self._held)} bytes of stdin that nobody took")
+            self._spool(self._file, data)
+        else:
+            self._held += data
+            if len(self._held) > 2 * limits.STDIN_WINDOW_BYTES:
+                raise ProtocolError(f"{len(self._held)} bytes of stdin that nobody took")
+        self.end += len(data)
+        self.eof = eof
+
+    def _spool(self, file: int, data: bytes) -> None:
+        try:
+            _write_all(file, data)
+        except OSError as error:
+            self._failed = True
+            text = f"cannot keep standard input on disk: {error.strerror}"
+            raise SpoolError(f"{text}; set TMPDIR, or run all nodes at once") from error
 
     def read(self, offset: int) -> bytes:
         """Return the next bytes from an offset, at most READ_CHUNK_BYTES."""
         if self._file is not None:
-            return os.pread(self._file, limits.READ_CHUNK_BYTES, offset)
+            return os.pread(self._file, min(limits.READ_CHUNK_BYTES, self.end - offset), offset)
         begin = offset - self._base
         return bytes(self._held[begin : begin + limits.READ_CHUNK_BYTES])
 

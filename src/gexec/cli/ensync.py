@@ -1,0 +1,131 @@
+"""``ensync``: files to the same path on all nodes. See ``ensync -h``, docs/ensync.md."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.cli.command import LONG, lettered, run
+from gexec.cli.manners import LETTERS, NOT_HERE, Wrapper
+from gexec.cli.options import Option, one_of, size
+from gexec.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.cli.command import Command, Say
+    from gexec.cli.options import Parsed
+
+_FROM_ALL = (
+    "nodes", "exclude", "nprocs", "pick", "nodelist", "hosts-file", "rerun", "skip-down", "no-progress",
+    "summary", "exit-policy", "failed-to", "dry-run", "timeout", "connect-timeout", "fanout", "port",
+    "verbose", "help", "help-all", "version",
+)  # fmt: skip
+#: Options that the receivers get as they are.
+RECEIVER = ("parents", "delete", "checksum", "checksum-compare", "backup", "sync", "setuid", "numeric-ids",
+            "no-owner", "dry-run")  # fmt: skip
+#: Options of what is reached by ssh.
+SSH = (Option("", "user", takes_value=True), Option("", "ssh-option", takes_value=True), Option("", "ask"))
+_OWN = (
+    NOT_HERE,
+    Option("", "dest", takes_value=True),
+    Option("", "relative"),
+    *(Option("", long) for long in RECEIVER if long not in _FROM_ALL),
+    Option("", "remove"),
+    Option("", "strict"),
+    Option("", "compress", takes_value=True),
+    Option("", "bwlimit", takes_value=True),
+    Option("", "via", takes_value=True),
+    *SSH,
+)
+
+HELP = """\
+Usage: ensync [-n NODES] [-x] [OPTIONS] FILE...
+Copy files and directories to the same path on all nodes, as fast as one link
+carries them; owner, group, mode and times stay (owner and group as root).
+
+  ensync /etc/hosts                  to all nodes of the node list
+  ensync -x /etc/auth_priv.pem       to all but this host
+  ensync -n node[1-9] --dest /srv data      as /srv/data to these
+  ensync --checksum /etc/hosts       write nothing; say where it is different
+  ensync --remove /tmp/old           delete it on the nodes
+
+  -n, -w, --nodes=NAMES  these nodes           -x, --not-here  not this host
+      --dest=DIR         below DIR; %h is the node's name, %n its rank
+      --parents          make missing directories above
+      --delete           in copied directories, what is not here
+      --backup           keep what is replaced as NAME~
+      --checksum         only compare              --dry-run   only say what
+      --via=gexec|ssh|auto  auto (the default): ssh where no gexecd answers
+      --bwlimit=N[kMG]   bytes a second            --strict    all nodes or none
+      --failed-to=FILE   list of failed nodes      --rerun=FILE  run on those
+  -v, --verbose   -V, --version   -h, --help       --help-all  every option
+Status: 0; 1 a file failed or is different; 3 cut short; 255 a node failed.
+"""
+
+ENSYNC = Wrapper(
+    "ensync",
+    lettered(
+        LETTERS | {"user": "l", "ssh-option": "o", "port": "P"},
+        (*[option for option in LONG if option.long in _FROM_ALL], *_OWN),
+    ),
+    HELP,
+)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    return run(ENSYNC, words, _ensync)
+
+
+def _ensync(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
+    task = Task(parsed)
+    from gexec.cli.copying import Copy  # words that are wrong are told without it
+
+    return Copy(command, parsed, task, say, begin_s).run()
+
+
+class Task:
+    """What the words ask for, checked.
+
+    Attributes:
+        paths: what is copied, or removed.
+        via: gexec, ssh or auto.
+        removes: the paths are deleted on the nodes; nothing is copied.
+        compares: nothing is written; differences are told.
+        names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
+        receiver: options for the receivers.
+        bytes_per_s: 0 = no limit.
+        compress: auto, always or never.
+    """
+
+    def __init__(self, parsed: Parsed) -> None:
+        if not parsed.rest:
+            raise UsageError("no file: give what to copy, such as ensync /etc/hosts; ensync -h shows more")
+        self.paths = parsed.rest
+        self.via = one_of("--via", parsed.last("via") or "auto", ("gexec", "ssh", "auto"))
+        self.removes = parsed.flag("remove")
+        self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
+        self.bytes_per_s = size("--bwlimit", parsed.last("bwlimit") or "0")
+        self.compress = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
+        destination = parsed.last("dest")
+        self.names = "full" if destination is None or parsed.flag("relative") else "base"
+        self.receiver = [f"--{long}" for long in RECEIVER if parsed.flag(long)]
+        if destination is not None:
+            if not destination.startswith("/"):
+                raise UsageError(f"option --dest: {destination[:200]!r}: expected an absolute path")
+            self.receiver.append(f"--dest={destination}")
+        elif parsed.flag("relative"):
+            raise UsageError("option --relative: without --dest every path stays whole; give --dest too")
+        if parsed.flag("checksum") and parsed.flag("dry-run"):
+            raise UsageError("options --checksum and --dry-run: neither writes anything; give one of them")
+        if self.removes:
+            self._check_removal()
+
+    def _check_removal(self) -> None:
+        if self.receiver:
+            given = self.receiver[0].partition("=")[0]
+            raise UsageError(f"options --remove and {given}: nothing is copied; give one of them")
+        for path in self.paths:
+            if os.path.normpath(path) != path or not path.startswith("/") or path == "/":
+                raise UsageError(f"--remove {path[:200]!r}: expected an absolute path without `.` and `..`")

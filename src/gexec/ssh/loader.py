@@ -1,0 +1,54 @@
+"""A receiver for nodes that have Python 3.11 and no gexec: sent ahead of the files, through the same stdin.
+
+The remote command is a line of Python that reads an archive of the modules that a receiver needs, of the
+length that it is told, and runs the receiver in them; what follows in stdin is the stream of files.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: What a receiver imports, and nothing else.
+MODULES = (
+    "gexec/__init__.py", "gexec/errors.py", "gexec/limits.py", "gexec/version.py",
+    "gexec/cli/__init__.py", "gexec/cli/options.py", "gexec/cli/receive.py",
+    "gexec/render/__init__.py", "gexec/render/text.py",
+    "gexec/files/*.py",
+)  # fmt: skip
+
+# In a memfd, so that nothing is written to the node's disk but the files.
+_LOADER = """\
+import os,sys
+n=int(sys.argv.pop(1))
+if sys.version_info<(3,11):sys.exit('gexec-receive: Python here is older than 3.11')
+f=os.memfd_create('gexec')
+while n:
+ b=os.read(0,n)
+ if not b:sys.exit(3)
+ n-=os.write(f,b)
+sys.path.insert(0,'/proc/self/fd/%d'%f)
+from gexec.cli.receive import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def archive() -> bytes:
+    """Return the modules as a zip file, the same bytes each time."""
+    top = Path(__file__).parent.parent.parent
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for pattern in MODULES:
+            for path in sorted(top.glob(pattern)):
+                packed.writestr(zipfile.ZipInfo(str(path.relative_to(top))), path.read_bytes())
+    return buffer.getvalue()
+
+
+def words(options: Sequence[str]) -> list[str]:
+    """Return the remote command: Python, what it runs, and the receiver's options."""
+    return ["python3", "-I", "-c", _LOADER, str(len(archive())), *options]

@@ -1,0 +1,218 @@
+"""`gexecctl cluster up --private`: one path, another directory on every node, and no trace of it outside."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gexec.cluster import control, processes
+from gexec.cluster.layout import Layout, State
+
+from .conftest import BIN, DEADLINE_S, Cluster, gexecctl, wait_until
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a node files of its own")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short folder with a directory to be private, `files`, and one beside it, `other`."""
+    with tempfile.TemporaryDirectory(prefix="gx", dir="/tmp") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        (path / "files").mkdir()
+        (path / "other").mkdir()
+        yield path
+
+
+def mounts(process: str = "self") -> list[str]:
+    return Path(f"/proc/{process}/mountinfo").read_text().splitlines()
+
+
+def processes_that_see(path: Path) -> list[str]:
+    """Return the pids of all processes for which something is mounted on ``path``."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if any(line.split()[4] == str(path) for line in mounts(name)):
+                found.append(name)
+        except OSError:
+            pass  # it ended
+    return found
+
+
+@pytest.mark.root
+@root_only
+def test_the_same_path_is_another_file_on_every_node_and_the_host_sees_none(
+    cluster_of: Callable[..., Cluster], folder: Path
+) -> None:
+    files, other = folder / "files", folder / "other"
+    (files / "of the host").write_text("unseen")
+    before = mounts()
+    cluster = cluster_of(3, private=[files, other])
+    assert cluster.state.private == [str(files), str(other)]
+    assert cluster.gexec("-n", "0", "ls", "-A", files, other, text=True).stdout.count("of the host") == 0
+    script = f'echo "$GEXEC_NODE" >{files}/name && echo "$GEXEC_MY_VNN" >{other}/rank'
+    assert cluster.gexec("-n", "0", "sh", "-c", script).returncode == 0
+    done = cluster.gexec("-n", "0", "-p", "vnn", "cat", files / "name", other / "rank", text=True)
+    assert sorted(done.stdout.splitlines()) == [
+        *("0 0", "0 node001"),
+        *("1 1", "1 node002"),
+        *("2 2", "2 node003"),
+    ]
+    assert cluster.path("node002", files / "name").read_text() == "node002\n"
+    assert os.listdir(files) == ["of the host"]
+    assert os.listdir(other) == []
+    assert mounts() == before
+    done = gexecctl("cluster", "down", "--dir", cluster.dir)
+    assert done.returncode == 0, done.stderr
+    assert processes_that_see(files) == []
+    assert mounts() == before
+    assert (files / "of the host").read_text() == "unseen"
+
+
+@pytest.mark.root
+@root_only
+def test_another_users_tasks_see_the_nodes_files_and_not_the_hosts(
+    cluster_of: Callable[..., Cluster], folder: Path
+) -> None:
+    cluster = cluster_of(2, private=[folder / "files"])
+    script = f'echo "$GEXEC_NODE" >{folder}/files/name'
+    assert cluster.gexec("-n", "0", "sh", "-c", script).returncode == 0
+    user = pwd.getpwnam("daemon")
+    them: Any = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "text": True}
+    if subprocess.run([sys.executable, BIN / "gexec", "--version"], capture_output=True, **them).returncode:
+        pytest.skip("another user cannot read gexec here")
+    words = ["-n", "0", "-p", "host", "--chdir", "/"]
+    done = cluster.gexec(*words, "cat", f"{folder}/files/name", **them)
+    assert sorted(done.stdout.splitlines()) == ["node001 node001", "node002 node002"], done.stderr
+    # The folder is root's: nobody else writes there.
+    done = cluster.gexec(*words, "touch", f"{folder}/files/theirs", **them)
+    assert done.returncode == 1
+    assert done.stderr.count("Permission denied") == 2
+
+
+@pytest.mark.root
+@root_only
+def test_kill_9_of_a_daemon_leaves_no_mount(cluster_of: Callable[..., Cluster], folder: Path) -> None:
+    files = folder / "files"
+    before = mounts()
+    cluster = cluster_of(2, private=[files])
+    job = cluster.popen("-n", "0", "sleep", "1000", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(cluster.tasks()) >= 2, "the job does not start")
+        victim = cluster.daemon("node002")[0]
+        namespace = os.readlink(f"/proc/{victim.pid}/ns/mnt")
+        assert len(_in_namespace(namespace)) >= 3  # spawner, relay, task
+        processes.send_signal(victim, signal.SIGKILL)
+        wait_until(lambda: not _in_namespace(namespace), "the killed daemon's mounts are still there")
+        assert mounts() == before
+        assert len(processes_that_see(files)) >= 2  # node001 keeps its own
+    finally:
+        job.kill()
+        job.wait()
+
+
+def _in_namespace(namespace: str) -> list[str]:
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{name}/ns/mnt") == namespace:
+                found.append(name)
+        except OSError:
+            pass  # it ended
+    return found
+
+
+@pytest.mark.root
+@root_only
+def test_a_private_folder_holds_no_more_than_its_size(folder: Path) -> None:
+    place = Layout(folder / "c")
+    words = ["cluster", "up", 1, "--dir", place.dir, "--private", folder / "files", "--private-size", 2]
+    done = gexecctl(*words)
+    assert done.returncode == 0, done.stderr
+    try:
+        cluster = Cluster(place, control.require(place))
+
+        def fill(size_bytes: int) -> Any:
+            script = f"head -c {size_bytes} /dev/zero >{folder}/files/zeros"
+            return cluster.gexec("-n", "0", "--no-stdin", "sh", "-c", script)
+
+        assert fill(2 * 2**20).returncode == 0
+        done = fill(2 * 2**20 + 1)
+        assert done.returncode == 1
+        assert b"No space left" in done.stderr
+    finally:
+        assert gexecctl("cluster", "down", "--dir", place.dir).returncode == 0
+
+
+@pytest.mark.root
+@root_only
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["/"], "holds the cluster's files"),
+        (["{folder}"], "holds the cluster's files"),
+        (["{folder}/c/keys"], "holds the cluster's files"),
+        (["/proc"], "holds the processes"),
+        (["{gexec}"], "holds gexec itself"),
+        (["{gexec}/cli"], "holds gexec itself"),
+        (["{python}"], "holds Python"),
+        (["/etc"], "holds the users"),
+        (["{folder}/none"], "not a directory; make it first"),
+        (["{folder}/file"], "not a directory; make it first"),
+        (["{folder}/" + "d" * 5000], "not a directory; make it first"),
+        (["{folder}/files", "{folder}/link"], "is private already"),
+        (["{folder}/files", "{folder}/files/inner"], "is private already"),
+        (["{folder}/files", "--private-size=0"], "--private-size 0: expected 1 to"),
+        (["--private-size=1"], "--private-size without --private"),
+        (["{folder}/files"] * 17, "17 private folders"),
+    ],
+)
+def test_a_folder_that_cannot_be_private_is_refused_with_a_sentence(
+    folder: Path, words: list[str], said: str
+) -> None:
+    import gexec
+
+    (folder / "file").touch()
+    (folder / "files" / "inner").mkdir()
+    (folder / "link").symlink_to("files")
+    (folder / "c" / "keys").mkdir(parents=True)
+    places = {"folder": folder, "gexec": Path(gexec.__file__).parent, "python": Path(os.__file__).parent}
+    given = [word.format(**places) for word in words]
+    given = [word if word.startswith("--") else f"--private={word}" for word in given]
+    done = gexecctl("cluster", "up", 1, "--dir", folder / "c", *given)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.startswith("gexecctl: ")
+    assert done.stderr.count("\n") == 1
+    assert State.read(Layout(folder / "c")) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may: see above")
+def test_an_ordinary_user_is_told_that_it_needs_root(folder: Path) -> None:
+    done = gexecctl("cluster", "up", 1, "--dir", folder / "c", "--private", folder / "files")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gexecctl: --private needs root")
+
+
+@pytest.mark.root
+@root_only
+def test_root_without_the_capability_is_told_and_nothing_is_left(folder: Path) -> None:
+    place = Layout(folder / "c")
+    words = ["setpriv", "--bounding-set", "-sys_admin", str(BIN / "python"), str(BIN / "gexecctl")]
+    words += ["cluster", "up", "1", "--dir", str(place.dir), "--private", str(folder / "files")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "gexecctl: node001: --private: no mount namespace can be made here (Operation not permitted)\n"
+    )
+    assert not place.state.exists()

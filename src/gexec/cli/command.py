@@ -199,6 +199,10 @@ def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
 
 def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     """Run a command on the nodes; return the exit status."""
+    if "fetch" in parsed.values:
+        from gexec.cli.fetching import fetch
+
+        return fetch(command, parsed, say, begin_s)
     request = request_of(command, parsed)
     rerun = parsed.last("rerun")
     if rerun is not None and _nothing_in(rerun):
@@ -255,9 +259,12 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     return conclude(parsed, job, choice, outcomes, output, say, begin_s)
 
 
-def request_of(command: Command, parsed: Parsed) -> Request:
-    """Return what the words ask for; UsageError for a value that makes no sense."""
-    request = Request(command.argv(parsed.rest))
+def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Request:
+    """Return what the words ask for, to run ``argv`` or else the words' own command.
+
+    UsageError for a value that makes no sense.
+    """
+    request = Request(argv or command.argv(parsed.rest))
     request.administrator = command.administrator
     request.nodes = parsed.all("nodes")
     request.exclude = parsed.all("exclude")

@@ -65,8 +65,8 @@ class Copy:
         self._over = False
         self._status: int | None = None
         self._sender_status = 0
-        request = self._request = request_of(command, parsed)
-        request.argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
+        argv = ("rm", "-f", "--", *task.paths) if task.removes else ("gexec-receive", *task.receiver)
+        request = self._request = request_of(command, parsed, argv)
         request.stdin = not task.removes
         request.remote_path = True
         request.strict = parsed.flag("strict")

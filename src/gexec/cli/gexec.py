@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gexec.cli.command import LONG, THROUGH_GEXECD, Command, lettered, run
+from gexec.cli.options import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ Run PROGRAM on all nodes at once; stdin goes to all, output comes line by line.
 Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).
 """
 
-GEXEC = Command("gexec", lettered(_LETTERS, LONG + THROUGH_GEXECD), HELP, "vnn")
+_FETCHING = (Option("", "fetch", takes_value=True), Option("", "to", takes_value=True))
+
+GEXEC = Command("gexec", lettered(_LETTERS, LONG + THROUGH_GEXECD + _FETCHING), HELP, "vnn")
 OPTIONS = GEXEC.options
 
 

@@ -38,6 +38,28 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
         ),
     ),
     (
+        "Which files",
+        (
+            ("fetch", "PATH", "instead of running a command, bring the nodes' PATH here; may be repeated"),
+            ("to", "DIR", "as DIR/NODE/PATH"),
+            ("dest", "DIR", "below DIR on the nodes, made of %h (node's name) and %n (rank) as well"),
+            ("relative", "", "with --dest: below it the whole path, not only its last part"),
+            ("parents", "", "make missing directories above, and DIR"),
+            ("delete", "", "remove in copied directories what is not here, when all has arrived"),
+            ("remove", "", "copy nothing: delete these files on the nodes"),
+            ("backup", "", "keep what is replaced as NAME~"),
+            ("checksum", "", "write nothing: say which nodes differ, and how"),
+            ("checksum-compare", "", "do not write what has equal contents, whatever its time"),
+            ("sync", "", "have the disks confirm every file"),
+            ("setuid", "", "keep set-uid and set-gid bits"),
+            ("numeric-ids", "", "owners by number, not by name"),
+            ("no-owner", "", "do not set owners"),
+            ("compress", "WHEN", "auto (if it helps), always or never"),
+            ("bwlimit", "N[kMG]", "at most so many bytes a second leave this host"),
+            ("via", "WAY", "gexec, ssh, or auto: ssh to those where no gexecd answers"),
+        ),
+    ),
+    (
         "When something fails",
         (
             ("exit-policy", "P", "status 0 if: worst (all are well), any, 'ok-if N', 'ok-if N%'"),

@@ -105,7 +105,7 @@ def as_daemon(argv: list[str]) -> bytes:
             os.setresgid(*[user.pw_gid] * 3)
             os.setresuid(*[user.pw_uid] * 3)
             for one in gexec.run(argv, cwd="/").results:
-                os.write(writing, b"%d %b%b" % (one.outcome.exit_status, one.stdout, one.stderr))
+                os.write(writing, repr(one).encode())
         except Exception as error:
             os.write(writing, repr(error).encode())
         finally:

@@ -1,10 +1,16 @@
-"""The option parser and the help of gexec."""
+"""The option parser, and the help of gexec, enexec and ensh."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from gexec.cli.gexec import HELP, OPTIONS
+from gexec.cli.command import Command
+from gexec.cli.enexec import ENEXEC
+from gexec.cli.ensh import ENSH
+from gexec.cli.gexec import GEXEC, OPTIONS
+from gexec.cli.manual import page
 from gexec.cli.options import integer, one_of, parse, seconds
 from gexec.errors import UsageError
 
@@ -54,7 +60,7 @@ def test_an_empty_value_is_a_value() -> None:
     [
         (["-z"], "unknown option -z: gexec -h lists the options"),
         (["--frobnicate"], "unknown option --frobnicate: gexec -h lists the options"),
-        (["--n"], "option --n is ambiguous: --no-stdin, --nodes, --nprocs"),
+        (["--no"], "option --no is ambiguous: --no-progress, --no-stdin, --nodelist, --nodes"),
         (["-n"], "option -n needs a value"),
         (["--nprocs"], "option --nprocs needs a value"),
         (["--help=x"], "option --help takes no value"),
@@ -92,11 +98,41 @@ def test_words_may_be_cut_short_in_any_case() -> None:
             one_of("-p", text, words)
 
 
-def test_help_fits_one_screen_and_names_every_option() -> None:
-    lines = HELP.splitlines()
+def letters_in(text: str) -> dict[str, str]:
+    """Return the letters with which a page shows each long option."""
+    shown = re.findall(r"(?<![\w-])((?:-\w, )*)--([a-z][a-z-]*)", text)
+    return {long: re.sub("[-, ]", "", letters) for letters, long in shown}
+
+
+COMMANDS = pytest.mark.parametrize("command", [GEXEC, ENEXEC, ENSH], ids=lambda command: command.name)
+
+
+@COMMANDS
+def test_help_fits_one_screen_and_shows_options_as_they_are(command: Command) -> None:
+    lines = command.help.splitlines()
+    assert lines[0].startswith(f"Usage: {command.name} ")
     assert len(lines) <= 24
     assert max(len(line) for line in lines) <= 80
-    for option in OPTIONS:
-        assert f"--{option.long}" in HELP
-        if option.short:
-            assert f"-{option.short}, " in HELP
+    there = {option.long: option.short for option in command.options}
+    shown = letters_in(command.help)
+    assert shown.items() <= there.items()
+    assert {long for long, letters in there.items() if letters} - {"fanout", "port"} <= shown.keys()
+
+
+@COMMANDS
+def test_help_all_has_every_option(command: Command) -> None:
+    text = page(command)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    lines = re.findall(r"^ +((?:-\w, )*--.*)$", text, re.MULTILINE)
+    shown = {}
+    for line in lines:
+        shown.update(letters_in(line.partition("  ")[0]))
+    assert shown == {option.long: option.short for option in command.options}
+    assert len(lines) == len(shown)
+    assert "{" not in text
+
+
+@COMMANDS
+def test_no_letter_stands_for_two_options(command: Command) -> None:
+    letters = "".join(option.short for option in command.options)
+    assert len(set(letters)) == len(letters)

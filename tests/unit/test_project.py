@@ -12,9 +12,12 @@ import pytest
 
 from gexec import limits
 from gexec.cli import authd as authd_command
-from gexec.cli import gexec as gexec_command
 from gexec.cli import gexecctl as gexecctl_command
 from gexec.cli import gexecd as gexecd_command
+from gexec.cli.command import Command
+from gexec.cli.enexec import ENEXEC
+from gexec.cli.ensh import ENSH
+from gexec.cli.gexec import GEXEC
 from gexec.core import frames, outcome
 from gexec.core.frames import Frame
 from gexec.host.config import read_authd, read_gexecd
@@ -121,11 +124,34 @@ def offered_by(parser: argparse.ArgumentParser) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/gexec.md"])
-def test_manual_of_gexec_has_every_option(document: str) -> None:
-    wanted = {f"--{option.long}" for option in gexec_command.OPTIONS}
-    assert options_in(section(document, "Options")) == wanted
-    assert options_in(gexec_command.HELP) == wanted
+def options_of(*commands: Command) -> set[str]:
+    return {f"--{option.long}" for command in commands for option in command.options}
+
+
+def test_manual_of_gexec_has_every_option() -> None:
+    assert options_in(section("docs/gexec.md", "Options")) == options_of(GEXEC)
+
+
+@pytest.mark.parametrize("command", [ENEXEC, ENSH], ids=lambda command: command.name)
+def test_manuals_of_enexec_and_ensh_have_what_gexec_has_not(command: Command) -> None:
+    told = options_in((ROOT / "docs" / f"{command.name}.md").read_text(encoding="utf-8"))
+    assert options_of(command) - options_of(GEXEC) <= told
+    assert told <= options_of(command, GEXEC)
+
+
+@pytest.mark.parametrize("document", ["docs/nodes.md", "docs/output.md", "docs/gexec.md"])
+def test_documents_show_options_that_there_are(document: str) -> None:
+    told = options_in((ROOT / document).read_text(encoding="utf-8"))
+    assert told
+    assert told <= options_of(GEXEC)
+
+
+def test_the_readme_shows_options_that_there_are() -> None:
+    told = section("README.md", "Options")
+    assert "--help-all" in told
+    assert options_in(told) <= options_of(GEXEC)
+    letters = dict(re.findall(r"-(\w), --([a-z-]+)", told))
+    assert letters.items() <= {option.short: option.long for option in GEXEC.options}.items()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +224,18 @@ def test_every_package_is_in_a_layer() -> None:
     there = {path.parent.name for path in source.glob("*/__init__.py")}
     there |= {path.stem for path in source.glob("*.py") if path.stem not in ("__init__", "__main__")}
     assert there == layers
+
+
+def test_architecture_document_has_every_module() -> None:
+    rows = [line.split("|") for line in section("docs/architecture.md", "Layers").splitlines()]
+    told: dict[str, set[str]] = {}
+    for _, _, packages, modules, *_ in (row for row in rows if len(row) > 4):
+        for package in re.findall(r"`(\w+)`", packages):
+            told[package] = set(re.findall(r"`(\w+)`", modules))
+    source = ROOT / "src" / "gexec"
+    for package in (path.parent for path in source.glob("*/__init__.py")):
+        modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+        assert modules <= told[package.name], package.name
 
 
 def test_example_configurations_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:

@@ -276,11 +276,11 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
             raise UsageError(f"option --{long}: the name is empty; give a file")
     request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
     request.hosts_file = parsed.last("hosts-file") or ""
-    request.count = _integer(parsed, "nprocs", 0, limits.RANKS_MAX, 0)
-    request.pick = _integer(parsed, "pick", 1, limits.RANKS_MAX, 0)
+    request.count = _integer(command, parsed, "nprocs", 0, limits.RANKS_MAX, 0)
+    request.pick = _integer(command, parsed, "pick", 1, limits.RANKS_MAX, 0)
     request.skip_down = parsed.flag("skip-down")
-    request.fanout = _integer(parsed, "fanout", limits.FANOUT_MIN, limits.FANOUT_MAX, request.fanout)
-    request.port = _integer(parsed, "port", 1, 65535, 0)
+    request.fanout = _integer(command, parsed, "fanout", limits.FANOUT_MIN, limits.FANOUT_MAX, request.fanout)
+    request.port = _integer(command, parsed, "port", 1, 65535, 0)
     request.timeout_s = seconds_of(parsed, "timeout", 0.0)
     request.connect_timeout_s = seconds_of(parsed, "connect-timeout", request.connect_timeout_s)
     request.chdir = parsed.last("chdir") or ""
@@ -289,9 +289,12 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     return request
 
 
-def _integer(parsed: Parsed, long: str, low: int, high: int, default: int) -> int:
+def _integer(command: Command, parsed: Parsed, long: str, low: int, high: int, default: int) -> int:
     text = parsed.last(long)
-    return default if text is None else integer(f"--{long}", text, low, high)
+    if text is None:
+        return default
+    letters = [f"-{letter}/" for option in command.options if option.long == long for letter in option.short]
+    return integer(f"{''.join(letters)}--{long}", text, low, high)
 
 
 def seconds_of(parsed: Parsed, long: str, default: float) -> float:

@@ -45,6 +45,7 @@ its node's name. The words of COMMAND are one line for the nodes' sh.
   -l, --user=USER        the user on the nodes     -P, --port=N  of their sshd
   -o, --ssh-option=OPT   as ssh -o; repeatable     --ask  ssh may ask questions
   -b, --gather           equal output once         --diff  where outputs differ
+  -p, --prefix-type=T    host, vnn (rank), none
       --timeout=S        end what runs longer      --failed-to=FILE  who failed
   -v, --verbose    -V, --version    -h, --help     --help-all  every option
 Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).

@@ -19,7 +19,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("nodelist", "FILE", "a file of names, one a line"),
             ("hosts-file", "FILE", "a file of names in pssh's form: host or host:port"),
             ("rerun", "FILE", "the nodes in a file that --failed-to wrote"),
-            ("skip-down", "", "but not those that gmond calls dead or that could not be reached lately"),
+            ("skip-down", "", "but not those that gmond calls dead or that were not reached lately"),
         ),
     ),
     (

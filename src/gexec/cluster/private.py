@@ -103,7 +103,7 @@ def enter(folders: Sequence[str], size_mib: int) -> None:
     if _libc.unshare(ctypes.c_int(_CLONE_NEWNS)):
         raise ClusterError(f"--private: no mount namespace can be made here ({_reason()})")
     # What a process mounts in a shared subtree would appear in the host's namespace, and the reverse.
-    _mount(None, "/", None, _MS_REC | (1<<20), None)
+    _mount(None, "/", None, _MS_REC | _MS_PRIVATE, None)
     for folder in folders:
         _mount("gexec", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=0755,size={size_mib}m")
 

@@ -25,7 +25,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 .PHONY: help
 help: ## Say what there is
 	@printf 'make TARGET [ARGS="..."] [PYTHON=python3.12]\n\n'
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 14
 
 .PHONY: demo
 demo: compiled ## Start a cluster of 8 nodes here, run commands on it, show them, end it
@@ -46,6 +46,10 @@ check: compiled ## Format, lint, types, layers and unit tests
 .PHONY: bench
 bench: compiled ## Measure, next to the floor on this machine (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/run.py $(ARGS)
+
+.PHONY: bench-copy
+bench-copy: compiled ## Measure copying files, next to cat, scp, pdcp and clush (ARGS="--help")
+	@$(RUN) $(BIN)/python bench/copying.py $(ARGS)
 
 .PHONY: format
 format: $(STAMP) ## Format the code and mend what the linter can

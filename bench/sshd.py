@@ -22,7 +22,14 @@ def missing() -> str:
 
 
 class LocalSshd:
-    """A context: sshd listens on all of 127.0.0.0/8 inside it, and is gone after it."""
+    """A context: sshd listens on all of 127.0.0.0/8 inside it, and is gone after it.
+
+    Args:
+        settings: further lines of its configuration.
+    """
+
+    def __init__(self, settings: str = "") -> None:
+        self._settings = settings
 
     def __enter__(self) -> LocalSshd:
         self.folder = Path(tempfile.mkdtemp(prefix="gexec-bench-sshd-"))
@@ -38,6 +45,7 @@ class LocalSshd:
             f"Port {self.port}\nListenAddress 0.0.0.0\nHostKey {self.folder}/host\n"
             f"AuthorizedKeysFile {self.folder}/authorized\nStrictModes no\nPermitRootLogin yes\n"
             f"UsePAM no\nPasswordAuthentication no\nMaxStartups 2000\nPidFile none\nLogLevel ERROR\n"
+            f"{self._settings}"
         )
         if os.geteuid() == 0:
             os.makedirs("/run/sshd", exist_ok=True)

@@ -98,7 +98,7 @@ def _commands(folder: Path) -> Path:
     """Return a folder for PATH with this project's commands, also where they are not installed."""
     commands = folder / "bin"
     commands.mkdir()
-    for name in ("gexec", "gexecctl"):
+    for name in ("gexec", "enexec", "gexecctl"):
         path = commands / name
         path.write_text(f'#!/bin/sh\nexec {sys.executable} {BIN / name} "$@"\n')
         path.chmod(0o755)
@@ -121,6 +121,24 @@ def _jobs(demo: Demo) -> None:
         "gexec -n 3 sh -c 'echo I am $GEXEC_MY_VNN of $GEXEC_NPROCS on $GEXEC_NODE'",
         0,
         lambda out, err: sorted(out.splitlines()) == [f"{i} I am {i} of 3 on {NAMES[i]}" for i in range(3)],
+    )
+    demo.show(
+        "enexec runs a shell line, each line behind its node's name; these two nodes",
+        "enexec -n 'node002 node003' 'echo a b | wc -w'",
+        0,
+        lambda out, err: not err and sorted(out.splitlines()) == ["node002 2", "node003 2"],
+    )
+    demo.show(
+        "a range of nodes; -b shows equal output once, what is odd comes last",
+        "enexec -b -n 'node[001-008]' 'test $GEXEC_NODE = node005 && echo other || echo same'",
+        0,
+        lambda out, err: not err and out == "--- node[001-004,006-008] (7)\nsame\n--- node005 (1)\nother\n",
+    )
+    demo.show(
+        "a rolling change: two nodes at a time, until one fails",
+        "gexec --batch 2 --max-failures 0 -p host sh -c 'echo done; test $GEXEC_NODE != node003'",
+        255,
+        lambda out, err: _labels(out) == NAMES[:4] and "node003: exited 1" in err and "node[005-008]" in err,
     )
     demo.show(
         "stdout and stderr stay apart, and the exit status is the highest of all",

@@ -6,6 +6,7 @@ import os
 import pwd
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,19 +85,23 @@ def test_the_same_path_is_another_file_on_every_node_and_the_host_sees_none(
 def test_another_users_tasks_see_the_nodes_files_and_not_the_hosts(
     cluster_of: Callable[..., Cluster], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On a Debian `sync` is one at least.
+    users = [one for one in pwd.getpwall() if one.pw_uid and not one.pw_shell.endswith(("nologin", "false"))]
+    if not users:
+        pytest.skip("no account but root's has a shell, and others are refused jobs")
+    user = users[0]
     cluster = cluster_of(2, private=[folder / "files"])
     name = folder / "files" / "name"
     monkeypatch.setattr(os, "environ", cluster.env)
     # As root first: it loads all modules, which the other user may not be allowed to read.
     assert gexec.run(["sh", "-c", f'echo "$GEXEC_NODE" >{name}'], cwd="/").ok
-    assert as_daemon(["cat", str(name)]) == b"0 node001\n0 node002\n"
+    assert as_user(user, ["cat", str(name)]) == b"0 node001\n0 node002\n"
     # The folder is root's: nobody else writes there.
-    assert as_daemon(["touch", f"{name}2"]).count(b"Permission denied") == 2
+    assert as_user(user, ["touch", f"{name}2"]).count(b"Permission denied") == 2
 
 
-def as_daemon(argv: list[str]) -> bytes:
-    """Return exit status, stdout and stderr of a job of the user daemon on all nodes."""
-    user = pwd.getpwnam("daemon")
+def as_user(user: pwd.struct_passwd, argv: list[str]) -> bytes:
+    """Return exit status, stdout and stderr of another user's job on all nodes."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -105,7 +110,8 @@ def as_daemon(argv: list[str]) -> bytes:
             os.setresgid(*[user.pw_gid] * 3)
             os.setresuid(*[user.pw_uid] * 3)
             for one in gexec.run(argv, cwd="/").results:
-                os.write(writing, repr(one).encode())
+                text = b"%d %b%b" % (one.outcome.exit_status, one.stdout, one.stderr)
+                os.write(writing, text)
         except Exception as error:
             os.write(writing, repr(error).encode())
         finally:
@@ -115,6 +121,25 @@ def as_daemon(argv: list[str]) -> bytes:
         said = pipe.read()
     os.waitpid(pid, 0)
     return said
+
+
+@pytest.mark.root
+@root_only
+def test_nothing_is_mounted_outside_where_mounts_are_shared(folder: Path) -> None:
+    # As systemd sets up a machine. Not every machine has it, so we make a namespace that does.
+    files, place = folder / "files", Layout(folder / "c")
+    ctl = f'"{sys.executable}" "{BIN}/gexecctl" cluster'
+    script = (
+        f'cat /proc/self/mountinfo; {ctl} up 1 --dir "{place.dir}" --private "{files}" >&2 || exit'
+        f'; cat /proc/self/mountinfo; {ctl} down --dir "{place.dir}" >&2'
+    )
+    words = ["unshare", "--mount", "--propagation", "shared", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    assert " shared:" in done.stdout
+    assert str(files) not in done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
 
 
 @pytest.mark.root

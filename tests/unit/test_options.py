@@ -9,6 +9,7 @@ import pytest
 from gexec.cli.command import Command
 from gexec.cli.enexec import ENEXEC
 from gexec.cli.ensh import ENSH
+from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC, OPTIONS
 from gexec.cli.manual import page
 from gexec.cli.options import integer, one_of, parse, seconds
@@ -104,7 +105,7 @@ def letters_in(text: str) -> dict[str, str]:
     return {long: re.sub("[-, ]", "", letters) for letters, long in shown}
 
 
-COMMANDS = pytest.mark.parametrize("command", [GEXEC, ENEXEC, ENSH], ids=lambda command: command.name)
+COMMANDS = pytest.mark.parametrize("command", [GEXEC, ENEXEC, ENSH, ENSYNC], ids=lambda command: command.name)
 
 
 @COMMANDS
@@ -116,7 +117,7 @@ def test_help_fits_one_screen_and_shows_options_as_they_are(command: Command) ->
     there = {option.long: option.short for option in command.options}
     shown = letters_in(command.help)
     assert shown.items() <= there.items()
-    assert {long for long, letters in there.items() if letters} - {"fanout", "port"} <= shown.keys()
+    assert {"nodes", "exclude" if command is GEXEC else "not-here", "help", "help-all"} <= shown.keys()
 
 
 @COMMANDS

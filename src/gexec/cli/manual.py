@@ -40,7 +40,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     (
         "Which files",
         (
-            ("fetch", "PATH", "instead of running a command, bring the nodes' PATH here; may be repeated"),
+            ("fetch", "PATH", "instead of a command, bring the nodes' PATH here; may be repeated"),
             ("to", "DIR", "as DIR/NODE/PATH"),
             ("dest", "DIR", "below DIR on the nodes, made of %h (node's name) and %n (rank) as well"),
             ("relative", "", "with --dest: below it the whole path, not only its last part"),

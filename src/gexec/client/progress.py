@@ -31,19 +31,21 @@ _NARROWEST = 20
 
 
 class Progress:
-    """Draws done, failed and running of one session after the other on descriptor 2.
+    """Draws done, failed and running of one session after the other on a terminal.
 
     Args:
         names: of all ranks of the run.
         begin_s: monotonic time at which the run began.
+        fd: the terminal.
 
     Attributes:
         due_s: monotonic time at which to call ``tick`` next.
     """
 
-    __slots__ = ("_before", "_begin_s", "_lines", "_names", "_ranks", "_session", "due_s")
+    __slots__ = ("_before", "_begin_s", "_fd", "_lines", "_names", "_ranks", "_session", "due_s")
 
-    def __init__(self, names: Sequence[bytes], begin_s: float) -> None:
+    def __init__(self, names: Sequence[bytes], begin_s: float, fd: int = 2) -> None:
+        self._fd = fd
         self._names = names
         self._begin_s = begin_s
         self._session: JobSession | None = None
@@ -67,7 +69,7 @@ class Progress:
         if now_s < self.due_s:
             return
         self.due_s = now_s + EVERY_S
-        if quiet and _writable():
+        if quiet and _writable(self._fd):
             text = self._text(now_s)
             self._write(self._erasing() + text)
             self._lines = text.count(b"\n")
@@ -83,7 +85,7 @@ class Progress:
 
     def _write(self, data: bytes) -> None:
         try:
-            os.write(2, data)
+            os.write(self._fd, data)
         except OSError:
             self.due_s = float("inf")  # the terminal is gone: nobody looks
 
@@ -109,7 +111,7 @@ class Progress:
             for rank in range(low, high)
             if outcomes[rank] is None
         ]
-        width = max(_NARROWEST, _columns() - 1)
+        width = max(_NARROWEST, _columns(self._fd) - 1)
         told = f"{done}/{total} done"
         told += f", {failed} failed" if failed else ""
         told += f", {len(running)} running" if started else ", starting"
@@ -127,19 +129,19 @@ class Progress:
         return buffer.getvalue().encode("utf-8", "backslashreplace")
 
 
-def _columns() -> int:
+def _columns(fd: int) -> int:
     try:
-        return os.get_terminal_size(2).columns
+        return os.get_terminal_size(fd).columns
     except OSError:
         return 0  # the terminal is gone
 
 
-def _writable() -> bool:
+def _writable(fd: int) -> bool:
     poll = select.poll()
-    poll.register(2, select.POLLOUT)
+    poll.register(fd, select.POLLOUT)
     return any(event & select.POLLOUT for _, event in poll.poll(0))
 
 
-def wanted() -> bool:
-    """Tell whether somebody would see it: standard error is a terminal that can move its cursor."""
-    return os.isatty(2) and os.environ.get("TERM", "dumb") != "dumb"
+def wanted(fd: int = 2) -> bool:
+    """Tell whether somebody would see it: the descriptor is a terminal that can move its cursor."""
+    return os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb"

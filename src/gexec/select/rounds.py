@@ -45,6 +45,7 @@ class Rounds:
         batch: so many ranks at a time, 0 = all at once.
         retries: how often an unreached rank is tried again.
         failures_max: more failed ranks than this stop the run before its next batch; None = never.
+        together: a round runs on all its nodes or on none (--strict): all of it is tried again, or nothing.
 
     Attributes:
         outcomes: of all ranks so far; None = not run yet.
@@ -59,6 +60,7 @@ class Rounds:
         "_begin",
         "_failures_max",
         "_left",
+        "_together",
         "again",
         "outcomes",
         "ranks",
@@ -66,7 +68,14 @@ class Rounds:
         "stopped",
     )
 
-    def __init__(self, total: int, batch: int = 0, retries: int = 0, failures_max: int | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        batch: int = 0,
+        retries: int = 0,
+        failures_max: int | None = None,
+        together: bool = False,
+    ) -> None:
         self.outcomes: list[Outcome | None] = [None] * total
         self.ranks: list[int] = []
         self.again = False
@@ -75,6 +84,7 @@ class Rounds:
         self.retries = retries
         self._left = 0
         self._failures_max = failures_max
+        self._together = together
         self._begin = 0
 
     @property
@@ -85,7 +95,7 @@ class Rounds:
     def next(self) -> list[int]:
         """Return the ranks of the next job, in rank order; [] when the run is over."""
         retried = [rank for rank in self.ranks if self._is_retried(rank)] if self._left else []
-        if retried:
+        if retried and (len(retried) == len(self.ranks) or not self._together):
             self._left -= 1
             self.ranks, self.again = retried, True
             return self.ranks

@@ -81,7 +81,7 @@ GATHER_MAX_S = 0.05
 #: And how much output it holds at most.
 GATHER_BYTES = 64 * 1024
 #: A process tells how much stdin it took in steps of this many bytes.
-STDIN_STEP_BYTES = 64 * 1024
+STDIN_STEP_BYTES = 128 * 1024
 HEARTBEAT_S = 3.0
 LOST_AFTER_S = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.

@@ -181,7 +181,7 @@ def test_stdin_has_a_window_and_chunks() -> None:
     session.stdin(b"s" * limits.STDIN_WINDOW_BYTES)
     assert session.stdin_room == 0
     frames = [frame for _, frame in sent(session)]
-    assert all(isinstance(frame, Stdin) and len(frame.data) <= 65536 for frame in frames)
+    assert all(isinstance(frame, Stdin) and len(frame.data) <= limits.FRAME_MAX_BYTES for frame in frames)
     with pytest.raises(ValueError, match="room for 0"):
         session.stdin(b"s")
     say(session, StdinTaken(1000))

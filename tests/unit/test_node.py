@@ -266,9 +266,9 @@ def test_stdin_is_fed_once_whatever_comes_again() -> None:
 
 def test_stdin_is_told_in_steps_and_as_done_when_nobody_reads() -> None:
     node, _ = node_of(spec_of(flags=0))
-    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Stdin(0, b"x" * 70_000)))
+    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Stdin(0, b"x" * 140_000)))
     assert told(run(node, events.StdinWritten(1000))) == []
-    assert frames.StdinTaken(70_000) in told(run(node, events.StdinWritten(69_000)))
+    assert frames.StdinTaken(140_000) in told(run(node, events.StdinWritten(139_000)))
     assert frames.StdinTaken(frames.OFFSET_ALL) in told(run(node, events.StdinBroken()))
 
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 #: The channel of the one job that a client's connection carries; 0 speaks about the connection.
 JOB_CHANNEL = 1
-STDIN_CHUNK_BYTES = 64 * 1024
+#: Of a frame; as large as a frame may be, it is one pass less over the data at each node.
+STDIN_CHUNK_BYTES = 192 * 1024
 _ACKS_IN_FRAME = 8192
 
 #: States.

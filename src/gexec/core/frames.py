@@ -22,6 +22,7 @@ from gexec.errors import ProtocolError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from gexec.core.ranks import Ranges
 
@@ -40,20 +41,33 @@ OFFSET_ALL = 2**64 - 1
 LENGTH_UNKNOWN = 2**64 - 1
 
 
+#: From so many bytes on a second copy costs more than a memoryview.
+_BULK_BYTES = 4096
+
+
 class Frame:
     """What all frames have: a TYPE, ``pack`` and ``unpack``, equality and a readable form."""
 
     TYPE = 0
     MAX_BYTES = limits.FRAME_MAX_BYTES
+    #: It may carry much data.
+    BULK = False
     __slots__: tuple[str, ...] = ()
 
     def pack(self) -> bytes:
         """Return the payload."""
         return b""
 
+    def pack_parts(self) -> tuple[bytes, bytes]:
+        """Return the payload in two parts, of which the second is the bulk of it, not copied."""
+        return self.pack(), b""
+
     @classmethod
     def unpack(cls, payload: bytes) -> Frame:
-        """Return the frame of a payload; ProtocolError if it is not one."""
+        """Return the frame of a payload; ProtocolError if it is not one.
+
+        Of a bulk frame the payload may be a memoryview, so that its data is copied once.
+        """
         if payload:
             raise ProtocolError(f"{cls.__name__} carries {len(payload)} bytes: expected none")
         return cls()
@@ -237,6 +251,7 @@ class Stdin(Frame):
     """Bytes for every process's stdin at ``offset``; ``eof`` closes it after them."""
 
     TYPE = 19
+    BULK = True
     _HEAD = Struct("!QB")
     __slots__ = ("data", "eof", "offset")
 
@@ -246,14 +261,17 @@ class Stdin(Frame):
         self.eof = eof
 
     def pack(self) -> bytes:
-        return self._HEAD.pack(self.offset, self.eof) + self.data
+        return b"".join(self.pack_parts())
+
+    def pack_parts(self) -> tuple[bytes, bytes]:
+        return self._HEAD.pack(self.offset, self.eof), self.data
 
     @classmethod
     def unpack(cls, payload: bytes) -> Stdin:
         offset, eof = cls._HEAD.unpack_from(payload)
         if eof > 1:
             raise ProtocolError(f"Stdin flags {eof:#x} are not known")
-        return cls(offset, payload[cls._HEAD.size :], bool(eof))
+        return cls(offset, bytes(payload[cls._HEAD.size :]), bool(eof))
 
 
 class Signal(Frame):
@@ -430,6 +448,7 @@ class Output(Frame):
     """All these ranks wrote ``data`` to ``stream`` at ``offset`` of that (rank, stream)."""
 
     TYPE = 36
+    BULK = True
     _HEAD = Struct("!BQ")
     __slots__ = ("data", "offset", "ranks", "stream")
 
@@ -440,14 +459,17 @@ class Output(Frame):
         self.data = data
 
     def pack(self) -> bytes:
-        return self._HEAD.pack(self.stream, self.offset) + _ranges(self.ranks) + self.data
+        return b"".join(self.pack_parts())
+
+    def pack_parts(self) -> tuple[bytes, bytes]:
+        return self._HEAD.pack(self.stream, self.offset) + _ranges(self.ranks), self.data
 
     @classmethod
     def unpack(cls, payload: bytes) -> Output:
         stream, offset = cls._HEAD.unpack_from(payload)
         _check_stream(stream)
         ranks, position = _unranges(payload, cls._HEAD.size)
-        return cls(ranks, stream, offset, payload[position:])
+        return cls(ranks, stream, offset, bytes(payload[position:]))
 
 
 class Ended(Frame):
@@ -607,10 +629,16 @@ class Certified(Frame):
 
 def encode(channel: int, frame: Frame) -> bytes:
     """Return the bytes of a frame on a channel. ValueError if it is over its own limit."""
-    payload = frame.pack()
-    if len(payload) > frame.MAX_BYTES:
-        raise ValueError(f"{type(frame).__name__} of {len(payload)} bytes is over {frame.MAX_BYTES}")
-    return HEADER.pack(len(payload), frame.TYPE, channel) + payload
+    return b"".join(encode_parts(channel, frame))
+
+
+def encode_parts(channel: int, frame: Frame) -> tuple[bytes, bytes]:
+    """Return the bytes of a frame in two parts, of which the second is its data, not copied."""
+    head, data = frame.pack_parts()
+    size = len(head) + len(data)
+    if size > frame.MAX_BYTES:
+        raise ValueError(f"{type(frame).__name__} of {size} bytes is over {frame.MAX_BYTES}")
+    return HEADER.pack(size, frame.TYPE, channel) + head, data
 
 
 def _text(text: str) -> bytes:
@@ -715,7 +743,11 @@ class Decoder:
                     break
                 position = start + length
                 try:
-                    frame = frame_class.unpack(buffer[start:position])
+                    if frame_class.BULK and length >= _BULK_BYTES:
+                        payload: Any = memoryview(buffer)[start:position]
+                    else:
+                        payload = buffer[start:position]
+                    frame = frame_class.unpack(payload)
                 except StructError as error:
                     raise ProtocolError(f"{frame_class.__name__} frame is malformed: {error}") from error
                 yield channel, frame

@@ -147,7 +147,7 @@ class Link(asyncio.BufferedProtocol):
 
         Without ``hurry`` it waits for the next frame that has, at most UNHURRIED_S.
         """
-        self._pending.append(frames.encode(channel, frame))
+        self._pending += frames.encode_parts(channel, frame)
         if not hurry:
             if not self._flushing and self._unhurried is None:
                 self._unhurried = self._loop.call_later(UNHURRIED_S, self._flush)

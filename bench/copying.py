@@ -4,7 +4,8 @@ Usage: python bench/copying.py [--sizes 512:2,512:8,256:32] [--small 10000] [--d
 
 All "nodes" are this machine, and each has a folder of its own in --dir, by default in memory, so that
 no disk decides. What is told is the bytes that all copies have together, divided by the seconds from
-the command's start until it has ended and all is on the disk (`sync -f`).
+the command's start until it has ended and all is on the disk (`sync -f`). Next to it stand the
+processor's seconds of all processes that took part, which a machine that is busy otherwise changes less.
 
 Exit status: 0 measured, 1 a copy failed or is not like the original. How fast it was never fails the run.
 """
@@ -15,6 +16,7 @@ import argparse
 import datetime
 import json
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -23,16 +25,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from floor import CORES
-from run import BIN, cluster, machine, settle
+from run import BIN, below, cluster, machine, settle
 from sshd import LocalSshd, missing
 
-from gexec.cluster.layout import node_address, node_names
+from gexec.cluster import control
+from gexec.cluster.layout import Layout, node_address, node_names
 
 MIB = 2**20
 #: One command may take so long.
@@ -85,10 +88,15 @@ class Place:
 def main() -> int:
     """Measure what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(description="Time copying to all nodes of local clusters.")
-    parser.add_argument("--sizes", default="512:2,512:8,256:32", help="MIB:NODES, separated by commas")
-    parser.add_argument("--small", type=int, default=10_000, help="small files to 8 nodes (0: none)")
-    parser.add_argument("--sample", type=int, default=100, help="of these one by one (default: 100)")
-    parser.add_argument("--repeat", type=int, default=1, help="of each measurement; the median counts")
+    sizes = "512:2,512:8,256:32"
+    parser.add_argument(
+        "--sizes", type=sizes_of, default=sizes, help=f"MIB:NODES, with commas (default: {sizes})"
+    )
+    parser.add_argument(
+        "--small", type=count_of, default=10_000, help="small files (default: 10000; 0: none)"
+    )
+    parser.add_argument("--sample", type=count_of, default=100, help="of these one by one (default: 100)")
+    parser.add_argument("--repeat", type=count_of, default=1, help="of each measurement; the median counts")
     parser.add_argument("--dir", default="/dev/shm", help="for all files (default: /dev/shm)")
     parser.add_argument("--by", choices=("ensync", "gexec"), default="ensync", help="gexec: stdin to cat")
     parser.add_argument("--no-ssh", action="store_true", help="leave out scp, pdcp and clush")
@@ -96,15 +104,16 @@ def main() -> int:
     options = parser.parse_args()
     # Ended from outside, take the cluster and the files away, too.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    sizes = [tuple(map(int, word.split(":"))) for word in options.sizes.split(",") if word]
     results: dict[str, Any] = {"machine": machine(), "dir": described(options.dir), "by": options.by}
     try:
-        results["large"] = [measure_large(mib, nodes, options) for mib, nodes in sizes]
+        results["large"] = [measure_large(mib, nodes, options) for mib, nodes in options.sizes]
         if options.small:
             results["small"] = measure_small(options)
-    except BenchError as error:
+    except (BenchError, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(table(results))
     folder = Path(options.out)
     folder.mkdir(exist_ok=True)
@@ -112,6 +121,24 @@ def main() -> int:
     path.write_text(json.dumps(results, indent=2) + "\n")
     print(f"\nfigures: {path}")
     return 0
+
+
+def sizes_of(text: str) -> list[tuple[int, int]]:
+    """Return what --sizes says, [] for an empty one."""
+    sizes = []
+    for word in filter(None, text.split(",")):
+        mib, _, nodes = word.partition(":")
+        sizes.append((count_of(mib), count_of(nodes)))
+        if 0 in sizes[-1]:
+            raise argparse.ArgumentTypeError(f"{word!r}: expected MIB:NODES, both 1 or more")
+    return sizes
+
+
+def count_of(text: str) -> int:
+    """Return a number that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, 0 or more")
+    return int(text)
 
 
 def described(folder: str) -> str:
@@ -230,7 +257,7 @@ def sshd_settings(place: Place) -> str:
     subsystem = f"Subsystem sftp {server}\n" if server else ""
     target = shlex.quote(str(place.target))
     into = f'set -- $SSH_CONNECTION; cd {target}/"$3" && eval "$SSH_ORIGINAL_COMMAND"'
-    return f"{subsystem}ForceCommand {into}\n"
+    return f"{subsystem}ForceCommand exec sh -c {shlex.quote(into)}\n"
 
 
 def call(words: list[str], environ: dict[str, str] | None = None) -> None:
@@ -248,7 +275,7 @@ def call(words: list[str], environ: dict[str, str] | None = None) -> None:
 
 def measure_large(mib: int, nodes: int, options: argparse.Namespace) -> dict[str, Any]:
     """Copy one file to ``nodes`` nodes with each tool, in turns."""
-    found: dict[str, Any] = {"mib": mib, "nodes": nodes, "seconds": {}}
+    found: dict[str, Any] = {"mib": mib, "nodes": nodes}
     with place_in(options.dir, nodes, mib * MIB * (nodes + 1)) as place, cluster(nodes) as (environ, _):
         with open(place.source, "wb") as file:
             for _ in range(mib):
@@ -258,7 +285,7 @@ def measure_large(mib: int, nodes: int, options: argparse.Namespace) -> dict[str
         absent = missing()
         if options.no_ssh or absent:
             found["skipped"] = absent and f"not installed: {absent}"
-            found["seconds"] = in_turns(tools, place, options.repeat)
+            found["tools"] = in_turns(tools, place, max(1, options.repeat), [guard_of(environ)])
             return found
         with LocalSshd(sshd_settings(place)) as sshd:
             ssh = Ssh(sshd)
@@ -267,22 +294,35 @@ def measure_large(mib: int, nodes: int, options: argparse.Namespace) -> dict[str
                 tools["pdcp"] = ssh.pdcp
             if (BIN / "clush").exists():
                 tools["clush --copy"] = ssh.clush
-            found["seconds"] = in_turns(tools, place, options.repeat)
+            found["tools"] = in_turns(tools, place, max(1, options.repeat), [guard_of(environ), sshd.pid])
     return found
 
 
-def in_turns(tools: dict[str, Callable[[Place], None]], place: Place, repeat: int) -> dict[str, list[float]]:
-    """Return each tool's seconds, one for each repetition; every copy is compared with the original."""
-    seconds: dict[str, list[float]] = {name: [] for name in tools}
+def guard_of(environ: dict[str, str]) -> int:
+    """Return the pid of the first process of a cluster."""
+    return control.require(Layout.of(environ["GEXEC_CLUSTER_DIR"])).guard.pid
+
+
+def in_turns(
+    tools: Mapping[str, Callable[[Place], None]], place: Place, repeat: int, daemons: list[int]
+) -> dict[str, dict[str, list[float]]]:
+    """Return each tool's figures of all repetitions; every copy is compared with the original.
+
+    Args:
+        daemons: the first processes of all that works for the tools without being started by them.
+    """
+    found: dict[str, dict[str, list[float]]] = {name: {"s": [], "cpu_s": []} for name in tools}
     for _ in range(repeat):
         for name, tool in tools.items():
             place.clear()
             settle()
-            seconds[name].append(timed(lambda tool=tool: tool(place), place))  # type: ignore[misc]
+            before_s = cpu_s(daemons)
+            found[name]["s"].append(timed(lambda tool=tool: tool(place), place))  # type: ignore[misc]
+            found[name]["cpu_s"].append(cpu_s(daemons) - before_s)
             place.check(name)
-            print(f"  {name}: {seconds[name][-1]:.2f} s", file=sys.stderr, flush=True)
+            print(f"  {name}: {found[name]['s'][-1]:.2f} s", file=sys.stderr, flush=True)
     place.clear()
-    return seconds
+    return found
 
 
 def timed(what: Callable[[], None], place: Place) -> float:
@@ -293,9 +333,23 @@ def timed(what: Callable[[], None], place: Place) -> float:
     return time.perf_counter() - started_s
 
 
+def cpu_s(daemons: list[int]) -> float:
+    """Return the processor's seconds of our ended children, and of daemons with all they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for pid in {pid for daemon in daemons for pid in below(daemon)}:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended
+        ticks += sum(map(int, fields[11:15]))  # its own, and of its ended children
+    return used.ru_utime + used.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure_small(options: argparse.Namespace) -> dict[str, Any]:
     """Copy many small files to 8 nodes: at once, and some of them one by one."""
-    count, sample = options.small, min(options.sample, options.small)
+    count = options.small
+    sample = max(1, min(options.sample, count))
     # A file takes a block, and a folder and its entry take something, too.
     wanted = (SMALL_NODES + 1) * count * 8192
     with place_in(options.dir, SMALL_NODES, wanted) as place, cluster(SMALL_NODES) as (environ, _):
@@ -307,7 +361,8 @@ def measure_small(options: argparse.Namespace) -> dict[str, Any]:
             files.append(folder / f"{number:06d}")
             files[-1].write_bytes(os.urandom(SMALL_BYTES))
         ours = Ours(options.by, place, environ)
-        seconds = in_turns({"cp -r": by_cp, ours.name: ours.whole}, place, options.repeat)
+        tools = {"cp -r": by_cp, ours.name: ours.whole}
+        found = in_turns(tools, place, max(1, options.repeat), [guard_of(environ)])
 
         def each() -> None:
             for file in files[:sample]:
@@ -318,7 +373,7 @@ def measure_small(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "files": count,
         "nodes": SMALL_NODES,
-        "seconds": seconds,
+        "tools": found,
         "sample": sample,
         "sample_s": one_by_one_s,
     }
@@ -338,16 +393,20 @@ def table(results: dict[str, Any]) -> str:
     for found in results["large"]:
         total = found["mib"] * MIB * found["nodes"]
         title = f"{found['mib']} MiB to {found['nodes']} nodes"
-        medians = {name: statistics.median(seconds) for name, seconds in found["seconds"].items()}
+        medians = {name: statistics.median(figures["s"]) for name, figures in found["tools"].items()}
         rates[title] = total / medians[ours]
-        lines += ["", f"{title:<22} {'s':>8} {'MB/s written':>13} {'of cat':>7} {'times scp':>10}"]
+        lines += [
+            "",
+            f"{title:<22} {'s':>8} {'cpu s':>7} {'MB/s written':>13} {'of cat':>7} {'times scp':>10}",
+        ]
         scp_s = medians.get("scp in a loop")
         for name, taken_s in medians.items():
             times = f"{scp_s / taken_s:10.2f}" if scp_s else " " * 10
             if name == ours and scp_s and found["nodes"] == 8:
                 times += f" ({'reaches' if scp_s / taken_s >= TARGET_SCP_RATIO else 'target'} 5)"
-            rate = total / taken_s / 1e6
-            lines.append(f"  {name:<20} {taken_s:8.2f} {rate:13.0f} {medians['cat'] / taken_s:7.2f} {times}")
+            used_s, rate = statistics.median(found["tools"][name]["cpu_s"]), total / taken_s / 1e6
+            of_cat = medians["cat"] / taken_s
+            lines.append(f"  {name:<20} {taken_s:8.2f} {used_s:7.2f} {rate:13.0f} {of_cat:7.2f} {times}")
         if found.get("skipped"):
             lines.append(f"  scp, pdcp, clush: {found['skipped']}")
     if len(rates) > 1:
@@ -362,7 +421,7 @@ def table(results: dict[str, Any]) -> str:
 def small_lines(found: dict[str, Any], ours: str) -> list[str]:
     """Return the figures of small files."""
     lines = [f"{found['files']} files of {SMALL_BYTES} bytes to {found['nodes']} nodes"]
-    medians = {name: statistics.median(seconds) for name, seconds in found["seconds"].items()}
+    medians = {name: statistics.median(figures["s"]) for name, figures in found["tools"].items()}
     for name, taken_s in medians.items():
         lines.append(f"  {name:<20} {taken_s:8.2f} s {found['files'] / taken_s:8.0f} files/s to each node")
     all_s = found["sample_s"] / found["sample"] * found["files"]

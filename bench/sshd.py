@@ -74,6 +74,11 @@ class LocalSshd:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
+    def pid(self) -> int:
+        """sshd's first process."""
+        return self._process.pid
+
+    @property
     def options(self) -> list[str]:
         """ssh's options to get in without a question."""
         return [

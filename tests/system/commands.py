@@ -1,4 +1,4 @@
-"""gexec, enexec and ensh as a user's shell calls them: with an environment of their own, also on a terminal."""
+"""gexec, enexec and ensh as a shell calls them: with an environment of their own, and on a terminal."""
 
 from __future__ import annotations
 
@@ -90,6 +90,10 @@ class Terminal:
     def wait_for(self, text: bytes) -> None:
         """Return when this was written."""
         wait_until(lambda: text in self.written, f"{text!r} is not shown")
+
+    def type(self, keys: bytes) -> None:
+        """Write as a person does."""
+        os.write(self._ours, keys)
 
     def close(self) -> None:
         """Give up ``fd``."""

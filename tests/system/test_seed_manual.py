@@ -7,6 +7,7 @@ manual puts into /etc are in a directory for each machine, named with options.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -216,6 +217,31 @@ class Site:
         out, err = process.communicate(timeout=DEADLINE_S)
         return process.returncode, sorted(out.splitlines()), err
 
+    def typed(self, line: str) -> list[str]:
+        """Type a line into a shell at grid000; return the sorted lines that it shows."""
+        run = self.dir / "grid000" / "run"
+        profile, nodelist = self.dir / "gexec.sh", self.dir / "nodelist"
+        profile.write_text('#!/bin/sh\nexport GEXEC_SVRS="grid000 cap001 cap002"\n')
+        nodelist.write_text("grid000\ncap001\ncap002\n")
+        mine = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "GEXEC_NODELIST": str(nodelist),  # stands for /etc/gexec/nodelist
+            "GEXEC_HOSTS": str(self.hosts),
+            "GEXEC_SOCKET": str(run / "gexecd.sock"),
+            "GEXEC_AUTHD_SOCKET": str(run / "authd.sock"),
+        }
+        done = subprocess.run(
+            self.machines["grid000"].command("sh", "-c", f". {profile}\n{line}"),
+            env=self.env | mine,
+            cwd="/",
+            text=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEADLINE_S,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr + self.logs()
+        return sorted(done.stdout.splitlines())
+
     def logs(self) -> str:
         """Return what the daemons have written, for whoever looks for a fault."""
         return "\n".join(f"--- {path}\n{path.read_text()}" for path in sorted(self.dir.glob("*/log/*d.log")))
@@ -277,6 +303,63 @@ def test_gexec_on_another_list(site: Site) -> None:
 def test_gexec_by_address(site: Site) -> None:
     status, out, err = site.gexec("-p", "none", "hostname", nodes="10.77.0.3 10.77.0.2")
     assert (status, out) == (0, ["cap001", "cap002"]), err + site.logs()
+
+
+# -- the examples of the seed, as they are written there, with the names that we have -----------
+
+
+def test_seed_gexec_h(site: Site) -> None:
+    said = site.typed("gexec -h")
+    assert any(line.startswith("Usage: gexec [OPTIONS] ") for line in said)
+    everything = " ".join(site.typed("gexec --help-all"))
+    for option in (
+        "-d, --detached", "-h, --help", "-v, --verbose", "-V, --version", "-f, --fanout", "-n, --nprocs",
+        "-p, --prefix-type", "-P, --port",
+    ):  # fmt: skip
+        assert option in everything
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("gexec -n 3 hostname", ["0 grid000", "1 cap001", "2 cap002"]),
+        ("gexec -n 2 hostname", ["0 grid000", "1 cap001"]),
+        ("gexec -n 0 hostname", ["0 grid000", "1 cap001", "2 cap002"]),
+        ('GEXEC_SVRS="cap002" ; gexec -n 1 hostname', ["0 cap002"]),
+    ],
+)
+def test_seed_gexec_n(site: Site, line: str, said: list[str]) -> None:
+    assert site.typed(line) == said
+
+
+def test_seed_enexec(site: Site) -> None:
+    """`enexec` runs uptime on all nodes."""
+    form = re.compile(r"(\S+) +\d\d:\d\d:\d\d up .*load average: \d+\.\d\d, \d+\.\d\d, \d+\.\d\d")
+    matches = [form.fullmatch(line) for line in site.typed("enexec")]
+    assert [match and match[1] for match in matches] == ["cap001", "cap002", "grid000"]
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("enexec -n cap001 uname -a", ["cap001"]),
+        ('enexec -n "cap001 cap002" uname -a', ["cap001", "cap002"]),
+        ("enexec -x uname -a", ["cap001", "cap002"]),
+    ],
+)
+def test_seed_enexec_uname(site: Site, line: str, names: list[str]) -> None:
+    uname = os.uname()
+    said = site.typed(line)
+    assert [one.split()[:4] for one in said] == [[name, uname.sysname, name, uname.release] for name in names]
+
+
+def test_seed_enexec_h(site: Site) -> None:
+    said = site.typed("enexec -h")
+    assert any(line.startswith("Usage: enexec [-n NODES] [-x] ") for line in said)
+    assert any("-x, " in line and "not this host" in line for line in said)
+
+
+# -- other machines, and faults of the network --------------------------------------------------
 
 
 def test_attack_39_another_machine_at_the_address(site: Site) -> None:

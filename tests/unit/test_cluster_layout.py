@@ -83,7 +83,7 @@ def test_create_makes_folders_that_others_cannot_write_to(tmp_path: Path) -> Non
 def test_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     place = Layout(tmp_path)
     nodes = [Node("node001", "127.0.1.1", Process(10, 11)), Node("node002", "127.0.1.2")]
-    state = State(2875, Process(1, 2), Process(3, 4), nodes, Process(5, 6), True)
+    state = State(2875, Process(1, 2), Process(3, 4), nodes, Process(5, 6), True, ["/srv/x"])
     assert State.read(place) is None
     state.write(place)
     assert State.read(place) == state

@@ -204,19 +204,13 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
 
         return fetch(command, parsed, say, begin_s)
     request = request_of(command, parsed)
-    rerun = parsed.last("rerun")
-    if rerun is not None and _nothing_in(rerun):
-        say(f"{rerun} names no node: there is nothing to run again")
+    if nothing_to_rerun(parsed, say):
         return 0
     kind = one_of("-p/--prefix-type", parsed.last("prefix-type") or command.prefix, KINDS)
     output = _output(parsed, kind)
-    if "exit-policy" in parsed.values:
-        from gexec.render.policy import parse_policy
-
-        parse_policy(parsed.last("exit-policy") or "")  # a wrong one is told before anything runs
     job, choice, submit = command.plan(parsed, request)
     if parsed.flag("dry-run"):
-        return print_(_dry_run(job, choice, command.unresolved), say)
+        return print_(places(job, choice, command.unresolved), say)
     verbose = parsed.flag("verbose")
     if verbose:
         say(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")
@@ -256,7 +250,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
             say(console.farewell, escape=False)
         write_failed(parsed, choice, outcomes, say)
         return console.status
-    return conclude(parsed, job, choice, outcomes, output, say, begin_s)
+    return conclude(parsed, job, choice, outcomes, say, begin_s)
 
 
 def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Request:
@@ -274,6 +268,10 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     for long in ("nodelist", "hosts-file", "rerun", "failed-to"):
         if "" in parsed.all(long):
             raise UsageError(f"option --{long}: the name is empty; give a file")
+    if "exit-policy" in parsed.values:
+        from gexec.render.policy import parse_policy
+
+        parse_policy(parsed.last("exit-policy") or "")  # a wrong one is told before anything runs
     request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
     request.hosts_file = parsed.last("hosts-file") or ""
     request.count = _integer(command, parsed, "nprocs", 0, limits.RANKS_MAX, 0)
@@ -342,7 +340,6 @@ def conclude(
     job: JobSpec,
     choice: Choice,
     outcomes: list[Outcome],
-    output: Output | None,
     say: Say,
     begin_s: float,
 ) -> int:
@@ -351,7 +348,7 @@ def conclude(
 
     failed = not all(outcome.ok for outcome in outcomes)
     names = list(job.names)
-    if output is not None and output.full_summary:
+    if parsed.flag("summary"):
         from gexec.render.summary import full_summary
 
         told = full_summary(names, outcomes)
@@ -421,6 +418,15 @@ def spelled(name: str, port: int) -> str:
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
+def nothing_to_rerun(parsed: Parsed, say: Say) -> bool:
+    """Tell whether --rerun names a file without nodes, and say so."""
+    path = parsed.last("rerun")
+    if path is None or not _nothing_in(path):
+        return False
+    say(f"{path} names no node: there is nothing to run again")
+    return True
+
+
 def _nothing_in(path: str) -> bool:
     """Tell whether a file of --rerun is there and names nobody."""
     from gexec.select.lists import uncommented
@@ -434,7 +440,7 @@ def _nothing_in(path: str) -> bool:
         raise UsageError(f"--rerun {path}: {error.strerror}") from error
 
 
-def _dry_run(job: JobSpec, choice: Choice, unresolved: str) -> str:
+def places(job: JobSpec, choice: Choice, unresolved: str) -> str:
     """Say what would run, and where, in a form that a node list file takes."""
     words = [_quoted(os.fsdecode(word)) for word in job.argv]
     lines = [f"# {' '.join(words)}", f"# {job.ranks} nodes from {choice.source}:"]

@@ -1,21 +1,24 @@
 """One run of ensync: a job whose stdin is what a sender writes, and whose processes are receivers.
 
-Where gexecd does not answer, the same goes over ssh, one stream for each node, in which the receiver
-itself is sent ahead of the files (gexec.ssh.loader).
+Receivers may run any number of times, so what was lost is tried once more; and where no gexecd answers the
+same goes over ssh, in which the receiver itself is sent ahead of the files (gexec.ssh.loader).
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from gexec.cli.command import conclude, progress_of, request_of
+from gexec import limits
+from gexec.cli.command import conclude, nothing_to_rerun, progress_of, request_of, write_failed
 from gexec.client.console import Console, finish
+from gexec.client.feed import Feed
 from gexec.client.job import build, open_session, part
 from gexec.client.nodes import choose
 from gexec.client.sink import standard_sinks
-from gexec.client.transfer import Pushed
+from gexec.client.transfer import Pushed, environment
+from gexec.core.jobspec import NO_STDIN
+from gexec.core.outcome import LOST
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 #: Up to so many nodes each hands the data on to one other, beyond to two: a chain is as fast as one link,
 #: but its start takes as many steps as there are nodes.
 CHAIN_MAX = 32
+#: Of larger trees the progress does not say how much there is: to know it would take too long.
+_COUNTED_MAX = 20_000
 
 
 class Copy:
@@ -53,6 +58,9 @@ class Copy:
         command: for the manners of choosing nodes.
         parsed, task: what the words ask for.
         begin_s: monotonic time of the start.
+
+    Raises:
+        UsageError: the words make no sense, or a file is not there.
     """
 
     def __init__(self, command: Command, parsed: Parsed, task: Task, say: Say, begin_s: float) -> None:
@@ -65,10 +73,12 @@ class Copy:
         self._over = False
         self._status: int | None = None
         self._sender_status = 0
+        self._problems: dict[str, None] = {}
         argv = ("rm", "-f", "--", *task.paths) if task.removes else ("gexec-receive", *task.receiver)
         request = self._request = request_of(command, parsed, argv)
         request.stdin = not task.removes
         request.remote_path = True
+        request.env = environment()
         request.strict = parsed.flag("strict")
         request.chdir = "/"
         command.choose(parsed, request)
@@ -77,6 +87,8 @@ class Copy:
 
     def run(self) -> int:
         """Copy; return the exit status."""
+        if nothing_to_rerun(self._parsed, self._say):
+            return 0
         job, choice = self._plan()
         if self._parsed.flag("verbose"):
             self._say(f"{job.ranks} nodes from {choice.source}")
@@ -88,24 +100,32 @@ class Copy:
         else:
             outcomes = self._by_gexec(job, choice, everyone)
         for rank in everyone:
-            if unreached(outcomes[rank]):
+            if self._may_come_again(outcomes[rank]):
                 self._view.ended(((rank, rank + 1),), outcomes[rank])
-        finish(self._view, self._sinks)
+        gone = finish(self._view, self._sinks)
+        if gone is not None and self._status is None:
+            self._status = 141 if isinstance(gone, BrokenPipeError) else 255
+        if not self._sinks[2].ends_line:
+            self._say.new_line()
+        for problem in self._problems:
+            self._say(problem)
         if self._status is not None:
+            write_failed(self._parsed, choice, outcomes, self._say)
             return self._status
-        status = conclude(self._parsed, job, choice, outcomes, None, self._say, self._begin_s)
+        status = conclude(self._parsed, job, choice, outcomes, self._say, self._begin_s)
         self._tell_reports(job)
         return max(status, self._sender_status)
 
     def _plan(self) -> tuple[JobSpec, Choice]:
         request = self._request
-        request.fanout = request.fanout if "fanout" in self._parsed.values else 1
         if self._task.via == "ssh":
             choice = choose(request)
             return self._ssh_job(choice, range(len(choice.nodes))), choice
         job, choice = build(request)
-        if job.ranks > CHAIN_MAX and "fanout" not in self._parsed.values:
-            job.fanout = 2
+        if not self._task.removes:
+            job.flags &= ~NO_STDIN  # names that came from stdin leave a job without
+            if "fanout" not in self._parsed.values:
+                job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
         return job, choice
 
     def _shown(self, job: JobSpec) -> View:
@@ -116,25 +136,39 @@ class Copy:
             return Gathered(names)
         return Prefixed(prefixes("host", names, ()), job.ranks)
 
+    def _may_come_again(self, outcome: Outcome) -> bool:
+        """Tell whether a node may be tried again. What it told of differences must not come twice."""
+        return unreached(outcome) or (outcome.kind == LOST and not self._task.compares)
+
     # -- ways ----------------------------------------------------------------------------------
 
     def _by_gexec(self, job: JobSpec, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
+        # In a second job ranks would be others, and a strict one has none.
+        again = not (self._task.ranked or self._parsed.flag("strict"))
         auto = self._task.via == "auto"
         try:
-            outcomes = self._one(open_session, job, ranks, auto)
+            outcomes = self._one(open_session, job, ranks)
         except (AuthError, DaemonError) as error:
             if not auto:
                 raise
             self._say(f"{error}; all nodes are reached by ssh instead")
             return self._by_ssh(choice, ranks)
-        left = [rank for rank in ranks if unreached(outcomes[rank])]
-        if auto and left and not self._over:
-            names = fold_bounded([shown(job.names[rank]) for rank in left])
-            why = printable(outcomes[left[0]].describe())
-            self._say(f"{len(left)} of {job.ranks} nodes by ssh ({why}): {names}", escape=False)
-            for rank, outcome in zip(left, self._by_ssh(choice, left), strict=True):
-                outcomes[rank] = outcome
+        lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
+        if again and lost and not self._over:
+            self._say(f"once more: {self._told(job, lost, outcomes)}", escape=False)
+            try:
+                _update(outcomes, lost, self._one(open_session, part(job, lost), lost))
+            except GexecError as error:
+                self._say(str(error))
+        left = [rank for rank in ranks if self._may_come_again(outcomes[rank])]
+        if again and auto and left and not self._over:
+            self._say(f"by ssh: {self._told(job, left, outcomes)}", escape=False)
+            _update(outcomes, left, self._by_ssh(choice, left))
         return outcomes
+
+    def _told(self, job: JobSpec, ranks: Sequence[int], outcomes: Sequence[Outcome]) -> str:
+        names = fold_bounded([shown(job.names[rank]) for rank in ranks])
+        return f"{len(ranks)} of {job.ranks} nodes ({printable(outcomes[ranks[0]].describe())}): {names}"
 
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
         from gexec.ssh.job import Options
@@ -148,56 +182,65 @@ class Copy:
         def submit(job: JobSpec) -> tuple[_socket.socket, JobSession]:
             return open_ssh(job, options)
 
-        return self._one(submit, self._ssh_job(choice, ranks), ranks, False, by_ssh=True)
+        return self._one(submit, self._ssh_job(choice, ranks), ranks, by_ssh=True)
 
     def _ssh_job(self, choice: Choice, ranks: Sequence[int]) -> JobSpec:
         from gexec.ssh.job import prepare
         from gexec.ssh.loader import words
 
         request = self._request
-        nodes = [choice.nodes[rank] for rank in ranks]
+        only_ssh = self._task.via == "ssh"
+        # Ports are those of gexecd, unless ssh is the only way.
+        nodes = [(name, (port or request.port) if only_ssh else 0) for name, port in choice.nodes]
         return prepare(
-            [(name, port or request.port) for name, port in nodes],
+            [nodes[rank] for rank in ranks],
             request.argv if self._task.removes else words(self._task.receiver),
             stdin=request.stdin,
-            fanout=len(nodes),  # one stream, which all read at the same time
+            # One stream, which all read at the same time, unless the user wants less.
+            fanout=request.fanout if "fanout" in self._parsed.values else min(len(ranks), limits.FANOUT_MAX),
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
         )
 
-    def _one(
-        self, submit: Opener, job: JobSpec, ranks: Sequence[int], again: bool, by_ssh: bool = False
-    ) -> list[Outcome]:
-        """Run one job on these ranks and return how they ended."""
-        feed = None if self._task.removes else Feed(self._task, by_ssh)
+    def _one(self, submit: Opener, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
+        """Run one job, whose ranks are these of the run, and return how they ended."""
+        feed = None if self._task.removes else Feed(self._task.sender(by_ssh))
+        sock = None
         try:
-            sock, session = submit(job if len(ranks) == job.ranks else part(job, ranks))
+            sock, session = submit(job)
             if self._progress is not None:
                 self._progress.watch(session, ranks)
+                if feed is not None:
+                    self._progress.measure(feed.bytes_read, self._bytes)
             console = Console(
                 sock,
                 session,
-                Part(self._view, ranks, unreached if again else None),
+                Part(self._view, ranks, self._may_come_again),
                 self._sinks,
                 read_stdin=feed is not None,
                 stdin_fd=feed.fd if feed else 0,
                 command=self._command.name,
                 last=False,
-                names=[job.names[rank] for rank in range(job.ranks)],
+                names=list(job.names),
                 progress=self._progress,
             )
             console.run()
-            sock.close()
         finally:
+            if sock is not None:
+                sock.close()
             if feed is not None:
                 self._sender_status = max(self._sender_status, feed.close())
+                self._problems.update(dict.fromkeys(feed.problems))
         self._over = console.asked_to_end or console.status is not None
-        self._status = console.status if self._status is None else self._status
+        self._status = console.status
         if console.farewell:
             self._say(console.farewell, escape=False)
         return session.ended_outcomes()
 
     # -- what it says --------------------------------------------------------------------------
+
+    def _bytes(self) -> int:
+        return _bytes_of(self._task)
 
     def _tell_reports(self, job: JobSpec) -> None:
         reports = [report for report in self._view.reports if report is not None]
@@ -207,52 +250,41 @@ class Copy:
         files = sum([report.files + report.links for report in reports])
         same = sum([report.unchanged for report in reports])
         elapsed_s = max(1e-3, time.monotonic() - self._begin_s)
+        done = "different" if self._task.compares else "written"
         self._say(
-            f"{files} files written on {len(reports)} of {job.ranks} nodes, {same} were right already: "
+            f"{files} files {done} on {len(reports)} of {job.ranks} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
 
 
-class Feed:
-    """The sender, a process of its own beside us, and the end of the pipe that it writes into.
-
-    Attributes:
-        fd: its stream, to be read.
-    """
-
-    def __init__(self, task: Task, by_ssh: bool) -> None:
-        self.fd, writing = os.pipe()
-        words = [sys.executable, "-m", "gexec.cli.send", f"--names={task.names}"]
-        words.append(f"--compress={'never' if by_ssh else task.compress}")
-        if task.bytes_per_s:
-            words.append(f"--bwlimit={task.bytes_per_s}")
-        if "--checksum" in task.receiver:
-            words.append("--digests")
-        if by_ssh:
-            words.append("--loader")
-        try:
-            self._pid = os.posix_spawn(
-                sys.executable,
-                [*words, "--", *task.paths],
-                os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_CLOSE, self.fd)],
-            )
-        except OSError as error:
-            raise GexecError(f"the sender cannot be started: {error.strerror}") from error
-        finally:
-            os.close(writing)
-
-    def close(self) -> int:
-        """Read no more; return the sender's exit status: 1 if it could not send something.
-
-        That nobody reads to the end is no fault of the sender's: those who did not are told otherwise.
-        """
-        os.close(self.fd)
-        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        return status if status in (0, 1) else 0
+def _update(outcomes: list[Outcome], ranks: Sequence[int], later: Sequence[Outcome]) -> None:
+    """Take what a further attempt brought. Where it came to nothing, a lost node is still a lost one."""
+    for rank, outcome in zip(ranks, later, strict=True):
+        if unreached(outcomes[rank]) or not unreached(outcome):
+            outcomes[rank] = outcome
 
 
 def _check_roots(task: Task) -> None:
     for root in roots_of(task.paths, task.names):
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: there is no such file or directory on this host")
+
+
+def _bytes_of(task: Task) -> int:
+    """Return the bytes that a sender will read, holes left out; 0 if there are too many files to know."""
+    total = count = 0
+    waiting = [root.path for root in roots_of(task.paths, task.names)]
+    while waiting:
+        path = waiting.pop()
+        try:
+            if os.path.isdir(path) and not os.path.islink(path):
+                waiting += [os.path.join(path, name) for name in os.listdir(path)]
+            else:
+                status = os.lstat(path)
+                total += min(status.st_size, status.st_blocks * 512)
+        except OSError:
+            pass  # the sender tells
+        count += 1
+        if count > _COUNTED_MAX:
+            return 0
+    return total

@@ -90,11 +90,12 @@ class Task:
 
     Attributes:
         paths: what is copied, or removed.
-        via: gexec, ssh or auto.
+        via: gexec, ssh or auto (never with --strict, which only gexecd can do).
         removes: the paths are deleted on the nodes; nothing is copied.
         compares: nothing is written; differences are told.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
         receiver: options for the receivers.
+        ranked: the destination has the rank in it, so that every node must keep its rank.
         bytes_per_s: 0 = no limit.
         compress: auto, always or never.
     """
@@ -104,23 +105,37 @@ class Task:
             raise UsageError("no file: give what to copy, such as ensync /etc/hosts; ensync -h shows more")
         self.paths = parsed.rest
         self.via = one_of("--via", parsed.last("via") or "auto", ("gexec", "ssh", "auto"))
+        if parsed.flag("strict"):
+            if self.via == "ssh":
+                raise UsageError("options --strict and --via=ssh: only gexecd can do --strict; leave one out")
+            self.via = "gexec"
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = size("--bwlimit", parsed.last("bwlimit") or "0")
         self.compress = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
-        destination = parsed.last("dest")
-        self.names = "full" if destination is None or parsed.flag("relative") else "base"
+        dest = parsed.last("dest")
+        self.names = "full" if dest is None or parsed.flag("relative") else "base"
+        self.ranked = False
         self.receiver = [f"--{long}" for long in RECEIVER if parsed.flag(long)]
-        if destination is not None:
-            if not destination.startswith("/"):
-                raise UsageError(f"option --dest: {destination[:200]!r}: expected an absolute path")
-            self.receiver.append(f"--dest={destination}")
+        if dest is not None:
+            self.ranked = _destination(dest, "0") != _destination(dest, "1")
+            self.receiver.append(f"--dest={dest}")
         elif parsed.flag("relative"):
             raise UsageError("option --relative: without --dest every path stays whole; give --dest too")
         if parsed.flag("checksum") and parsed.flag("dry-run"):
             raise UsageError("options --checksum and --dry-run: neither writes anything; give one of them")
         if self.removes:
             self._check_removal()
+
+    def sender(self, by_ssh: bool) -> list[str]:
+        """Return the words of the sender; by ssh, receivers get themselves first, and may have no zstd."""
+        words = [f"--names={self.names}"]
+        words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
+        if self.bytes_per_s:
+            words.append(f"--bwlimit={self.bytes_per_s}")
+        if "--checksum" in self.receiver:
+            words.append("--digests")
+        return [*words, "--", *self.paths]
 
     def _check_removal(self) -> None:
         if self.receiver:
@@ -129,3 +144,10 @@ class Task:
         for path in self.paths:
             if os.path.normpath(path) != path or not path.startswith("/") or path == "/":
                 raise UsageError(f"--remove {path[:200]!r}: expected an absolute path without `.` and `..`")
+
+
+def _destination(text: str, rank: str) -> str:
+    """Return what a node would make of --dest; UsageError, here and once, if it could not."""
+    from gexec.files.options import destination
+
+    return destination(text, {"GEXEC_NODE": "node", "GEXEC_MY_VNN": rank})

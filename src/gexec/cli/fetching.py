@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 
-from gexec.cli.command import conclude, progress_of, request_of
+from gexec.cli.command import (
+    conclude,
+    nothing_to_rerun,
+    places,
+    print_,
+    progress_of,
+    request_of,
+    write_failed,
+)
 from gexec.client.console import Console
+from gexec.client.job import build, open_session
 from gexec.client.sink import standard_sinks
-from gexec.client.transfer import Fetched
-from gexec.core.outcome import Outcome, exited
+from gexec.client.transfer import Fetched, environment
+from gexec.core.outcome import Outcome, lost
 from gexec.errors import UsageError
 from gexec.files.options import Options
 from gexec.render.prefix import prefixes
@@ -22,8 +32,12 @@ if TYPE_CHECKING:
     from gexec.cli.command import Command, Say
     from gexec.cli.options import Parsed
 
-#: The exit status of a rank whose files did not arrive as they were sent.
-_INCOMPLETE = 3
+#: The options that mean something here; the others are about commands and what they write.
+_FITTING = {
+    "fetch", "to", "nodes", "exclude", "nprocs", "pick", "nodelist", "hosts-file", "rerun", "skip-down",
+    "no-progress", "summary", "exit-policy", "failed-to", "dry-run", "strict", "timeout", "connect-timeout",
+    "chdir", "no-stdin", "remote-path", "fanout", "port", "verbose",
+}  # fmt: skip
 
 
 def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
@@ -31,14 +45,26 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     directory = _directory(parsed)
     request = request_of(command, parsed, ("gexec-send", "--", *parsed.all("fetch")))
     request.stdin = False
-    if "chdir" not in parsed.values:
-        request.chdir = "/"
-    job, choice, submit = command.plan(parsed, request)
-    job_names = list(job.names)
-    view = Fetched(
-        Prefixed(prefixes("host", job_names, ()), job.ranks), directory, job_names, Options(make_parents=True)
-    )
-    sock, session = submit(job)
+    request.remote_path = True
+    request.env = environment()
+    request.strict = parsed.flag("strict")
+    request.chdir = request.chdir or "/"
+    if nothing_to_rerun(parsed, say):
+        return 0
+    job, choice = build(request)
+    if parsed.flag("dry-run"):
+        return print_(places(job, choice, command.unresolved), say)
+    verbose = parsed.flag("verbose")
+    if verbose:
+        say(f"{job.ranks} nodes from {choice.source}")
+    names = list(job.names)
+    shown = Prefixed(prefixes("host", names, ()), job.ranks)
+    view = Fetched(shown, directory, names, Options(make_parents=True))
+    _make(directory)
+    sock, session = open_session(job)
+    progress = progress_of(parsed, job, "host", begin_s, session)
+    if progress is not None:
+        progress.measure(lambda: view.bytes, lambda: 0)
     console = Console(
         sock,
         session,
@@ -46,53 +72,55 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
         standard_sinks(),
         read_stdin=False,
         command=command.name,
-        names=job_names,
-        progress=progress_of(parsed, job, "host", begin_s, session),
+        names=names,
+        progress=progress,
     )
     console.run()
     sock.close()
+    if not console.stderr_ends_line:
+        say.new_line()
     for problem in view.problems:
-        say(problem)
-    if console.status is not None:
-        return console.status
+        say(problem, escape=False)
     outcomes = _judged(session.ended_outcomes(), view)
-    status = conclude(parsed, job, choice, outcomes, None, say, begin_s)
-    reports = [report for report in view.reports if report is not None]
-    if parsed.flag("verbose"):
-        files = sum([report.files + report.links for report in reports])
-        total = sum([report.bytes for report in reports])
-        say(f"{files} files, {shown_size(total)} from {len(reports)} of {job.ranks} nodes in {directory}")
-        say(f"done after {shown_seconds(_since(begin_s))}")
-    return status
-
-
-def _since(begin_s: float) -> float:
-    import time
-
-    return time.monotonic() - begin_s
+    if console.status is not None:
+        if console.farewell:
+            say(console.farewell, escape=False)
+        write_failed(parsed, choice, outcomes, say)
+        return console.status
+    if verbose:
+        files = sum([report.files + report.links for report in view.reports if report is not None])
+        took = shown_seconds(time.monotonic() - begin_s)
+        say(f"{files} files in {printable(directory)}, {shown_size(view.bytes)} in {took}", escape=False)
+    return conclude(parsed, job, choice, outcomes, say, begin_s)
 
 
 def _directory(parsed: Parsed) -> str:
-    """Return where it goes, made if it was not there; UsageError if it cannot be."""
+    """Return where it goes, absolute; UsageError if the words make no sense."""
     if parsed.rest:
         raise UsageError(f"option --fetch: no command runs with it, but {parsed.rest[0][:80]!r} is given")
+    for long in (*parsed.values, *parsed.flags):
+        if long not in _FITTING:
+            raise UsageError(f"options --fetch and --{long}: files are fetched, and no command runs")
     directory = parsed.last("to")
-    if directory is None:
+    if not directory:
         raise UsageError("option --fetch: say where it goes with --to DIR")
     for path in parsed.all("fetch"):
         if not path.startswith("/") and "chdir" not in parsed.values:
             raise UsageError(f"--fetch {path[:200]!r}: expected an absolute path, or one below --chdir")
-    try:
-        os.makedirs(directory, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--to {printable(directory)}: {error.strerror}") from error
     return os.path.abspath(directory)
 
 
+def _make(directory: str) -> None:
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--to {directory}: {error.strerror}") from error
+
+
 def _judged(outcomes: list[Outcome], view: Fetched) -> list[Outcome]:
-    """Return the outcomes; a sender that ended well is not enough, if what came is not whole."""
+    """Return the outcomes; that a sender ended well is not enough if what it sent is not all here."""
     return [
-        exited(_INCOMPLETE)
+        lost("what it sent is not all here")
         if outcome.ok and (report is None or not report.is_complete or report.failed)
         else outcome
         for outcome, report in zip(outcomes, view.reports, strict=True)

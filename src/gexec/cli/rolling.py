@@ -198,7 +198,7 @@ def run_rounds(
     if gone is not None and run.status is None:
         say(f"cannot write standard output: {gone.strerror}")
         run.status = 255
-    status = conclude(parsed, job, choice, outcomes, output, say, begin_s)
+    status = conclude(parsed, job, choice, outcomes, say, begin_s)
     return status if run.status is None else run.status
 
 

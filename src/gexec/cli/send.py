@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import sys
 import time
 
+from gexec import limits
 from gexec.cli.options import Option, one_of, parse, size
 from gexec.errors import GexecError, UsageError
 from gexec.files.compression import compressed
@@ -41,6 +43,8 @@ Status: 0 all is well, 1 something could not be sent, 2 usage, 3 nobody reads.
 #: Exit statuses.
 FAILED, USAGE, INCOMPLETE = 1, 2, 3
 _PIPE_BYTES = 1024 * 1024
+#: With --bwlimit, so many writes a second.
+_STEPS_PER_S = 8
 
 
 def main(words: Sequence[str]) -> int:
@@ -55,12 +59,14 @@ def main(words: Sequence[str]) -> int:
         naming = one_of("--names", parsed.last("names") or "full", ("full", "base"))
         when = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
         roots = roots_of(parsed.rest, naming)
-        sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=_say)
+        problems = _Problems()
+        sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=problems)
         if parsed.flag("loader"):
             from gexec.ssh.loader import archive
 
             _write_all(archive())
         _send(sender, when, size("--bwlimit", parsed.last("bwlimit") or "0"))
+        problems.finish()
     except BrokenPipeError:
         return INCOMPLETE
     except OSError as error:
@@ -79,16 +85,47 @@ def _send(sender: Sender, when: str, bytes_per_s: int) -> None:
         pass
     begin_s, sent = time.monotonic(), 0
     for chunk in compressed(sender.chunks(), when):
-        sent += len(chunk)
-        _write_all(chunk)
-        if bytes_per_s:
-            time.sleep(max(0.0, begin_s + sent / bytes_per_s - time.monotonic()))
+        if not bytes_per_s:
+            _write_all(chunk)
+            continue
+        left = memoryview(chunk)
+        while left:
+            step = left[: max(1, bytes_per_s // _STEPS_PER_S)]
+            _write_all(step)
+            left = left[len(step) :]
+            sent += len(step)
+            _wait(begin_s + sent / bytes_per_s - time.monotonic())
 
 
 def _write_all(data: bytes | bytearray | memoryview) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(1, left) :]
+
+
+def _wait(wait_s: float) -> None:
+    """Wait, but not longer than somebody reads."""
+    if wait_s > 0:
+        poll = select.poll()
+        poll.register(1, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(wait_s * 1000)):
+            raise BrokenPipeError
+
+
+class _Problems:
+    """Says what is not sent, at most ARCHIVE_SAID_MAX sentences of it."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, sentence: str) -> None:
+        self._count += 1
+        if self._count <= limits.ARCHIVE_SAID_MAX:
+            _say(sentence)
+
+    def finish(self) -> None:
+        if self._count > limits.ARCHIVE_SAID_MAX:
+            _say(f"and {self._count - limits.ARCHIVE_SAID_MAX} sentences more")
 
 
 def _say(sentence: str) -> None:

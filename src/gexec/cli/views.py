@@ -26,9 +26,6 @@ class Output:
     Args:
         parsed: the command line.
         kind: of prefix.
-
-    Attributes:
-        full_summary: tell at the end how every node ended, also where all is well.
     """
 
     def __init__(self, parsed: Parsed, kind: str) -> None:
@@ -45,7 +42,6 @@ class Output:
         terminal = os.isatty(1)
         self._colour = wants_colour(parsed.last("color") or "auto", terminal, os.environ)
         self._align = terminal
-        self.full_summary = parsed.flag("summary")
 
     def view(self, job: JobSpec) -> View:
         """Return the view of a run of this job's nodes."""

@@ -280,6 +280,10 @@ class Console:
 
     def _on_frame(self, frame: Frame) -> None:
         if isinstance(frame, Output):
+            if frame.stream == STDOUT and self._sinks[STDOUT].error is not None:
+                # Nobody reads it and the job is being ended: what is under way costs no more time.
+                self._session.taken(frame.ranks, frame.stream, len(frame.data))
+                return
             self._view.output(frame.stream, frame.ranks, frame.data)
             self._take()
         elif isinstance(frame, Ended):

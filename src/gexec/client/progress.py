@@ -14,10 +14,11 @@ import select
 from gexec.core.ranks import size
 from gexec.render.fold import fold_bounded
 from gexec.render.text import shown
+from gexec.render.text import size as shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gexec.client.session import JobSession
     from gexec.core.outcome import Outcome
@@ -42,7 +43,10 @@ class Progress:
         due_s: monotonic time at which to call ``tick`` next.
     """
 
-    __slots__ = ("_before", "_begin_s", "_fd", "_lines", "_names", "_ranks", "_session", "due_s")
+    __slots__ = (
+        "_before", "_begin_s", "_fd", "_lines", "_names", "_ranks", "_read", "_session", "_total",
+        "_total_of", "due_s",
+    )  # fmt: skip
 
     def __init__(self, names: Sequence[bytes], begin_s: float, fd: int = 2) -> None:
         self._fd = fd
@@ -53,6 +57,9 @@ class Progress:
         self._lines = 0
         #: How ranks of the sessions before the present one have ended; what is tried again has not.
         self._before: list[Outcome | None] = [None] * len(names)
+        self._read: Callable[[], int] | None = None
+        self._total_of: Callable[[], int] | None = None
+        self._total = 0
         self.due_s = begin_s + AFTER_S
 
     def watch(self, session: JobSession, ranks: Sequence[int]) -> None:
@@ -63,6 +70,10 @@ class Progress:
         for rank in ranks:
             self._before[rank] = None
         self._session, self._ranks = session, ranks
+
+    def measure(self, read: Callable[[], int], total: Callable[[], int]) -> None:
+        """Show bytes, too: how many were read, and of how many (0: not known; asked when it is drawn)."""
+        self._read, self._total_of = read, total
 
     def tick(self, now_s: float, quiet: bool) -> None:
         """Draw anew if it is time; ``quiet``: nothing waits to be written and the last line is whole."""
@@ -116,8 +127,11 @@ class Progress:
         told += f", {failed} failed" if failed else ""
         told += f", {len(running)} running" if started else ", starting"
         told += f", {now_s - self._begin_s:.0f} s"
+        bytes_read, moved = self._moved(now_s)
+        told = f"{moved}\n{told}" if moved else told
+        bar = (self._total, bytes_read) if self._total else (total, done)
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(total, done, width=min(30, width // 3)), Text(told, no_wrap=True))
+        grid.add_row(ProgressBar(*bar, width=min(30, width // 3)), Text(told, no_wrap=True))
         buffer = io.StringIO()
         console = Console(file=buffer, force_terminal=True, width=width, legacy_windows=False)
         console.print(grid, no_wrap=True, overflow="ellipsis", crop=True)
@@ -127,6 +141,19 @@ class Progress:
                 Text(f"still running: {names}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True
             )
         return buffer.getvalue().encode("utf-8", "backslashreplace")
+
+    def _moved(self, now_s: float) -> tuple[int, str]:
+        """Return how many bytes were read, and the same in words."""
+        if self._read is None:
+            return 0, ""
+        if self._total_of is not None:
+            self._total, self._total_of = self._total_of(), None
+        count = self._read()
+        told = shown_size(count)
+        if self._total:
+            count = min(count, self._total)
+            told = f"{shown_size(count)} of {shown_size(self._total)}"
+        return count, f"{told}, {shown_size(count / max(1e-3, now_s - self._begin_s))}/s"
 
 
 def _columns(fd: int) -> int:

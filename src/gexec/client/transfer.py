@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from gexec.core import ranks as sets
 from gexec.core.frames import STDOUT
 from gexec.errors import GexecError
 from gexec.files import report as reports
 from gexec.files.unpacker import Unpacker, folders_of
+from gexec.render.text import printable, shown
 from gexec.render.view import View
 
 TYPE_CHECKING = False
@@ -23,6 +25,14 @@ if TYPE_CHECKING:
 #: A longer line is none of a receiver's and is passed on in pieces.
 _LINE_MAX_BYTES = 64 * 1024
 _MARK = reports.MARK.encode()
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a job of senders or receivers: they are found where PATH leads and where they
+    are on this host.
+    """
+    path = os.environ.get("PATH") or os.defpath
+    return os.environ | {"PATH": f"{path}:{os.path.dirname(sys.executable)}"}
 
 
 class _Wrapped(View):
@@ -73,6 +83,12 @@ class Pushed(_Wrapped):
         self.reports: list[Report | None] = [None] * ranks
         self._begun: dict[int, bytes] = {}
 
+    def started(self, ranks: Ranges) -> None:
+        """See View. A rank that was lost may start once more: nothing follows what it had begun to say."""
+        for rank in sets.members(ranks) if self._begun else ():
+            self._begun.pop(rank, None)
+        super().started(ranks)
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         if stream != STDOUT:
@@ -92,16 +108,19 @@ class Pushed(_Wrapped):
         self._move()
 
     def _lines(self, rank: int, data: bytes) -> None:
-        data = self._begun.pop(rank, b"") + data
+        *lines, rest = (self._begun.pop(rank, b"") + data).split(b"\n")
         passed = []
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n") and len(line) < _LINE_MAX_BYTES:
-                self._begun[rank] = line
-            elif line.startswith(_MARK) and (found := reports.parse(line.decode("ascii", "replace"))):
+        for text in lines:
+            line = text + b"\n"
+            if line.startswith(_MARK) and (found := reports.parse(line.decode("ascii", "replace"))):
                 self.reports[rank] = found
                 self.taken.append((STDOUT, ((rank, rank + 1),), len(line)))
             else:
                 passed.append(line)
+        if len(rest) >= _LINE_MAX_BYTES:
+            passed.append(rest)
+        elif rest:
+            self._begun[rank] = rest
         if passed:
             self._pass(rank, b"".join(passed))
 
@@ -120,17 +139,19 @@ class Fetched(_Wrapped):
 
     Attributes:
         folders: of each rank.
-        reports: of each rank that has ended.
-        problems: sentences, each with its folder in front, since they were last taken.
+        reports: of each rank that has ended; None if nothing had come.
+        problems: sentences, safe to show: what could not be written, or is not what a sender sends.
+        bytes: of all streams so far.
     """
 
-    __slots__ = ("_unpacker", "folders", "problems", "reports")
+    __slots__ = ("_unpacker", "bytes", "folders", "problems", "reports")
 
     def __init__(self, view: View, directory: str, names: Sequence[bytes], options: Options) -> None:
         super().__init__(view)
         self.folders = folders_of([os.fsdecode(name) for name in names])
         self.reports: list[Report | None] = [None] * len(names)
         self.problems: list[str] = []
+        self.bytes = 0
         self._unpacker = Unpacker(directory, options, say=self._say, tell=lambda folder, line: None)
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
@@ -145,6 +166,7 @@ class Fetched(_Wrapped):
                     self._unpacker.feed(self.folders[rank], data)
                 except GexecError as error:
                     self.error = str(error)
+            self.bytes += len(data)
         self.taken.append((STDOUT, ranks, len(data)))
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
@@ -160,4 +182,4 @@ class Fetched(_Wrapped):
         super().finish()
 
     def _say(self, folder: str, sentence: str) -> None:
-        self.problems.append(f"{folder}: {sentence}")
+        self.problems.append(f"{shown(os.fsencode(folder))}: {printable(sentence)}")

@@ -120,15 +120,15 @@ class Receiver:
             self._end_file(event.digest)
         elif isinstance(event, records.FileBad):
             self._problems_told += 1
-            self._fail(self._path, f"the sender could not read it: {event.reason}")
+            self._fail(self._path, "")
             self._drop_file()
         elif isinstance(event, records.Skipped):
             if event.reason:
                 self._problems_told += 1
-                self._fail(event.path, f"the sender could not send it: {event.reason}")
+                self._fail(event.path, "")
             self._keep(event.path)
         elif isinstance(event, records.End):
-            # What could not even be named. The sender has told what it was.
+            # What could not even be named.
             self.report.failed += max(0, event.problems - self._problems_told)
         else:
             assert isinstance(event, records.Directory | records.File | records.Symlink)
@@ -233,6 +233,7 @@ class Receiver:
     # -- words ----------------------------------------------------------------------------------
 
     def _fail(self, path: bytes, why: str) -> None:
+        """Count a failure, and say why; empty: the sender has said it, once for all receivers."""
         self.report.failed += 1
         if why:
             self._note(path, why)

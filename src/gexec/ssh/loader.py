@@ -1,7 +1,7 @@
 """A receiver for nodes that have Python 3.11 and no gexec: sent ahead of the files, through the same stdin.
 
-The remote command is a line of Python that reads an archive of the modules that a receiver needs, of the
-length that it is told, and runs the receiver in them; what follows in stdin is the stream of files.
+The remote command is Python with a few lines that read an archive of the modules that a receiver needs and
+run the receiver in them; what follows in stdin is the stream of files.
 """
 
 from __future__ import annotations
@@ -22,16 +22,21 @@ MODULES = (
     "gexec/files/*.py",
 )  # fmt: skip
 
-# In a memfd, so that nothing is written to the node's disk but the files.
-_LOADER = """\
+#: Digits before the archive that tell its length in bytes.
+_DIGITS = 8
+# The archive is kept in a memfd, so that nothing is written to the node's disk but the files.
+_LOADER = f"""\
 import os,sys
-n=int(sys.argv.pop(1))
 if sys.version_info<(3,11):sys.exit('gexec-receive: Python here is older than 3.11')
+def read(n):
+ d=b''
+ while len(d)<n:
+  p=os.read(0,n-len(d))
+  if not p:sys.exit(3)
+  d+=p
+ return d
 f=os.memfd_create('gexec')
-while n:
- b=os.read(0,n)
- if not b:sys.exit(3)
- n-=os.write(f,b)
+with open(f,'wb',closefd=False) as a:a.write(read(int(read({_DIGITS}))))
 sys.path.insert(0,'/proc/self/fd/%d'%f)
 from gexec.cli.receive import main
 sys.exit(main(sys.argv[1:]))
@@ -39,16 +44,16 @@ sys.exit(main(sys.argv[1:]))
 
 
 def archive() -> bytes:
-    """Return the modules as a zip file, the same bytes each time."""
+    """Return what goes before the stream of files: the modules as a zip file, after its length."""
     top = Path(__file__).parent.parent.parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
         for pattern in MODULES:
             for path in sorted(top.glob(pattern)):
                 packed.writestr(zipfile.ZipInfo(str(path.relative_to(top))), path.read_bytes())
-    return buffer.getvalue()
+    return b"%0*d" % (_DIGITS, buffer.tell()) + buffer.getvalue()
 
 
 def words(options: Sequence[str]) -> list[str]:
     """Return the remote command: Python, what it runs, and the receiver's options."""
-    return ["python3", "-I", "-c", _LOADER, str(len(archive())), *options]
+    return ["python3", "-I", "-c", _LOADER, *options]

@@ -1,0 +1,79 @@
+"""What a job's processes read from: a sender of files (gexec.cli.send), in a process of its own beside us."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+
+from gexec.errors import GexecError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Of what it says: more than the sentences that it is allowed.
+_SAID_MAX_BYTES = 256 * 1024
+
+
+class Feed:
+    """A running sender. ``close`` it, always.
+
+    Args:
+        words: its options and paths (docs/files.md).
+
+    Raises:
+        GexecError: it cannot be started.
+
+    Attributes:
+        fd: the end of the pipe that its stream comes from.
+        problems: sentences, once it is closed: what could not be sent.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.problems: list[str] = []
+        self._bytes_read = 0
+        self.fd, writing = os.pipe()
+        # What it says waits there: written at once, it would stand in the midst of what is drawn and shown.
+        self._said = os.memfd_create("gexec-send")
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-m", "gexec.cli.send", *words],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, self._said, 2)],
+                setpgroup=0,  # ^C is the job's matter
+            )
+        except OSError as error:
+            os.close(self.fd)
+            os.close(self._said)
+            raise GexecError(f"the sender cannot be started: {error.strerror}") from error
+        finally:
+            os.close(writing)
+
+    def bytes_read(self) -> int:
+        """Return how much it has read so far (the modules that it is made of included)."""
+        try:
+            with open(f"/proc/{self._pid}/io", "rb", 0) as file:
+                counted = file.read(4096).partition(b"rchar: ")[2].split(maxsplit=1)
+            self._bytes_read = int(counted[0])
+        except (OSError, IndexError, ValueError):
+            pass  # it has ended, or this kernel does not count
+        return self._bytes_read
+
+    def close(self) -> int:
+        """End it; return its exit status: 1 if it could not send something, else 0.
+
+        That it could not write to the end is no fault of its own, and told by those who did not read.
+        """
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        if not any(event & select.POLLHUP for _, event in poll.poll(0)):
+            os.kill(self._pid, signal.SIGKILL)
+        os.close(self.fd)
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        text = os.pread(self._said, _SAID_MAX_BYTES, 0).decode("utf-8", "backslashreplace")
+        self.problems = [line.removeprefix("gexec-send: ") for line in text.splitlines()]
+        os.close(self._said)
+        return 1 if status == 1 else 0

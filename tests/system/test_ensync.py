@@ -1,0 +1,552 @@
+"""ensync through real daemons: files arrive as they are here, whatever happens to other nodes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gexec.cluster import control, processes
+
+from .commands import Shell, Terminal
+from .conftest import DEADLINE_S, Cluster, wait_until
+from .must_hold import end, marked, wait_gone
+
+IS_ROOT = os.geteuid() == 0
+root_only = pytest.mark.skipif(not IS_ROOT, reason="needs root")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short path that all nodes see, with ``to`` in it."""
+    place = Path(tempfile.mkdtemp(prefix="gxe", dir="/tmp"))
+    place.chmod(0o755)
+    (place / "to").mkdir()
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def shell(cluster: Cluster, tmp_path: Path) -> Shell:
+    return Shell(cluster.env, tmp_path)
+
+
+def tree_of(top: Path) -> dict[bytes, tuple[object, ...]]:
+    """Return everything below a directory: mode, mtime, and contents' digest, target or nothing."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    for folder, directories, files in os.walk(os.fsencode(top)):
+        for name in directories + files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            content: object = None
+            if stat.S_ISREG(status.st_mode):
+                with open(path, "rb") as file:
+                    content = hashlib.file_digest(file, "sha256").digest()
+            elif stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path)
+            mtime = 0 if stat.S_ISLNK(status.st_mode) else status.st_mtime_ns
+            found[os.path.relpath(path, os.fsencode(top))] = (status.st_mode, mtime, content)
+    return found
+
+
+def told(done: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
+    return done.returncode, done.stdout, done.stderr
+
+
+def to_each(place: Path) -> list[object]:
+    """The options that give each node a folder of its own."""
+    return ["--parents", "--dest", place / "to" / "%h"]
+
+
+def sender_of(client: subprocess.Popen[bytes]) -> int:
+    """Return the pid of the client's sender once it is there."""
+    found: list[int] = []
+
+    def there() -> bool:
+        found[:] = [pid for pid in processes.children(client.pid) if b"gexec.cli.send" in _words(pid)]
+        return bool(found)
+
+    wait_until(there, "there is no sender")
+    return found[0]
+
+
+def wait_read(sender: int, count: int) -> None:
+    """Wait until a sender has read so many bytes."""
+
+    def has_read() -> bool:
+        text = Path(f"/proc/{sender}/io").read_text()
+        return int(text.split("rchar:")[1].split()[0]) > count
+
+    wait_until(has_read, f"the sender has not read {count} bytes")
+
+
+def _words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def no_file_below(top: Path) -> None:
+    """Fail if there is a file, under whatever name."""
+    assert [path for path in top.rglob("*") if not path.is_dir()] == []
+
+
+# -- what arrives -----------------------------------------------------------------------------------------
+
+
+def test_whatever_a_file_is_called_and_holds(cluster: Cluster, shell: Shell, place: Path) -> None:
+    source = os.fsencode(place / "tree")
+    os.makedirs(source + b"/with space/new\nline")
+    names = [b"empty", b"with space/new\nline/\xff\xfe", b"-n", b"*", b"%h", b"'", "ä".encode(), b"\x1b[2J"]
+    for name in names:
+        with open(os.path.join(source, name), "wb") as file:
+            file.write(name * (0 if name == b"empty" else 100_000))
+    os.chmod(os.path.join(source, b"*"), 0o600)
+    os.utime(os.path.join(source, b"*"), ns=(1, 1_234_567_890_123_456_789))
+    os.symlink(b"\xff nowhere", source + b"/link")
+    os.mkdir(source + b"/with space/empty")
+    expected = tree_of(place / "tree")
+    assert told(shell.run("ensync", *to_each(place), place / "tree")) == (0, b"", b"")
+    for name in cluster.names:
+        assert tree_of(place / "to" / name / "tree") == expected, name
+    again = shell.run("ensync", "-v", *to_each(place), place / "tree")
+    assert b"0 files written on 8 of 8 nodes, 72 were right already" in again.stderr
+
+
+def test_ten_thousand_small_files_to_three_nodes(shell: Shell, place: Path) -> None:
+    for number in range(10_000):
+        folder = place / "tree" / f"{number // 500}"
+        if not number % 500:
+            folder.mkdir(parents=True)
+        (folder / f"{number}").write_bytes(b"%d" % number)
+    expected = tree_of(place / "tree")
+    done = shell.run("ensync", "-n", "node[001-003]", *to_each(place), place / "tree")
+    assert told(done) == (0, b"", b"")
+    for name in ("node001", "node002", "node003"):
+        assert tree_of(place / "to" / name / "tree") == expected, name
+
+
+def test_a_sparse_file_of_more_than_four_gigabytes(shell: Shell, place: Path) -> None:
+    size = 2**32 + 1
+    with (place / "sparse").open("wb") as file:
+        file.write(b"begin")
+        file.seek(2**31 + 12345)
+        file.write(b"middle")
+        file.seek(size - 1)
+        file.write(b"e")
+    done = shell.run("ensync", "-n", "node001 node002", *to_each(place), place / "sparse")
+    assert told(done) == (0, b"", b"")
+    for name in ("node001", "node002"):
+        with (place / "to" / name / "sparse").open("rb") as file:
+            status = os.fstat(file.fileno())
+            assert status.st_size == size
+            assert status.st_blocks * 512 < 2**24
+            assert os.pread(file.fileno(), 5, 0) == b"begin"
+            assert os.pread(file.fileno(), 8, 2**31 + 12344) == b"\0middle\0"
+            assert os.pread(file.fileno(), 2, size - 2) == b"\0e"
+
+
+def test_one_large_file_arrives_on_all_nodes_whole(cluster: Cluster, shell: Shell, place: Path) -> None:
+    content = os.urandom(24 << 20)
+    (place / "large").write_bytes(content)
+    for compress in ("always", "never"):
+        shutil.rmtree(place / "to")
+        words = [*to_each(place), f"--compress={compress}", "--sync", place / "large"]
+        assert told(shell.run("ensync", *words)) == (0, b"", b"")
+        for name in cluster.names:
+            assert (place / "to" / name / "large").read_bytes() == content, name
+
+
+def test_the_rank_in_the_destination_and_a_node_that_stands_twice(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    nodes = "node002 node001 node002"
+    done = shell.run("ensync", "-n", nodes, "--parents", "--dest", place / "to" / "%n-%h%%", place / "f")
+    assert told(done) == (0, b"", b"")
+    found = sorted(path.parent.name for path in (place / "to").glob("*/f"))
+    assert found == ["0-node002%", "1-node001%", "2-node002%"]
+    # The same file twice at the same time: one of the two is the last one, and it is whole.
+    (place / "f").write_bytes(os.urandom(1 << 20))
+    done = shell.run("ensync", "-n", nodes, *to_each(place), place / "f")
+    assert told(done) == (0, b"", b"")
+    assert (place / "to/node002/f").read_bytes() == (place / "f").read_bytes()
+
+
+def test_names_from_stdin_do_not_take_the_files_way(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", "-n", "-", *to_each(place), place / "f", input=b"node003 node005\n")
+    assert told(done) == (0, b"", b"")
+    assert sorted(path.parent.name for path in place.glob("to/*/f")) == ["node003", "node005"]
+
+
+def test_paths_stay_whole_below_a_destination_if_that_is_wanted(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", "-n", "node004", *to_each(place), "--relative", "f", cwd=place)
+    assert told(done) == (0, b"", b"")
+    assert Path(f"{place}/to/node004{place}/f").read_bytes() == b"content"
+
+
+def test_this_host_is_left_out_by_x(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    words = ["-x", "-n", f"{socket.gethostname()} node003", *to_each(place), place / "f"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    assert [path.parent.name for path in place.glob("to/*/f")] == ["node003"]
+
+
+@root_only
+def test_owners_and_set_id_bits(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    os.chown(place / "f", 12345, 23456)
+    (place / "f").chmod(0o4755)
+    done = shell.run("ensync", "-n", "node001", *to_each(place), place / "f")
+    assert (done.returncode, done.stderr.count(b"set-uid and set-gid bits are left out")) == (0, 1)
+    status = (place / "to/node001/f").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12345, 23456, 0o755)
+    done = shell.run("ensync", "-n", "node001", *to_each(place), "--setuid", "--numeric-ids", place / "f")
+    assert told(done) == (0, b"", b"")
+    assert (place / "to/node001/f").stat().st_mode & 0o7777 == 0o4755
+    done = shell.run("ensync", "-n", "node002", *to_each(place), "--setuid", "--no-owner", place / "f")
+    status = (place / "to/node002/f").stat()
+    assert (done.returncode, status.st_uid, status.st_gid) == (0, 0, 0)
+    # To its own place: it is what it is already, and keeps what it has.
+    assert told(shell.run("ensync", "-n", "node001", place / "f")) == (0, b"", b"")
+    assert (place / "f").stat().st_mode & 0o7777 == 0o4755
+
+
+# -- comparing, deleting --------------------------------------------------------------------------
+
+
+def test_checksum_tells_which_nodes_differ_and_how_once(shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").write_bytes(b"content")
+    (place / "d/g").write_bytes(b"content")
+    words = ["-n", "node[001-006]", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    for name in ("node002", "node004", "node005"):
+        os.utime(place / f"to/{name}/d/f", ns=(1, 1))
+    assert told(shell.run("ensync", "--checksum", *words)) == (0, b"", b"")
+    for name in ("node002", "node004"):
+        (place / f"to/{name}/d/f").write_bytes(b"CONTENT")
+        (place / f"to/{name}/d/g").unlink()
+    (place / "to/node005/d/f").chmod(0o600)
+    (place / "to/node005/d/extra").touch()
+    before = tree_of(place / "to")
+    done = shell.run("ensync", "--checksum", *words)
+    assert done.returncode == 1
+    assert done.stdout == (
+        b"--- node002 node004 (2) exited 1\ndiffers d/f: content\nmissing d/g\n"
+        b"--- node005 (1) exited 1\ndiffers d/f: mode\nextra d/extra\n"
+    )
+    assert b"3 of 6 nodes exited 1: node002 node004 node005" in done.stderr
+    assert tree_of(place / "to") == before
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").write_bytes(b"content")
+    words = ["-n", "node001 node002", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    (place / "to/node002/d/extra").touch()
+    (place / "d/g").touch()
+    os.utime(place / "d", ns=(1, 1))
+    before = tree_of(place / "to")
+    done = shell.run("ensync", "--dry-run", "--delete", *words)
+    assert done.returncode == 1
+    assert done.stdout == (
+        b"--- node001 (1) exited 1\ncreate d/g\n--- node002 (1) exited 1\ncreate d/g\ndelete d/extra\n"
+    )
+    assert tree_of(place / "to") == before
+
+
+def test_delete_removes_what_is_not_here(shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").write_bytes(b"content")
+    words = ["-n", "node001 node002", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    (place / "to/node002/beside").touch()
+    (place / "to/node002/d/sub").mkdir()
+    (place / "to/node002/d/sub/extra").touch()
+    (place / "to/node002/d/link").symlink_to(place / "d")
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    assert (place / "to/node002/d/sub/extra").exists()
+    assert told(shell.run("ensync", "--delete", *words)) == (0, b"", b"")
+    assert sorted(path.name for path in (place / "to/node002").rglob("*")) == ["beside", "d", "f"]
+    assert (place / "d/f").exists()
+
+
+def test_backup_and_equal_contents(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"new")
+    target = place / "to/node001/f"
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    words = ["-n", "node001", *to_each(place), place / "f"]
+    assert told(shell.run("ensync", "--backup", *words)) == (0, b"", b"")
+    assert (target.read_bytes(), Path(f"{target}~").read_bytes()) == (b"new", b"old")
+    os.utime(target, ns=(1, 1))
+    inode = target.stat().st_ino
+    assert told(shell.run("ensync", "--checksum-compare", *words)) == (0, b"", b"")
+    assert target.stat().st_ino == inode
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    assert target.stat().st_mtime_ns == (place / "f").stat().st_mtime_ns
+
+
+def test_remove_deletes_files_on_the_nodes(shell: Shell, place: Path) -> None:
+    (place / "a b").touch()
+    (place / "d").mkdir()
+    done = shell.run("ensync", "-n", "node001", "--remove", place / "a b", place / "none")
+    assert told(done) == (0, b"", b"")
+    assert not (place / "a b").exists()
+    done = shell.run("ensync", "-n", "node001", "--remove", place / "d")
+    assert done.returncode == 1
+    assert b"node001 rm: " in done.stderr
+    assert (place / "d").exists()
+
+
+# -- what fails ---------------------------------------------------------------------------------------------
+
+
+def test_what_one_node_cannot_write_is_named_and_the_others_have_it(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    (place / "f").write_bytes(b"content")
+    (place / "to/node003").touch()  # a file in the way of its folder
+    failed = place / "failed"
+    done = shell.run("ensync", f"--failed-to={failed}", *to_each(place), place / "f")
+    assert done.returncode == 1
+    assert b"node003 gexec-receive: the destination" in done.stderr
+    assert b"ensync: node003: exited 1\n" in done.stderr
+    others = [name for name in cluster.names if name != "node003"]
+    assert sorted(path.parent.name for path in place.glob("to/*/f")) == others
+    assert failed.read_text().split()[0] == "node003"
+    (place / "to/node003").unlink()
+    done = shell.run("ensync", f"--rerun={failed}", f"--failed-to={failed}", *to_each(place), place / "f")
+    assert told(done) == (0, b"", b"")
+    assert (place / "to/node003/f").read_bytes() == b"content"
+    done = shell.run("ensync", f"--rerun={failed}", *to_each(place), place / "f")
+    assert (done.returncode, b"names no node" in done.stderr) == (0, True)
+
+
+def test_a_directory_in_the_way_stays(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    (place / "to/node001/f/sub").mkdir(parents=True)
+    done = shell.run("ensync", "-n", "node001", *to_each(place), place / "f")
+    assert done.returncode == 1
+    assert b"it is a directory here: remove it first" in done.stderr
+    assert (place / "to/node001/f/sub").is_dir()
+
+
+def test_nothing_is_made_above_without_parents(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", "-n", "node001", "--dest", place / "to/%h", place / "f")
+    assert done.returncode == 1
+    assert b"is missing (--parents makes it)" in done.stderr
+
+
+def test_what_cannot_be_sent_is_told_once_and_the_rest_arrives(shell: Shell, place: Path) -> None:
+    deep = place / "d"
+    deep.mkdir()
+    (deep / "f").write_bytes(b"content")
+    here = os.getcwd()
+    os.chdir(deep)
+    try:
+        for _ in range(300):
+            os.mkdir("x")
+            os.chdir("x")
+    finally:
+        os.chdir(here)
+    done = shell.run("ensync", "-n", "node[001-003]", *to_each(place), deep)
+    assert done.returncode == 1
+    assert done.stderr.count(b"not sent: its path is longer or deeper than can be copied") == 1
+    assert b"3 of 3 nodes exited 1" in done.stderr
+    for name in ("node001", "node002", "node003"):
+        assert (place / "to" / name / "d/f").read_bytes() == b"content"
+    done = shell.run("ensync", place / "nothing")
+    assert done.returncode == 2
+    assert b"no such file or directory on this host" in done.stderr
+
+
+def test_a_dead_node_costs_nobody_else_and_strict_writes_nothing(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    words = ["-n", "node001 dead node002", *to_each(place), place / "f"]
+    done = shell.run("ensync", "--strict", *words)
+    assert done.returncode == 255
+    assert b"dead: not started: connection refused" in done.stderr
+    no_file_below(place / "to")
+    done = shell.run("ensync", "--via=gexec", "--summary", "--exit-policy=ok-if 2", *words)
+    assert done.returncode == 0
+    assert b"2 of 3 nodes exited 0: node001 node002" in done.stderr
+    assert b"dead: not started: connection refused" in done.stderr
+    assert sorted(path.parent.name for path in place.glob("to/*/f")) == ["node001", "node002"]
+
+
+@pytest.mark.root
+@root_only
+@pytest.mark.skipif(shutil.which("nsenter") is None, reason="needs nsenter")
+def test_a_full_disk_and_a_read_only_one_leave_the_old_file_and_the_others_whole(
+    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
+) -> None:
+    # Here each node has a file system of its own at the same path, as on real machines.
+    folder = place / "files"
+    folder.mkdir()
+    (folder / "f").write_bytes(b"old")
+    cluster = cluster_of(4, private=[folder])
+    shell = Shell(cluster.env, tmp_path)
+    assert told(shell.run("ensync", folder / "f")) == (0, b"", b"")
+    assert cluster.path("node004", folder / "f").read_bytes() == b"old"
+    for name, setting in (("node002", "ro"), ("node003", "size=4m")):
+        pid = str(cluster.daemon(name)[0].pid)
+        words = ["nsenter", "-t", pid, "-m", "mount", "-o", f"remount,{setting}", str(folder)]
+        subprocess.run(words, check=True, timeout=DEADLINE_S)
+    content = os.urandom(8 << 20)
+    (folder / "f").write_bytes(content)
+    (folder / "g").write_bytes(b"more")
+    done = shell.run("ensync", folder / "f", folder / "g")
+    assert done.returncode == 1
+    assert done.stderr.count(b"node002 gexec-receive: ") == 2
+    assert b"Read-only file system" in done.stderr
+    assert f"node003 gexec-receive: {folder}/f: ".encode() in done.stderr
+    assert b"No space left on device" in done.stderr
+    assert b"2 of 4 nodes exited 1: node002 node003" in done.stderr
+    for name, expected in (
+        ("node001", content),
+        ("node002", b"old"),
+        ("node003", b"old"),
+        ("node004", content),
+    ):
+        assert cluster.path(name, folder / "f").read_bytes() == expected, name
+    assert cluster.path("node003", folder / "g").read_bytes() == b"more"
+    assert os.listdir(cluster.path("node002", folder)) == ["f"]
+    assert sorted(os.listdir(cluster.path("node003", folder))) == ["f", "g"]
+    # One that is full for good does not keep --checksum from telling.
+    done = shell.run("ensync", "--checksum", folder / "f", folder / "g")
+    assert b"--- node003 (1) exited 1\ndiffers" in done.stdout
+
+
+# -- what is ended ------------------------------------------------------------------------------------------
+
+
+def begun(shell: Shell, place: Path, *words: object) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a copy of a file that takes seconds; return when data flows, with the sender's pid."""
+    (place / "large").write_bytes(os.urandom(24 << 20))
+    words = ("--via=gexec", "--compress=never", "--bwlimit=8M", *words, *to_each(place), place / "large")
+    client = shell.start("ensync", *words)
+    try:
+        sender = sender_of(client)
+        wait_read(sender, 8 << 20)
+    except BaseException:
+        client.kill()
+        end(client)
+        raise
+    return client, sender
+
+
+def test_kill_9_of_a_node_in_the_chain_costs_its_own_file_only(
+    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
+) -> None:
+    cluster = cluster_of(6)
+    shell = Shell(cluster.env, tmp_path)
+    (place / "to/node003").mkdir()
+    (place / "to/node003/large").write_bytes(b"old")
+    client, _ = begun(shell, place, "-f", "1")
+    for process in cluster.daemon("node003"):
+        processes.send_signal(process, signal.SIGKILL)
+    out, err = end(client)
+    assert (client.returncode, out) == (255, b"")
+    assert b"ensync: node003: lost: " in err
+    content = (place / "large").read_bytes()
+    for name in cluster.names:
+        files = {path.name: path.read_bytes() for path in (place / "to" / name).iterdir()}
+        assert files == {"large": b"old" if name == "node003" else content}, name
+    wait_gone(str(place))
+
+
+def test_a_node_that_was_lost_and_is_back_gets_its_files(
+    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
+) -> None:
+    cluster = cluster_of(3)
+    shell = Shell(cluster.env, tmp_path)
+    client, _ = begun(shell, place)
+    # Its daemon ends; the supervisor of a local cluster does not start it again, so its address is taken over
+    # by nobody, and the second attempt must end, too.
+    for process in cluster.daemon("node002"):
+        processes.send_signal(process, signal.SIGKILL)
+    _, err = end(client)
+    assert b"once more: 1 of 3 nodes (lost: " in err
+    assert err.count(b"\n") == 2
+    assert control.require(cluster.place)
+
+
+def test_kill_9_of_the_client_leaves_no_file_and_no_process(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    client, _ = begun(shell, place)
+    assert len(marked("gexec-receive")) >= 8
+    client.kill()
+    end(client)
+    wait_gone(str(place))
+    wait_until(lambda: not cluster.tasks(), "receivers are left")
+    no_file_below(place / "to")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_and_leaves_no_file(
+    cluster: Cluster, shell: Shell, place: Path, signum: int
+) -> None:
+    client, _ = begun(shell, place)
+    client.send_signal(signum)
+    out, err = end(client)
+    assert (client.returncode, out) == (3, b"")
+    assert b"Traceback" not in err
+    assert b"8 of 8 nodes exited 3" in err
+    wait_gone(str(place))
+    no_file_below(place / "to")
+
+
+def test_a_sender_that_is_killed_ends_all_and_leaves_no_file(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    (place / "to/node001").mkdir()
+    (place / "to/node001/large").write_bytes(b"old")
+    client, sender = begun(shell, place)
+    os.kill(sender, signal.SIGKILL)
+    _, err = end(client)
+    assert client.returncode == 3
+    assert err.count(b"the stream ended too early") == 8
+    files = [path for path in (place / "to").rglob("*") if not path.is_dir()]
+    assert files == [place / "to/node001/large"]
+    assert files[0].read_bytes() == b"old"
+
+
+# -- what is shown ------------------------------------------------------------------------------------------
+
+
+def test_progress_on_a_terminal_has_bytes_and_the_end_has_a_report(shell: Shell, place: Path) -> None:
+    (place / "large").write_bytes(os.urandom(12 << 20))
+    terminal = Terminal()
+    words = ["-n", "node[001-003]", "--bwlimit=6M", "--compress=never", *to_each(place), place / "large"]
+    client = shell.start("ensync", *words, stdout=terminal.fd, stderr=terminal.fd)
+    terminal.close()
+    terminal.wait_for(b" of 12.0 MiB, ")
+    terminal.wait_for(b"0/3 done, 3 running")
+    terminal.wait_for(b"still running: node[001-003]")
+    assert client.wait(DEADLINE_S) == 0
+    lines = terminal.end()
+    assert lines[0].startswith("ensync: 3 files written on 3 of 3 nodes, 0 were right already: 36.0 MiB in ")
+    assert "".join(lines).endswith("/s in all")
+
+
+def test_help_fits_a_screen(shell: Shell) -> None:
+    done = shell.run("ensync", "--help")
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80

@@ -288,6 +288,8 @@ def environment(layout: Layout, state: State) -> dict[str, str]:
         "GEXEC_SOCKET": str(layout.socket(state.nodes[0].name)),
         "GEXEC_AUTHD_SOCKET": str(layout.authd_socket),
         "GEXEC_HOSTS": str(layout.hosts),
+        # Empty, so that enexec and ensync take GEXEC_SVRS, and not this machine's own list of real nodes.
+        "GEXEC_NODELIST": os.devnull,
         "GEXEC_PORT": str(state.port),
         "GEXEC_CLUSTER_DIR": str(layout.dir),
     }

@@ -11,7 +11,20 @@ import pytest
 from client_peers import Peer, daemons, hello_script
 
 import gexec
-from gexec.core.frames import STDERR, STDOUT, Ack, Ended, Kill, Output, Signal, Started, Stdin, StdinTaken
+from gexec import limits
+from gexec.core.frames import (
+    STDERR,
+    STDOUT,
+    Ack,
+    Ended,
+    Kill,
+    Output,
+    Ping,
+    Signal,
+    Started,
+    Stdin,
+    StdinTaken,
+)
 from gexec.core.jobspec import NO_STDIN
 from gexec.core.outcome import exited, killed, lost, not_started
 
@@ -126,6 +139,37 @@ def test_run_when_gexecd_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [node.outcome for node in result.results] == [lost("the local gexecd ended")] * 2
     assert result.results[0].stdout == b"part"
     assert result.exit_status == 255
+
+
+@pytest.fixture
+def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(limits, "LOST_AFTER_S", 0.2)
+
+
+def stopped(peer: Peer) -> None:
+    """A gexecd that takes the job and is then stopped: nothing comes, and nothing is closed."""
+    peer.accept()
+    peer.until(Ping)
+    peer.next()
+
+
+@pytest.mark.usefixtures("short_silence")
+def test_run_when_gexecd_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with daemons(tmp_path, stopped) as running:
+        use(monkeypatch, running.env)
+        result = gexec.run(["true"], nodes=NODES)
+    assert ["has not answered for" in node.outcome.text for node in result.results] == [True, True]
+    assert result.exit_status == 255
+
+
+@pytest.mark.usefixtures("short_silence")
+async def test_stream_when_gexecd_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with daemons(tmp_path, stopped) as running:
+        use(monkeypatch, running.env)
+        async with gexec.stream(["true"], nodes=NODES) as job:
+            events = [event async for event in job]
+    assert [type(event) for event in events] == [gexec.Lost, gexec.Lost]
 
 
 def test_wrong_calls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,3 +221,20 @@ def test_the_end_of_the_connection_loses_what_has_no_outcome() -> None:
         lost("the local gexecd ended"),
     ]
     assert session.state == OVER
+
+
+def test_a_silent_gexecd_is_asked_and_then_given_up() -> None:
+    session = accepted()
+    session.heard(100.0)
+    assert session.silence_due_s == 100.0 + limits.HEARTBEAT_S
+    assert session.silence(100.0 + limits.HEARTBEAT_S - 0.1) == ""
+    assert sent(session) == []
+    assert session.silence(100.0 + limits.HEARTBEAT_S) == ""
+    assert session.silence(101.0 + limits.HEARTBEAT_S) == ""
+    assert sent(session) == [(0, Ping(0))]  # once
+    assert session.silence_due_s == 100.0 + limits.LOST_AFTER_S
+    assert "has not answered for 15 s" in session.silence(100.0 + limits.LOST_AFTER_S)
+    session.heard(200.0)
+    assert session.silence(200.0) == ""
+    session.connection_ended("it is over")
+    assert (session.silence_due_s, session.silence(999.0)) == (None, "")

@@ -197,21 +197,29 @@ class _Collector:
         session = self._session
         poll = select.poll()
         fd = self._sock.fileno()
-        deadline_s = time.monotonic() + ACCEPT_TIMEOUT_S
+        now_s = time.monotonic()
+        deadline_s = now_s + ACCEPT_TIMEOUT_S
+        session.heard(now_s)
         while session.state != OVER:
             self._feed_stdin()
             if not self._unsent:
                 self._unsent = memoryview(session.outgoing())
             poll.register(fd, select.POLLIN | (select.POLLOUT if self._unsent else 0))
             waiting = session.state == SUBMITTED
-            ready = poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000 if waiting else None)
-            if not ready and waiting and time.monotonic() > deadline_s:
+            due_s = deadline_s if waiting else session.silence_due_s
+            ready = poll.poll(None if due_s is None else max(0.0, due_s - now_s) * 1000 + 1)
+            now_s = time.monotonic()
+            if not ready and waiting and now_s > deadline_s:
                 raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
             for _, happened in ready:
                 if happened & select.POLLOUT:
                     self._send()
                 if happened & ~select.POLLOUT:
                     self._receive()
+                    session.heard(now_s)
+            gone = session.silence(now_s)
+            if gone:
+                session.connection_ended(gone)
 
     def _feed_stdin(self) -> None:
         session = self._session

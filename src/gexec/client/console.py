@@ -110,8 +110,6 @@ class Console:
         self._ended_at_s = 0.0
         self._leave_s = 0.0
         self._killed = False
-        self._heard_s = 0.0
-        self._pinged = False
         self.status: int | None = None
         self.farewell = ""
         self.asked_to_end = False
@@ -122,8 +120,9 @@ class Console:
         Raises:
             DaemonError, ProtocolError: gexecd refused the job, did not answer, or sent nonsense.
         """
-        self._heard_s = time.monotonic()
-        accept_by_s = self._heard_s + ACCEPT_TIMEOUT_S
+        now_s = time.monotonic()
+        self._session.heard(now_s)
+        accept_by_s = now_s + ACCEPT_TIMEOUT_S
         self._interrupts.catch()
         try:
             while self._session.state != OVER:
@@ -170,9 +169,8 @@ class Console:
             deadlines.append(self._leave_s)
         if session.state == SUBMITTED:
             deadlines.append(accept_by_s)
-        elif session.state == ACCEPTED:
-            silence_s = limits.LOST_AFTER_S if self._pinged else limits.HEARTBEAT_S
-            deadlines.append(self._heard_s + silence_s)
+        elif session.silence_due_s is not None:
+            deadlines.append(session.silence_due_s)
             if self._ended_by and not self._killed:
                 deadlines.append(self._ended_at_s + limits.KILL_GRACE_S)
         if self._progress is not None and session.state != OVER:
@@ -189,13 +187,9 @@ class Console:
         if self._session.state == ACCEPTED:
             if self._ended_by and not self._killed and now_s - self._ended_at_s >= limits.KILL_GRACE_S:
                 self._kill_at_once(f"not ended {limits.KILL_GRACE_S:g} s after {_name(self._ended_by)}")
-            silent_s = now_s - self._heard_s
-            if self._pinged and silent_s >= limits.LOST_AFTER_S:
-                reason = f"the local gexecd has not answered for {silent_s:.0f} s"
-                self._lost(reason)
-            elif not self._pinged and silent_s >= limits.HEARTBEAT_S:
-                self._pinged = True
-                self._session.ping()
+            gone = self._session.silence(now_s)
+            if gone:
+                self._lost(gone)
         if self._leave_s and now_s > self._leave_s:
             self._leave()
 
@@ -265,8 +259,7 @@ class Console:
         except OSError:
             data = b""
         if data:
-            self._heard_s = time.monotonic()
-            self._pinged = False
+            self._session.heard(time.monotonic())
             try:
                 frames = self._session.feed(data)
             except ProtocolError as error:

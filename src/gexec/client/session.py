@@ -71,12 +71,31 @@ class JobSession:
     """
 
     __slots__ = (
-        "_acked", "_acks", "_decoder", "_detached", "_greeted", "_half", "_outgoing", "_ranks", "_received",
-        "_stdin_eof", "_stdin_offset", "_stdin_taken", "_taken", "_unended",
-        "job_id", "outcomes", "started", "state",
-    )  # fmt: skip
+        "_acked",
+        "_acks",
+        "_decoder",
+        "_detached",
+        "_greeted",
+        "_half",
+        "_heard_s",
+        "_outgoing",
+        "_pinged",
+        "_ranks",
+        "_received",
+        "_stdin_eof",
+        "_stdin_offset",
+        "_stdin_taken",
+        "_taken",
+        "_unended",
+        "job_id",
+        "outcomes",
+        "started",
+        "state",
+    )
 
     def __init__(self, ranks: int, window: int, detached: bool = False, stdin: bool = True) -> None:
+        self._heard_s = 0.0
+        self._pinged = False
         self._ranks = ranks
         self._half = max(1, window // 2)
         self._detached = detached
@@ -142,10 +161,32 @@ class JobSession:
         if self.state == ACCEPTED:
             self._send(Kill(now))
 
-    def ping(self) -> None:
-        """Ask gexecd for a sign of life."""
-        if self.state == ACCEPTED:
+    def heard(self, now_s: float) -> None:
+        """Something came from gexecd, or the wait for it begins. ``now_s``: of a monotonic clock."""
+        self._heard_s = now_s
+        self._pinged = False
+
+    @property
+    def silence_due_s(self) -> float | None:
+        """When to call ``silence`` at the latest, None if gexecd owes nothing."""
+        if self.state != ACCEPTED:
+            return None
+        return self._heard_s + (limits.LOST_AFTER_S if self._pinged else limits.HEARTBEAT_S)
+
+    def silence(self, now_s: float) -> str:
+        """Ask a gexecd that has been silent for long; return why it counts as lost, "" while it does not.
+
+        The caller then calls ``connection_ended`` with that reason.
+        """
+        if self.state != ACCEPTED:
+            return ""
+        silent_s = now_s - self._heard_s
+        if self._pinged and silent_s >= limits.LOST_AFTER_S:
+            return f"the local gexecd has not answered for {silent_s:.0f} s"
+        if not self._pinged and silent_s >= limits.HEARTBEAT_S:
+            self._pinged = True
             self._outgoing += encode(0, Ping(0))
+        return ""
 
     def close(self) -> None:
         """Leave: the job is ended where it still runs."""

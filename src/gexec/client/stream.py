@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,6 +245,8 @@ class _Connection:
         self._error: GexecError | None = None
         self._gone = False
         self._loop.add_reader(sock, self._readable)
+        self._silence: asyncio.TimerHandle | None = None
+        self._hear()
 
     def _readable(self) -> None:
         try:
@@ -255,6 +258,7 @@ class _Connection:
         try:
             if data:
                 self._frames.extend(self.session.feed(data))
+                self._hear()
             else:
                 self._ended()
         except GexecError as error:
@@ -263,17 +267,40 @@ class _Connection:
         self.flush()
         self._changed.set()
 
+    def _hear(self) -> None:
+        """Gexecd lives: look again when it has been silent for long."""
+        self.session.heard(time.monotonic())
+        if self._silence is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._silence = None
+        if self._gone:
+            return
+        reason = self.session.silence(time.monotonic())
+        if reason:
+            self._lost(reason)
+            self.close()
+            return
+        self.flush()
+        due_s = self.session.silence_due_s
+        wait_s = limits.HEARTBEAT_S if due_s is None else max(0.0, due_s - time.monotonic())
+        self._silence = self._loop.call_later(wait_s, self._watch)
+
     def _ended(self) -> None:
         if self.session.state == SUBMITTED:
             self._error = DaemonError("gexecd closed the connection before it took the job: see its log")
         elif self.session.state == ACCEPTED:
-            self._lost()
+            self._lost("the local gexecd ended")
         self.close()
 
     def close(self) -> None:
         """Let go of the socket; gexecd ends what still runs."""
         if not self._gone:
             self._gone = True
+            if self._silence is not None:
+                self._silence.cancel()
+                self._silence = None
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
             self._sock.close()
@@ -300,8 +327,8 @@ class _Connection:
             self._loop.remove_writer(self._sock)
         self._writing = False
 
-    def _lost(self) -> None:
-        missing = self.session.connection_ended()
+    def _lost(self, reason: str) -> None:
+        missing = self.session.connection_ended(reason)
         for low, high in missing:
             outcome = self.session.outcomes[low]
             assert outcome is not None

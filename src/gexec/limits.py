@@ -66,6 +66,9 @@ KEY_FILE_MAX_BYTES = 64 * 1024
 
 # -- time ------------------------------------------------------------------------------------
 CONNECT_TIMEOUT_S = 5.0
+#: Names of a long list that the resolver has not answered by then do not resolve: where a name server does
+#: not answer, each costs 10 s and more.
+RESOLVE_MAX_S = 30.0
 #: TLS and Hello of a link whose TCP connection stands: a fully loaded node may take long.
 HANDSHAKE_TIMEOUT_S = 30.0
 #: A child that has not answered after this long does not hold its subtree (DESIGN: hedged dialling).
@@ -130,6 +133,8 @@ GMOND_ANSWER_S = 10.0
 #: 10 KiB for a host with its usual metrics: more than 12,000 hosts.
 GMOND_XML_MAX_BYTES = 128 * 1024 * 1024
 GMOND_DEPTH_MAX = 32
+#: Also of what stands between two tags. Ganglia's own have some hundred bytes.
+GMOND_TAG_MAX_BYTES = 1024 * 1024
 #: How long --skip-down leaves out a node that could not be reached, and how many it remembers.
 DOWN_FORGET_S = 600.0
 DOWN_NODES_MAX = 4096

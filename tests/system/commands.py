@@ -67,6 +67,15 @@ class Shell:
         return subprocess.Popen(self.command(name, *words), env=self.env | (env or {}), **options)
 
 
+def until_said(client: subprocess.Popen[bytes], text: bytes) -> None:
+    """Read what a command says on stderr until a line has this text."""
+    assert client.stderr is not None
+    while line := client.stderr.readline():
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} was not said")
+
+
 class Terminal:
     """A terminal of 80 columns, and all that was written to it.
 

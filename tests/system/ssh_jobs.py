@@ -123,6 +123,14 @@ def engine_of() -> int:
     return pid
 
 
+def is_zombie(pid: int) -> bool:
+    """Tell whether a child of ours has ended, and was not waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
 def _parent(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .commands import Shell
+from .commands import Shell, until_said
 from .must_hold import end, marked, marker, sorted_lines, wait_gone, wait_started
 from .sshd import Sshd
-from .test_commands_rounds import until_said
 
 
 @pytest.fixture(scope="module")

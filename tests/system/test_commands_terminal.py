@@ -113,10 +113,12 @@ def test_progress_counts_all_batches_together(shell: Shell, gate: Path) -> None:
 
 def test_the_first_interrupt_is_told_on_a_line_of_its_own(shell: Shell, gate: Path) -> None:
     terminal = Terminal()
-    script = f"trap '' INT; {_GATED.format(gate=gate)}"
+    begun = shell.folder / "begun"
+    script = f"trap '' INT; echo $GEXEC_NODE >>{begun}; {_GATED.format(gate=gate)}"
     client = shell.start("gexec", "-n", "2", "sh", "-c", script, stderr=terminal.fd)
     terminal.close()
-    terminal.wait_for(b"0/2 done")
+    terminal.wait_for(b"0/2 done, 2 running")
+    wait_until(lambda: begun.exists() and begun.read_text().count("\n") == 2, "the processes do not begin")
     client.send_signal(signal.SIGINT)
     terminal.wait_for(b"2 of 2 still run: node001 node002")
     gate.touch()

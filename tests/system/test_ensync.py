@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gexec.cluster import control, processes
+from gexec.cluster import processes
 
 from .commands import Shell, Terminal
 from .conftest import DEADLINE_S, Cluster, wait_until
@@ -108,9 +108,9 @@ def test_whatever_a_file_is_called_and_holds(cluster: Cluster, shell: Shell, pla
     source = os.fsencode(place / "tree")
     os.makedirs(source + b"/with space/new\nline")
     names = [b"empty", b"with space/new\nline/\xff\xfe", b"-n", b"*", b"%h", b"'", "ä".encode(), b"\x1b[2J"]
-    for name in names:
-        with open(os.path.join(source, name), "wb") as file:
-            file.write(name * (0 if name == b"empty" else 100_000))
+    for base in names:
+        with open(os.path.join(source, base), "wb") as file:
+            file.write(base * (0 if base == b"empty" else 100_000))
     os.chmod(os.path.join(source, b"*"), 0o600)
     os.utime(os.path.join(source, b"*"), ns=(1, 1_234_567_890_123_456_789))
     os.symlink(b"\xff nowhere", source + b"/link")
@@ -243,10 +243,10 @@ def test_checksum_tells_which_nodes_differ_and_how_once(shell: Shell, place: Pat
     done = shell.run("ensync", "--checksum", *words)
     assert done.returncode == 1
     assert done.stdout == (
-        b"--- node002 node004 (2) exited 1\ndiffers d/f: content\nmissing d/g\n"
+        b"--- node002,node004 (2) exited 1\ndiffers d/f: content\nmissing d/g\n"
         b"--- node005 (1) exited 1\ndiffers d/f: mode\nextra d/extra\n"
     )
-    assert b"3 of 6 nodes exited 1: node002 node004 node005" in done.stderr
+    assert b"3 of 6 nodes exited 1: node[002,004-005]" in done.stderr
     assert tree_of(place / "to") == before
 
 
@@ -412,9 +412,9 @@ def test_a_full_disk_and_a_read_only_one_leave_the_old_file_and_the_others_whole
     done = shell.run("ensync", folder / "f", folder / "g")
     assert done.returncode == 1
     assert done.stderr.count(b"node002 gexec-receive: ") == 2
-    assert b"Read-only file system" in done.stderr
+    assert b"the file system is read-only" in done.stderr
     assert f"node003 gexec-receive: {folder}/f: ".encode() in done.stderr
-    assert b"No space left on device" in done.stderr
+    assert b"the disk is full" in done.stderr
     assert b"2 of 4 nodes exited 1: node002 node003" in done.stderr
     for name, expected in (
         ("node001", content),
@@ -461,28 +461,13 @@ def test_kill_9_of_a_node_in_the_chain_costs_its_own_file_only(
         processes.send_signal(process, signal.SIGKILL)
     out, err = end(client)
     assert (client.returncode, out) == (255, b"")
+    assert b"once more: 1 of 6 nodes (lost: " in err
     assert b"ensync: node003: lost: " in err
     content = (place / "large").read_bytes()
     for name in cluster.names:
         files = {path.name: path.read_bytes() for path in (place / "to" / name).iterdir()}
         assert files == {"large": b"old" if name == "node003" else content}, name
     wait_gone(str(place))
-
-
-def test_a_node_that_was_lost_and_is_back_gets_its_files(
-    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
-) -> None:
-    cluster = cluster_of(3)
-    shell = Shell(cluster.env, tmp_path)
-    client, _ = begun(shell, place)
-    # Its daemon ends; the supervisor of a local cluster does not start it again, so its address is taken over
-    # by nobody, and the second attempt must end, too.
-    for process in cluster.daemon("node002"):
-        processes.send_signal(process, signal.SIGKILL)
-    _, err = end(client)
-    assert b"once more: 1 of 3 nodes (lost: " in err
-    assert err.count(b"\n") == 2
-    assert control.require(cluster.place)
 
 
 def test_kill_9_of_the_client_leaves_no_file_and_no_process(

@@ -11,7 +11,9 @@ import pytest
 from gexec import limits
 from gexec.client import groups
 from gexec.client.groups import run_upcall
+from gexec.client.nodes import choose
 from gexec.errors import UsageError
+from gexec.select.sources import Selection
 
 from .conftest import Cluster, wait_until
 
@@ -119,6 +121,18 @@ def test_upcalls_of_the_library_go_through_the_bounded_one(
     monkeypatch.setattr(groups, "run_upcall", instead)
     assert groups.Groups(site).group("", "web") == "a,b"
     assert asked == [("grep ^web: site.txt | cut -d: -f2", site["CLUSTERSHELL_CFGDIR"])]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["web;touch${{IFS}}{0}", "`touch\u00a0{0}`", "$(>{0})", "a|>{0}", "a>{0}", "'>{0}", '">{0}', "-f{0}", "\\x"],
+)
+def test_a_groups_name_is_no_part_of_a_command(site: dict[str, str], tmp_path: Path, name: str) -> None:
+    selection = Selection()
+    selection.nodes = ["@" + name.format(tmp_path / "made")]
+    with pytest.raises(UsageError, match=r"^group @.*: such a name is not given to a command"):
+        choose(selection, site)
+    assert not (tmp_path / "made").exists()
 
 
 def test_plain_names_do_not_load_the_library(cluster: Cluster, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from gexec.core import outcome as outcomes
 from gexec.core.outcome import exited, killed
 from gexec.ssh.job import Options, prepare
 
-from .conftest import DEADLINE_S
-from .ssh_jobs import EIGHT, Run, engine_of, gone, run, start
+from .conftest import DEADLINE_S, wait_until
+from .ssh_jobs import EIGHT, Run, engine_of, gone, is_zombie, run, start
 from .sshd import NETWORK, Sshd
 
 
@@ -226,6 +226,35 @@ def test_an_engine_that_is_killed_ends_the_commands_too(sshd: Sshd) -> None:
         for rank in range(2):
             pid = job.stdout(rank).strip()
             gone(pid)
+
+
+def test_a_caller_that_lives_on_keeps_no_zombies(sshd: Sshd) -> None:
+    children: set[int] = set()
+    for _ in range(3):
+        with start(sshd, ["node1"], "true") as job:
+            job.finish()
+            engine = engine_of()
+        wait_until(lambda engine=engine: is_zombie(engine), "the engine does not end")
+        children.add(engine)
+    assert [pid for pid in children if is_zombie(pid)] == [engine]
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_descriptors_are_no_hindrance(sshd: Sshd, closed: tuple[int, ...]) -> None:
+    program = (
+        "import os, sys; from tests.system.ssh_jobs import Options, Run, prepare\n"
+        f"for fd in {closed}: os.close(fd)\n"
+        "with Run(prepare([('node1', 0)], ['sh', '-c', 'cat; exit 7']), Options(command=sys.argv[1:]),"
+        " b'x') as run: run.finish()\n"
+        "os._exit(run.outcomes[0].value if run.stdout() == b'x' else 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *sshd.ssh],
+        cwd=Path(__file__).resolve().parents[2],
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 7
 
 
 def test_a_session_class_is_the_clients_own(sshd: Sshd) -> None:

@@ -10,7 +10,9 @@ import pytest
 from gexec import limits
 from gexec.client.groups import config_paths
 from gexec.client.nodes import choose
+from gexec.core.outcome import denied, exited, lost, not_started
 from gexec.errors import UsageError
+from gexec.render.failed import failed_lines
 from gexec.select.sources import GMOND, LIST, TEXT, Choice, Selection, plan
 
 
@@ -185,13 +187,30 @@ def test_a_wrong_line_of_a_list_is_named(tmp_path: Path, content: bytes, sentenc
             assert str(path) in told
 
 
-@pytest.mark.parametrize("line", ["bob@n2", "n2 bob", "n2:22 bob"])
-def test_a_hosts_file_names_no_users(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize("line", ["bob@n2", "n2 bob", "n2:22 bob", "n*", "n[2-3]", "n2!n3"])
+def test_a_hosts_file_names_no_users_and_no_node_sets(tmp_path: Path, line: str) -> None:
     path = tmp_path / "hosts"
     path.write_text(f"n1\n{line}\n")
     told = fails(select(hosts_file=str(path)), {})
     assert "line 2" in told
     assert "runs as the user who calls it" in told
+
+
+def test_a_comment_begins_where_a_word_does(tmp_path: Path) -> None:
+    # A name with # that was cut there would be another node's.
+    (tmp_path / "list").write_text("# all\n\n  a \r\nweb#1\t#y z\n#\nc,d,#e\nn#[1-2]  # f\n#g")
+    chosen = choose(select(nodelist=str(tmp_path / "list")), {})
+    assert names(chosen) == ["a", "web#1", "c", "d", "n#1", "n#2"]
+    (tmp_path / "hosts").write_text("web#1:22 # x\n# web#2\n[::1]:77 #y\n")
+    assert choose(select(hosts_file=str(tmp_path / "hosts")), {}).nodes == [("web#1", 22), ("::1", 77)]
+
+
+def test_what_failed_is_read_back_to_the_letter(tmp_path: Path) -> None:
+    given = ["a", "b:99", "web#1", "b:99", "\udcff", "[::1]:77"]
+    ends = [exited(0), not_started("no"), exited(7), lost("gone # x"), denied(""), exited(1)]
+    (tmp_path / "failed").write_bytes(b"".join(failed_lines([os.fsencode(name) for name in given], ends)))
+    chosen = choose(select(nodelist=str(tmp_path / "failed")), {})
+    assert chosen.nodes == [("b", 99), ("web#1", 0), ("b", 99), ("\udcff", 0), ("::1", 77)]
 
 
 def test_files_that_were_named_must_be_there(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -97,6 +99,29 @@ def test_a_fifo_or_a_folder_in_its_place_is_no_reason_to_wait_or_fail(cache: Pat
     cache.mkdir()
     assert lately_down() == set()
     remember(["node1"], [])
+
+
+@pytest.mark.parametrize("home", ["relative", "./.", "~"])
+def test_a_home_that_is_no_path_is_no_home(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative/too")
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.chdir(tmp_path)
+    remember(["node1"], [])
+    assert lately_down() == set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_draft_that_cannot_be_written_is_not_left(cache: Path) -> None:
+    remember(["node1"], [])
+    program = (
+        "import resource, signal; from gexec.client.down import remember\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        "remember(['node2', 'node3'], [])"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert os.listdir(cache.parent) == ["down"]
+    assert lately_down() == {"node1"}
 
 
 @pytest.mark.root

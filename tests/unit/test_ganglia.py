@@ -156,10 +156,29 @@ def test_an_endless_answer_is_given_up() -> None:
     def endless() -> object:
         yield b"<GANGLIA_XML>"
         while True:
-            yield b"<!-- " + b"x" * 1024 * 1024 + b" -->"
+            yield b"<!-- " + b"x" * 1024 * 1024 + b" --><GRID/>"
 
     with pytest.raises(AnswerError, match=f"over {limits.GMOND_XML_MAX_BYTES} bytes"):
         parse(endless())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"), [(b"<HOST ", b'a%d="" '), (b"<!-- ", b"%d "), (b"<HOST>", b"&#65;%d"), (b"", b" %d")]
+)
+def test_a_tag_without_end_is_given_up_early(start: bytes, piece: bytes) -> None:
+    given = 0
+
+    def pieces() -> object:
+        nonlocal given
+        yield b'<GANGLIA_XML><CLUSTER LOCALTIME="1">' + start
+        for number in range(100):
+            chunk = b"".join([piece % (number * 10_000 + at) for at in range(10_000)])
+            given += len(chunk)
+            yield chunk
+
+    with pytest.raises(AnswerError, match=f"is over {limits.GMOND_TAG_MAX_BYTES} bytes long"):
+        parse(pieces())  # type: ignore[arg-type]
+    assert given < 2 * limits.GMOND_TAG_MAX_BYTES
 
 
 def test_more_hosts_than_a_job_can_have_are_given_up() -> None:

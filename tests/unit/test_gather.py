@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from difflib import unified_diff
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from views import Loop, one
 
 from gexec.core.frames import STDERR, STDOUT
@@ -14,6 +17,7 @@ from gexec.errors import UsageError
 from gexec.render.diff import Diff
 from gexec.render.distinct import Distinct, pieces
 from gexec.render.gather import Gathered
+from gexec.render.unified import Comparison
 
 NAMES = [b"node%03d" % number for number in range(1, 6)]
 ALL = ((0, 5),)
@@ -278,10 +282,32 @@ def test_binary_and_huge_output_is_told_by_length_and_digest() -> None:
     assert told[2] == "@@ binary @@"
     assert told[3].startswith("-2 bytes, SHA-256 ")
     assert len(told[3]) == len("-2 bytes, SHA-256 ") + len(digest)
-    for long in (b"x" * (2 << 20), b"x\n" * 20_000, b"x\ny\n" * 1500):
+    for long in (b"x" * (2 << 20), b"x\n" * 20_000):
         told = differing(long, long + b"more\n").text[1].decode().splitlines()
         assert told[2] == "@@ too long to compare @@"
         assert told[4].startswith(f"+{len(long) + 5} bytes, SHA-256 ")
+
+
+def lines(*numbers: object) -> bytes:
+    return b"".join(b"%d\n" % number if isinstance(number, int) else b"other\n" for number in numbers)
+
+
+def test_what_would_take_long_to_compare_is_told_by_length_and_digest() -> None:
+    # difflib searches all that is left for each line that is the same: 9 s for these.
+    old = lines(*range(9900))
+    new = lines(*[number if number % 2 else None for number in range(9900)])
+    told = differing(old, new).text[1].decode().splitlines()
+    assert told[2] == "@@ too long to compare @@"
+    assert told[3].startswith(f"-{len(old)} bytes, SHA-256 ")
+    # Many equal lines alone take no time.
+    told = differing(b"x\ny\n" * 1500, b"x\ny\n" * 1500 + b"z\n").text[1].decode().splitlines()
+    assert told[2:] == ["@@ -2998,3 +2998,4 @@", " y", " x", " y", "+z"]
+
+
+@given(*[st.lists(st.sampled_from(["a\n", "b\n", "c\n", "\n"]), max_size=40)] * 2)
+def test_differences_are_those_of_difflib(old: list[str], new: list[str]) -> None:
+    ours = Comparison([line.encode() for line in old], [line.encode() for line in new], 10**6)
+    assert b"".join(ours.lines()).decode() == "".join(list(unified_diff(old, new))[2:])
 
 
 def test_the_groups_may_be_shown_before_the_differences() -> None:

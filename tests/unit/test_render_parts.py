@@ -10,7 +10,7 @@ from views import Loop, one
 from gexec.core.frames import STDERR, STDOUT
 from gexec.core.outcome import denied, exited, killed, lost, not_started
 from gexec.errors import UsageError
-from gexec.render.failed import failed_lines, parse_failed
+from gexec.render.failed import failed_lines
 from gexec.render.part import Part
 from gexec.render.policy import parse_policy, policy_status
 from gexec.render.prefix import prefixes, styled, wants_colour
@@ -187,22 +187,4 @@ def test_the_list_of_what_failed_can_be_given_back() -> None:
         b"b:99  # lost: gone\n",
         b"\xff  # denied\n",
     ]
-    assert parse_failed(b"".join(lines), "failed.txt") == [b"b:99", b"c#1", b"b:99", b"\xff"]
     assert failed_lines(names[:1], outcomes[:1]) == []
-
-
-def test_any_list_of_nodes_will_do() -> None:
-    assert parse_failed(b"# all\n\n  a \r\nb#x\t#y z\n#\nc", "f") == [b"a", b"b#x", b"c"]
-
-
-@pytest.mark.parametrize(
-    ("data", "sentence"),
-    [
-        (b"a\nb c # d\n", "f, line 2: 2 words: expected one node's name a line"),
-        (b"x" * 300, "f, line 1: x+... is too long for a node's name"),
-        (b"a\n" * 65_537, "f names 65537 nodes: a job has at most 65536"),
-    ],
-)
-def test_what_is_no_list_of_nodes_is_one_sentence(data: bytes, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        parse_failed(data, "f")

@@ -265,7 +265,13 @@ def _update(outcomes: list[Outcome], ranks: Sequence[int], later: Sequence[Outco
 
 
 def _check_roots(task: Task) -> None:
-    for root in roots_of(task.paths, task.names):
+    try:
+        roots = roots_of(task.paths, task.names)
+    except OSError as error:
+        raise UsageError(
+            f"the working directory cannot be told ({error.strerror}): give absolute paths"
+        ) from error
+    for root in roots:
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: there is no such file or directory on this host")
 

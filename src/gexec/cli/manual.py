@@ -112,12 +112,20 @@ _THROUGH_GEXECD = {
     "fanout": "children of a node in the tree (16)",
     "port": "of gexecd ($GEXEC_PORT, 2875)",
 }
+_COPYING = {
+    "prefix-type": "",
+    "chdir": "",
+    "dry-run": "say on which nodes what would be written; write nothing",
+    "fanout": "nodes that each hands on to (1; beyond 32 nodes 2); or ssh at a time",
+    "port": "of gexecd; --via=ssh: of the nodes' sshd",
+}
 
 
 def page(command: Command) -> str:
     """Return the usage line and every option of a command."""
     table = {option.long: option for option in command.options}
-    own = _THROUGH_SSH if "ssh-option" in table else _THROUGH_GEXECD
+    by_ssh = "ssh-option" in table
+    own = _COPYING if "via" in table else _THROUGH_SSH if by_ssh else _THROUGH_GEXECD
     lines = [command.help.partition("\n")[0]]
     for heading, entries in _SECTIONS:
         lines += ["", f"{heading}:"]

@@ -64,9 +64,13 @@ def _update(folder: int, new: set[str], reached: set[str], now_s: float) -> None
     text = "".join([f"{entries[name]} {name}\n" for name in latest])
     draft = f"{_NAME}.{os.getpid()}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-    with open(fd, "wb", 0) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-    os.rename(draft, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+        os.rename(draft, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        os.unlink(draft, dir_fd=folder)
+        raise
 
 
 def _read(folder: int, now_s: float) -> dict[str, int]:
@@ -96,6 +100,8 @@ def _open_folder(make: bool) -> int:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         base = os.path.expanduser("~/.cache")
+    if not base.startswith("/"):
+        raise FileNotFoundError("this user has no home directory")
     path = os.path.join(base, "gexec")
     if make:
         there = path

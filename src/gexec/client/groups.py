@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 #: ClusterShell's own: a group's name holds none of these.
 _ILLEGAL = set("@,!&^*")
+#: What a shell takes for itself, in quotes or not. A group's name may come from a file of somebody
+#: else's, and the library puts it into the command as it is.
+_SHELLS = set("$`\\\"';&|<>(){}[]*?!~#\0")
 
 
 def config_paths(environ: Mapping[str, str]) -> list[str]:
@@ -66,8 +69,11 @@ class Groups:
             resolver = self._resolver
             default = resolver.default_source_name  # reads the configuration
             place = source or default
-            # Of a command only itself can say what an empty answer means.
-            if place and place not in resolver.upcalls and name not in resolver.grouplist(source):
+            if place in resolver.upcalls:
+                # What an empty answer means, only the command itself can say.
+                if not name.isprintable() or name.startswith("-") or _SHELLS.intersection(name):
+                    raise UsageError("such a name is not given to a command: a shell would not read it as one")
+            elif place and name not in resolver.grouplist(source):
                 raise UsageError(f"there is no such group in {place}")
             nodes: list[str] = resolver.group_nodes(name, source)
             return nodes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 
+from gexec import limits
 from gexec.errors import UsageError
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ _THREADS_MAX = 16
 def resolve(
     nodes: Sequence[Node], default_port: int, hosts_path: str | None, told: Mapping[str, str] | None = None
 ) -> list[bytes]:
-    """Return ``ip:port`` or ``[ip6]:port`` for each node, b"" for a name that does not resolve.
+    """Return ``ip:port`` or ``[ip6]:port`` for each node, b"" for a name that does not resolve in time.
 
     Args:
         nodes: (name, port or 0) in rank order.
@@ -137,7 +138,8 @@ def _ask(names: list[str]) -> dict[str, str]:
 
     for _ in range(threads):
         start_new_thread(work, ())
-    all_done.acquire()
+    all_done.acquire(True, limits.RESOLVE_MAX_S)
+    todo.clear()
     return {name: found.get(name, "") for name in names}
 
 

@@ -28,8 +28,9 @@ _MARK = reports.MARK.encode()
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for a job of senders or receivers: they are found where PATH leads and where they
-    are on this host.
+    """Return the environment for a job of senders or receivers.
+
+    Its PATH ends with the directory that they are in on this host: gexec may be installed outside of PATH.
     """
     path = os.environ.get("PATH") or os.defpath
     return os.environ | {"PATH": f"{path}:{os.path.dirname(sys.executable)}"}

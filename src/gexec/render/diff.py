@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 #: A longer output is not compared line by line.
 _SIDE_BYTES = 1024 * 1024
 _SIDE_LINES = 10_000
-#: Nor one with more pairs of equal lines, which is what difflib's time grows with; all groups
-#: of a job together may have ten times as many.
-_PAIRS = 1_000_000
+#: Nor one that takes difflib more steps, which are about 0.3 s; all groups of a job together may
+#: take ten times as many.
+_STEPS = 1_000_000
 _COLOURS = {b"-": b"\x1b[31m", b"+": b"\x1b[32m", b"@": b"\x1b[36m"}
 _NO_NEWLINE = b"\n\\ No newline at end of file\n"
 
@@ -50,7 +50,7 @@ class Diff(Gathered):
         UsageError: the job has no such node.
     """
 
-    __slots__ = ("_gathered", "_node", "_pairs_left")
+    __slots__ = ("_gathered", "_node", "_steps_left")
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Diff(Gathered):
             raise UsageError(f"--diff: {shown(node)[:80]!r} is none of the job's nodes: name one of them")
         self._node = node
         self._gathered = gathered
-        self._pairs_left = 10 * _PAIRS
+        self._steps_left = 10 * _STEPS
 
     def _report(self) -> Iterator[Text]:
         if self._gathered:
@@ -104,48 +104,42 @@ class Diff(Gathered):
         if b"\0" in texts[0] or b"\0" in texts[1]:
             return self._told("binary", old, new)
         before, after = _lines(texts[0]), _lines(texts[1])
-        if max(len(before), len(after)) > _SIDE_LINES or not self._affordable(before, after):
+        if max(len(before), len(after)) > _SIDE_LINES:
             return self._told("too long to compare", old, new)
-        from difflib import unified_diff
+        from gexec.render.unified import Comparison, TooMuchWorkError
 
-        lines = list(unified_diff(before, after))[2:]
-        return b"".join([self._coloured(line) for line in lines])
-
-    def _affordable(self, old: list[str], new: list[str]) -> bool:
-        counts: dict[str, int] = {}
-        for line in old:
-            counts[line] = counts.get(line, 0) + 1
-        pairs = sum([counts.get(line, 0) for line in new]) + len(old) + len(new)
-        if pairs > min(_PAIRS, self._pairs_left):
-            return False
-        self._pairs_left -= pairs
-        return True
+        try:
+            comparison = Comparison(before, after, min(_STEPS, self._steps_left))
+        except TooMuchWorkError:
+            self._steps_left -= min(_STEPS, self._steps_left)
+            return self._told("too long to compare", old, new)
+        self._steps_left -= comparison.steps
+        return b"".join([self._coloured(line) for line in comparison.lines()])
 
     def _told(self, why: str, old: Place, new: Place) -> bytes:
-        lines = [f"@@ {why} @@\n", f"-{_digest(old)}\n", f"+{_digest(new)}\n"]
+        lines = [b"@@ %b @@\n" % why.encode(), b"-%b\n" % _digest(old), b"+%b\n" % _digest(new)]
         return b"".join([self._coloured(line) for line in lines])
 
-    def _coloured(self, line: str) -> bytes:
-        raw = line.encode("latin-1")
-        if not raw.endswith(b"\n"):
-            raw += _NO_NEWLINE
-        colour = _COLOURS.get(raw[:1]) if self._colour else None
+    def _coloured(self, line: bytes) -> bytes:
+        if not line.endswith(b"\n"):
+            line += _NO_NEWLINE
+        colour = _COLOURS.get(line[:1]) if self._colour else None
         if colour is None:
-            return raw
-        text, newline, rest = raw.partition(b"\n")
+            return line
+        text, newline, rest = line.partition(b"\n")
         return colour + text + b"\x1b[0m" + newline + rest
 
 
-def _lines(text: bytes) -> list[str]:
-    """Return the lines with their newlines; latin-1 takes any bytes and gives them back."""
-    *lines, last = text.decode("latin-1").split("\n")
-    return [line + "\n" for line in lines] + ([last] if last else [])
+def _lines(text: bytes) -> list[bytes]:
+    """Return the lines with their newlines; a carriage return ends none."""
+    *lines, last = text.split(b"\n")
+    return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
-def _digest(place: Place) -> str:
+def _digest(place: Place) -> bytes:
     from hashlib import sha256
 
     digest = sha256()
     for piece in pieces(place):
         digest.update(piece)
-    return f"{place[1]} bytes, SHA-256 {digest.hexdigest()}"
+    return f"{place[1]} bytes, SHA-256 {digest.hexdigest()}".encode()

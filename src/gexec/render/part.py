@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gexec.core import ranks as sets
-from gexec.render.view import View
+from gexec.render.wrapped import Wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from gexec.core.outcome import Outcome
     from gexec.core.ranks import Ranges
-    from gexec.render.view import Credit
+    from gexec.render.view import Credit, View
 
 
-class Part(View):
+class Part(Wrapped):
     """Rank i of this job is rank ``ranks[i]`` of the whole that ``view`` shows.
 
     Args:
@@ -23,43 +23,28 @@ class Part(View):
         again: outcomes that are not told to ``view``, since their ranks will be run again.
     """
 
-    __slots__ = ("_again", "_local", "_ranks", "_view")
+    __slots__ = ("_again", "_local", "_ranks")
 
     def __init__(
         self, view: View, ranks: Sequence[int], again: Callable[[Outcome], bool] | None = None
     ) -> None:
-        super().__init__()
-        self._view = view
         self._ranks = ranks
         self._local = {whole: local for local, whole in enumerate(ranks)}
         self._again = again
-        self._move()
+        super().__init__(view)
 
     def started(self, ranks: Ranges) -> None:
         """See View."""
-        self._view.started(self._whole(ranks))
-        self._move()
+        super().started(self._whole(ranks))
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
-        self._view.output(stream, self._whole(ranks), data)
-        self._move()
+        super().output(stream, self._whole(ranks), data)
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
         """See View."""
         if self._again is None or not self._again(outcome):
-            self._view.ended(self._whole(ranks), outcome)
-            self._move()
-
-    def finish(self) -> None:
-        """See View."""
-        self._view.finish()
-        self._move()
-
-    def refill(self) -> None:
-        """See View."""
-        self._view.refill()
-        self._move()
+            super().ended(self._whole(ranks), outcome)
 
     def _whole(self, ranks: Ranges) -> Ranges:
         return sets.of([self._ranks[rank] for rank in sets.members(ranks)])
@@ -74,8 +59,6 @@ class Part(View):
 
     def _move(self) -> None:
         view = self._view
-        self.writes += [(fd, data, self._credit(credit)) for fd, data, credit in view.writes]
-        self.taken += [own for own in map(self._credit, view.taken) if own is not None]
-        view.writes.clear()
-        view.taken.clear()
-        self.held, self.error = view.held, view.error
+        view.writes[:] = [(fd, data, self._credit(credit)) for fd, data, credit in view.writes]
+        view.taken[:] = [own for own in map(self._credit, view.taken) if own is not None]
+        super()._move()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from gexec.render.view import View
+from gexec.render.wrapped import Wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gexec.core.outcome import Outcome
     from gexec.core.ranks import Ranges
+    from gexec.render.view import View
 
 
-class Tee(View):
+class Tee(Wrapped):
     """Tells both views everything. Bytes count as taken when both have taken them.
 
     Args:
@@ -19,49 +20,33 @@ class Tee(View):
             OutputDir. So it has always taken what ``view`` takes.
     """
 
-    __slots__ = ("_copy", "_view")
+    __slots__ = ("_copy",)
 
     def __init__(self, view: View, copy: View) -> None:
-        super().__init__()
-        self._view = view
         self._copy = copy
-        self._move()
+        super().__init__(view)
 
     def started(self, ranks: Ranges) -> None:
         """See View."""
         self._copy.started(ranks)
-        self._view.started(ranks)
-        self._move()
+        super().started(ranks)
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         self._copy.output(stream, ranks, data)
-        self._view.output(stream, ranks, data)
-        self._move()
+        super().output(stream, ranks, data)
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
         """See View."""
         self._copy.ended(ranks, outcome)
-        self._view.ended(ranks, outcome)
-        self._move()
+        super().ended(ranks, outcome)
 
     def finish(self) -> None:
         """See View."""
         self._copy.finish()
-        self._view.finish()
-        self._move()
-
-    def refill(self) -> None:
-        """See View."""
-        self._view.refill()
-        self._move()
+        super().finish()
 
     def _move(self) -> None:
-        view = self._view
-        self.writes += view.writes
-        self.taken += view.taken
-        view.writes.clear()
-        view.taken.clear()
+        super()._move()
         self._copy.taken.clear()
-        self.held = view.held
-        self.error = view.error or self._copy.error
+        self.error = self.error or self._copy.error

@@ -75,9 +75,15 @@ def parse(chunks: Iterable[bytes]) -> list[Host]:
 
     document = _Document()
     parser = DefusedXMLParser(target=document)  # refuses entities and what stands elsewhere
+    silent_bytes = 0
     try:
         for chunk in _bounded(chunks):
+            tags = document.tags
             parser.feed(chunk)
+            # A tag is kept until it ends: one with millions of attributes takes 30 times its length.
+            silent_bytes = 0 if document.tags > tags else silent_bytes + len(chunk)
+            if silent_bytes > limits.GMOND_TAG_MAX_BYTES:
+                raise AnswerError(f"a tag of its XML is over {limits.GMOND_TAG_MAX_BYTES} bytes long")
         parser.close()
     except DefusedXmlException as error:
         raise AnswerError("its XML declares entities, which gmond's never does") from error
@@ -104,12 +110,14 @@ class _Document:
 
     def __init__(self) -> None:
         self.hosts: list[Host] = []
+        self.tags = 0
         self._depth = 0
         self._local_time_s: int | None = None
         self._host: dict[str, str] | None = None
         self._metrics: dict[str, str] = {}
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tags += 1
         self._depth += 1
         if self._depth > limits.GMOND_DEPTH_MAX:
             raise AnswerError(f"its XML is nested more than {limits.GMOND_DEPTH_MAX} deep")
@@ -128,6 +136,7 @@ class _Document:
             raise AnswerError(f"its answer is {tag[:40]!r}, not GANGLIA_XML: is it a gmond?")
 
     def end(self, tag: str) -> None:
+        self.tags += 1
         self._depth -= 1
         if tag == "HOST" and self._host is not None:
             self.hosts.append(self._finished(self._host))

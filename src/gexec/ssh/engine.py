@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import socket
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from gexec import limits
 from gexec.core.frames import (
@@ -41,12 +42,14 @@ from gexec.version import VERSION
 def main(arguments: list[str]) -> int:
     """Serve the client at descriptor 0: ``(ask|batch) CHDIR SSH [OPTION]...``."""
     mode, chdir, *ssh = arguments
-    client = socket.socket(fileno=os.dup(0))
+    # Above 2, also where the caller's stderr is closed.
+    client = socket.socket(fileno=fcntl(0, F_DUPFD_CLOEXEC, 3))
     null = os.open(os.devnull, os.O_RDWR)
     # A failed import is told on stderr; from here on, whoever waits for the end of that need not wait for us.
     for fd in (0, 2):
         os.dup2(null, fd)
-    os.close(null)
+    if null > 2:
+        os.close(null)
     _raise_descriptor_limit()
     engine = Engine(client, [os.fsencode(word) for word in ssh], os.fsencode(chdir), ask=mode == "ask")
     try:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: How many ssh run at a time without -f.
 FANOUT_DEFAULT = 64
 _ENGINE = "import sys; from gexec.ssh.engine import main; sys.exit(main(sys.argv[1:]))"
+#: Engines of this process that were not seen to end. They live a moment longer than their jobs.
+_engines: list[int] = []
 
 
 class Options:
@@ -149,9 +151,10 @@ def open_session(job: JobSpec, options: Options | None = None) -> tuple[_socket.
 
 
 def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:
+    _engines[:] = [pid for pid in _engines if not _ended(pid)]
     # A session of its own keeps the terminal's ^C from it and from every ssh, which would end before their
     # commands do; with it goes the terminal, so it is not done when ssh may ask there.
-    os.posix_spawn(
+    engine = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-c", _ENGINE, *arguments],
         os.environ,
@@ -161,6 +164,15 @@ def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:
         ],
         setsid=not ask,
     )
+    _engines.append(engine)
+
+
+def _ended(pid: int) -> bool:
+    """Tell whether a child has ended, which leaves nothing of it."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return True  # somebody else has waited for it
 
 
 def _configured(text: str | None) -> list[str]:

@@ -1,0 +1,60 @@
+"""A view around another: passes on what it is told, and what that one says. Pure; imported when asked for."""
+
+from __future__ import annotations
+
+from gexec.render.view import View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.core.outcome import Outcome
+    from gexec.core.ranks import Ranges
+
+
+class Wrapped(View):
+    """Changes nothing; those who do override a call, or ``_move``.
+
+    Args:
+        view: any; nobody else takes what it writes.
+    """
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self._view = view
+        self._move()
+
+    def started(self, ranks: Ranges) -> None:
+        """See View."""
+        self._view.started(ranks)
+        self._move()
+
+    def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
+        """See View."""
+        self._view.output(stream, ranks, data)
+        self._move()
+
+    def ended(self, ranks: Ranges, outcome: Outcome) -> None:
+        """See View."""
+        self._view.ended(ranks, outcome)
+        self._move()
+
+    def finish(self) -> None:
+        """See View."""
+        self._view.finish()
+        self._move()
+
+    def refill(self) -> None:
+        """See View."""
+        self._view.refill()
+        self._move()
+
+    def _move(self) -> None:
+        """Take over what the view has said."""
+        view = self._view
+        self.writes += view.writes
+        self.taken += view.taken
+        view.writes.clear()
+        view.taken.clear()
+        self.held = view.held
+        self.error = self.error or view.error

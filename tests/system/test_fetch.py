@@ -1,0 +1,214 @@
+"""gexec --fetch through real daemons: every node's files, as they are there, each below its own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gexec.cluster import processes
+from gexec.files.digest import ContentHash
+from gexec.files.encoder import Encoder
+from gexec.files.records import Meta
+
+from .commands import Shell
+from .conftest import BIN, DEADLINE_S, Cluster, wait_until
+from .must_hold import end, wait_gone
+
+IS_ROOT = os.geteuid() == 0
+root_only = pytest.mark.skipif(not IS_ROOT, reason="needs root")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short path that all nodes see."""
+    place = Path(tempfile.mkdtemp(prefix="gxf", dir="/tmp"))
+    place.chmod(0o755)
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def shell(cluster: Cluster, tmp_path: Path) -> Shell:
+    return Shell(cluster.env, tmp_path)
+
+
+def nodes_files(cluster: Cluster, place: Path) -> dict[str, bytes]:
+    """Give each node its own ``place/NODE/d/f``; return their contents."""
+    contents: dict[str, bytes] = {}
+    for name in cluster.names:
+        folder = place / name / "d"
+        folder.mkdir(parents=True)
+        contents[name] = os.urandom(300_000 + len(contents))
+        (folder / "f").write_bytes(contents[name])
+    return contents
+
+
+def fake_sender(place: Path, script: str) -> dict[str, str]:
+    """Return an environment in which nodes find this before the real gexec-send, and run that after it."""
+    folder = place / "bin"
+    folder.mkdir()
+    (folder / "gexec-send").write_text(f'#!/bin/sh\n{script}\nexec {BIN}/gexec-send "$@"\n')
+    (folder / "gexec-send").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def files_below(top: Path) -> list[str]:
+    return sorted(str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir())
+
+
+def test_each_nodes_files_whatever_they_hold(cluster: Cluster, shell: Shell, place: Path) -> None:
+    contents = nodes_files(cluster, place)
+    odd = os.fsencode(place / "odd")
+    os.mkdir(odd)
+    for base, count in ((b"new\nline \xff", 50_000), (b"empty", 0)):
+        with open(os.path.join(odd, base), "wb") as file:
+            file.write(b"\0\xff\r\n" * count)
+    os.symlink(b"../../../../etc/passwd", odd + b"/link")
+    (place / "odd/sparse").touch()
+    os.truncate(place / "odd/sparse", 1 << 33)
+    target = Path(f"{place}.to")
+    try:
+        done = shell.gexec("--fetch", place, "--to", target)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        for node in cluster.names:
+            top = f"{target}/{node}{place}"
+            for name, content in contents.items():
+                assert Path(top, name, "d/f").read_bytes() == content
+            assert Path(os.fsdecode(os.fsencode(top) + b"/odd/new\nline \xff")).stat().st_size == 200_000
+            assert os.readlink(f"{top}/odd/link") == "../../../../etc/passwd"
+            sparse = os.stat(f"{top}/odd/sparse")
+            assert (sparse.st_size, sparse.st_blocks) == (1 << 33, 0)
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def test_what_only_some_nodes_have(cluster: Cluster, shell: Shell, place: Path) -> None:
+    contents = nodes_files(cluster, place)
+    (place / "node002/d/f").unlink()
+    failed = place / "failed"
+    words = ["-w", "node[001-003]", f"--failed-to={failed}", "--to", place / "to"]
+    for name in ("node001", "node002", "node003"):
+        words += ["--fetch", place / name / "d/f"]
+    (place / "node001/d/f").chmod(0o600)
+    done = shell.gexec(*words)
+    assert done.returncode == 1
+    # Each node says it once, and nobody else does.
+    assert done.stderr.count(b"not sent: there is no such file") == 3
+    assert b"3 of 3 nodes exited 1: node[001-003]" in done.stderr
+    assert len(failed.read_text().splitlines()) == 3
+    for node in ("node001", "node002", "node003"):
+        top = f"{place}/to/{node}{place}"
+        assert Path(f"{top}/node001/d/f").read_bytes() == contents["node001"]
+        assert Path(f"{top}/node001/d/f").stat().st_mode & 0o777 == 0o600
+        assert files_below(Path(top)) == ["node001/d/f", "node003/d/f"]
+
+
+def test_a_large_file_of_many_nodes_is_whole(cluster: Cluster, shell: Shell, place: Path) -> None:
+    (place / "large").write_bytes(os.urandom(8 << 20))
+    digest = hashlib.sha256((place / "large").read_bytes()).digest()
+    done = shell.gexec("--fetch", "large", "--chdir", place, "--to", place / "to", "-v")
+    assert done.returncode == 0
+    assert b"gexec: 8 files in " in done.stderr
+    for name in cluster.names:
+        found = Path(f"{place}/to/{name}{place}/large").read_bytes()
+        assert hashlib.sha256(found).digest() == digest
+
+
+def test_a_node_that_stands_twice_and_one_that_is_dead(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.gexec("-w", "node001 dead node001", "--fetch", place / "f", "--to", place / "to")
+    assert done.returncode == 255
+    assert b"gexec: dead: not started: connection refused" in done.stderr
+    assert sorted(os.listdir(place / "to")) == ["node001@0", "node001@2"]
+    done = shell.gexec("-w", "node001 dead", "--strict", "--fetch", place / "f", "--to", place / "strict")
+    assert done.returncode == 255
+    assert files_below(place / "strict") == []
+
+
+def test_a_dry_run_fetches_nothing(shell: Shell, place: Path) -> None:
+    done = shell.gexec("-w", "node001", "--dry-run", "--fetch", "/etc/passwd", "--to", place / "to")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"gexec-send" in done.stdout
+    assert not (place / "to").exists()
+
+
+def test_a_hostile_node_writes_nothing_outside_its_folder(shell: Shell, place: Path) -> None:
+    encoder = Encoder()
+    stream = encoder.preamble()
+    stream += encoder.file(b"../../f", Meta(0o4755, 0, 0, 1, b"", b""), 0)
+    stream += encoder.file_end(ContentHash().finish(0)) + encoder.end(0)
+    (place / "evil").write_bytes(stream)
+    (place / "f").write_bytes(b"mine")
+    env = fake_sender(place, f"case $GEXEC_NODE in node002) exec cat {place}/evil;; esac")
+    done = shell.gexec("-w", "node[001-003]", "--fetch", place / "f", "--to", place / "to", env=env)
+    assert done.returncode == 255
+    assert done.stderr.count(b"gexec: node002: ") == 2  # what is wrong, and the summary
+    assert b"node002: lost: what it sent is not all here" in done.stderr
+    assert files_below(place / "to") == [f"node001{place}/f", f"node003{place}/f"]
+    assert (place / "f").read_bytes() == b"mine"
+
+
+def test_a_node_that_sends_without_end_is_stopped_by_its_time_out(shell: Shell, place: Path) -> None:
+    env = fake_sender(place, "exec yes")
+    words = ["-w", "node001", "--timeout=1", "--fetch", "/f", "--to", place / "to"]
+    done = shell.gexec(*words, env=env)
+    assert done.returncode == 124
+    assert done.stderr.count(b"\n") == 2
+    assert files_below(place / "to") == []
+
+
+@pytest.mark.root
+@root_only
+def test_a_full_disk_here_is_told_and_leaves_no_part(shell: Shell, place: Path) -> None:
+    (place / "to").mkdir()
+    (place / "large").write_bytes(os.urandom(8 << 20))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "gexec-test", str(place / "to")]
+    if subprocess.run(mount, capture_output=True, timeout=DEADLINE_S).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        done = shell.gexec("-w", "node[001-002]", "--fetch", place / "large", "--to", place / "to")
+        assert done.returncode == 255
+        assert done.stderr.count(b": the disk is full") == 2
+        assert b"2 of 2 nodes lost: what it sent is not all here: node001 node002" in done.stderr
+        assert files_below(place / "to") == []
+    finally:
+        subprocess.run(["umount", str(place / "to")], check=True, timeout=DEADLINE_S)
+
+
+def test_a_destination_that_may_not_be_written_is_told(shell: Shell, place: Path) -> None:
+    (place / "file").touch()
+    done = shell.gexec("--fetch", "/etc/passwd", "--to", place / "file")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    done = shell.gexec("--fetch", "/etc/passwd", "--to", "/proc/1/none")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+
+
+def test_kill_9_of_a_node_costs_its_own_files_only(
+    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
+) -> None:
+    cluster = cluster_of(4)
+    shell = Shell(cluster.env, tmp_path)
+    (place / "f").write_bytes(b"content")
+    # The node that is to be killed sends the beginning of a file and waits.
+    encoder = Encoder()
+    begin = encoder.preamble() + encoder.file(b"f", Meta(0o644, 0, 0, 1, b"", b""), 1 << 20)
+    (place / "begin").write_bytes(begin + encoder.data(0, 65536) + bytes(65536))
+    wait = f"cat {place}/begin; touch {place}/begun; exec sleep 1000"
+    env = fake_sender(place, f"case $GEXEC_NODE in node003) {wait};; esac")
+    client = shell.start("gexec", "--fetch", place / "f", "--to", place / "to", env=env)
+    wait_until((place / "begun").exists, "node003 does not send")
+    for process in cluster.daemon("node003"):
+        processes.send_signal(process, signal.SIGKILL)
+    _, err = end(client)
+    assert client.returncode == 255
+    assert b"gexec: node003: lost: " in err
+    assert files_below(place / "to") == [f"{name}{place}/f" for name in ("node001", "node002", "node004")]
+    wait_gone(str(place))

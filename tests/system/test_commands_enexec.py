@@ -120,6 +120,8 @@ def test_exit_status_and_what_is_said_carry_its_name(shell: Shell) -> None:
         b"enexec: unknown option --frobnicate: enexec -h lists the options\n",
     )
     assert shell.run("enexec", "-s").returncode == 2  # that is ensh's
+    done = shell.run("enexec", "-n", "node001", "--", "-x")
+    assert done.returncode == 127  # a command that is not there, and no option of the node's shell
 
 
 def test_gexecs_options_under_their_long_names(shell: Shell, nodelist: Path) -> None:

@@ -37,7 +37,9 @@ class Wrapper(Command):
 
     def argv(self, words: Sequence[str]) -> Sequence[str]:
         """Return the shell that runs the line; without words it is ``uptime``."""
-        return ("/bin/sh", "-c", " ".join(words) or DEFAULT)
+        line = " ".join(words) or DEFAULT
+        # Some shells take a line that begins with a hyphen for an option of theirs.
+        return ("/bin/sh", "-c", f" {line}" if line.startswith("-") else line)
 
     def choose(self, parsed: Parsed, request: Request) -> None:
         """Put into the request what this command's own options say about nodes."""

@@ -436,12 +436,12 @@ def test_a_full_disk_and_a_read_only_one_leave_the_old_file_and_the_others_whole
 
 def begun(shell: Shell, place: Path, *words: object) -> tuple[subprocess.Popen[bytes], int]:
     """Start a copy of a file that takes seconds; return when data flows, with the sender's pid."""
-    (place / "large").write_bytes(os.urandom(24 << 20))
-    words = ("--via=gexec", "--compress=never", "--bwlimit=8M", *words, *to_each(place), place / "large")
+    (place / "large").write_bytes(os.urandom(20 << 20))
+    words = ("--via=gexec", "--compress=never", "--bwlimit=5M", *words, *to_each(place), place / "large")
     client = shell.start("ensync", *words)
     try:
         sender = sender_of(client)
-        wait_read(sender, 8 << 20)
+        wait_read(sender, 5 << 20)
     except BaseException:
         client.kill()
         end(client)

@@ -146,11 +146,11 @@ def test_remove_over_ssh(shell: Shell, place: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_when_ensync_ends_so_do_the_receivers(sshd: Sshd, shell: Shell, place: Path, signum: int) -> None:
-    (place / "large").write_bytes(os.urandom(24 << 20))
-    words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=8M", *to_each(place), place / "large"]
+    (place / "large").write_bytes(os.urandom(20 << 20))
+    words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=5M", *to_each(place), place / "large"]
     client = shell.start("ensync", *words)
     sender = sender_of(client)
-    wait_read(sender, 8 << 20)
+    wait_read(sender, 5 << 20)
     client.send_signal(signum)
     end(client)
     gone(sender)

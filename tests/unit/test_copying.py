@@ -25,7 +25,7 @@ from gexec.core.frames import (
     StdinTaken,
 )
 from gexec.core.jobspec import NO_STDIN, REMOTE_PATH, STRICT, JobSpec
-from gexec.core.outcome import Outcome, exited, lost, not_started
+from gexec.core.outcome import Outcome, denied, exited, lost, not_started
 
 _NODES = "127.0.0.1 127.0.0.2 127.0.0.3"
 _REPORT = b"gexec-files 1 complete files=1 bytes=7\n"
@@ -111,12 +111,24 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
 
 
 def test_a_lost_node_that_is_then_not_reached_is_still_a_lost_one(tmp_path: Path, file: Path) -> None:
-    script = Script([exited(0), GONE, REFUSED], [REFUSED])
+    script = Script([GONE, GONE, REFUSED], [REFUSED, denied("no")])
     with daemons(tmp_path, script) as running:
         done = ensync(running.env, "--via=gexec", file)
-    assert b"ensync: 127.0.0.2: lost: connection reset\n" in done.stderr
+    assert b"ensync: 2 of 3 nodes lost: connection reset: 127.0.0.1 127.0.0.2\n" in done.stderr
     assert b"ensync: 127.0.0.3: not started: connection refused\n" in done.stderr
     assert len(script.jobs) == 2
+
+
+def test_where_there_is_no_ssh_what_gexec_did_still_counts(tmp_path: Path, file: Path) -> None:
+    failed = tmp_path / "failed"
+    with daemons(tmp_path, Script([exited(0), REFUSED, exited(0)])) as running:
+        done = ensync(running.env | {"GEXEC_SSH": "/nowhere/ssh"}, f"--failed-to={failed}", file)
+    assert done.returncode == 255
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == "ensync: by ssh: 1 of 3 nodes (not started: connection refused): 127.0.0.2"
+    assert lines[1].startswith("ensync: /nowhere/ssh is not found")
+    assert lines[2:] == ["ensync: 127.0.0.2: not started: connection refused"]
+    assert failed.read_text().startswith("127.0.0.2")
 
 
 @pytest.mark.parametrize("words", [["--checksum"], ["--dry-run"], ["--strict"], ["--dest=/srv/%n"]])

@@ -59,6 +59,11 @@ def test_ranges_are_written_out_to_the_letter(text: str, expected: str) -> None:
     assert names(text) == expected.split()
 
 
+def test_users_stand_before_ranges_and_addresses() -> None:
+    assert names("me@n[1-2],me@[1-2]") == ["me@n1", "me@n2", "me@1", "me@2"]
+    assert evaluate("me@[::1]:22,me@[::1],n[1-1]", "-w", Site()) == [("me@::1", 22), ("me@::1", 0), ("n1", 0)]
+
+
 def test_ports_belong_to_each_name_of_a_range() -> None:
     assert evaluate("n[1-2]:77,[::1]:5 [fe80::1]", "-w", Site()) == [
         ("n1", 77), ("n2", 77), ("::1", 5), ("fe80::1", 0),

@@ -26,13 +26,24 @@ def test_ports_and_addresses() -> None:
     assert parse_names(text, "GEXEC_SVRS") == expected
 
 
-@pytest.mark.parametrize("text", ["n:", "n:0", "n:65536", "n:x", ":5", "[::1]x", "[::1]:", "[:1"])
+def test_users_are_a_part_of_the_name() -> None:
+    text = "me@n me@n:22 me@::1 me@[::1] me@[::1]:22 me@n"
+    expected = [("me@n", 0), ("me@n", 22), ("me@::1", 0), ("me@::1", 0), ("me@::1", 22), ("me@n", 0)]
+    assert not is_nodeset(text)
+    assert parse_names(text, "-w") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["n:", "n:0", "n:65536", "n:x", ":5", "[::1]x", "[::1]:", "[:1", "me@[::1", "me@[::1]x"]
+)
 def test_malformed_names_are_named(text: str) -> None:
     with pytest.raises(UsageError, match="GEXEC_SVRS: '"):
         parse_names(f"good {text}", "GEXEC_SVRS")
 
 
-@pytest.mark.parametrize("text", ["a[1-2]", "[1-2]:7", "@a", "a!b", "a&b", "a^b", "a*", "a?", "a]"])
+@pytest.mark.parametrize(
+    "text", ["a[1-2]", "[1-2]:7", "@a", "a!b", "a&b", "a^b", "a*", "a?", "a]", "me@a[1-2]", "me@[1-2]"]
+)
 def test_what_is_more_than_names_is_seen(text: str) -> None:
     assert is_nodeset(f"b,{text}")
 

@@ -18,7 +18,7 @@ from gexec.client.nodes import choose
 from gexec.client.sink import standard_sinks
 from gexec.client.transfer import Pushed, environment
 from gexec.core.jobspec import NO_STDIN
-from gexec.core.outcome import LOST
+from gexec.core.outcome import DENIED, LOST, NOT_STARTED
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
@@ -33,7 +33,7 @@ from gexec.select.rounds import unreached
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gexec.cli.command import Command, Opener, Say
     from gexec.cli.ensync import Task
@@ -154,21 +154,39 @@ class Copy:
             self._say(f"{error}; all nodes are reached by ssh instead")
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
-        if again and lost and not self._over:
-            self._say(f"once more: {self._told(job, lost, outcomes)}", escape=False)
-            try:
-                _update(outcomes, lost, self._one(open_session, part(job, lost), lost))
-            except GexecError as error:
-                self._say(str(error))
+        if again:
+            self._try(
+                "once more", job, lost, outcomes, lambda: self._one(open_session, part(job, lost), lost)
+            )
         left = [rank for rank in ranks if self._may_come_again(outcomes[rank])]
-        if again and auto and left and not self._over:
-            self._say(f"by ssh: {self._told(job, left, outcomes)}", escape=False)
-            _update(outcomes, left, self._by_ssh(choice, left))
+        if again and auto:
+            self._try("by ssh", job, left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
 
-    def _told(self, job: JobSpec, ranks: Sequence[int], outcomes: Sequence[Outcome]) -> str:
+    def _try(
+        self,
+        how: str,
+        job: JobSpec,
+        ranks: Sequence[int],
+        outcomes: list[Outcome],
+        run: Callable[[], list[Outcome]],
+    ) -> None:
+        """Make a further attempt for some ranks, unless the user has had enough; put what it brought into
+        ``outcomes``. Where nothing ran this time, a lost node is still a lost one.
+        """
+        if not ranks or self._over:
+            return
         names = fold_bounded([shown(job.names[rank]) for rank in ranks])
-        return f"{len(ranks)} of {job.ranks} nodes ({printable(outcomes[ranks[0]].describe())}): {names}"
+        why = printable(outcomes[ranks[0]].describe())
+        self._say(f"{how}: {len(ranks)} of {job.ranks} nodes ({why}): {names}", escape=False)
+        try:
+            later = run()
+        except GexecError as error:
+            self._say(str(error))
+            return
+        for rank, outcome in zip(ranks, later, strict=True):
+            if outcomes[rank].kind != LOST or outcome.kind not in (NOT_STARTED, DENIED):
+                outcomes[rank] = outcome
 
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
         from gexec.ssh.job import Options
@@ -255,13 +273,6 @@ class Copy:
             f"{files} files {done} on {len(reports)} of {job.ranks} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
-
-
-def _update(outcomes: list[Outcome], ranks: Sequence[int], later: Sequence[Outcome]) -> None:
-    """Take what a further attempt brought. Where it came to nothing, a lost node is still a lost one."""
-    for rank, outcome in zip(ranks, later, strict=True):
-        if unreached(outcomes[rank]) or not unreached(outcome):
-            outcomes[rank] = outcome
 
 
 def _check_roots(task: Task) -> None:

@@ -41,7 +41,7 @@ def parse_hosts_file(text: str, name: str) -> list[Node]:
             continue
         where = f"{name} line {number}"
         words = line.split()
-        if len(words) > 1 or is_nodeset(line):
+        if len(words) > 1 or "@" in line or is_nodeset(line):
             raise UsageError(
                 f"{where}: {line[:80]!r}: expected host or host:port; node sets are for --nodelist, "
                 "and gexec runs as the user who calls it, so a file names no users"

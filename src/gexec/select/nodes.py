@@ -19,17 +19,19 @@ Node = tuple[str, int]
 
 def is_nodeset(text: str) -> bool:
     """Tell whether the text holds more than plain names: ranges, groups, operators or wildcards."""
-    for mark in "@&!^*?":
+    for mark in "&!^*?":
         if mark in text:
             return True
-    if "[" not in text:
+    if "[" not in text and "@" not in text:
         return "]" in text
-    return any("[" in word and not _is_ipv6(word) for word in text.replace(",", " ").split())
+    words = text.replace(",", " ").split()
+    return any(word[0] == "@" or ("[" in word and not _is_ipv6(word)) for word in words)
 
 
 def _is_ipv6(word: str) -> bool:
-    # A range holds no colon: [::1]:77 is an address, [1-3]:77 is not.
-    return word[0] == "[" and ":" in word.partition("]")[0]
+    # A range holds no colon: [::1]:77 and me@[::1] are addresses, [1-3]:77 is not.
+    before, _, inside = word.partition("[")
+    return before[-1:] in ("", "@") and ":" in inside.partition("]")[0]
 
 
 def parse_names(text: str, source: str) -> list[Node]:
@@ -44,12 +46,16 @@ def parse_names(text: str, source: str) -> list[Node]:
 
 
 def split_port(word: str, source: str) -> Node:
-    """Return (name, port or 0) of ``name``, ``name:port``, ``[ip6]:port``, ``[ip6]`` or a bare IPv6."""
-    if word[0] == "[":
-        name, closing, rest = word[1:].partition("]")
+    """Return (name, port or 0) of ``name``, ``name:port``, ``[ip6]:port``, ``[ip6]`` or a bare IPv6.
+
+    A name may have a user in front (``user@``), for ssh.
+    """
+    if word[0] == "[" or "@[" in word:
+        user, _, address = word.partition("[")
+        name, closing, rest = address.partition("]")
         if not closing or not name or (rest and rest[0] != ":"):
             raise UsageError(f"{source}: {word[:80]!r}: expected [IPv6 address]:port")
-        return (name, _port(word, rest[1:], source)) if rest else (name, 0)
+        return user + name, _port(word, rest[1:], source) if rest else 0
     if word.count(":") != 1:
         return word, 0
     name, _, port = word.partition(":")

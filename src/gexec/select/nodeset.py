@@ -222,6 +222,6 @@ def _words(text: str, where: str) -> Iterator[list[str]]:
         pieces = [first]
         for after in rest:
             pieces += (next(contents), after)
-        if rest and not first and ":" in pieces[1]:  # an IPv6 address, not a range
-            pieces = ["[" + "]".join(pieces[1:3])]
+        if rest and first[-1:] in ("", "@") and ":" in pieces[1]:  # an IPv6 address, not a range
+            pieces = [first + "[" + "]".join(pieces[1:3])]
         yield pieces

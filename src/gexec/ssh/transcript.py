@@ -11,6 +11,8 @@ from gexec.core.frames import STDERR, STDOUT
 
 #: What is kept of the words before the beginning: the last ones tell why there was none.
 PREAMBLE_MAX_BYTES = 8 * 1024
+#: Of them in one sentence, in characters: a node may say anything.
+_TOLD_MAX = 500
 _NUMBER_MAX = 10
 
 
@@ -109,5 +111,6 @@ class Transcript:
                 # "Host key verification failed." is the consequence; the line before it is the reason.
                 last = lines[-1]
                 reason = lines[-2] if last.startswith("Host key") and len(lines) > 1 else ""
-                return f"{reason} {last}" if reason and "@@" not in reason else last
+                told = f"{reason} {last}" if reason and "@@" not in reason else last
+                return told if len(told) <= _TOLD_MAX else f"{told[:_TOLD_MAX]}..."
         return ""

@@ -1,0 +1,41 @@
+"""Whether a receiver is so slow that it holds up all others, which get the same stream. Pure.
+
+Only the time that it spends on what came counts, not its waiting for more: whoever waits is not the slow
+one.
+"""
+
+from __future__ import annotations
+
+#: Judged over so much time of its own.
+OVER_S = 5.0
+
+
+class Pace:
+    """Compares what is done with how long it took.
+
+    Args:
+        least_bytes_per_s: the slowest that is fast enough; 0 = any.
+        over_s: own time after which it is judged, anew each time.
+    """
+
+    __slots__ = ("_bytes", "_least", "_over_s", "_spent_s", "bytes_per_s")
+
+    def __init__(self, least_bytes_per_s: int, over_s: float = OVER_S) -> None:
+        self._least = least_bytes_per_s
+        self._over_s = over_s
+        self._bytes = 0
+        self._spent_s = 0.0
+        #: As judged last.
+        self.bytes_per_s = 0.0
+
+    def is_too_slow(self, count: int, spent_s: float) -> bool:
+        """Enter that ``count`` bytes took ``spent_s``; tell whether they are to be the last."""
+        if not self._least:
+            return False
+        self._bytes += count
+        self._spent_s += spent_s
+        if self._spent_s < self._over_s:
+            return False
+        self.bytes_per_s = self._bytes / self._spent_s
+        self._bytes, self._spent_s = 0, 0.0
+        return self.bytes_per_s < self._least

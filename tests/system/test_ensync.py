@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from gexec.cluster import processes
 
 from .commands import Shell, Terminal
-from .conftest import DEADLINE_S, Cluster, wait_until
+from .conftest import BIN, DEADLINE_S, Cluster, wait_until
 from .must_hold import end, marked, wait_gone
 
 IS_ROOT = os.geteuid() == 0
@@ -480,6 +481,41 @@ def test_kill_9_of_the_client_leaves_no_file_and_no_process(
     wait_gone(str(place))
     wait_until(lambda: not cluster.tasks(), "receivers are left")
     no_file_below(place / "to")
+
+
+_SLOW = """\
+import sys
+from gexec.cli.receive import main
+from gexec.files.pace import Pace
+Pace.__init__.__defaults__ = (0.0,)  # judged at once, not over seconds
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_node_that_writes_slowly_comes_after_the_others(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    """node002 gives up for --min-rate; all others have the file, then it gets it by itself."""
+    folder = place / "bin"
+    folder.mkdir()
+    (folder / "slow.py").write_text(_SLOW)
+    (folder / "gexec-receive").write_text(
+        f'#!/bin/sh\ncase "$GEXEC_NODE $*" in "node002 "*--min-rate=*)'
+        f' exec {sys.executable} {folder}/slow.py "$@";; esac\nexec {BIN}/gexec-receive "$@"\n'
+    )
+    (folder / "gexec-receive").chmod(0o755)
+    (place / "f").write_bytes(os.urandom(3 << 20))
+    env = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    words = ("--min-rate", "900G", "--parents", "--dest", place / "to" / "%h", place / "f")
+    done = shell.run("ensync", *words, env=env)
+    assert done.returncode == 0, done.stderr
+    assert b"a second are written here: given up (--min-rate)" in done.stderr
+    assert b"ensync: at their own pace: 1 of 8 nodes (exited 4): node002\n" in done.stderr
+    for node in cluster.names:
+        assert (place / "to" / node / "f").read_bytes() == (place / "f").read_bytes()
+    done = shell.run("ensync", "--strict", *words, env=env)  # on all alike: nobody is left out
+    assert done.returncode == 4
+    assert shell.run("ensync", "--via", "ssh", *words).returncode == 2
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

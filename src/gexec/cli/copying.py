@@ -18,7 +18,7 @@ from gexec.client.nodes import choose
 from gexec.client.sink import standard_sinks
 from gexec.client.transfer import Pushed, environment
 from gexec.core.jobspec import NO_STDIN
-from gexec.core.outcome import DENIED, LOST, NOT_STARTED
+from gexec.core.outcome import DENIED, LOST, NOT_STARTED, exited
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 #: Up to so many nodes each hands the data on to one other, beyond to two: a chain is as fast as one link,
 #: but its start takes as many steps as there are nodes.
 CHAIN_MAX = 32
+#: How a receiver ends that has given up for --min-rate (cli/receive.py, SLOW).
+_SLOW = exited(4)
 #: Of larger trees the progress does not say how much there is: to know it would take too long.
 _COUNTED_MAX = 20_000
 
@@ -74,7 +76,9 @@ class Copy:
         self._status: int | None = None
         self._sender_status = 0
         self._problems: dict[str, None] = {}
-        argv = ("rm", "-f", "--", *task.paths) if task.removes else ("gexec-receive", *task.receiver)
+        argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
+        if task.floor:
+            argv.append(task.floor)
         request = self._request = request_of(command, parsed, argv)
         request.stdin = not task.removes
         request.remote_path = True
@@ -138,7 +142,7 @@ class Copy:
 
     def _may_come_again(self, outcome: Outcome) -> bool:
         """Tell whether a node may be tried again. What it told of differences must not come twice."""
-        return unreached(outcome) or (outcome.kind == LOST and not self._task.compares)
+        return unreached(outcome) or outcome == _SLOW or (outcome.kind == LOST and not self._task.compares)
 
     # -- ways ----------------------------------------------------------------------------------
 
@@ -158,10 +162,20 @@ class Copy:
             self._try(
                 "once more", job, lost, outcomes, lambda: self._one(open_session, part(job, lost), lost)
             )
-        left = [rank for rank in ranks if self._may_come_again(outcomes[rank])]
+        slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
+        if again:
+            self._try("at their own pace", job, slow, outcomes, lambda: self._at_own_pace(job, slow))
+        left = [rank for rank in ranks if self._may_come_again(outcomes[rank]) and rank not in slow]
         if again and auto:
             self._try("by ssh", job, left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
+
+    def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
+        """Copy to nodes that have left the run for being slow, each fed from here."""
+        own = part(job, ranks)
+        own.argv = [word for word in own.argv if word != self._task.floor.encode()]
+        own.fanout = min(len(ranks), limits.FANOUT_MAX)
+        return self._one(open_session, own, ranks)
 
     def _try(
         self,

@@ -35,6 +35,7 @@ _OWN = (
     Option("", "strict"),
     Option("", "compress", takes_value=True),
     Option("", "bwlimit", takes_value=True),
+    Option("", "min-rate", takes_value=True),
     Option("", "via", takes_value=True),
     *SSH,
 )
@@ -95,6 +96,7 @@ class Task:
         compares: nothing is written; differences are told.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
         receiver: options for the receivers.
+        floor: one more, which only the first attempt has; or "".
         ranked: the destination has the rank in it, so that every node must keep its rank.
         bytes_per_s: 0 = no limit.
         compress: auto, always or never.
@@ -120,7 +122,11 @@ class Task:
         if dest is not None:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
             self.receiver.append(f"--dest={dest}")
-        elif parsed.flag("relative"):
+        least = size("--min-rate", parsed.last("min-rate") or "0")
+        if least and self.via == "ssh":
+            raise UsageError("option --min-rate: it speaks of gexec's tree; give --via=auto or --via=gexec")
+        self.floor = f"--min-rate={least}" if least else ""
+        if dest is None and parsed.flag("relative"):
             raise UsageError("option --relative: without --dest every path stays whole; give --dest too")
         if parsed.flag("checksum") and parsed.flag("dry-run"):
             raise UsageError("options --checksum and --dry-run: neither writes anything; give one of them")

@@ -56,6 +56,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("no-owner", "", "do not set owners"),
             ("compress", "WHEN", "auto (if it helps), always or never"),
             ("bwlimit", "N[kMG]", "at most so many bytes a second leave this host"),
+            ("min-rate", "N[kMG]", "a node that writes slower, in bytes a second, comes after all others"),
             ("via", "WAY", "gexec, ssh, or auto: ssh to those where no gexecd answers"),
         ),
     ),

@@ -9,12 +9,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import time
 
 from gexec import limits
-from gexec.cli.options import Option, parse
+from gexec.cli.options import Option, parse, size
 from gexec.errors import GexecError, UsageError
 from gexec.files.options import DRY_RUN, VERIFY, WRITE, Options, destination
+from gexec.files.pace import Pace
 from gexec.files.receiver import Receiver
+from gexec.render.text import size as shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ OPTIONS = (
     Option("", "setuid"),
     Option("", "numeric-ids"),
     Option("", "no-owner"),
+    Option("", "min-rate", takes_value=True),
     Option("h", "help"),
 )
 HELP = """\
@@ -52,16 +56,22 @@ Unpack what `python -m gexec.cli.send` writes.
       --setuid            keep set-uid and set-gid bits
       --numeric-ids       owners by number, not by name
       --no-owner          do not set owners (only root can)
-Status: 0 all is well, 1 something failed or is different, 2 usage, 3 incomplete.
+      --min-rate=N[kMG]   give up when writing is slower, in bytes a second
+Status: 0 all is well, 1 something failed or is different, 2 usage, 3 incomplete,
+4 given up for --min-rate.
 """
 #: Exit statuses.
-FAILED, USAGE, INCOMPLETE = 1, 2, 3
+FAILED, USAGE, INCOMPLETE, SLOW = 1, 2, 3, 4
 #: What a pipe may hold for us: fewer turns between us and the writer.
 _PIPE_BYTES = 1024 * 1024
 
 
 class _StoppedError(GexecError):
     """A signal asks us to end."""
+
+
+class _TooSlowError(GexecError):
+    """This node would hold up the others."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -87,6 +97,7 @@ def main(words: Sequence[str]) -> int:
             compare_content=parsed.flag("checksum-compare"),
         )
         path = destination(parsed.last("dest") or "/", os.environ)
+        pace = Pace(size("--min-rate", parsed.last("min-rate") or "0"))
         receiver = Receiver(path, options, say=_say, tell=_tell)
     except UsageError as error:
         _say(str(error))
@@ -94,14 +105,18 @@ def main(words: Sequence[str]) -> int:
     except GexecError as error:
         _say(str(error))
         return FAILED
-    return _receive(receiver)
+    return _receive(receiver, pace)
 
 
-def _receive(receiver: Receiver) -> int:
+def _receive(receiver: Receiver, pace: Pace) -> int:
+    slow = False
     for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
         _signal.signal(number, _stop)
     try:
-        _feed(receiver)
+        _feed(receiver, pace)
+    except _TooSlowError as error:
+        slow = True
+        _say(str(error))
     except GexecError as error:
         _say(str(error))
     except OSError as error:
@@ -111,19 +126,26 @@ def _receive(receiver: Receiver) -> int:
             _signal.signal(number, _signal.SIG_IGN)
         report = receiver.finish()
     _tell(report.line())
+    if slow:
+        return SLOW
     if not report.is_complete:
         return INCOMPLETE
     return FAILED if report.failed or report.differing else 0
 
 
-def _feed(receiver: Receiver) -> None:
+def _feed(receiver: Receiver, pace: Pace) -> None:
     try:
         fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         pass
     buffer = memoryview(bytearray(limits.ARCHIVE_DATA_MAX_BYTES))
     while count := os.readv(0, [buffer]):
+        begin_s = time.monotonic()
         receiver.feed(buffer[:count])
+        if pace.is_too_slow(count, time.monotonic() - begin_s):
+            raise _TooSlowError(
+                f"{shown_size(pace.bytes_per_s)} a second are written here: given up (--min-rate)"
+            )
     receiver.end()
 
 

@@ -119,7 +119,12 @@ def gone(pid: bytes | int) -> None:
 
 def engine_of() -> int:
     """Return the pid of the engine: the child of ours that is Python."""
-    [pid] = [pid for pid in processes_with("gexec.ssh.engine") if _parent(pid) == os.getpid()]
+
+    def engines() -> list[int]:
+        return [pid for pid in processes_with("gexec.ssh.engine") if _parent(pid) == os.getpid()]
+
+    wait_until(engines, "there is no engine")  # it has no name before the kernel has loaded it
+    [pid] = engines()
     return pid
 
 

@@ -125,7 +125,7 @@ def test_upcalls_of_the_library_go_through_the_bounded_one(
 
 @pytest.mark.parametrize(
     "name",
-    ["web;touch${{IFS}}{0}", "`touch\u00a0{0}`", "$(>{0})", "a|>{0}", "a>{0}", "'>{0}", '">{0}', "-f{0}", "\\x"],
+    ["web;touch${{IFS}}{0}", "`touch\u00a0{0}`", "$(>{0})", "a|>{0}", "a>{0}", "'>{0}", '">{0}', "-f", "\\x"],
 )
 def test_a_groups_name_is_no_part_of_a_command(site: dict[str, str], tmp_path: Path, name: str) -> None:
     selection = Selection()

@@ -102,7 +102,9 @@ def test_a_fifo_or_a_folder_in_its_place_is_no_reason_to_wait_or_fail(cache: Pat
 
 
 @pytest.mark.parametrize("home", ["relative", "./.", "~"])
-def test_a_home_that_is_no_path_is_no_home(home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_no_path_is_no_home(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/too")
     monkeypatch.setenv("HOME", home)
     monkeypatch.chdir(tmp_path)
@@ -116,7 +118,7 @@ def test_a_draft_that_cannot_be_written_is_not_left(cache: Path) -> None:
     program = (
         "import resource, signal; from gexec.client.down import remember\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
         "remember(['node2', 'node3'], [])"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -72,7 +72,9 @@ class Groups:
             if place in resolver.upcalls:
                 # What an empty answer means, only the command itself can say.
                 if not name.isprintable() or name.startswith("-") or _SHELLS.intersection(name):
-                    raise UsageError("such a name is not given to a command: a shell would not read it as one")
+                    raise UsageError(
+                        "such a name is not given to a command: a shell would not read it as one"
+                    )
             elif place and name not in resolver.grouplist(source):
                 raise UsageError(f"there is no such group in {place}")
             nodes: list[str] = resolver.group_nodes(name, source)

@@ -1,4 +1,4 @@
-"""Lines compared by difflib with a bound on its work, in the form of ``diff -u``. Pure; imported when needed."""
+"""Lines compared by difflib with a bound on its work, in the form of ``diff -u``. Pure."""
 
 from __future__ import annotations
 

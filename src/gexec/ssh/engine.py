@@ -92,11 +92,13 @@ class Engine:
         for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP) if self._ask else ():
             signal.signal(signum, signal.SIG_IGN)  # from the terminal: the client passes them on
         self._client.say(Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION} ssh"), channel=0)
+        self._client.flush()
+        # Sending may tell that the client is gone, so it comes before each look at that.
         while self._client.open or (self._work is not None and self._work.busy):
-            self._client.flush()
             self._loop.turn(None)
             if self._work is not None:
                 self._work.advance()
+            self._client.flush()
 
     def abandon(self) -> None:
         """Leave no ssh behind, whatever happened."""

@@ -11,7 +11,7 @@ from gexec.errors import GexecError
 from gexec.files import report as reports
 from gexec.files.unpacker import Unpacker, folders_of
 from gexec.render.text import printable, shown
-from gexec.render.view import View
+from gexec.render.wrapped import Wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gexec.core.ranks import Ranges
     from gexec.files.options import Options
     from gexec.files.report import Report
+    from gexec.render.view import View
 
 #: A longer line is none of a receiver's and is passed on in pieces.
 _LINE_MAX_BYTES = 64 * 1024
@@ -36,41 +37,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{path}:{os.path.dirname(sys.executable)}"}
 
 
-class _Wrapped(View):
-    """Passes what another view says."""
-
-    __slots__ = ("_view",)
-
-    def __init__(self, view: View) -> None:
-        super().__init__()
-        self._view = view
-
-    def started(self, ranks: Ranges) -> None:
-        """See View."""
-        self._view.started(ranks)
-        self._move()
-
-    def finish(self) -> None:
-        """See View."""
-        self._view.finish()
-        self._move()
-
-    def refill(self) -> None:
-        """See View."""
-        self._view.refill()
-        self._move()
-
-    def _move(self) -> None:
-        view = self._view
-        self.writes += view.writes
-        self.taken += view.taken
-        view.writes.clear()
-        view.taken.clear()
-        self.held = view.held
-        self.error = self.error or view.error
-
-
-class Pushed(_Wrapped):
+class Pushed(Wrapped):
     """Takes the receivers' reports out of what they write; ``view`` shows the rest.
 
     Attributes:
@@ -129,7 +96,7 @@ class Pushed(_Wrapped):
         self._view.output(STDOUT, ((rank, rank + 1),), data)
 
 
-class Fetched(_Wrapped):
+class Fetched(Wrapped):
     """Unpacks what each rank sends below DIRECTORY/NODE; ``view`` shows what they say on stderr.
 
     Args:

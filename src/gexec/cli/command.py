@@ -243,8 +243,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     console.run()
     sock.close()
     outcomes = session.ended_outcomes()
-    if not console.stderr_ends_line:
-        say.new_line()
+    say.after_open_line = not console.stderr_ends_line
     if console.status is not None:
         if console.farewell:
             say(console.farewell, escape=False)
@@ -476,19 +475,20 @@ def _open_standard_descriptors() -> None:
 class Say:
     """Puts sentences on standard error, the command's name in front."""
 
-    __slots__ = ("_name",)
+    __slots__ = ("_name", "after_open_line")
 
     def __init__(self, name: str) -> None:
         self._name = name
+        #: The line before on standard error is another's and has no end: it gets one before a sentence.
+        self.after_open_line = False
 
     def __call__(self, text: str, escape: bool = True) -> None:
         """Say one sentence; ``escape`` what could steer a terminal, unless that is done already."""
         line = f"{self._name}: {printable(text) if escape else text}\n"
+        if self.after_open_line:
+            self.after_open_line = False
+            line = "\n" + line
         self._write(line.encode("utf-8", "backslashreplace"))
-
-    def new_line(self) -> None:
-        """End the line of somebody else that has no end."""
-        self._write(b"\n")
 
     def _write(self, data: bytes) -> None:
         try:

@@ -109,8 +109,7 @@ class Copy:
         gone = finish(self._view, self._sinks)
         if gone is not None and self._status is None:
             self._status = 141 if isinstance(gone, BrokenPipeError) else 255
-        if not self._sinks[2].ends_line:
-            self._say.new_line()
+        self._say.after_open_line = not self._sinks[2].ends_line
         for problem in self._problems:
             self._say(problem)
         if self._status is not None:

@@ -77,8 +77,7 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     )
     console.run()
     sock.close()
-    if not console.stderr_ends_line:
-        say.new_line()
+    say.after_open_line = not console.stderr_ends_line
     for problem in view.problems:
         say(problem, escape=False)
     outcomes = _judged(session.ended_outcomes(), view)

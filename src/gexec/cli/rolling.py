@@ -190,8 +190,7 @@ def run_rounds(
         if tried is None or rank in run.untold:
             view.ended(((rank, rank + 1),), outcomes[rank])
     gone = finish(view, run.sinks)
-    if not run.sinks[2].ends_line:
-        say.new_line()
+    say.after_open_line = not run.sinks[2].ends_line
     if isinstance(gone, BrokenPipeError):
         write_failed(parsed, choice, outcomes, say)
         return 128 + int(signal.SIGPIPE)

@@ -109,6 +109,6 @@ system-packages:
 	if [ -n "$$missing" ] && [ -d /run/systemd/system ]; then \
 	  echo "make: tests that need$$missing skip: not installed here, since that would start services" >&2; \
 	elif [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; } \
+	  { timeout 300 apt-get -qq update && DEBIAN_FRONTEND=noninteractive timeout 600 apt-get -qq install -y --no-install-recommends $$missing; } \
 	    >/dev/null </dev/null || echo "make: could not install$$missing: tests that need it skip" >&2; \
 	fi

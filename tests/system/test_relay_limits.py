@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -92,7 +93,7 @@ def test_attack_56_57_58_slow_bytes(cluster_of: ClusterOf) -> None:
 
 
 def test_dialling_has_each_jobs_own_time_out(cluster: Cluster) -> None:
-    """Somebody's long --connect-timeout for a dead node is not everybody's."""
+    """Somebody's --connect-timeout for a dead node, long or short, is not everybody's."""
     with ExitStack() as stack:
         hole = stack.enter_context(socket.socket())
         hole.bind(("127.0.0.1", 0))
@@ -102,26 +103,40 @@ def test_dialling_has_each_jobs_own_time_out(cluster: Cluster) -> None:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.1", port))
-        patient = cluster.popen(
-            "--connect-timeout", 3600, "-w", f"127.0.0.1:{port}", "true", stdin=subprocess.DEVNULL
-        )
-        try:
-            relay = _relay(cluster, "node001")
-            wait_until(lambda: _dials(relay, port), "the first job does not dial")
-            done = cluster.gexec("--connect-timeout", 0.5, "-w", f"127.0.0.1:{port}", "true", text=True)
-            assert done.returncode == 255
-            assert "no answer within 0.5 s" in done.stderr
-            assert patient.poll() is None
-        finally:
-            patient.kill()
-            patient.wait()
+        fillers = _dialling(port)
+
+        started: list[Any] = []
+
+        def dialler(timeout_s: float) -> Any:
+            words = ("--connect-timeout", timeout_s, "-w", f"127.0.0.1:{port}", "true")
+            process = cluster.popen(*words, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            started.append(process)
+            # Each has a dial of its own, for as long as it runs.
+            wait_until(
+                lambda: _dialling(port) >= fillers + sum(one.poll() is None for one in started),
+                "the job does not dial",
+            )
+            return process
+
+        patient = dialler(3600)
+        done = cluster.gexec("--connect-timeout", 0.5, "-w", f"127.0.0.1:{port}", "true", text=True)
+        assert done.returncode == 255
+        assert "no answer within 0.5 s" in done.stderr
+        assert patient.poll() is None
+        short = dialler(3)
+        late = dialler(3600)
+        assert short.wait(DEADLINE_S) == 255
+        assert late.poll() is None
+        assert patient.poll() is None
     rogue.healthy(cluster)
 
 
-def _dials(pid: int, port: int) -> bool:
-    """Tell whether a process waits for a TCP connection to this port (SYN_SENT is state 2)."""
-    table = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-    return any(line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "02" for line in table)
+def _dialling(port: int) -> int:
+    """Return how many TCP connections to this port wait for an answer (SYN_SENT is state 2)."""
+    table = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(words[2].endswith(f":{port:04X}") and words[3] == "02" for words in table)
 
 
 # -- connections ------------------------------------------------------------------------------

@@ -42,8 +42,10 @@ class Pool:
         now_s = asyncio.get_running_loop().time()
         if link is not None and not link.leaving:
             patience_s = _patience_s(timeout_s) if link.reached else timeout_s
-            # Another job's longer time-out must not become this one's.
-            if link.opened or link.give_up_s <= now_s + patience_s:
+            left_s = link.give_up_s - now_s
+            # Another job's time-out must not become this one's, neither a longer nor a much shorter one.
+            enough = link.reached or left_s >= timeout_s / 2
+            if link.opened or (enough and left_s <= patience_s):
                 return link
         host, port = parse_address(address)
         label = f"{name} ({address})"

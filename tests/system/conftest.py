@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gexec.cluster import control, processes
 from gexec.cluster.layout import Layout, State, environment
 from gexec.cluster.processes import Process
+
+if TYPE_CHECKING:
+    from .sshd import Sshd
 
 #: Longer than anything takes on a busy machine; reached only when something hangs.
 DEADLINE_S = 60.0
@@ -204,3 +207,19 @@ def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"'{value}'" if isinstance(value, str) else str(value)
+
+
+@pytest.fixture(scope="module")
+def _shared_sshd() -> Iterator[Sshd]:
+    from .sshd import Sshd  # it takes things from here
+
+    server = Sshd()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
+    """A real sshd; after each test nothing of it runs any more."""
+    yield _shared_sshd
+    _shared_sshd.check_idle()

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,6 @@ import pytest
 from .commands import Shell, until_said
 from .must_hold import end, marked, marker, sorted_lines, wait_gone, wait_started
 from .sshd import Sshd
-
-
-@pytest.fixture(scope="module")
-def _shared_sshd() -> Iterator[Sshd]:
-    server = Sshd()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
-    """A real sshd; after each test nothing of it runs any more."""
-    yield _shared_sshd
-    _shared_sshd.check_idle()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,21 +21,6 @@ from gexec.ssh.job import Options, prepare
 from .conftest import DEADLINE_S, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, gone, is_zombie, run, start
 from .sshd import NETWORK, Sshd
-
-
-@pytest.fixture(scope="module")
-def _shared_sshd() -> Iterator[Sshd]:
-    server = Sshd()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
-    """A real sshd; after each test nothing of it runs any more."""
-    yield _shared_sshd
-    _shared_sshd.check_idle()
-
 
 # -- failures -----------------------------------------------------------------------------------
 

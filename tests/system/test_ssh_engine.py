@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,21 +26,6 @@ from gexec.ssh.work import CONFIRM_S
 from .conftest import DEADLINE_S
 from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start
 from .sshd import NETWORK, Sshd
-
-
-@pytest.fixture(scope="module")
-def _shared_sshd() -> Iterator[Sshd]:
-    server = Sshd()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
-    """A real sshd; after each test nothing of it runs any more."""
-    yield _shared_sshd
-    _shared_sshd.check_idle()
-
 
 # -- what comes back ----------------------------------------------------------------------------
 

@@ -297,25 +297,22 @@ class _Names:
 
     def user(self, uid: int) -> bytes:
         """Return the user's name, empty if there is none."""
-        name = self._users.get(uid)
-        if name is None:
-            try:
-                name = os.fsencode(pwd.getpwuid(uid).pw_name)[:255]
-            except KeyError:
-                name = b""
-            self._users[uid] = name
-        return name
+        if uid not in self._users:
+            self._users[uid] = _name(lambda: pwd.getpwuid(uid).pw_name)
+        return self._users[uid]
 
     def group(self, gid: int) -> bytes:
         """Return the group's name, empty if there is none."""
-        name = self._groups.get(gid)
-        if name is None:
-            try:
-                name = os.fsencode(grp.getgrgid(gid).gr_name)[:255]
-            except KeyError:
-                name = b""
-            self._groups[gid] = name
-        return name
+        if gid not in self._groups:
+            self._groups[gid] = _name(lambda: grp.getgrgid(gid).gr_name)
+        return self._groups[gid]
+
+
+def _name(look_up: Callable[[], str]) -> bytes:
+    try:
+        return os.fsencode(look_up())[:255]
+    except KeyError:
+        return b""
 
 
 def _same(before: os.stat_result, after: os.stat_result) -> bool:

@@ -10,7 +10,8 @@ import os
 import time
 
 from gexec import limits
-from gexec.cli.command import conclude, nothing_to_rerun, progress_of, request_of, write_failed
+from gexec.cli.command import conclude, progress_of, request_of
+from gexec.cli.nodefiles import nothing_to_rerun, write_failed
 from gexec.client.console import Console, finish
 from gexec.client.feed import Feed
 from gexec.client.job import build, open_session, part

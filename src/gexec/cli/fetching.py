@@ -7,13 +7,11 @@ import time
 
 from gexec.cli.command import (
     conclude,
-    nothing_to_rerun,
-    places,
     print_,
     progress_of,
     request_of,
-    write_failed,
 )
+from gexec.cli.nodefiles import nothing_to_rerun, places, write_failed
 from gexec.client.console import Console
 from gexec.client.job import build, open_session
 from gexec.client.sink import standard_sinks

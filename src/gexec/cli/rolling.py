@@ -7,7 +7,8 @@ import select
 import signal
 import time
 
-from gexec.cli.command import conclude, plain, progress_of, seconds_of, write_failed
+from gexec.cli.command import conclude, plain, progress_of, seconds_of
+from gexec.cli.nodefiles import write_failed
 from gexec.cli.options import integer
 from gexec.client.console import Console, finish
 from gexec.client.interrupts import DEADLY, Interrupts

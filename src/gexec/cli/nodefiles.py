@@ -1,0 +1,98 @@
+"""Lists of nodes that commands write and read again: --failed-to, --rerun and --dry-run.
+
+Imported only when one of these is given.
+"""
+
+from __future__ import annotations
+
+import os
+from stat import S_ISFIFO, S_ISREG
+
+from gexec import limits
+from gexec.errors import UsageError
+from gexec.render.failed import failed_lines
+from gexec.render.text import printable
+from gexec.select.lists import uncommented
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gexec.cli.command import Say
+    from gexec.cli.options import Parsed
+    from gexec.core.jobspec import JobSpec
+    from gexec.core.outcome import Outcome
+    from gexec.select.sources import Choice
+
+
+def write_failed(parsed: Parsed, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
+    """Write down what failed, if that was asked for; False, and say why, if it cannot be written."""
+    path = parsed.last("failed-to")
+    if path is None:
+        return True
+    names = [os.fsencode(spelled(name, port)) for name, port in choice.nodes]
+    try:
+        _replace(path, b"".join(failed_lines(names, outcomes)))
+    except OSError as error:
+        say(f"--failed-to {path}: {error.strerror}: the list of what failed is not written")
+        return False
+    return True
+
+
+def _replace(path: str, data: bytes) -> None:
+    """Put a whole file in the place of another; a device, a pipe or a link is written to, never replaced."""
+    if os.path.lexists(path) and not S_ISREG(os.lstat(path).st_mode):
+        with open(path, "wb") as file:
+            file.write(data)
+        return
+    draft = f"{path}.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+        os.rename(draft, path)
+    except OSError:
+        os.unlink(draft)
+        raise
+
+
+def spelled(name: str, port: int) -> str:
+    """Return a node as it is named: the reverse of ``select.nodes.split_port``."""
+    if not port:
+        return name
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def nothing_to_rerun(parsed: Parsed, say: Say) -> bool:
+    """Tell whether --rerun names a file without nodes, and say so."""
+    path = parsed.last("rerun")
+    if path is None or not _nothing_in(path):
+        return False
+    say(f"{path} names no node: there is nothing to run again")
+    return True
+
+
+def _nothing_in(path: str) -> bool:
+    """Tell whether a file of --rerun is there and names nobody."""
+    try:
+        if S_ISFIFO(os.stat(path).st_mode):
+            return False  # what is read here would be gone
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return not any(uncommented(file.read(limits.NODE_LIST_MAX_BYTES)))
+    except OSError as error:
+        raise UsageError(f"--rerun {path}: {error.strerror}") from error
+
+
+def places(job: JobSpec, choice: Choice, unresolved: str) -> str:
+    """Say what would run, and where, in a form that a node list file takes."""
+    words = [_quoted(os.fsdecode(word)) for word in job.argv]
+    lines = [f"# {' '.join(words)}", f"# {job.ranks} nodes from {choice.source}:"]
+    for (name, port), address in zip(choice.nodes, job.addresses, strict=True):
+        comment = address.decode() or unresolved
+        lines.append(f"{spelled(name, port)}  # {comment}" if comment else spelled(name, port))
+    return "".join([printable(line) + "\n" for line in lines])
+
+
+def _quoted(word: str) -> str:
+    plain = word.replace("/", "").replace("-", "").replace(".", "").replace("_", "").replace("=", "")
+    return word if plain.isalnum() and word.isascii() else "'" + word.replace("'", "'\\''") + "'"

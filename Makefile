@@ -32,7 +32,7 @@ demo: compiled ## Start a cluster of 8 nodes here, run commands on it, show them
 	@$(RUN) $(BIN)/python demo/demo.py $(ARGS)
 
 .PHONY: test
-test: compiled system-packages ## Run all tests (ARGS="-k frames" for some)
+test: native-if-possible system-packages ## Run all tests (ARGS="-k frames" for some)
 	@$(RUN) $(BIN)/python -m pytest tests $(ARGS)
 
 .PHONY: check
@@ -44,12 +44,21 @@ check: compiled ## Format, lint, types, layers and unit tests
 	$(RUN) $(BIN)/python -m pytest tests/unit -q $(ARGS)
 
 .PHONY: bench
-bench: compiled ## Measure, next to the floor on this machine (ARGS="--help")
+bench: native-if-possible ## Measure, next to the floor on this machine (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/run.py $(ARGS)
 
 .PHONY: bench-copy
-bench-copy: compiled ## Measure copying files, next to cat, scp, pdcp and clush (ARGS="--help")
+bench-copy: native-if-possible ## Measure copying files, next to cat, scp, pdcp and clush (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/copying.py $(ARGS)
+
+.PHONY: native
+native: compiled ## Compile the daemons (a minute or two): what test and bench use
+	@$(BIN)/python packaging/native.py
+
+.PHONY: wheel
+wheel: native-if-possible ## Build dist/gexec-*.whl for the nodes, with the compiled daemons in it
+	@rm -f dist/gexec-*.whl
+	@$(BIN)/python -m hatchling build -t wheel
 
 .PHONY: format
 format: $(STAMP) ## Format the code and mend what the linter can
@@ -70,7 +79,7 @@ lock: $(STAMP) ## Pin the newest dependencies that pyproject.toml allows
 
 .PHONY: clean
 clean: ## Remove .venv and everything that was made
-	rm -rf $(VENV) build dist bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist src/gexec/_native bench-results .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- what the targets above stand on ----------------------------------------------------------
@@ -78,6 +87,11 @@ clean: ## Remove .venv and everything that was made
 .PHONY: compiled
 compiled: $(STAMP)
 	@$(BIN)/python -m compileall -q src
+
+# Status 3: there is no C compiler, say, and a sentence on stderr said so. Interpreted daemons do the same.
+.PHONY: native-if-possible
+native-if-possible: compiled
+	@$(BIN)/python packaging/native.py || [ $$? = 3 ]
 
 # scripts/* are copied into the venv by the install, so a change of them installs again.
 $(STAMP): requirements/dev.txt pyproject.toml $(wildcard scripts/*)

@@ -26,6 +26,7 @@ from gexec.client.authd import obtain_credential
 from gexec.core import frames
 from gexec.core.frames import Frame
 from gexec.core.jobspec import JobSpec
+from gexec.core.record import field_names
 from gexec.daemon.enrolment import enrol
 from gexec.host.keyfiles import read_verify_keys
 from gexec.net.tls import link_contexts
@@ -400,5 +401,5 @@ def lines_of(path: Path) -> list[str]:
 
 def with_changes(spec: JobSpec, **changes: Any) -> bytes:
     """Return the blob of a job with some fields changed."""
-    fields = {name: getattr(spec, name) for name in JobSpec.__slots__}
+    fields = {name: getattr(spec, name) for name in field_names(JobSpec)}
     return JobSpec(**(fields | changes)).encode()

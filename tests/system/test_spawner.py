@@ -118,7 +118,9 @@ class Rig:
             assert time.monotonic() < until_s, (kinds, self.events, self.log_path.read_text())
             select.select([self.relay], [self.relay] if self.relay.wants_write else [], [], 1.0)
             self.relay.flush()
-            self.events += self.relay.receive()
+            said = self.relay.receive()
+            if said is not None:
+                self.events.append(said)
 
     def audit(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.audit_path.read_text().splitlines()]
@@ -140,9 +142,14 @@ class Task:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
 
     def started(self) -> int:
-        event = self.rig.wait(self.number, TaskStarted, TaskRefused)
-        assert isinstance(event, TaskStarted), event
-        return event.pid
+        """Return its pid; of a short one the audit log tells it, since its end is all that is told."""
+        event = self.rig.wait(self.number, TaskStarted, TaskEnded, TaskRefused)
+        if isinstance(event, TaskStarted):
+            return event.pid
+        assert isinstance(event, TaskEnded), event
+        self.rig.events.append(event)
+        pids = [line["pid"] for line in self.rig.audit() if line["event"] == "exec"]
+        return int(pids[-1])
 
     def outcome(self) -> Outcome:
         """Return how the task ended, whether it was started or not."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log, printable
@@ -24,6 +27,38 @@ def test_attack_80_every_control_character_is_escaped(tmp_path: Path) -> None:
     assert entry["event"] == "accept"
     assert entry["rank"] == 3
     assert all(text.isprintable() for text in [*entry["argv"], entry["user"]])
+
+
+#: What a line can be given.
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda values: st.lists(values, max_size=4) | st.lists(values, max_size=4).map(tuple),
+    max_leaves=8,
+)
+
+
+def _plainly(value: object) -> object:
+    """Return what json is to write for a value."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, (list, tuple)):
+        return [_plainly(item) for item in value]
+    return value
+
+
+@given(st.dictionaries(st.sampled_from(["task", "job", "argv", "reason"]), _VALUES))
+@example({"argv": [b'a"b\\', "\x7f\u2028\U0001f600\udc80"], "reason": 'say "no"', "task": 2**70})
+def test_a_line_is_what_json_writes(fields: dict[str, object]) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        audit = AuditLog(file.name)
+        audit.write("exec", **fields)
+        audit.close()
+        raw = file.read()
+    entry = {"time": json.loads(raw)["time"], "event": "exec"}
+    entry |= {name: _plainly(value) for name, value in fields.items()}
+    assert raw == json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 def test_attack_64_full_disk_is_told_once_and_never_raises() -> None:

@@ -228,9 +228,9 @@ def test_attack_43_inner_lengths() -> None:
     lying: list[tuple[type[Frame], bytes]] = [
         (frames.Submit, b"\xff\xff" + b"x" * 40),
         (frames.Submit, b"\x00\x29" + b"x" * 40),
-        (frames.Start, frames.Start._HEAD.pack(1, 0, 1, 0, 65535) + b"x"),
+        (frames.Start, frames._START.pack(1, 0, 1, 0, 65535) + b"x"),
         (frames.Started, b"\xff\xff" + b"\0" * 8),
-        (frames.Ended, frames.Ended._HEAD.pack(0, 0, 0, 0, 65535) + b"\0\0"),
+        (frames.Ended, frames._ENDED.pack(0, 0, 0, 0, 65535) + b"\0\0"),
         (frames.Sign, b"\xffab"),
         (frames.Sign, b"\0ab"),
         (frames.Certify, b"\xff\xffab"),
@@ -286,7 +286,7 @@ def test_attack_45_a_child_gives_no_orders_and_a_parent_reports_nothing() -> Non
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (5, 5), (6, 5), (0, limits.RANKS_MAX + 1), (2**32 - 1, 0)])
 def test_attack_48_ranks_out_of_range(low: int, high: int) -> None:
-    head = frames.Start._HEAD.pack(1, low, high, 0, 0)
+    head = frames._START.pack(1, low, high, 0, 0)
     with pytest.raises(ProtocolError, match="ranks"):
         decode(header(len(head), frames.Start.TYPE) + head)
     payload = b"\0\1" + frames._RANGE.pack(low, high)
@@ -342,7 +342,7 @@ def test_attack_54_pickle_as_payload_stays_bytes() -> None:
     [(0, 256), (0, -1), (0, 65536), (1, 0), (1, 65), (3, 1), (4, 1), (5, 256), (6, 0), (255, 0)],
 )
 def test_attack_78_a_status_that_would_wrap_around(kind: int, value: int) -> None:
-    payload = frames.Ended._HEAD.pack(kind, value, 0, 0, 0) + frames._ranges(((0, 1),))
+    payload = frames._ENDED.pack(kind, value, 0, 0, 0) + frames._ranges(((0, 1),))
     with pytest.raises(ProtocolError, match="not known"):
         decode(header(len(payload), frames.Ended.TYPE) + payload)
 
@@ -351,7 +351,7 @@ def test_attack_78_a_status_that_would_wrap_around(kind: int, value: int) -> Non
     ("kind", "payload"),
     [
         (frames.Stdin, b"\0" * 8 + b"\2"),
-        (frames.Start, frames.Start._HEAD.pack(1, 0, 1, 2, 0)),
+        (frames.Start, frames._START.pack(1, 0, 1, 2, 0)),
         (frames.Signal, b"\0"),
         (frames.Signal, b"\x41"),
         (frames.Kill, b"\2"),

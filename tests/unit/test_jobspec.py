@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gexec import limits
 from gexec.core import jobspec
 from gexec.core.jobspec import JobSpec
+from gexec.core.record import field_names
 from gexec.errors import ProtocolError, UsageError
 
 
@@ -27,7 +28,7 @@ def job(**changed: Any) -> JobSpec:
 
 
 def fields_of(spec: JobSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in JobSpec.__slots__}
+    return {name: getattr(spec, name) for name in field_names(JobSpec)}
 
 
 GOLDEN = (
@@ -202,3 +203,14 @@ def test_names_are_kept_to_the_letter() -> None:
 
 def test_remote_path_takes_a_bare_name() -> None:
     assert JobSpec.decode(job(program=b"echo", flags=jobspec.REMOTE_PATH).encode()).program == b"echo"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 101])
+def test_one_entry_of_a_packed_list_is_that_of_the_list(count: int) -> None:
+    entries = [b"" if index % 5 == 4 else b"n%d" % index for index in range(count)]
+    packed = jobspec.PackedList(b"\0".join(entries))
+    for index in [*range(count), *reversed(range(count))]:
+        assert packed[index] == entries[index]
+    for outside in (-1, count):
+        with pytest.raises(IndexError):
+            packed[outside]

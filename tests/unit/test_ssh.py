@@ -96,7 +96,7 @@ def test_quoted_words_are_read_back_as_they_were() -> None:
 
 def test_a_line_holds_the_ranks_own_variables_and_no_others() -> None:
     job = prepare([("a", 0), ("b", 0)], ["true"])
-    job.env += [b"SECRET=1", b"PATH=/nowhere"]
+    job.env = [*job.env, b"SECRET=1", b"PATH=/nowhere"]
     lines = script.JobLines(job, MARK, b"")
     text = script_in(lines.of(1))
     names = re.findall(rb"export (\w+)", text)

@@ -13,6 +13,7 @@ from gexec.errors import GexecError
 from gexec.host.background import detach, logs_of, open_log, take_stderr
 from gexec.host.config import AuthdSettings, read_authd
 from gexec.host.readiness import announce
+from gexec.native import manner
 from gexec.proc.identity import set_title
 from gexec.version import VERSION
 
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-V", "--version", action="version", version=f"authd {VERSION}")
+    add("-V", "--version", action="version", version=f"authd {VERSION} ({manner()})")
     add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
     add("--config", metavar="FILE", help="settings (default: /etc/gexec/authd.toml if it exists)")
     add("--socket", metavar="PATH", help="listen there (default: /run/gexec/authd.sock)")

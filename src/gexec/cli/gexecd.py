@@ -15,6 +15,7 @@ from gexec.errors import GexecError
 from gexec.host.background import detach, logs_of, open_log
 from gexec.host.config import GexecdSettings, read_gexecd
 from gexec.host.readiness import announce
+from gexec.native import manner
 from gexec.version import VERSION
 
 
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-V", "--version", action="version", version=f"gexecd {VERSION}")
+    add("-V", "--version", action="version", version=f"gexecd {VERSION} ({manner()})")
     add("-P", "--port", metavar="PORT", type=int, help="listen on this TCP port (default: 2875)")
     add(
         "--bind", metavar="ADDRESS", action="append", help="listen on it only (default: all; may be repeated)"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from gexec import limits
 from gexec.errors import AuthError, CredentialError, DaemonError, GexecError, KeyFileError, UsageError
+from gexec.native import manner
 from gexec.version import VERSION
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ KNOWN_VARIABLES = {
     "GEXEC_NPROCS",
     "GEXEC_GPID",
     "GEXEC_NODE",
+    "GEXEC_NATIVE",
 }
 #: Names that are shown one by one; of more, only how many.
 _SHOWN_MAX = 8
@@ -131,7 +133,9 @@ def examine(what: Subject) -> Iterator[Finding]:
 
 def _versions(what: Subject) -> Iterator[Finding]:
     yield Finding(
-        OK, f"gexec {VERSION}, protocol {limits.PROTOCOL_VERSION}, Python {platform.python_version()}"
+        OK,
+        f"gexec {VERSION} ({manner()}), protocol {limits.PROTOCOL_VERSION}, "
+        f"Python {platform.python_version()}",
     )
     try:
         import cryptography

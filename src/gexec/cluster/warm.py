@@ -124,9 +124,9 @@ async def _links(contexts: LinkContexts) -> None:
     dialled = Link(owner, frames.FROM_PARENT, "warm")
     async with asyncio.timeout(10):
         await asyncio.gather(
-            loop.connect_accepted_socket(lambda: accepted, there, ssl=contexts.accept),
+            loop.connect_accepted_socket(lambda: accepted.protocol, there, ssl=contexts.accept),
             loop.create_connection(
-                lambda: dialled, sock=here, ssl=contexts.dial, server_hostname="localhost"
+                lambda: dialled.protocol, sock=here, ssl=contexts.dial, server_hostname="localhost"
             ),
         )
         await owner.over

@@ -7,104 +7,125 @@ number: parents by the shell, children by the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gexec.core.frames import Frame, Start
 from gexec.core.outcome import Outcome
+from gexec.core.record import Record
 
 # -- events -----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class ParentFrame:
+class ParentFrame(Record):
     """A parent (or, at the root, the client) sent a frame on this job's channel."""
 
-    parent: int
-    frame: Frame
+    __slots__ = ("frame", "parent")
+
+    def __init__(self, parent: int, frame: Frame) -> None:
+        self.parent = parent
+        self.frame = frame
 
 
-@dataclass(slots=True)
-class ParentLost:
+class ParentLost(Record):
     """The connection to this parent (at the root: to the client) ended."""
 
-    parent: int
-    text: str
+    __slots__ = ("parent", "text")
+
+    def __init__(self, parent: int, text: str) -> None:
+        self.parent = parent
+        self.text = text
 
 
-@dataclass(slots=True)
-class ChildFrame:
+class ChildFrame(Record):
     """A child sent a frame."""
 
-    child: int
-    frame: Frame
+    __slots__ = ("child", "frame")
+
+    def __init__(self, child: int, frame: Frame) -> None:
+        self.child = child
+        self.frame = frame
 
 
-@dataclass(slots=True)
-class ChildReached:
+class ChildReached(Record):
     """A child's machine has answered the dial: slow from here on is not dead."""
 
-    child: int
+    __slots__ = ("child",)
+
+    def __init__(self, child: int) -> None:
+        self.child = child
 
 
-@dataclass(slots=True)
-class ChildLost:
+class ChildLost(Record):
     """A child could not be reached, or the connection to it ended.
 
     ``sent`` tells whether its Start may have arrived: if not, the command surely did not run there.
     """
 
-    child: int
-    text: str
-    sent: bool
+    __slots__ = ("child", "sent", "text")
+
+    def __init__(self, child: int, text: str, sent: bool) -> None:
+        self.child = child
+        self.text = text
+        self.sent = sent
 
 
-@dataclass(slots=True)
-class TaskReady:
+class TaskReady(Record):
     """The spawner could start this node's process (strict jobs)."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class TaskStarted:
+
+class TaskStarted(Record):
     """This node's process runs."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class TaskEnded:
+
+class TaskEnded(Record):
     """This node's process ended, or could not be started."""
 
-    outcome: Outcome
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
 
-@dataclass(slots=True)
-class OutputRead:
+class OutputRead(Record):
     """The process wrote ``data`` to ``stream``."""
 
-    stream: int
-    data: bytes
+    __slots__ = ("data", "stream")
+
+    def __init__(self, stream: int, data: bytes) -> None:
+        self.stream = stream
+        self.data = data
 
 
-@dataclass(slots=True)
-class OutputClosed:
+class OutputClosed(Record):
     """The process, and whoever shares it, closed ``stream``."""
 
-    stream: int
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
 
 
-@dataclass(slots=True)
-class StdinWritten:
+class StdinWritten(Record):
     """The process's pipe took ``count`` more bytes."""
 
-    count: int
+    __slots__ = ("count",)
+
+    def __init__(self, count: int) -> None:
+        self.count = count
 
 
-@dataclass(slots=True)
-class StdinBroken:
+class StdinBroken(Record):
     """The process reads no more stdin."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class Tick:
+
+class Tick(Record):
     """Nothing but time has passed."""
+
+    __slots__ = ()
 
 
 Event = (
@@ -126,102 +147,124 @@ Event = (
 # -- effects ----------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class ToParent:
+class ToParent(Record):
     """Send a frame to this parent (at the root: the client)."""
 
-    parent: int
-    frame: Frame
+    __slots__ = ("frame", "parent")
+
+    def __init__(self, parent: int, frame: Frame) -> None:
+        self.parent = parent
+        self.frame = frame
 
 
-@dataclass(slots=True)
-class OpenChild:
+class OpenChild(Record):
     """Reach rank ``start.low``'s node and send it ``start``; ChildLost if that fails.
 
     For a child that is being reached already the frame replaces the one that waits; for one that
     is reached it is sent.
     """
 
-    child: int
-    start: Start
+    __slots__ = ("child", "start")
+
+    def __init__(self, child: int, start: Start) -> None:
+        self.child = child
+        self.start = start
 
 
-@dataclass(slots=True)
-class ToChild:
+class ToChild(Record):
     """Send a frame to this child, after its Start.
 
     Without ``hurry`` it may wait for the next frame to the same daemon (a wake-up less there).
     """
 
-    child: int
-    frame: Frame
-    hurry: bool = True
+    __slots__ = ("child", "frame", "hurry")
+
+    def __init__(self, child: int, frame: Frame, hurry: bool = True) -> None:
+        self.child = child
+        self.frame = frame
+        self.hurry = hurry
 
 
-@dataclass(slots=True)
-class DropChild:
+class DropChild(Record):
     """Tell no more of this child."""
 
-    child: int
+    __slots__ = ("child",)
+
+    def __init__(self, child: int) -> None:
+        self.child = child
 
 
-@dataclass(slots=True)
-class CheckTask:
+class CheckTask(Record):
     """Ask the spawner whether this node's process could start: TaskReady or TaskEnded."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class RunTask:
+
+class RunTask(Record):
     """Start this node's process: TaskStarted or TaskEnded."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class SignalTask:
+
+class SignalTask(Record):
     """Send a signal to the process group."""
 
-    signum: int
+    __slots__ = ("signum",)
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
 
 
-@dataclass(slots=True)
-class KillTask:
+class KillTask(Record):
     """End the process and all its descendants; ``now`` = SIGKILL without grace."""
 
-    now: bool
+    __slots__ = ("now",)
+
+    def __init__(self, now: bool) -> None:
+        self.now = now
 
 
-@dataclass(slots=True)
-class ForgetTask:
+class ForgetTask(Record):
     """Let the process live on without this job (detached)."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class ReadOutput:
+
+class ReadOutput(Record):
     """Go on (or stop) reading the process's ``stream``."""
 
-    stream: int
-    on: bool
+    __slots__ = ("on", "stream")
+
+    def __init__(self, stream: int, on: bool) -> None:
+        self.stream = stream
+        self.on = on
 
 
-@dataclass(slots=True)
-class CloseOutput:
+class CloseOutput(Record):
     """Read no more of either stream: who still holds them has had its time."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class WriteStdin:
+
+class WriteStdin(Record):
     """Write to the process's stdin: StdinWritten as the pipe takes it."""
 
-    data: bytes
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
-@dataclass(slots=True)
-class CloseStdin:
+class CloseStdin(Record):
     """Close the process's stdin after what was written."""
 
+    __slots__ = ()
 
-@dataclass(slots=True)
-class Finish:
+
+class Finish(Record):
     """The machine has done its part: drop it."""
+
+    __slots__ = ()
 
 
 Effect = (

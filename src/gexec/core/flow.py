@@ -6,6 +6,8 @@ is room and stops reading its source when there is none (docs/protocol.md, Flow)
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gexec.errors import ProtocolError
 
 
@@ -62,7 +64,7 @@ class Broadcast:
 
     __slots__ = ("_chunks", "_restarting", "_taken", "_takers", "base", "end", "eof")
 
-    ALL = 2**64 - 1
+    ALL: ClassVar[int] = 2**64 - 1
 
     def __init__(self) -> None:
         self.base = 0

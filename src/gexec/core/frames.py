@@ -17,41 +17,48 @@ from struct import error as StructError
 from gexec import limits
 from gexec.core.outcome import VALUES as OUTCOME_VALUES
 from gexec.core.outcome import Outcome
+from gexec.core.record import Record
 from gexec.errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, ClassVar, Final
 
     from gexec.core.ranks import Ranges
 
-HEADER = Struct("!IBI")
-HEADER_BYTES = HEADER.size
-_U16 = Struct("!H")
-_U32 = Struct("!I")
-_U64 = Struct("!Q")
-_RANGE = Struct("!II")
+HEADER: Final = Struct("!IBI")
+HEADER_BYTES: Final = HEADER.size
+_U16: Final = Struct("!H")
+_U32: Final = Struct("!I")
+_U64: Final = Struct("!Q")
+_RANGE: Final = Struct("!II")
+_START: Final = Struct("!IIIBH")
+_STDIN: Final = Struct("!QB")
+_ACK: Final = Struct("!IBQ")
+_REFUSED: Final = Struct("!BI")
+_OUTPUT: Final = Struct("!BQ")
+_ENDED: Final = Struct("!BiQQH")
 
-STDOUT = 1
-STDERR = 2
+STDOUT: Final = 1
+STDERR: Final = 2
 #: Stands for "all of it": the rank takes no more stdin, whatever comes.
-OFFSET_ALL = 2**64 - 1
+OFFSET_ALL: Final = 2**64 - 1
 #: The length of a stream whose end was never seen (a lost rank).
-LENGTH_UNKNOWN = 2**64 - 1
+LENGTH_UNKNOWN: Final = 2**64 - 1
 
 
 #: From so many bytes on a second copy costs more than a memoryview.
-_BULK_BYTES = 4096
+_BULK_BYTES: Final = 4096
 
 
-class Frame:
-    """What all frames have: a TYPE, ``pack`` and ``unpack``, equality and a readable form."""
+class Frame(Record):
+    """What all frames have: a TYPE, ``pack`` and ``unpack``."""
 
-    TYPE = 0
-    MAX_BYTES = limits.FRAME_MAX_BYTES
+    TYPE: ClassVar[int] = 0
+    MAX_BYTES: ClassVar[int] = limits.FRAME_MAX_BYTES
     #: It may carry much data.
-    BULK = False
+    BULK: ClassVar[bool] = False
     __slots__: tuple[str, ...] = ()
 
     def pack(self) -> bytes:
@@ -72,24 +79,6 @@ class Frame:
             raise ProtocolError(f"{cls.__name__} carries {len(payload)} bytes: expected none")
         return cls()
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__slots__
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.TYPE, *(getattr(self, name) for name in self.__slots__)))
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={_shown(getattr(self, name))}" for name in self.__slots__)
-        return f"{type(self).__name__}({fields})"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bytes) and len(value) > 32:
-        return f"<{len(value)} bytes>"
-    return repr(value)
-
 
 # -- the connection ---------------------------------------------------------------------------
 
@@ -97,8 +86,8 @@ def _shown(value: object) -> str:
 class Hello(Frame):
     """First frame of both sides: protocol version and the software's name."""
 
-    TYPE = 1
-    MAX_BYTES = 1024
+    TYPE: ClassVar[int] = 1
+    MAX_BYTES: ClassVar[int] = 1024
     __slots__ = ("software", "version")
 
     def __init__(self, version: int, software: str) -> None:
@@ -117,8 +106,8 @@ class Hello(Frame):
 class Ping(Frame):
     """Are you there? Answered by Pong with the same token."""
 
-    TYPE = 2
-    MAX_BYTES = 8
+    TYPE: ClassVar[int] = 2
+    MAX_BYTES: ClassVar[int] = 8
     __slots__ = ("token",)
 
     def __init__(self, token: int) -> None:
@@ -135,15 +124,15 @@ class Ping(Frame):
 class Pong(Ping):
     """The answer to a Ping."""
 
-    TYPE = 3
+    TYPE: ClassVar[int] = 3
     __slots__ = ()
 
 
 class Goodbye(Frame):
     """The sender takes no new jobs on this connection (drain), or closes it for a reason."""
 
-    TYPE = 4
-    MAX_BYTES = limits.TEXT_MAX_BYTES
+    TYPE: ClassVar[int] = 4
+    MAX_BYTES: ClassVar[int] = limits.TEXT_MAX_BYTES
     __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
@@ -163,8 +152,8 @@ class Goodbye(Frame):
 class Submit(Frame):
     """Client to its own gexecd: run this job. Answered by Accepted or Refused."""
 
-    TYPE = 16
-    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
+    TYPE: ClassVar[int] = 16
+    MAX_BYTES: ClassVar[int] = limits.JOB_FRAME_MAX_BYTES
     __slots__ = ("blob", "credential")
 
     def __init__(self, credential: bytes, blob: bytes) -> None:
@@ -190,9 +179,8 @@ class Start(Frame):
     ``attach_only`` a node that does not know the job answers Refused instead of running it.
     """
 
-    TYPE = 17
-    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
-    _HEAD = Struct("!IIIBH")
+    TYPE: ClassVar[int] = 17
+    MAX_BYTES: ClassVar[int] = limits.JOB_FRAME_MAX_BYTES
     __slots__ = ("attach_only", "blob", "credential", "epoch", "high", "low")
 
     def __init__(
@@ -212,13 +200,13 @@ class Start(Frame):
         self.blob = blob
 
     def pack(self) -> bytes:
-        head = self._HEAD.pack(self.epoch, self.low, self.high, self.attach_only, len(self.credential))
+        head = _START.pack(self.epoch, self.low, self.high, self.attach_only, len(self.credential))
         return head + self.credential + self.blob
 
     @classmethod
     def unpack(cls, payload: bytes) -> Start:
-        epoch, low, high, flags, length = cls._HEAD.unpack_from(payload)
-        body = cls._HEAD.size
+        epoch, low, high, flags, length = _START.unpack_from(payload)
+        body = _START.size
         if length > limits.CREDENTIAL_MAX_BYTES or body + length > len(payload):
             raise ProtocolError(f"credential of {length} bytes is over the limit or cut short")
         if not low < high <= limits.RANKS_MAX:
@@ -232,8 +220,8 @@ class Start(Frame):
 class Resync(Frame):
     """Your ancestors changed: take this epoch and resend what is not acknowledged."""
 
-    TYPE = 18
-    MAX_BYTES = 4
+    TYPE: ClassVar[int] = 18
+    MAX_BYTES: ClassVar[int] = 4
     __slots__ = ("epoch",)
 
     def __init__(self, epoch: int) -> None:
@@ -250,9 +238,8 @@ class Resync(Frame):
 class Stdin(Frame):
     """Bytes for every process's stdin at ``offset``; ``eof`` closes it after them."""
 
-    TYPE = 19
-    BULK = True
-    _HEAD = Struct("!QB")
+    TYPE: ClassVar[int] = 19
+    BULK: ClassVar[bool] = True
     __slots__ = ("data", "eof", "offset")
 
     def __init__(self, offset: int, data: bytes, eof: bool = False) -> None:
@@ -264,21 +251,21 @@ class Stdin(Frame):
         return b"".join(self.pack_parts())
 
     def pack_parts(self) -> tuple[bytes, bytes]:
-        return self._HEAD.pack(self.offset, self.eof), self.data
+        return _STDIN.pack(self.offset, self.eof), self.data
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Stdin:
-        offset, eof = cls._HEAD.unpack_from(payload)
+    def unpack(cls, payload: bytes | memoryview) -> Stdin:
+        offset, eof = _STDIN.unpack_from(payload)
         if eof > 1:
             raise ProtocolError(f"Stdin flags {eof:#x} are not known")
-        return cls(offset, bytes(payload[cls._HEAD.size :]), bool(eof))
+        return cls(offset, bytes(payload[_STDIN.size :]), bool(eof))
 
 
 class Signal(Frame):
     """Send this signal to the process group of every rank."""
 
-    TYPE = 20
-    MAX_BYTES = 1
+    TYPE: ClassVar[int] = 20
+    MAX_BYTES: ClassVar[int] = 1
     __slots__ = ("signum",)
 
     def __init__(self, signum: int) -> None:
@@ -297,19 +284,18 @@ class Signal(Frame):
 class Ack(Frame):
     """The reader at the top has taken this much: ``((rank, stream, offset), ...)``, cumulative."""
 
-    TYPE = 21
-    _ENTRY = Struct("!IBQ")
+    TYPE: ClassVar[int] = 21
     __slots__ = ("entries",)
 
     def __init__(self, entries: tuple[tuple[int, int, int], ...]) -> None:
         self.entries = entries
 
     def pack(self) -> bytes:
-        return b"".join([self._ENTRY.pack(*entry) for entry in self.entries])
+        return b"".join([_ACK.pack(*entry) for entry in self.entries])
 
     @classmethod
     def unpack(cls, payload: bytes) -> Ack:
-        entries = tuple(cls._ENTRY.iter_unpack(payload))
+        entries = tuple(_ACK.iter_unpack(payload))
         for _, stream, _ in entries:
             _check_stream(stream)
         return cls(entries)
@@ -318,8 +304,8 @@ class Ack(Frame):
 class Kill(Frame):
     """End every process of the job: SIGHUP, SIGTERM and after the grace SIGKILL; or at once."""
 
-    TYPE = 22
-    MAX_BYTES = 1
+    TYPE: ClassVar[int] = 22
+    MAX_BYTES: ClassVar[int] = 1
     __slots__ = ("now",)
 
     def __init__(self, now: bool) -> None:
@@ -338,24 +324,24 @@ class Kill(Frame):
 class Go(Frame):
     """All nodes of a strict job are ready: start the processes."""
 
-    TYPE = 23
-    MAX_BYTES = 0
+    TYPE: ClassVar[int] = 23
+    MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
 
 
 class Close(Frame):
     """The job is over, or this node has no more part in it: forget it, end what still runs."""
 
-    TYPE = 24
-    MAX_BYTES = 0
+    TYPE: ClassVar[int] = 24
+    MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
 
 
 class Release(Frame):
     """The sender is no longer this node's parent: go on, and wait for another one to attach."""
 
-    TYPE = 25
-    MAX_BYTES = 0
+    TYPE: ClassVar[int] = 25
+    MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
 
 
@@ -365,8 +351,8 @@ class Release(Frame):
 class Accepted(Frame):
     """The node lives and took the job. To the client it carries the job id, 16 bytes."""
 
-    TYPE = 32
-    MAX_BYTES = 16
+    TYPE: ClassVar[int] = 32
+    MAX_BYTES: ClassVar[int] = 16
     __slots__ = ("job_id",)
 
     def __init__(self, job_id: bytes) -> None:
@@ -388,9 +374,8 @@ class Refused(Frame):
     ``epoch`` tells, with REFUSED_STALE, the epoch of the parent that the node has (else 0).
     """
 
-    TYPE = 33
-    MAX_BYTES = limits.TEXT_MAX_BYTES + 5
-    _HEAD = Struct("!BI")
+    TYPE: ClassVar[int] = 33
+    MAX_BYTES: ClassVar[int] = limits.TEXT_MAX_BYTES + 5
     __slots__ = ("code", "epoch", "text")
 
     def __init__(self, code: int, text: str, epoch: int = 0) -> None:
@@ -399,28 +384,28 @@ class Refused(Frame):
         self.epoch = epoch
 
     def pack(self) -> bytes:
-        return self._HEAD.pack(self.code, self.epoch) + _text(self.text)
+        return _REFUSED.pack(self.code, self.epoch) + _text(self.text)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Refused:
-        code, epoch = cls._HEAD.unpack_from(payload)
+        code, epoch = _REFUSED.unpack_from(payload)
         if not 1 <= code <= REFUSED_LAST:
             raise ProtocolError(f"Refused: unknown code {code}")
-        return cls(code, _untext(payload[cls._HEAD.size :]), epoch)
+        return cls(code, _untext(payload[_REFUSED.size :]), epoch)
 
 
-REFUSED_DENIED = 1  #: credential or policy: the rank is *denied*
-REFUSED_STALE = 2  #: a parent with a higher epoch has this node: forget the child, no outcome
-REFUSED_UNKNOWN = 3  #: attach_only, and the job is not here: the rank is *lost*
-REFUSED_BUSY = 4  #: draining, or a limit of this node: *not started*
-REFUSED_LAST = 4
+REFUSED_DENIED: Final = 1  #: credential or policy: the rank is *denied*
+REFUSED_STALE: Final = 2  #: a parent with a higher epoch has this node: forget the child, no outcome
+REFUSED_UNKNOWN: Final = 3  #: attach_only, and the job is not here: the rank is *lost*
+REFUSED_BUSY: Final = 4  #: draining, or a limit of this node: *not started*
+REFUSED_LAST: Final = 4
 
 
 class Started(Frame):
     """These ranks' processes run."""
 
-    TYPE = 34
-    MAX_BYTES = 2 + 8 * limits.RANGES_MAX
+    TYPE: ClassVar[int] = 34
+    MAX_BYTES: ClassVar[int] = 2 + 8 * limits.RANGES_MAX
     __slots__ = ("ranks",)
 
     def __init__(self, ranks: Ranges) -> None:
@@ -440,16 +425,15 @@ class Started(Frame):
 class Ready(Started):
     """These ranks of a strict job can start."""
 
-    TYPE = 35
+    TYPE: ClassVar[int] = 35
     __slots__ = ()
 
 
 class Output(Frame):
     """All these ranks wrote ``data`` to ``stream`` at ``offset`` of that (rank, stream)."""
 
-    TYPE = 36
-    BULK = True
-    _HEAD = Struct("!BQ")
+    TYPE: ClassVar[int] = 36
+    BULK: ClassVar[bool] = True
     __slots__ = ("data", "offset", "ranks", "stream")
 
     def __init__(self, ranks: Ranges, stream: int, offset: int, data: bytes) -> None:
@@ -462,21 +446,20 @@ class Output(Frame):
         return b"".join(self.pack_parts())
 
     def pack_parts(self) -> tuple[bytes, bytes]:
-        return self._HEAD.pack(self.stream, self.offset) + _ranges(self.ranks), self.data
+        return _OUTPUT.pack(self.stream, self.offset) + _ranges(self.ranks), self.data
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Output:
-        stream, offset = cls._HEAD.unpack_from(payload)
+    def unpack(cls, payload: bytes | memoryview) -> Output:
+        stream, offset = _OUTPUT.unpack_from(payload)
         _check_stream(stream)
-        ranks, position = _unranges(payload, cls._HEAD.size)
+        ranks, position = _unranges(payload, _OUTPUT.size)
         return cls(ranks, stream, offset, bytes(payload[position:]))
 
 
 class Ended(Frame):
     """These ranks ended so; their streams had these lengths (LENGTH_UNKNOWN if not seen)."""
 
-    TYPE = 37
-    _HEAD = Struct("!BiQQH")
+    TYPE: ClassVar[int] = 37
     __slots__ = ("outcome", "ranks", "stderr_length", "stdout_length")
 
     def __init__(self, ranks: Ranges, outcome: Outcome, stdout_length: int, stderr_length: int) -> None:
@@ -487,19 +470,19 @@ class Ended(Frame):
 
     def pack(self) -> bytes:
         text = _text(self.outcome.text)
-        head = self._HEAD.pack(
+        head = _ENDED.pack(
             self.outcome.kind, self.outcome.value, self.stdout_length, self.stderr_length, len(text)
         )
         return head + text + _ranges(self.ranks)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Ended:
-        kind, value, stdout_length, stderr_length, length = cls._HEAD.unpack_from(payload)
+        kind, value, stdout_length, stderr_length, length = _ENDED.unpack_from(payload)
         if kind >= len(OUTCOME_VALUES) or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
             raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
         if length > limits.TEXT_MAX_BYTES:
             raise ProtocolError(f"Ended: text of {length} bytes is over the limit")
-        body = cls._HEAD.size
+        body = _ENDED.size
         text = _untext(payload[body : body + length])
         ranks, position = _unranges(payload, body + length)
         if position != len(payload):
@@ -510,8 +493,8 @@ class Ended(Frame):
 class StdinTaken(Frame):
     """Every process below has taken stdin up to ``offset`` (OFFSET_ALL: none wants more)."""
 
-    TYPE = 38
-    MAX_BYTES = 8
+    TYPE: ClassVar[int] = 38
+    MAX_BYTES: ClassVar[int] = 8
     __slots__ = ("offset",)
 
     def __init__(self, offset: int) -> None:
@@ -528,8 +511,8 @@ class StdinTaken(Frame):
 class Done(Frame):
     """To the client: every rank has its outcome; nothing more comes."""
 
-    TYPE = 39
-    MAX_BYTES = 0
+    TYPE: ClassVar[int] = 39
+    MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
 
 
@@ -539,8 +522,8 @@ class Done(Frame):
 class Sign(Frame):
     """To authd: sign a credential for ``audience`` that is bound to ``blob``."""
 
-    TYPE = 64
-    MAX_BYTES = limits.JOB_FRAME_MAX_BYTES
+    TYPE: ClassVar[int] = 64
+    MAX_BYTES: ClassVar[int] = limits.JOB_FRAME_MAX_BYTES
     __slots__ = ("audience", "blob")
 
     def __init__(self, audience: bytes, blob: bytes) -> None:
@@ -561,8 +544,8 @@ class Sign(Frame):
 class Signed(Frame):
     """authd's answer to Sign: the credential."""
 
-    TYPE = 65
-    MAX_BYTES = limits.CREDENTIAL_MAX_BYTES
+    TYPE: ClassVar[int] = 65
+    MAX_BYTES: ClassVar[int] = limits.CREDENTIAL_MAX_BYTES
     __slots__ = ("credential",)
 
     def __init__(self, credential: bytes) -> None:
@@ -579,8 +562,8 @@ class Signed(Frame):
 class Certify(Frame):
     """gexecd to authd: a certificate for this public key (DER) and these names and addresses."""
 
-    TYPE = 66
-    MAX_BYTES = 32 * 1024
+    TYPE: ClassVar[int] = 66
+    MAX_BYTES: ClassVar[int] = 32 * 1024
     __slots__ = ("names", "public_key")
 
     def __init__(self, public_key: bytes, names: tuple[str, ...]) -> None:
@@ -605,8 +588,8 @@ class Certify(Frame):
 class Certified(Frame):
     """authd's answer to Certify: the leaf and the cluster's CA certificate, both DER."""
 
-    TYPE = 67
-    MAX_BYTES = 32 * 1024
+    TYPE: ClassVar[int] = 67
+    MAX_BYTES: ClassVar[int] = 32 * 1024
     __slots__ = ("authority", "certificate")
 
     def __init__(self, certificate: bytes, authority: bytes) -> None:
@@ -654,7 +637,7 @@ def _ranges(ranges: Ranges) -> bytes:
     return _U16.pack(len(ranges)) + b"".join([_RANGE.pack(*pair) for pair in ranges])
 
 
-def _unranges(payload: bytes, position: int) -> tuple[Ranges, int]:
+def _unranges(payload: bytes | memoryview, position: int) -> tuple[Ranges, int]:
     (count,) = _U16.unpack_from(payload, position)
     position += 2
     end = position + 8 * count
@@ -679,13 +662,13 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 
 
 #: What each side may say. Anything else ends the connection before it is looked at.
-FROM_ANY = _table(Hello, Ping, Pong, Goodbye)
-FROM_PARENT = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
-FROM_CLIENT = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
-FROM_CHILD = FROM_ANY | _table(Accepted, Refused, Started, Ready, Output, Ended, StdinTaken)
-FROM_ROOT = FROM_ANY | _table(Accepted, Refused, Started, Output, Ended, StdinTaken, Done)
-TO_AUTHD = _table(Sign, Certify)
-FROM_AUTHD = _table(Signed, Certified, Refused)
+FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
+FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
+FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
+FROM_CHILD: Final = FROM_ANY | _table(Accepted, Refused, Started, Ready, Output, Ended, StdinTaken)
+FROM_ROOT: Final = FROM_ANY | _table(Accepted, Refused, Started, Output, Ended, StdinTaken, Done)
+TO_AUTHD: Final = _table(Sign, Certify)
+FROM_AUTHD: Final = _table(Signed, Certified, Refused)
 
 
 class Decoder:

@@ -15,19 +15,20 @@ from gexec.errors import ProtocolError, UsageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
-MAGIC = b"GXJ1"
-_LENGTH = Struct("!I")
-_OPTIONS = Struct("!IHHIIIIQ")
+MAGIC: Final = b"GXJ1"
+_LENGTH: Final = Struct("!I")
+_OPTIONS: Final = Struct("!IHHIIIIQ")
 
-DETACHED = 1  #: the client leaves when all have started; output is discarded
-STRICT = 2  #: no process starts unless every node can start one
-NO_STDIN = 4  #: processes get /dev/null
-REMOTE_PATH = 8  #: the program is looked up in PATH on each node
+DETACHED: Final = 1  #: the client leaves when all have started; output is discarded
+STRICT: Final = 2  #: no process starts unless every node can start one
+NO_STDIN: Final = 4  #: processes get /dev/null
+REMOTE_PATH: Final = 8  #: the program is looked up in PATH on each node
 #: Control bytes and the space; UTF-8 is let through.
-_NOT_IN_NAMES = bytes(range(0x21)) + b"\x7f"
-_NOT_IN_PACKED = _NOT_IN_NAMES[1:]
-_FLAGS_ALL = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
+_NOT_IN_NAMES: Final = bytes(range(0x21)) + b"\x7f"
+_NOT_IN_PACKED: Final = _NOT_IN_NAMES[1:]
+_FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
 
 
 class PackedList:
@@ -37,12 +38,15 @@ class PackedList:
     be a tenth of what the job costs it. ``==`` compares with any list of entries.
     """
 
-    __slots__ = ("_count", "_entries", "packed")
+    __slots__ = ("_count", "_entries", "_entry", "_index", "packed")
 
     def __init__(self, packed: bytes) -> None:
         self.packed = packed
         self._count = packed.count(b"\0") + 1
         self._entries: list[bytes] | None = None
+        #: What was looked at last: a node asks for its own name several times.
+        self._index = -1
+        self._entry = b""
 
     def __len__(self) -> int:
         return self._count
@@ -52,7 +56,16 @@ class PackedList:
             return self._entries[index]
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return self.packed.split(b"\0", index + 1)[index]
+        if index == self._index:
+            return self._entry
+        # From the nearer end: whoever looks at one entry of a thousand pays for those before it.
+        behind = self._count - 1 - index
+        if index <= behind:
+            entry = self.packed.split(b"\0", index + 1)[index]
+        else:
+            entry = self.packed.rsplit(b"\0", behind + 1)[-1 - behind]
+        self._index, self._entry = index, entry
+        return entry
 
     def __iter__(self) -> Iterator[bytes]:
         if self._entries is None:
@@ -73,7 +86,8 @@ class JobSpec:
         addresses: ``ip:port`` or ``[ip6]:port`` for each rank; empty = the name did not resolve.
         program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
         argv: at least one element.
-        env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*).
+        env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); packed:
+            not looked at.
         cwd: absolute working directory.
         flags: DETACHED | STRICT | NO_STDIN | REMOTE_PATH.
         fanout: children per node, 1..FANOUT_MAX.
@@ -95,7 +109,7 @@ class JobSpec:
         addresses: list[bytes] | PackedList,
         program: bytes,
         argv: list[bytes],
-        env: list[bytes],
+        env: list[bytes] | PackedList,
         cwd: bytes = b"/",
         flags: int = 0,
         fanout: int = limits.FANOUT_DEFAULT,
@@ -173,6 +187,9 @@ class JobSpec:
         """Check arguments and environment; whole lists first, since every node does this."""
         total = 0
         for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
+            if isinstance(entries, PackedList):
+                total += len(entries.packed) + 1
+                continue
             if not entries:
                 continue
             lengths = list(map(len, entries))
@@ -191,6 +208,8 @@ class JobSpec:
                 f"arguments and environment have {total} bytes: at most {limits.ARGV_ENV_MAX_BYTES} "
                 "can be sent; put large data into a file or into stdin"
             )
+        if isinstance(self.env, PackedList):
+            return
         for entry in [entry for entry in self.env if entry.find(b"=", 1) < 0]:
             raise UsageError(f"environment entry {entry[:40]!r}: expected NAME=value")
 
@@ -246,8 +265,12 @@ class JobSpec:
         return blob
 
     @classmethod
-    def decode(cls, blob: bytes) -> JobSpec:
-        """Return the job of a blob. Raises ProtocolError for anything but what encode writes."""
+    def decode(cls, blob: bytes, words: bool = True) -> JobSpec:
+        """Return the job of a blob. Raises ProtocolError for anything but what encode writes.
+
+        Without ``words`` the environment stays packed, and is not looked at: for a relay, which passes the
+        blob on to a spawner that does.
+        """
         if len(blob) > limits.JOB_BLOB_MAX_BYTES:
             raise ProtocolError(f"job blob of {len(blob)} bytes is over the limit")
         if blob[:4] != MAGIC:
@@ -273,7 +296,7 @@ class JobSpec:
             addresses=PackedList(fields[2]),
             program=fields[3],
             argv=fields[4].split(b"\0"),
-            env=fields[5].split(b"\0") if fields[5] else [],
+            env=_env(fields[5]) if words else PackedList(fields[5]),
             cwd=fields[6],
             flags=flags,
             fanout=fanout,
@@ -289,6 +312,10 @@ class JobSpec:
         except UsageError as error:
             raise ProtocolError(f"job blob: {error}") from error
         return job
+
+
+def _env(packed: bytes) -> list[bytes]:
+    return packed.split(b"\0") if packed else []
 
 
 def _plain(entries: list[bytes] | PackedList, least: int, most: int) -> bool:

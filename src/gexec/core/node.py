@@ -95,48 +95,45 @@ class Node:
             ProtocolError: the parent's frame makes no sense; the caller closes its connection and
                 reports ParentLost.
         """
-        match event:
-            case events.ParentFrame(parent, frame):
-                self._heard_parent(parent, frame, now_s)
-            case events.ParentLost(parent, _):
-                if parent == self.parent:
-                    self._orphaned(now_s)
-            case events.ChildFrame(child, frame):
-                self._heard_child(child, frame, now_s)
-            case events.ChildReached(child):
-                self._subtree.reached(child)
-            case events.ChildLost(child, text, sent):
-                self._subtree.lost(child, text, sent, now_s)
-            case events.OutputRead(stream, data):
-                self._task.output(stream, data)
-            case events.OutputClosed(stream):
-                self._task.output_closed(stream)
-            case events.TaskStarted():
-                self._task.started(now_s)
-            case events.TaskReady():
-                self._task.ready()
-            case events.TaskEnded(outcome):
-                if outcome.kind == outcomes.DENIED and self._maybe_asked:
-                    # It may be denied because it ran here already, or before this gexecd started.
-                    outcome = outcomes.lost(outcome.text)
-                self._task.process_ended(outcome, now_s)
-            case events.StdinWritten(count):
-                self._task.stdin_written(count)
-            case events.StdinBroken():
-                self._task.stdin_broken()
-            case events.Tick():
-                self._tick(now_s)
+        if isinstance(event, events.ParentFrame):
+            self._heard_parent(event.parent, event.frame, now_s)
+        elif isinstance(event, events.ChildFrame):
+            self._heard_child(event.child, event.frame, now_s)
+        elif isinstance(event, events.OutputRead):
+            self._task.output(event.stream, event.data)
+        elif isinstance(event, events.OutputClosed):
+            self._task.output_closed(event.stream)
+        elif isinstance(event, events.TaskStarted):
+            self._task.started(now_s)
+        elif isinstance(event, events.TaskEnded):
+            outcome = event.outcome
+            if outcome.kind == outcomes.DENIED and self._maybe_asked:
+                # It may be denied because it ran here already, or before this gexecd started.
+                outcome = outcomes.lost(outcome.text)
+            self._task.process_ended(outcome, now_s)
+        elif isinstance(event, events.TaskReady):
+            self._task.ready()
+        elif isinstance(event, events.Tick):
+            self._tick(now_s)
+        elif isinstance(event, events.StdinWritten):
+            self._task.stdin_written(event.count)
+        elif isinstance(event, events.StdinBroken):
+            self._task.stdin_broken()
+        elif isinstance(event, events.ChildReached):
+            self._subtree.reached(event.child)
+        elif isinstance(event, events.ChildLost):
+            self._subtree.lost(event.child, event.text, event.sent, now_s)
+        elif event.parent == self.parent:
+            self._orphaned(now_s)
         return self._leave(now_s)
 
     def next_deadline_s(self) -> float | None:
         """Return when Tick is due at the latest, None if only events matter."""
-        deadlines = (
-            self._flush_at_s,
-            self._orphan_until_s,
-            self._task.next_deadline_s(),
-            self._subtree.next_deadline_s(),
-        )
-        return min((at for at in deadlines if at is not None), default=None)
+        due_s = self._flush_at_s
+        for at_s in (self._orphan_until_s, self._task.next_deadline_s(), self._subtree.next_deadline_s()):
+            if at_s is not None and (due_s is None or at_s < due_s):
+                due_s = at_s
+        return due_s
 
     def _leave(self, now_s: float) -> list[events.Effect]:
         """After every event: tell the parent what is due, finish if all is over."""
@@ -197,29 +194,28 @@ class Node:
             return
         if parent != self.parent:
             return  # a parent that this node left; it has been told
-        match frame:
-            case frames.Stdin():
-                self._stdin_came(frame)
-            case frames.Ack():
-                self._acknowledged(frame)
-            case frames.Signal(signum=signum):
-                if self._task.runs:
-                    self._emit(events.SignalTask(signum))
-                self._subtree.send(frame)
-            case frames.Kill():
-                self._kill(frame)
-            case frames.Go():
-                self._subtree.send(frame)
-                self._task.run()
-            case frames.Resync():
-                # A higher epoch: the parent has a new parent itself, which sends stdin anew.
-                self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
-            case frames.Release():
-                self._orphaned(now_s)
-            case frames.Close():
-                self._close()
-            case _:
-                raise ProtocolError(f"{type(frame).__name__} is not expected from a parent")
+        if isinstance(frame, frames.Ack):
+            self._acknowledged(frame)
+        elif isinstance(frame, frames.Stdin):
+            self._stdin_came(frame)
+        elif isinstance(frame, frames.Close):
+            self._close()
+        elif isinstance(frame, frames.Signal):
+            if self._task.runs:
+                self._emit(events.SignalTask(frame.signum))
+            self._subtree.send(frame)
+        elif isinstance(frame, frames.Kill):
+            self._kill(frame)
+        elif isinstance(frame, frames.Go):
+            self._subtree.send(frame)
+            self._task.run()
+        elif isinstance(frame, frames.Resync):
+            # A higher epoch: the parent has a new parent itself, which sends stdin anew.
+            self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
+        elif isinstance(frame, frames.Release):
+            self._orphaned(now_s)
+        else:
+            raise ProtocolError(f"{type(frame).__name__} is not expected from a parent")
 
     def _attach(self, parent: int, start: Start, now_s: float) -> None:
         """A Start for a job that runs here already: a parent with a higher epoch takes this node."""

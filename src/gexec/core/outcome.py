@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from gexec.limits import TEXT_MAX_BYTES
 
-EXITED = 0  #: value = exit status 0..255
-KILLED = 1  #: value = signal number
-NOT_STARTED = 2  #: value = errno or 0; text says why. The command did not run there.
-DENIED = 3  #: value = 0; text says why. The node refused the credential or the user.
-LOST = 4  #: value = 0; text says why. Whether the command ended there is not known.
-TIMED_OUT = 5  #: value = signal that ended it; it ran longer than --timeout.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
-NAMES = ("exited", "killed", "not started", "denied", "lost", "timed out")
+EXITED: Final = 0  #: value = exit status 0..255
+KILLED: Final = 1  #: value = signal number
+NOT_STARTED: Final = 2  #: value = errno or 0; text says why. The command did not run there.
+DENIED: Final = 3  #: value = 0; text says why. The node refused the credential or the user.
+LOST: Final = 4  #: value = 0; text says why. Whether the command ended there is not known.
+TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --timeout.
+
+NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
 #: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
 #: forged status can wrap around to the client's exit status 0.
-VALUES = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
+VALUES: Final = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
 
 
 class Outcome:

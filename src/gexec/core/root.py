@@ -68,22 +68,21 @@ class Root:
 
     def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
         """Take one event; return what to do, in order. ProtocolError: the client's frame is wrong."""
-        match event:
-            case events.ChildFrame(child, frame):
-                self._heard_child(child, frame, now_s)
-            case events.ChildReached(child):
-                self._subtree.reached(child)
-            case events.ChildLost(child, text, sent):
-                self._subtree.lost(child, text, sent, now_s)
-            case events.ParentFrame(_, frame):
-                self._heard_client(frame)
-            case events.ParentLost():
-                self._client_here = False
-                self._close()
-            case events.Tick():
-                self._subtree.tick(now_s)
-            case _:
-                raise ProtocolError(f"{type(event).__name__} is not an event of a root")
+        if isinstance(event, events.ChildFrame):
+            self._heard_child(event.child, event.frame, now_s)
+        elif isinstance(event, events.ParentFrame):
+            self._heard_client(event.frame)
+        elif isinstance(event, events.ChildReached):
+            self._subtree.reached(event.child)
+        elif isinstance(event, events.ChildLost):
+            self._subtree.lost(event.child, event.text, event.sent, now_s)
+        elif isinstance(event, events.ParentLost):
+            self._client_here = False
+            self._close()
+        elif isinstance(event, events.Tick):
+            self._subtree.tick(now_s)
+        else:
+            raise ProtocolError(f"{type(event).__name__} is not an event of a root")
         return self._leave()
 
     def next_deadline_s(self) -> float | None:
@@ -113,31 +112,30 @@ class Root:
     # -- the client -----------------------------------------------------------------------
 
     def _heard_client(self, frame: Frame) -> None:
-        match frame:
-            case frames.Stdin():
-                if self._stdin is None:
-                    raise ProtocolError("stdin for a job without stdin")
-                passed = self._stdin.append(frame.offset, frame.data, frame.eof)
-                if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
-                    text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took"
-                    raise ProtocolError(text)
-                if passed is not None:
-                    self._subtree.send(frames.Stdin(*passed))
-            case frames.Ack():
-                for entry in frame.entries:
-                    rank, stream, offset = entry
-                    if rank >= self._spec.ranks or not self.ledger.acknowledge(rank, stream, offset):
-                        raise ProtocolError(f"rank {rank} has not written {offset} bytes to stream {stream}")
-                self._subtree.acknowledge(frame.entries)
-            case frames.Signal() | frames.Kill():
-                self._subtree.send(frame)
-                if isinstance(frame, frames.Kill) and not self._went:
-                    self._went = True  # what is waiting ends as not started
-            case frames.Close():
-                self._client_here = False
-                self._close()
-            case _:
-                raise ProtocolError(f"{type(frame).__name__} is not expected from a client now")
+        if isinstance(frame, frames.Ack):
+            for rank, stream, offset in frame.entries:
+                if rank >= self._spec.ranks or not self.ledger.acknowledge(rank, stream, offset):
+                    raise ProtocolError(f"rank {rank} has not written {offset} bytes to stream {stream}")
+            self._subtree.acknowledge(frame.entries)
+        elif isinstance(frame, frames.Stdin):
+            if self._stdin is None:
+                raise ProtocolError("stdin for a job without stdin")
+            passed = self._stdin.append(frame.offset, frame.data, frame.eof)
+            if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
+                text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took"
+                raise ProtocolError(text)
+            if passed is not None:
+                self._subtree.send(frames.Stdin(*passed))
+        elif isinstance(frame, frames.Signal):
+            self._subtree.send(frame)
+        elif isinstance(frame, frames.Kill):
+            self._subtree.send(frame)
+            self._went = True  # what is waiting ends as not started
+        elif isinstance(frame, frames.Close):
+            self._client_here = False
+            self._close()
+        else:
+            raise ProtocolError(f"{type(frame).__name__} is not expected from a client now")
 
     def _tell_stdin(self) -> None:
         if self._stdin is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from gexec import limits
 from gexec.core import events, frames, tree
@@ -26,9 +27,9 @@ from gexec.core.jobspec import JobSpec
 from gexec.core.outcome import Outcome
 
 #: A child that is lost this often, each time within LOST_AFTER_S of being asked, is given up.
-LOSSES_MAX = 3
+LOSSES_MAX: Final = 3
 #: Entries of one Ack frame (13 bytes each, within FRAME_MAX_BYTES).
-ACKS_MAX = 16 * 1024
+ACKS_MAX: Final = 16 * 1024
 
 
 class Subtree:

@@ -8,6 +8,7 @@ ended and both streams are closed, so that nothing can come after it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from gexec import limits
 from gexec.core import events, jobspec
@@ -20,13 +21,13 @@ from gexec.core.outcome import Outcome
 from gexec.errors import ProtocolError
 
 #: The task's number among the takers of stdin; children count from 1.
-OWN_TAKER = 0
+OWN_TAKER: Final = 0
 
-WAITING = "waiting"  #: a strict job: checked, or being checked, not started
-STARTING = "starting"  #: the spawner was asked
-RUNNING = "running"
-DRAINING = "draining"  #: the process has ended, somebody still holds its output
-ENDED = "ended"  #: the outcome is known and reported
+WAITING: Final = "waiting"  #: a strict job: checked, or being checked, not started
+STARTING: Final = "starting"  #: the spawner was asked
+RUNNING: Final = "running"
+DRAINING: Final = "draining"  #: the process has ended, somebody still holds its output
+ENDED: Final = "ended"  #: the outcome is known and reported
 
 
 class Task:
@@ -74,7 +75,7 @@ class Task:
 
     def run(self) -> None:
         """Start the process now (strict jobs: every node is ready)."""
-        if self.state is not WAITING:
+        if self.state != WAITING:
             return
         self.state = STARTING
         self._emit(events.RunTask())
@@ -84,13 +85,13 @@ class Task:
 
     def ready(self) -> None:
         """The spawner could start it."""
-        if self.state is WAITING:
+        if self.state == WAITING:
             self._was_ready = True
             self._outbox.ready(self._ranges)
 
     def started(self, now_s: float) -> None:
         """The process runs."""
-        if self.state is not STARTING:
+        if self.state != STARTING:
             return
         self.state = RUNNING
         self.was_started = True
@@ -104,7 +105,12 @@ class Task:
             self._deadline_s = now_s + self._spec.timeout_s
 
     def process_ended(self, outcome: Outcome, now_s: float) -> None:
-        """The process ended, or could not be started."""
+        """The process ended, or could not be started.
+
+        That a short one ran may be told by its end alone.
+        """
+        if self.state == STARTING and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
+            self.started(now_s)
         if self.state in (ENDED, DRAINING):
             return
         if self._out_of_time and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
@@ -131,10 +137,10 @@ class Task:
         if self._deadline_s is None or now_s < self._deadline_s:
             return
         self._deadline_s = None
-        if self.state is RUNNING:
+        if self.state == RUNNING:
             self._out_of_time = True
             self._emit(events.KillTask(False))
-        elif self.state is DRAINING:
+        elif self.state == DRAINING:
             if any(stream.full and not stream.closed for stream in self._streams.values()):
                 self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
                 return
@@ -148,7 +154,7 @@ class Task:
         return self._deadline_s
 
     def _finish_if_drained(self) -> None:
-        if self.state is DRAINING and all(stream.closed for stream in self._streams.values()):
+        if self.state == DRAINING and self._streams[STDOUT].closed and self._streams[STDERR].closed:
             assert self._outcome is not None
             self._report(self._outcome)
 
@@ -162,7 +168,7 @@ class Task:
 
     def end_unstarted(self, text: str) -> bool:
         """Give up a process that was never asked for; False if it was."""
-        if self.state is not WAITING:
+        if self.state != WAITING:
             return False
         self._report(outcomes.not_started(text))
         return True
@@ -181,7 +187,7 @@ class Task:
 
     def output(self, stream: int, data: bytes) -> None:
         """The process wrote."""
-        if self.state is ENDED:
+        if self.state == ENDED:
             return
         retained = self._streams[stream]
         offset = retained.append(data)
@@ -209,7 +215,7 @@ class Task:
 
     def resend(self) -> None:
         """Report everything again that may have been lost on the way."""
-        if self._was_ready and self.state is WAITING:
+        if self._was_ready and self.state == WAITING:
             self._outbox.ready(self._ranges)
         if self.was_started:
             self._outbox.started(self._ranges)
@@ -229,7 +235,7 @@ class Task:
         if self.state not in (STARTING, RUNNING) or self._fed_eof:
             return
         if offset > self._fed:
-            if self.state is RUNNING:
+            if self.state == RUNNING:
                 raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
             # It was asked before, here or by another parent, so the spawner is going to refuse it.
             self._missed_stdin = True

@@ -7,10 +7,12 @@ same children with the same ranges (docs/protocol.md, Loss). Part of libe's job 
 
 from __future__ import annotations
 
+from typing import Final
+
 #: Epochs are u32 on the wire; one is left so that the last turn of the last level fits.
-_EPOCHS = 2**32 - 2
+_EPOCHS: Final = 2**32 - 2
 #: Levels that share the epochs. Deeper ones (fan-out 1 or 2 over very many nodes) cannot repair.
-REPAIRING_LEVELS_MAX = 12
+REPAIRING_LEVELS_MAX: Final = 12
 
 
 def split(low: int, high: int, fanout: int) -> list[tuple[int, int]]:

@@ -134,7 +134,7 @@ class Acceptor:
         self._clients[link] = uid
         self._of_uid[uid] += 1
         self._owner.link_accepted(link, uid)
-        self._start(self._loop.connect_accepted_socket(lambda: link, sock), link)
+        self._start(self._loop.connect_accepted_socket(lambda: link.protocol, sock), link)
 
     def _accept_daemon(self, sock: socket.socket, source: str, label: str) -> None:
         crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
@@ -162,7 +162,7 @@ class Acceptor:
         self._owner.link_accepted(link, None)
         self._start(
             self._loop.connect_accepted_socket(
-                lambda: link,
+                lambda: link.protocol,
                 sock,
                 ssl=self.contexts.accept,
                 # The link's own deadline comes first and says what was missing.

@@ -72,7 +72,7 @@ class Entry:
             ttl_max_s=self._settings.credential_ttl_max_s,
         )
         credentials.bound_to(credential, blob)
-        spec = JobSpec.decode(blob)
+        spec = JobSpec.decode(blob, words=False)
         self._known[raw] = (blob, credential, spec)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)

@@ -14,7 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -39,10 +39,10 @@ from gexec.proc.messages import AcceptedKeys
 from gexec.security.policy import Policy
 
 #: How long a starting gexecd waits for its authd.
-_AUTHD_PATIENCE_S = 15.0
+_AUTHD_PATIENCE_S: Final = 15.0
 #: What a draining relay gets beyond drain_s.
-_DRAIN_PATIENCE_S = 5.0
-_DESCRIPTORS_MAX = 65_536
+_DRAIN_PATIENCE_S: Final = 5.0
+_DESCRIPTORS_MAX: Final = 65_536
 
 
 def serve(

@@ -6,16 +6,17 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Final
 
 from gexec.errors import ProtocolError
 from gexec.proc.channel import HelperPort
 from gexec.proc.helper import fork_helper
 from gexec.proc.loop import PollLoop
-from gexec.proc.messages import Event, Request, TaskEnded, TaskReady, TaskRefused
+from gexec.proc.messages import AcceptedKeys, Certificates, Event, Request, TaskStarted
 from gexec.security.policy import Account
 
 #: A helper takes no new tasks after this long, so that a user's new groups come to count.
-_AGE_MAX_S = 600.0
+_AGE_MAX_S: Final = 600.0
 
 
 class Helper:
@@ -79,7 +80,7 @@ class Helpers:
         pid, port = fork_helper(account.uid, account.gid, account.gids)
         helper = Helper(pid, port, account.uid)
         self._by_pid[pid] = self._current[account.uid] = helper
-        self._loop.watch(port.endpoint.fileno(), lambda: self._readable(helper))
+        self._loop.watch(port.endpoint.fileno(), lambda: self._heard(helper))
         return helper
 
     def flush(self) -> None:
@@ -109,30 +110,33 @@ class Helpers:
         """Return the helper that had this pid, after its last words were passed on; None if none had."""
         helper = self._by_pid.pop(pid, None)
         if helper is not None:
-            if self._loop.watches(helper.port.endpoint.fileno()):
-                self._readable(helper)
+            while self._loop.watches(helper.port.endpoint.fileno()) and self._heard(helper):
+                pass
             self._dismiss(helper)
         return helper
 
-    def _readable(self, helper: Helper) -> None:
+    def _heard(self, helper: Helper) -> bool:
+        """Take in the next thing it says; False if there is nothing now, or never again."""
         try:
-            events = helper.port.receive()
+            event = helper.port.receive()
         except (ConnectionError, ProtocolError, OSError):
             # Ended by idleness or by its user's hand; reaping it does the rest.
             self._loop.unwatch(helper.port.endpoint.fileno())
             self._forsake(helper)
             if helper.pid in self._by_pid:
                 os.kill(helper.pid, signal.SIGTERM)
-            return
-        for event in events:
-            number = getattr(event, "task", None)
-            if number not in helper.tasks:
-                continue  # forgotten meanwhile; or none of its business
-            if isinstance(event, (TaskRefused, TaskEnded, TaskReady)):
-                helper.tasks.discard(number)
+            return False
+        if event is None:
+            return False
+        if isinstance(event, (Certificates, AcceptedKeys)):
+            return True  # none of its business
+        if event.task in helper.tasks:  # else it was forgotten meanwhile
+            if not isinstance(event, TaskStarted):
+                helper.tasks.discard(event.task)
             self._on_event(event)
         if helper is not self._current.get(helper.uid):
             self._dismiss_idle(helper)
+        return True
 
     def _retire(self, uid: int) -> None:
         helper = self._current.pop(uid, None)

@@ -205,53 +205,53 @@ class Job:
 
     def _carry_out(self, effects: list[events.Effect]) -> None:
         for effect in effects:
-            match effect:
-                case events.ToParent(parent, frame):
-                    if parent in self.parents:
-                        link, channel = self.parents[parent]
-                        link.send(channel, frame)
-                case events.ToChild(number, frame, hurry):
-                    if number in self.children:
-                        self.children[number].send(frame, hurry)
-                case events.OpenChild(number, start):
-                    self._open_child(number, start)
-                case events.DropChild(number):
-                    self._drop_child(number)
-                case events.RunTask():
-                    self._run_task()
-                case events.CheckTask():
-                    self._check_task()
-                case events.Finish():
-                    self._finish()
-                case _:
-                    self._task_effect(effect)
+            if isinstance(effect, events.ToParent):
+                parent = self.parents.get(effect.parent)
+                if parent is not None:
+                    link, channel = parent
+                    link.send(channel, effect.frame)
+            elif isinstance(effect, events.ToChild):
+                child = self.children.get(effect.child)
+                if child is not None:
+                    child.send(effect.frame, effect.hurry)
+            elif isinstance(effect, events.OpenChild):
+                self._open_child(effect.child, effect.start)
+            elif isinstance(effect, events.DropChild):
+                self._drop_child(effect.child)
+            elif isinstance(effect, events.RunTask):
+                self._run_task()
+            elif isinstance(effect, events.CheckTask):
+                self._check_task()
+            elif isinstance(effect, events.Finish):
+                self._finish()
+            else:
+                self._task_effect(effect)
 
     def _task_effect(self, effect: events.Effect) -> None:
-        if isinstance(effect, events.SignalTask | events.KillTask | events.ForgetTask):
-            if self._task is not None:
-                self._ask_spawner(effect, self._task)
-            return
-        if self._io is None:
-            return
-        match effect:
-            case events.ReadOutput(stream, on):
-                self._io.read(stream, on)
-            case events.CloseOutput():
-                self._io.close_output()
-            case events.WriteStdin(data):
-                self._io.write(data)
-            case events.CloseStdin():
-                self._io.close_stdin()
-
-    def _ask_spawner(self, effect: events.Effect, task: int) -> None:
-        match effect:
-            case events.SignalTask(signum):
-                self._relay.spawner.signal(task, signum)
-            case events.KillTask(now):
-                self._relay.spawner.kill(task, now)
-            case events.ForgetTask():
+        """What concerns the process: nothing if there is none any more."""
+        io, task = self._io, self._task
+        if isinstance(effect, events.SignalTask):
+            if task is not None:
+                self._relay.spawner.signal(task, effect.signum)
+                self._relay.spawner_asked()
+        elif isinstance(effect, events.KillTask):
+            if task is not None:
+                self._relay.spawner.kill(task, effect.now)
+                self._relay.spawner_asked()
+        elif isinstance(effect, events.ForgetTask):
+            if task is not None:
                 self._relay.spawner.forget(task)
-        self._relay.spawner_asked()
+                self._relay.spawner_asked()
+        elif io is None:
+            return
+        elif isinstance(effect, events.ReadOutput):
+            io.read(effect.stream, effect.on)
+        elif isinstance(effect, events.CloseOutput):
+            io.close_output()
+        elif isinstance(effect, events.WriteStdin):
+            io.write(effect.data)
+        elif isinstance(effect, events.CloseStdin):
+            io.close_stdin()
 
     # -- children -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from itertools import count
+from typing import Final
 
 from gexec.core import events, frames
 from gexec.core.frames import Frame, Refused, Start, Submit
@@ -31,7 +32,7 @@ from gexec.proc.channel import RelayChannel
 from gexec.security.keys import load_public_keys
 
 #: A root's key has this instead of a rank.
-ROOT = -1
+ROOT: Final = -1
 
 
 def run_relay(context: RelayContext) -> int:
@@ -146,35 +147,33 @@ class RelayService:
 
     def _spawner_readable(self) -> None:
         try:
-            received = self.spawner.receive()
+            event = self.spawner.receive()
         except (ConnectionError, ProtocolError) as error:
             if not self._draining:
                 self._log.error(f"the spawner is gone ({error}): ending")
             self._loop.remove_reader(self.spawner.fileno())
             self._stop(0 if self._draining else 1)
             return
-        for event in received:
+        if event is not None:
             self._spawner_event(event)
 
     def _spawner_event(self, event: messages.Event) -> None:
-        match event:
-            case messages.Certificates():
-                self._renew(event)
-            case messages.AcceptedKeys(pem):
-                self._entry.reload(load_public_keys(pem))
-            case messages.TaskStarted(task=task):
-                if task in self._tasks:
-                    self._tasks[task].task_started()
-            case messages.TaskReady(task=task):
-                if task in self._tasks:
-                    self._tasks[task].tell(events.TaskReady())
-            case (
-                messages.TaskRefused(task=task, outcome=outcome)
-                | messages.TaskEnded(task=task, outcome=outcome)
-            ):
-                job = self._tasks.pop(task, None)
-                if job is not None:
-                    job.task_ended(outcome)
+        if isinstance(event, (messages.TaskEnded, messages.TaskRefused)):
+            job = self._tasks.pop(event.task, None)
+            if job is not None:
+                job.task_ended(event.outcome)
+        elif isinstance(event, messages.TaskStarted):
+            job = self._tasks.get(event.task)
+            if job is not None:
+                job.task_started()
+        elif isinstance(event, messages.TaskReady):
+            job = self._tasks.get(event.task)
+            if job is not None:
+                job.tell(events.TaskReady())
+        elif isinstance(event, messages.Certificates):
+            self._renew(event)
+        else:
+            self._entry.reload(load_public_keys(event.pem))
 
     def _renew(self, event: messages.Certificates) -> None:
         contexts = link_contexts(event.key_pem, event.certificate_pem, event.authority_pem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from gexec.daemon.enrolment import enrol
 from gexec.daemon.spawner import Spawner
@@ -14,8 +14,8 @@ from gexec.observe.log import Log
 from gexec.proc import identity
 from gexec.proc.messages import Certificates
 
-_RETRY_S = 60.0
-_SOONEST_S = 1.0
+_RETRY_S: Final = 60.0
+_SOONEST_S: Final = 1.0
 
 
 class Renewal:

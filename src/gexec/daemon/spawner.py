@@ -12,6 +12,7 @@ import signal
 import stat
 import time
 from collections.abc import Callable
+from typing import Final
 
 from gexec.core import outcome
 from gexec.core.outcome import Outcome
@@ -43,11 +44,13 @@ from gexec.proc.task import mark_of
 from gexec.security.policy import Account
 
 #: What a helper gets beyond a task's grace before it is ended itself.
-_HELPER_PATIENCE_S = 5.0
+_HELPER_PATIENCE_S: Final = 5.0
 #: How long the news that a task runs may wait for the news that it has ended.
-_STARTED_HELD_S = 0.05
-_NULL_DEVICE = os.makedev(1, 3)
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_STARTED_HELD_S: Final = 0.05
+_NULL_DEVICE: Final = os.makedev(1, 3)
+_STDIO: Final = ("stdin", "stdout", "stderr")
+_CHILD: Final = int(signal.SIGCHLD)
+_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class _Task:
@@ -142,7 +145,7 @@ class Spawner:
 
     def shut_down(self, now: bool) -> None:
         """End all attached tasks, then the loop; ``now`` with SIGKILL at once."""
-        grace_s = max((task.launch.kill_grace_s for task in self._tasks.values()), default=0.0)
+        grace_s = max([task.launch.kill_grace_s for task in self._tasks.values()], default=0.0)
         first = not self._ending
         self._ending = True
         self._end_by_s = time.monotonic() + (1.0 if now else grace_s) + 2 * _HELPER_PATIENCE_S
@@ -190,7 +193,7 @@ class Spawner:
                     os.kill(task.helper.pid, signal.SIGKILL)
 
     def _kill_deadline_s(self) -> float | None:
-        return min((t.kill_by_s for t in self._tasks.values() if t.kill_by_s is not None), default=None)
+        return min([t.kill_by_s for t in self._tasks.values() if t.kill_by_s is not None], default=None)
 
     def _flush(self) -> None:
         self._helpers.flush()
@@ -201,7 +204,7 @@ class Spawner:
             self.loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
     def _signalled(self, signum: int) -> None:
-        if signum == signal.SIGCHLD:
+        if signum == _CHILD:
             self._launcher.reap()
         elif self._on_signal is not None:
             self._on_signal(signum)
@@ -212,14 +215,14 @@ class Spawner:
 
     def _from_relay(self) -> None:
         try:
-            requests = self._port.receive()
+            request = self._port.receive()
         except ConnectionError:
             self._relay_gone("the relay has ended")
             return
         except (ProtocolError, OSError) as error:
             self._relay_gone(f"the relay said what no relay says: {error}")
             return
-        for request in requests:
+        if request is not None:
             self._handle(request)
 
     def _relay_gone(self, why: str) -> None:
@@ -233,24 +236,24 @@ class Spawner:
                     self._relay_pid = 0
 
     def _handle(self, request: Request) -> None:
-        match request:
-            case Run(number, rank, credential, blob, fds):
-                self._run(number, rank, credential, blob, fds)
-            case Check(number, rank, credential, blob):
-                self._check(number, rank, credential, blob)
-            case SignalTask(number, signum):
-                self._signal(number, signum)
-            case KillTask(number, now):
-                self._checked.pop(number, None)
-                task = self._tasks.get(number)
-                if task is not None:
-                    self._kill(number, task, now, "asked for")
-            case ForgetTask(number):
-                self._forget(number)
-            case Launch(number, _, fds):
-                # Only ever said to a helper: a relay that says it wants to pass the checks by.
-                _close_all(fds)
-                self._relay_gone(f"the relay asked for an unchecked launch (task {number})")
+        number = request.task
+        if isinstance(request, Run):
+            self._run(number, request.rank, request.credential, request.blob, request.fds)
+        elif isinstance(request, Check):
+            self._check(number, request.rank, request.credential, request.blob)
+        elif isinstance(request, SignalTask):
+            self._signal(number, request.signum)
+        elif isinstance(request, KillTask):
+            self._checked.pop(number, None)
+            task = self._tasks.get(number)
+            if task is not None:
+                self._kill(number, task, request.now, "asked for")
+        elif isinstance(request, ForgetTask):
+            self._forget(number)
+        elif isinstance(request, Launch):
+            # Only ever said to a helper: a relay that says it wants to pass the checks by.
+            _close_all(request.fds)
+            self._relay_gone(f"the relay asked for an unchecked launch (task {number})")
 
     def _check(self, number: int, rank: int, credential: bytes, blob: bytes) -> None:
         admitted = self._admitted(number, rank, credential, blob)
@@ -365,29 +368,28 @@ class Spawner:
         task.helper.ask(ForgetTask(number))
 
     def _from_launcher(self, event: Event) -> None:
-        match event:
-            case TaskStarted(number, pid):
-                task = self._tasks[number]
-                task.pid = pid
-                self._trail.started(number, task.launch, task.account.uid, pid)
-                self._hold(event)
-                return
-            case TaskRefused(number, refused):
-                gone = self._tasks.pop(number, None)
-                self._checked.pop(number, None)
-                rank = gone.launch.rank if gone else None
-                self._trail.refused(number, rank, "start", refused.text)
-            case TaskEnded(number, ended):
-                done = self._tasks.pop(number, None)
-                if done is not None:
-                    self._trail.ended(number, done.launch, done.pid, ended)
-                self._tell_held(number)
-            case TaskReady(number) if number in self._tasks:
-                del self._tasks[number]  # a check through a helper: the helper has no task of it
+        if isinstance(event, TaskStarted):
+            task = self._tasks[event.task]
+            task.pid = event.pid
+            self._trail.started(event.task, task.launch, task.account.uid, event.pid)
+            self._hold(event)
+            return
+        if isinstance(event, TaskEnded):
+            done = self._tasks.pop(event.task, None)
+            if done is not None:
+                self._trail.ended(event.task, done.launch, done.pid, event.outcome)
+            self._held.pop(event.task, None)  # that it has ended says that it ran
+        elif isinstance(event, TaskRefused):
+            gone = self._tasks.pop(event.task, None)
+            self._checked.pop(event.task, None)
+            rank = gone.launch.rank if gone else None
+            self._trail.refused(event.task, rank, "start", event.outcome.text)
+        elif isinstance(event, TaskReady):
+            self._tasks.pop(event.task, None)  # a check through a helper: the helper has no task of it
         self.tell(event)
 
     def _hold(self, event: TaskStarted) -> None:
-        """Keep it a moment: with most commands it goes out with their end, a wake-up less there."""
+        """Keep it a moment: most commands end before it is told, and their end tells it too."""
         self._held[event.task] = (time.monotonic() + _STARTED_HELD_S, event)
 
     def _tell_held(self, number: int) -> None:
@@ -424,11 +426,11 @@ class Spawner:
 
 def _wrong_fd(fds: tuple[int, ...]) -> str | None:
     """Tell what is wrong with a task's stdio: only pipes and /dev/null are taken (attack 67)."""
-    for name, fd in zip(("stdin", "stdout", "stderr"), fds, strict=True):
+    for number, fd in enumerate(fds):
         status = os.fstat(fd)
-        null = stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE
-        if not null and not stat.S_ISFIFO(status.st_mode):
-            return f"{name} from the relay is neither a pipe nor /dev/null"
+        pipe = stat.S_ISFIFO(status.st_mode)
+        if not pipe and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE):
+            return f"{_STDIO[number]} from the relay is neither a pipe nor /dev/null"
     return None
 
 

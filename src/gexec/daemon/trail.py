@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gexec.core.outcome import Outcome
 from gexec.daemon.vetting import Admitted
 from gexec.observe.audit import AuditLog
 from gexec.proc.messages import LaunchSpec
 
-_ARGUMENTS_MAX = 32
-_ARGUMENT_MAX_BYTES = 256
+_ARGUMENTS_MAX: Final = 32
+_ARGUMENT_MAX_BYTES: Final = 256
 
 
 class Trail:
@@ -23,7 +25,7 @@ class Trail:
         self._audit.write(
             "accept",
             task=task,
-            job=launch.job_id.hex(),
+            job=launch.job_hex,
             rank=launch.rank,
             user=credential.user,
             uid=credential.uid,
@@ -40,18 +42,19 @@ class Trail:
 
     def started(self, task: int, launch: LaunchSpec, uid: int, pid: int) -> None:
         """A rank runs."""
-        job = launch.job_id.hex()
-        self._audit.write("exec", task=task, job=job, rank=launch.rank, uid=uid, pid=pid)
+        self._audit.write("exec", task=task, job=launch.job_hex, rank=launch.rank, uid=uid, pid=pid)
 
     def killed(self, task: int, launch: LaunchSpec, pid: int, now: bool, reason: str) -> None:
         """A rank is being ended."""
-        job = launch.job_id.hex()
-        self._audit.write("kill", task=task, job=job, rank=launch.rank, pid=pid, now=now, reason=reason)
+        self._audit.write(
+            "kill", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, now=now, reason=reason
+        )
 
     def ended(self, task: int, launch: LaunchSpec, pid: int, outcome: Outcome) -> None:
         """A rank has ended."""
-        job = launch.job_id.hex()
-        self._audit.write("exit", task=task, job=job, rank=launch.rank, pid=pid, outcome=outcome.describe())
+        self._audit.write(
+            "exit", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, outcome=outcome.describe()
+        )
 
 
 def _clipped(argv: list[bytes]) -> list[bytes]:

@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
+from typing import Final
 
 from gexec import limits
 from gexec.core.jobspec import REMOTE_PATH, JobSpec
@@ -23,14 +24,16 @@ from gexec.security.keys import VerifyKey
 from gexec.security.policy import Account, Policy, disagreement
 from gexec.security.replay import ReplayCache
 
-AUDIENCE = "gexec"
+AUDIENCE: Final = "gexec"
 #: Verified jobs kept for the next rank of the same job on this node, and for how long.
-_KNOWN_MAX = 4
-_KNOWN_S = 5.0
+_KNOWN_MAX: Final = 4
+_KNOWN_S: Final = 5.0
 #: Account facts are read anew after this long: a lock or a new group takes effect.
-_ACCOUNT_S = 30.0
-_ACCOUNTS_MAX = 1024
-_LOOPBACK = frozenset({b"localhost"})
+_ACCOUNT_S: Final = 30.0
+_ACCOUNTS_MAX: Final = 1024
+#: What a node adds to the environment itself, whatever the job brings.
+_NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
+_LOOPBACK: Final = frozenset({b"localhost"})
 
 
 class Admitted:
@@ -46,15 +49,14 @@ class Admitted:
 
 
 class _Known:
-    __slots__ = ("blob", "credential", "job", "servers", "until_s")
+    __slots__ = ("blob", "credential", "env", "job", "until_s")
 
     def __init__(self, blob: bytes, credential: Credential, job: JobSpec, until_s: float) -> None:
         self.blob = blob
         self.credential = credential
         self.job = job
         self.until_s = until_s
-        servers = b"GEXEC_SVRS=" + job.names_joined(b" ")
-        self.servers = servers if len(servers) <= limits.ARG_MAX_BYTES else b""
+        self.env = _env_of_all(job, credential)
 
 
 class Admission:
@@ -221,18 +223,10 @@ class Admission:
 
     def _launch(self, known: _Known, rank: int) -> LaunchSpec:
         job = known.job
-        own = [
-            b"GEXEC_MY_VNN=%d" % rank,
-            b"GEXEC_NODE=" + job.names[rank],
-            b"GEXEC_JOB=" + known.credential.job_id.hex().encode(),
-        ]
-        if known.servers:
-            own.append(known.servers)
-        env = [entry for entry in job.env if not entry.startswith(_NODES_OWN)]
         return LaunchSpec(
             program=job.program,
             argv=job.argv,
-            env=env + own,
+            env=[*known.env, b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]],
             cwd=job.cwd,
             umask=job.umask,
             remote_path=bool(job.flags & REMOTE_PATH),
@@ -242,14 +236,23 @@ class Admission:
         )
 
 
-_NODES_OWN = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
+def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:
+    """Return the environment of the job's processes, without what each has for itself."""
+    env = list(job.env)
+    if b"GEXEC_" in b"\0".join(env):  # else there is nothing to look for, entry by entry
+        env = [entry for entry in env if not entry.startswith(_NODES_OWN)]
+    env.append(b"GEXEC_JOB=" + credential.job_id.hex().encode())
+    servers = b"GEXEC_SVRS=" + job.names_joined(b" ")
+    if len(servers) <= limits.ARG_MAX_BYTES:
+        env.append(servers)
+    return env
 
 
 def _told_apart(names: Iterable[str]) -> tuple[frozenset[bytes], frozenset[str]]:
     """Return names in lower case and addresses in their normal form."""
     words = [name.lower().rstrip(".").encode("utf-8", "surrogateescape") for name in names]
     addresses = {address for word in words if (address := _address(word)) is not None}
-    return frozenset(word for word in words if _address(word) is None), frozenset(addresses)
+    return frozenset([word for word in words if _address(word) is None]), frozenset(addresses)
 
 
 def _address(word: bytes) -> str | None:

@@ -8,7 +8,7 @@ never holds up another one on the same link.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from gexec import limits
 from gexec.core import frames
@@ -18,13 +18,13 @@ from gexec.net import tls
 from gexec.version import VERSION
 
 #: How long a frame that nobody waits for may wait for company.
-UNHURRIED_S = 1.0
-#: All links of a process read into one buffer: asyncio fills and hands it over in one step.
-_BUFFER = memoryview(bytearray(256 * 1024))
+UNHURRIED_S: Final = 1.0
+#: All links of a process read into one buffer: the event loop fills and hands it over in one step.
+_BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: What may wait is bounded by the jobs' windows, not by the transport; the most that uvloop takes.
-_UNBOUNDED_BYTES = 2**30
+_UNBOUNDED_BYTES: Final = 2**30
 #: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
-ANSWERS_MAX_BYTES = 1024 * 1024
+ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
 
 class LinkOwner(Protocol):
@@ -43,7 +43,7 @@ class LinkOwner(Protocol):
         """The link has ended; told once, whether it was ever opened or not."""
 
 
-class Link(asyncio.BufferedProtocol):
+class Link:
     """One connection.
 
     Args:
@@ -61,6 +61,7 @@ class Link(asyncio.BufferedProtocol):
         heard_s: event loop time of the last bytes from the peer.
         leaving: the peer takes no new jobs (it said Goodbye).
         give_up_s: event loop time when a link that is being dialled is given up.
+        protocol: what the event loop is to be given for it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         self.label = label
         self.source = source
+        self.protocol = _Protocol(self)
         self.reached = False
         self.opened = False
         self.leaving = False
@@ -96,11 +98,10 @@ class Link(asyncio.BufferedProtocol):
         if accepted:
             self._deadline = self._loop.call_later(hello_s, self._no_hello)
 
-    # -- asyncio --------------------------------------------------------------------------
+    # -- the connection -------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # The loop's own kinds of transports are no subclasses of asyncio's.
-        transport = cast(asyncio.Transport, transport)
+    def connected(self, transport: asyncio.Transport) -> None:
+        """The connection is there, TLS included."""
         if self._closed:  # given up while it was dialling
             transport.abort()
             return
@@ -114,14 +115,12 @@ class Link(asyncio.BufferedProtocol):
             self._deadline = self._loop.call_later(self._hello_s, self._no_hello)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, data: bytes) -> None:
+        """Bytes of the peer's have come."""
         self.heard_s = self._loop.time()
         try:
-            for channel, frame in self._decoder.feed(bytes(_BUFFER[:nbytes])):
-                if not self.opened and type(frame) is not frames.Hello:
+            for channel, frame in self._decoder.feed(data):
+                if not self.opened and not isinstance(frame, frames.Hello):
                     raise ProtocolError(f"{type(frame).__name__} before Hello")
                 if channel:
                     self._owner.link_frame(self, channel, frame)
@@ -132,12 +131,10 @@ class Link(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self.abort(f"it broke the protocol: {error}")
 
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and not self._reason:
-            self._reason = tls.failure(exc)
+    def disconnected(self, error: Exception | None) -> None:
+        """The connection has ended, by whomever."""
+        if error is not None and not self._reason:
+            self._reason = tls.failure(error)
         self._end()
 
     # -- frames ---------------------------------------------------------------------------
@@ -227,3 +224,26 @@ class Link(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._owner.link_closed(self, self._reason or "the connection was closed")
+
+
+class _Protocol(asyncio.BufferedProtocol):
+    """The event loop's side of a link; apart from it, since a class of asyncio's cannot be compiled well."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loop's own kinds of transports are no subclasses of asyncio's.
+        self._link.connected(cast(asyncio.Transport, transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._link.received(bytes(_BUFFER[:nbytes]))
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._link.disconnected(exc)

@@ -74,7 +74,7 @@ class Pool:
             # The machine is there, and somebody listens: from here on it may be slow, but not dead.
             self._owner.link_reached(link)
             await loop.create_connection(
-                lambda: link,
+                lambda: link.protocol,
                 sock=sock,
                 ssl=self.contexts.dial,
                 server_hostname=name,

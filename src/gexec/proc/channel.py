@@ -14,23 +14,27 @@ import fcntl
 import os
 import socket
 from collections import deque
-from collections.abc import Callable
-from typing import TypeVar
+from typing import Final
 
 from gexec.errors import ProtocolError
 from gexec.proc import messages
 from gexec.proc.messages import Event, Message, Request
 
-_FDS_MAX = 4
-_ANCILLARY_BYTES = socket.CMSG_SPACE(_FDS_MAX * 4)
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+_FDS_MAX: Final = 4
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_FDS_MAX * 4)
+_HEAD_BYTES: Final = messages.HEAD.size
+#: The largest datagram: a head and a payload that is not in a memfd.
+_DATAGRAM_BYTES: Final = _HEAD_BYTES + messages.INLINE_MAX_BYTES
+# Plain integers: arithmetic of the enum's members makes new members at each call.
+_SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
+_RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC)
+_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_MEMFD_FLAGS: Final = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 #: Messages taken in one go, so that a peer that never pauses does not keep the caller from the rest.
-_BATCH = 64
-_BUFFER_BYTES = 1024 * 1024
+_BUFFER_BYTES: Final = 1024 * 1024
 #: What a full socket or a short-lived shortage says: try again when it is writable.
-_PASSING = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
-
-Decoded = TypeVar("Decoded")
+_PASSING: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -85,7 +89,7 @@ class Endpoint:
                 if len(self._queue) >= self._queued_max:
                     raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
                 # The caller closes its own after the call, so the queue keeps copies.
-                copies = tuple(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds)
+                copies = tuple([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds])
                 self._queue.append((data, copies))
         finally:
             if memfd >= 0:
@@ -100,25 +104,20 @@ class Endpoint:
             self._queue.popleft()
             _close_all(fds)
 
-    def receive(self) -> list[Message]:
-        """Return the messages that are there, at most a batch; empty when there is none.
+    def receive(self) -> Message | None:
+        """Return the next message; None when there is none.
+
+        One at a time, and the poller asks again: to look whether another one is there costs more than
+        that, and mostly none is.
 
         Raises:
             ConnectionError: the peer closed the channel (after all that it said was returned).
             ProtocolError: it said something that is not a message.
         """
-        received: list[Message] = []
-        while len(received) < _BATCH:
-            try:
-                message = self._receive_one()
-            except BlockingIOError:
-                break
-            except ConnectionError:
-                if received:
-                    break  # told again, for good, by the next call
-                raise
-            received.append(message)
-        return received
+        try:
+            return self._received()
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
         """Close the socket and everything queued."""
@@ -130,7 +129,7 @@ class Endpoint:
     def _sent(self, data: bytes, fds: tuple[int, ...]) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self._sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+            self._sock.sendmsg([data], ancillary, _SEND_FLAGS)
         except ConnectionError:
             return True  # a dead peer shows in receive; what was meant for it is void
         except OSError as error:
@@ -139,23 +138,22 @@ class Endpoint:
             raise
         return True
 
-    def _receive_one(self) -> Message:
-        data, ancillary, flags, _ = self._sock.recvmsg(
-            messages.HEAD.size + messages.INLINE_MAX_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
-        )
+    def _received(self) -> Message:
+        data, ancillary, flags, _ = self._sock.recvmsg(_DATAGRAM_BYTES, _ANCILLARY_BYTES, _RECEIVE_FLAGS)
         fds: list[int] = []
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 numbers = array.array("i")
-                numbers.frombytes(raw[: len(raw) - len(raw) % numbers.itemsize])
+                whole = len(raw) - len(raw) % numbers.itemsize
+                numbers.frombytes(raw[:whole])
                 fds.extend(numbers)
         try:
             if not data:
                 raise ConnectionResetError("the peer closed the channel")
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) < messages.HEAD.size:
+            if flags & _CUT or len(data) < _HEAD_BYTES:
                 raise ProtocolError(f"a message of {len(data)} bytes or its descriptors were cut")
             kind_, flags_, task, value = messages.HEAD.unpack_from(data)
-            payload = data[messages.HEAD.size :]
+            payload = data[_HEAD_BYTES:]
             if flags_ == messages.FLAG_MEMFD and fds and not payload:
                 memfd = fds.pop()
                 try:
@@ -222,9 +220,12 @@ class RelayChannel:
         """Leave the task running and hear no more of it (a detached job)."""
         self._ask(messages.ForgetTask(task))
 
-    def receive(self) -> list[Event]:
-        """Return the events that are there. ConnectionError or ProtocolError: the spawner is gone."""
-        return _decoded(self._endpoint.receive(), messages.event_of)
+    def receive(self) -> Event | None:
+        """Return the next event, None if there is none now.
+
+        ConnectionError or ProtocolError: the spawner is gone.
+        """
+        return _event(self._endpoint)
 
     def close(self) -> None:
         """Close the channel; the spawner then ends all attached tasks and itself."""
@@ -240,9 +241,9 @@ class SpawnerPort:
     def __init__(self, sock: socket.socket) -> None:
         self.endpoint = Endpoint(sock)
 
-    def receive(self) -> list[Request]:
-        """Return the requests that are there; their fds belong to the caller."""
-        return _decoded(self.endpoint.receive(), messages.request_of)
+    def receive(self) -> Request | None:
+        """Return the next request, None if there is none now; its fds belong to the caller."""
+        return _request(self.endpoint)
 
     def tell(self, event: Event) -> None:
         """Send an event, now or when the peer reads again."""
@@ -255,32 +256,40 @@ class HelperPort:
     def __init__(self, sock: socket.socket) -> None:
         self.endpoint = Endpoint(sock, queued_max=1024)
 
-    def receive(self) -> list[Event]:
-        """Return the events that are there."""
-        return _decoded(self.endpoint.receive(), messages.event_of)
+    def receive(self) -> Event | None:
+        """Return the next event, None if there is none now."""
+        return _event(self.endpoint)
 
     def ask(self, request: Request) -> None:
         """Send a request, now or when the helper reads again."""
         self.endpoint.send(messages.request_message(request))
 
 
-def _decoded(received: list[Message], decode: Callable[[Message], Decoded]) -> list[Decoded]:
+def _event(endpoint: Endpoint) -> Event | None:
+    message = endpoint.receive()
+    return None if message is None else messages.event_of(message)
+
+
+def _request(endpoint: Endpoint) -> Request | None:
+    message = endpoint.receive()
+    if message is None:
+        return None
     try:
-        return [decode(message) for message in received]
+        return messages.request_of(message)
     except BaseException:
-        for message in received:
-            _close_all(message.fds)
+        _close_all(message.fds)
         raise
 
 
 def _sealed(payload: bytes) -> int:
     if len(payload) > messages.PAYLOAD_MAX_BYTES:
         raise ValueError(f"message of {len(payload)} bytes is over {messages.PAYLOAD_MAX_BYTES}")
-    memfd = os.memfd_create("gexec", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    memfd = os.memfd_create("gexec", _MEMFD_FLAGS)
     try:
         view = memoryview(payload)
         while view:
-            view = view[os.write(memfd, view) :]
+            written = os.write(memfd, view)
+            view = view[written:]
         fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(memfd)

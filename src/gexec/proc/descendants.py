@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 #: One read: 65536 bytes hold the pids of some 9000 children.
-_READ_BYTES = 64 * 1024
-_ENVIRON_MAX_BYTES = 2 * 1024 * 1024
+_READ_BYTES: Final = 64 * 1024
+_ENVIRON_MAX_BYTES: Final = 2 * 1024 * 1024
 #: Rounds of looking for children that were forked while the tree was being stopped.
-_STOP_ROUNDS_MAX = 12
+_STOP_ROUNDS_MAX: Final = 12
 
 
 class Children:
@@ -71,7 +71,8 @@ def stat_of(pid: int) -> Stat | None:
     finally:
         os.close(fd)
     # The command's name is in parentheses and may hold anything, parentheses too.
-    fields = raw[raw.rfind(b")") + 2 :].split()
+    behind = raw.rfind(b")") + 2
+    fields = raw[behind:].split()
     if len(fields) < 4:
         return None
     return Stat(int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode("ascii", "replace"))
@@ -199,4 +200,4 @@ def kill_tree(roots: list[int]) -> int:
         if not fresh:
             break
     # From the bottom, so that each still has the parent that it is checked by.
-    return sum(send(pid, signal.SIGKILL, known[pid]) for pid in reversed(known))
+    return sum([send(pid, signal.SIGKILL, known[pid]) for pid in reversed(known)])

@@ -14,7 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from gexec.errors import ProtocolError
 from gexec.proc import channel, identity
@@ -23,7 +23,7 @@ from gexec.proc.launcher import Launcher
 from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, SignalTask
 
 #: A helper without tasks ends after this long.
-IDLE_S = 300.0
+IDLE_S: Final = 300.0
 
 
 def fork_helper(
@@ -119,25 +119,25 @@ class _Helper:
     def _converse(self) -> None:
         try:
             self._port.endpoint.flush()
-            requests = self._port.receive()
+            request = self._port.receive()
         except (ConnectionError, ProtocolError):
             self._gone = True
             return
-        for request in requests:
+        if request is not None:
             self._handle(request)
 
     def _handle(self, request: Request) -> None:
-        match request:
-            case Launch(task, spec, ()):
-                self._launcher.check(task, spec)
-            case Launch(task, spec, fds):
-                self._launcher.start(task, spec, fds)
-            case SignalTask(task, signum):
-                self._launcher.signal(task, signum)
-            case KillTask(task, now):
-                self._launcher.kill(task, now)
-            case ForgetTask(task):
-                self._launcher.forget(task)
+        if isinstance(request, Launch):
+            if request.fds:
+                self._launcher.start(request.task, request.spec, request.fds)
+            else:
+                self._launcher.check(request.task, request.spec)
+        elif isinstance(request, SignalTask):
+            self._launcher.signal(request.task, request.signum)
+        elif isinstance(request, KillTask):
+            self._launcher.kill(request.task, request.now)
+        elif isinstance(request, ForgetTask):
+            self._launcher.forget(request.task)
 
     def _tell(self, event: Event) -> None:
         if not self._gone:

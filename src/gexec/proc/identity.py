@@ -9,14 +9,15 @@ import ctypes
 import os
 import resource
 from collections.abc import Sequence
+from typing import Final
 
-_PR_SET_DUMPABLE = 4
-_PR_SET_NAME = 15
-_PR_SET_NO_NEW_PRIVS = 38
-_CLOSE_RANGE_CLOEXEC = 4
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CLOSE_RANGE_CLOEXEC: Final = 4
+_PR_SET_CHILD_SUBREAPER: Final = 36
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def _prctl(option: int, argument: int | bytes) -> None:

@@ -58,7 +58,7 @@ class Launcher:
     @property
     def attached(self) -> int:
         """How many running tasks somebody waits for."""
-        return sum(not task.detached for task in self._by_pid.values())
+        return len([task for task in self._by_pid.values() if not task.detached])
 
     @property
     def settled(self) -> bool:
@@ -158,7 +158,7 @@ class Launcher:
 
     def _kill_hard(self, task: Task) -> None:
         # What lives outside the group first, while it can still be found under the task's process.
-        descendants.kill_tree([task.pid, *(orphan.pid for orphan in self._leftovers.of(task))])
+        descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
         _signal_group(task.pid, signal.SIGKILL)
 
     # -- reaping -----------------------------------------------------------------------------

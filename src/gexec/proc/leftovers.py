@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Final
 
 from gexec.proc import descendants
 from gexec.proc.task import Task
 
 #: Between two rounds of SIGKILL while something still lives.
-SWEEP_S = 0.02
+SWEEP_S: Final = 0.02
 #: What asks a process to end; SIGCONT, because it may be stopped.
-GENTLE = (signal.SIGHUP, signal.SIGTERM, signal.SIGCONT)
+GENTLE: Final = (int(signal.SIGHUP), int(signal.SIGTERM), int(signal.SIGCONT))
 #: Rounds after which what cannot be killed (a set-uid program of another user) is given up.
-_ROUNDS_MAX = 250
+_ROUNDS_MAX: Final = 250
 #: Detached tasks whose leftovers are left alone; the oldest are forgotten first.
-_DETACHED_MAX = 4096
+_DETACHED_MAX: Final = 4096
 
 
 class Orphan:
@@ -50,7 +51,7 @@ class Leftovers:
     """
 
     def __init__(
-        self, running: Mapping[int, Task], not_orphans: Callable[[], set[int]], linger_s: float
+        self, running: dict[int, Task], not_orphans: Callable[[], set[int]], linger_s: float
     ) -> None:
         self._running = running
         self._not_orphans = not_orphans
@@ -87,7 +88,10 @@ class Leftovers:
 
     def past_task(self, number: int) -> Task | None:
         """Return the ended task of this number while its leftovers are being seen to."""
-        return next((task for task in self._past.values() if task.number == number), None)
+        for task in self._past.values():
+            if task.number == number:
+                return task
+        return None
 
     def spare(self, task: Task) -> None:
         """Leave alone what this task leaves behind."""
@@ -117,9 +121,8 @@ class Leftovers:
             if stat is None:
                 continue
             env = descendants.environ_of(pid)
-            job = next((entry for entry in env if entry.startswith(b"GEXEC_JOB=")), b"")
-            rank = next((entry for entry in env if entry.startswith(b"GEXEC_MY_VNN=")), b"")
-            self._orphans[pid] = Orphan(pid, (job, rank), stat.group, now_s)
+            mark = _entry(env, b"GEXEC_JOB="), _entry(env, b"GEXEC_MY_VNN=")
+            self._orphans[pid] = Orphan(pid, mark, stat.group, now_s)
         for pid in self._orphans.keys() - strangers:
             del self._orphans[pid]
         if not self._orphans:
@@ -164,8 +167,8 @@ class Leftovers:
 
     def next_deadline_s(self) -> float | None:
         """Return the monotonic time at which ``tick`` has something to do, or None."""
-        dues = (self._due_s(orphan) for orphan in self._orphans.values())
-        return min((due for due in dues if due is not None), default=None)
+        dues = [self._due_s(orphan) for orphan in self._orphans.values()]
+        return min([due for due in dues if due is not None], default=None)
 
     def tick(self, now_s: float) -> None:
         """End what is due: first gently, then with SIGKILL until it is gone."""
@@ -191,3 +194,11 @@ class Leftovers:
     def close(self) -> None:
         """Give up the descriptor that this holds."""
         self._children.close()
+
+
+def _entry(env: list[bytes], start: bytes) -> bytes:
+    """Return the first entry of an environment that starts so, or nothing."""
+    for entry in env:
+        if entry.startswith(start):
+            return entry
+    return b""

@@ -8,6 +8,11 @@ import select
 import signal
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
+
+_CHILD: Final = int(signal.SIGCHLD)
+_READ: Final = select.POLLIN
+_READ_WRITE: Final = select.POLLIN | select.POLLOUT
 
 
 class PollLoop:
@@ -21,7 +26,8 @@ class PollLoop:
     def __init__(self, on_signal: Callable[[int], None]) -> None:
         self._on_signal = on_signal
         self._poller = select.poll()
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], object]] = {}
+        self._writing: set[int] = set()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._timers_made = 0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -33,16 +39,22 @@ class PollLoop:
             signal.signal(signum, _noted)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
-    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+    def watch(self, fd: int, handler: Callable[[], object]) -> None:
         """Call ``handler`` whenever the descriptor is readable or at its end, and when it is writable
         if that is wanted."""
         self._handlers[fd] = handler
-        self._poller.register(fd, select.POLLIN)
+        self._writing.discard(fd)
+        self._poller.register(fd, _READ)
 
     def want_write(self, fd: int, wanted: bool) -> None:
         """Wake up, or do not, when a watched descriptor is writable."""
-        if fd in self._handlers:
-            self._poller.modify(fd, select.POLLIN | (select.POLLOUT if wanted else 0))
+        if fd not in self._handlers or wanted == (fd in self._writing):
+            return
+        if wanted:
+            self._writing.add(fd)
+        else:
+            self._writing.remove(fd)
+        self._poller.modify(fd, _READ_WRITE if wanted else _READ)
 
     def unwatch(self, fd: int) -> None:
         """Watch the descriptor no more; before it is closed."""
@@ -78,7 +90,10 @@ class PollLoop:
 
     def _woken(self) -> None:
         signums = set(os.read(self._wake_read, 4096))
-        for signum in sorted(signums, key=lambda number: number != signal.SIGCHLD):
+        if _CHILD in signums:
+            signums.remove(_CHILD)
+            self._on_signal(_CHILD)
+        for signum in signums:
             self._on_signal(signum)
 
 

@@ -9,52 +9,86 @@ from __future__ import annotations
 
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple
+from typing import Final
 
 from gexec import limits
 from gexec.core.outcome import NAMES as OUTCOME_NAMES
 from gexec.core.outcome import Outcome
+from gexec.core.record import Record
 from gexec.errors import ProtocolError
 
-HEAD = Struct("!BBII")
-FLAG_MEMFD = 1
+HEAD: Final = Struct("!BBII")
+FLAG_MEMFD: Final = 1
 #: Payloads up to this size go in the datagram itself.
-INLINE_MAX_BYTES = 64 * 1024
+INLINE_MAX_BYTES: Final = 64 * 1024
 #: A launch can be a little larger than the job: GEXEC_SVRS and friends.
-PAYLOAD_MAX_BYTES = limits.JOB_BLOB_MAX_BYTES + limits.CREDENTIAL_MAX_BYTES + 2 * limits.ARG_MAX_BYTES
-TASK_MAX = 2**32 - 1
+PAYLOAD_MAX_BYTES: Final = limits.JOB_BLOB_MAX_BYTES + limits.CREDENTIAL_MAX_BYTES + 2 * limits.ARG_MAX_BYTES
+TASK_MAX: Final = 2**32 - 1
 
-RUN, CHECK, SIGNAL, KILL, FORGET, LAUNCH = 1, 2, 3, 4, 5, 6
-STARTED, READY, REFUSED, ENDED, CERTIFICATES, KEYS = 16, 17, 18, 19, 20, 21
+RUN: Final = 1
+CHECK: Final = 2
+SIGNAL: Final = 3
+KILL: Final = 4
+FORGET: Final = 5
+LAUNCH: Final = 6
+STARTED: Final = 16
+READY: Final = 17
+REFUSED: Final = 18
+ENDED: Final = 19
+CERTIFICATES: Final = 20
+KEYS: Final = 21
 
-_U16 = Struct("!H")
-_OUTCOME = Struct("!Bi")
-_THREE = Struct("!III")
-_SPEC = Struct("!BHI16sIIIII")
+_U16: Final = Struct("!H")
+_OUTCOME: Final = Struct("!Bi")
+_THREE: Final = Struct("!III")
+_SPEC: Final = Struct("!BHI16sIIIII")
 
 
-class Message(NamedTuple):
+class Message(Record):
     """One message as the transport sees it."""
 
-    kind: int
-    task: int
-    value: int
-    payload: bytes
-    fds: tuple[int, ...]
+    __slots__ = ("fds", "kind", "payload", "task", "value")
+
+    def __init__(self, kind: int, task: int, value: int, payload: bytes, fds: tuple[int, ...]) -> None:
+        self.kind = kind
+        self.task = task
+        self.value = value
+        self.payload = payload
+        self.fds = fds
 
 
-class LaunchSpec(NamedTuple):
-    """One task, ready to be started: what is left of a job when everything has been checked."""
+class LaunchSpec(Record):
+    """One task, ready to be started: what is left of a job when everything has been checked.
 
-    program: bytes
-    argv: list[bytes]
-    env: list[bytes]
-    cwd: bytes
-    umask: int
-    remote_path: bool
-    kill_grace_s: float
-    job_id: bytes
-    rank: int
+    ``job_hex`` is the job id as people see it.
+    """
+
+    __slots__ = (
+        "argv", "cwd", "env", "job_hex", "job_id", "kill_grace_s", "program", "rank", "remote_path", "umask",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        program: bytes,
+        argv: list[bytes],
+        env: list[bytes],
+        cwd: bytes,
+        umask: int,
+        remote_path: bool,
+        kill_grace_s: float,
+        job_id: bytes,
+        rank: int,
+    ) -> None:
+        self.program = program
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.umask = umask
+        self.remote_path = remote_path
+        self.kill_grace_s = kill_grace_s
+        self.job_id = job_id
+        self.job_hex = job_id.hex()
+        self.rank = rank
 
     def pack(self) -> bytes:
         """Return the payload of a LAUNCH."""
@@ -80,51 +114,69 @@ class LaunchSpec(NamedTuple):
 # -- requests: to the spawner, and from it to a helper -----------------------------------------
 
 
-class Run(NamedTuple):
+class Run(Record):
     """Start this rank of the job, with these fds as stdin, stdout and stderr."""
 
-    task: int
-    rank: int
-    credential: bytes
-    blob: bytes
-    fds: tuple[int, ...]
+    __slots__ = ("blob", "credential", "fds", "rank", "task")
+
+    def __init__(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
+        self.task = task
+        self.rank = rank
+        self.credential = credential
+        self.blob = blob
+        self.fds = fds
 
 
-class Check(NamedTuple):
+class Check(Record):
     """Do everything for this rank but the start itself."""
 
-    task: int
-    rank: int
-    credential: bytes
-    blob: bytes
+    __slots__ = ("blob", "credential", "rank", "task")
+
+    def __init__(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
+        self.task = task
+        self.rank = rank
+        self.credential = credential
+        self.blob = blob
 
 
-class Launch(NamedTuple):
+class Launch(Record):
     """To a helper: start this, or with no fds only check whether it could be started."""
 
-    task: int
-    spec: LaunchSpec
-    fds: tuple[int, ...]
+    __slots__ = ("fds", "spec", "task")
+
+    def __init__(self, task: int, spec: LaunchSpec, fds: tuple[int, ...]) -> None:
+        self.task = task
+        self.spec = spec
+        self.fds = fds
 
 
-class SignalTask(NamedTuple):
+class SignalTask(Record):
     """Send a signal to the task's process group."""
 
-    task: int
-    signum: int
+    __slots__ = ("signum", "task")
+
+    def __init__(self, task: int, signum: int) -> None:
+        self.task = task
+        self.signum = signum
 
 
-class KillTask(NamedTuple):
+class KillTask(Record):
     """End the task: gracefully, or at once."""
 
-    task: int
-    now: bool
+    __slots__ = ("now", "task")
+
+    def __init__(self, task: int, now: bool) -> None:
+        self.task = task
+        self.now = now
 
 
-class ForgetTask(NamedTuple):
+class ForgetTask(Record):
     """Report no more of this task and leave it running."""
 
-    task: int
+    __slots__ = ("task",)
+
+    def __init__(self, task: int) -> None:
+        self.task = task
 
 
 Request = Run | Check | Launch | SignalTask | KillTask | ForgetTask
@@ -132,45 +184,63 @@ Request = Run | Check | Launch | SignalTask | KillTask | ForgetTask
 # -- events: from a helper to the spawner, and from it to the relay ----------------------------
 
 
-class TaskStarted(NamedTuple):
+class TaskStarted(Record):
     """The task runs as this process."""
 
-    task: int
-    pid: int
+    __slots__ = ("pid", "task")
+
+    def __init__(self, task: int, pid: int) -> None:
+        self.task = task
+        self.pid = pid
 
 
-class TaskReady(NamedTuple):
+class TaskReady(Record):
     """The checked task could be started."""
 
-    task: int
+    __slots__ = ("task",)
+
+    def __init__(self, task: int) -> None:
+        self.task = task
 
 
-class TaskRefused(NamedTuple):
+class TaskRefused(Record):
     """The task does not run: NOT_STARTED or DENIED."""
 
-    task: int
-    outcome: Outcome
+    __slots__ = ("outcome", "task")
+
+    def __init__(self, task: int, outcome: Outcome) -> None:
+        self.task = task
+        self.outcome = outcome
 
 
-class TaskEnded(NamedTuple):
+class TaskEnded(Record):
     """The task's process ended."""
 
-    task: int
-    outcome: Outcome
+    __slots__ = ("outcome", "task")
+
+    def __init__(self, task: int, outcome: Outcome) -> None:
+        self.task = task
+        self.outcome = outcome
 
 
-class Certificates(NamedTuple):
+class Certificates(Record):
     """A renewed key, its certificate and the cluster's authority, PEM."""
 
-    key_pem: bytes
-    certificate_pem: bytes
-    authority_pem: bytes
+    __slots__ = ("authority_pem", "certificate_pem", "key_pem")
+
+    def __init__(self, key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) -> None:
+        self.key_pem = key_pem
+        self.certificate_pem = certificate_pem
+        self.authority_pem = authority_pem
 
 
-class AcceptedKeys(NamedTuple):
+class AcceptedKeys(Record):
     """The public keys that count from now on, PEM, one after another."""
 
-    pem: bytes
+    __slots__ = ("pem",)
+
+    def __init__(self, pem: bytes) -> None:
+        self.pem = pem
 
 
 Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | AcceptedKeys
@@ -181,42 +251,41 @@ Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | Accep
 
 def request_message(request: Request) -> Message:
     """Return the message of a request."""
-    match request:
-        case Run(task, rank, credential, blob, fds):
-            return Message(RUN, task, rank, _job(credential, blob), fds)
-        case Check(task, rank, credential, blob):
-            return Message(CHECK, task, rank, _job(credential, blob), ())
-        case Launch(task, spec, fds):
-            return Message(LAUNCH, task, 0, spec.pack(), fds)
-        case SignalTask(task, signum):
-            return Message(SIGNAL, task, signum, b"", ())
-        case KillTask(task, now):
-            return Message(KILL, task, now, b"", ())
-        case ForgetTask(task):
-            return Message(FORGET, task, 0, b"", ())
+    task = request.task
+    if isinstance(request, Run):
+        return Message(RUN, task, request.rank, _job(request.credential, request.blob), request.fds)
+    if isinstance(request, Check):
+        return Message(CHECK, task, request.rank, _job(request.credential, request.blob), ())
+    if isinstance(request, Launch):
+        return Message(LAUNCH, task, 0, request.spec.pack(), request.fds)
+    if isinstance(request, SignalTask):
+        return Message(SIGNAL, task, request.signum, b"", ())
+    if isinstance(request, KillTask):
+        return Message(KILL, task, int(request.now), b"", ())
+    return Message(FORGET, task, 0, b"", ())
 
 
 def event_message(event: Event) -> Message:
     """Return the message of an event."""
-    match event:
-        case TaskStarted(task, pid):
-            return Message(STARTED, task, pid, b"", ())
-        case TaskReady(task):
-            return Message(READY, task, 0, b"", ())
-        case TaskRefused(task, outcome):
-            return Message(REFUSED, task, 0, _packed_outcome(outcome), ())
-        case TaskEnded(task, outcome):
-            return Message(ENDED, task, 0, _packed_outcome(outcome), ())
-        case Certificates(key, certificate, authority):
-            head = _THREE.pack(len(key), len(certificate), len(authority))
-            return Message(CERTIFICATES, 0, 0, b"".join((head, key, certificate, authority)), ())
-        case AcceptedKeys(pem):
-            return Message(KEYS, 0, 0, pem, ())
+    if isinstance(event, TaskStarted):
+        return Message(STARTED, event.task, event.pid, b"", ())
+    if isinstance(event, TaskReady):
+        return Message(READY, event.task, 0, b"", ())
+    if isinstance(event, TaskRefused):
+        return Message(REFUSED, event.task, 0, _packed_outcome(event.outcome), ())
+    if isinstance(event, TaskEnded):
+        return Message(ENDED, event.task, 0, _packed_outcome(event.outcome), ())
+    if isinstance(event, Certificates):
+        pems = (event.key_pem, event.certificate_pem, event.authority_pem)
+        head = _THREE.pack(len(event.key_pem), len(event.certificate_pem), len(event.authority_pem))
+        return Message(CERTIFICATES, 0, 0, b"".join((head, *pems)), ())
+    return Message(KEYS, 0, 0, event.pem, ())
 
 
 def request_of(message: Message) -> Request:
     """Return the request of a message; ProtocolError if it is none."""
-    kind, task, value, payload, fds = message
+    kind, task, value = message.kind, message.task, message.value
+    payload, fds = message.payload, message.fds
     if len(fds) != 3 and not (len(fds) == 0 and kind != RUN):
         raise ProtocolError(f"message {kind} brings {len(fds)} file descriptors: expected 3 or none")
     try:
@@ -244,7 +313,8 @@ def request_of(message: Message) -> Request:
 
 def event_of(message: Message) -> Event:
     """Return the event of a message; ProtocolError if it is none."""
-    kind, task, value, payload, fds = message
+    kind, task, value = message.kind, message.task, message.value
+    payload, fds = message.payload, message.fds
     _no_fds(kind, fds)
     try:
         if kind == STARTED:
@@ -298,7 +368,7 @@ def _unpacked_outcome(payload: bytes) -> Outcome:
 def _fields(payload: bytes, position: int, lengths: tuple[int, ...] | list[int]) -> list[bytes]:
     if position + sum(lengths) != len(payload):
         raise ProtocolError("message is cut short or has bytes after its end")
-    fields = []
+    fields: list[bytes] = []
     for length in lengths:
         fields.append(payload[position : position + length])
         position += length

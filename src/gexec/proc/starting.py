@@ -6,13 +6,14 @@ import errno
 import os
 import signal
 import stat as stat_module
+from typing import Final
 
 from gexec.core import outcome
 from gexec.core.outcome import Outcome
 from gexec.proc.messages import LaunchSpec
 
-_DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
-_ALL_SIGNALS = tuple(sorted(signal.valid_signals()))
+_DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
+_ALL_SIGNALS: Final = tuple(sorted([int(signum) for signum in signal.valid_signals()]))
 
 
 class Refusal(Exception):
@@ -31,10 +32,7 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
     Raises:
         Refusal: it cannot be started, and why.
     """
-    env = {}
-    for entry in spec.env:
-        name, _, value = entry.partition(b"=")
-        env[name] = value
+    env = _environment(spec)
     umask = os.umask(spec.umask)
     try:
         _enter(spec.cwd)
@@ -68,6 +66,10 @@ def check(spec: LaunchSpec) -> None:
         _executable(spec)
     finally:
         os.chdir("/")
+
+
+def _environment(spec: LaunchSpec) -> dict[bytes, bytes]:
+    return {name: value for name, _, value in [entry.partition(b"=") for entry in spec.env]}
 
 
 def _shown(path: bytes) -> str:
@@ -104,8 +106,7 @@ def _looked_up(spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
 
 def _executable(spec: LaunchSpec) -> None:
     if spec.remote_path and b"/" not in spec.program:
-        env = dict(entry.partition(b"=")[::2] for entry in spec.env)
-        _looked_up(spec, env)
+        _looked_up(spec, _environment(spec))
         return
     try:
         mode = os.stat(spec.program).st_mode

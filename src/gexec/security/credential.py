@@ -23,21 +23,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 from struct import Struct
+from typing import Final
 
 from gexec import limits
 from gexec.errors import CredentialError
 from gexec.security.keys import KEY_ID_BYTES, SigningKey, VerifyKey
 
-MAGIC = b"GXC\x01"
+MAGIC: Final = b"GXC\x01"
 #: So that no signature made for another purpose with the same key is a credential's.
-DOMAIN = b"gexec credential 1\0"
-JOB_ID_BYTES = 16
-DIGEST_BYTES = 32
+DOMAIN: Final = b"gexec credential 1\0"
+JOB_ID_BYTES: Final = 16
+DIGEST_BYTES: Final = 32
 
-_HEAD = Struct(f"!4s{KEY_ID_BYTES}sBH")
-_BODY = Struct(f"!qqII{JOB_ID_BYTES}s{DIGEST_BYTES}s")
-_TEXTS_MAX_BYTES = (64, 64, 255, 255)
-_US = 1_000_000
+_HEAD: Final = Struct(f"!4s{KEY_ID_BYTES}sBH")
+_BODY: Final = Struct(f"!qqII{JOB_ID_BYTES}s{DIGEST_BYTES}s")
+_TEXTS_MAX_BYTES: Final = (64, 64, 255, 255)
+_US: Final = 1_000_000
 
 
 class Credential:

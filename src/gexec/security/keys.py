@@ -7,8 +7,10 @@ Source: docs/decisions/0004-credential.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -25,14 +27,14 @@ from cryptography.hazmat.primitives.serialization import (
 from gexec import limits
 from gexec.errors import KeyFileError
 
-RSA = 1  #: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)
-ED25519 = 2  #: RFC 8032, 5.1
-KEY_ID_BYTES = 8
+RSA: Final = 1  #: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)
+ED25519: Final = 2  #: RFC 8032, 5.1
+KEY_ID_BYTES: Final = 8
 
-_MAKE = "make a key with `openssl genrsa -out auth_priv.pem 2048`"
-_MAKE_PUBLIC = "make it with `openssl rsa -in auth_priv.pem -pubout -out auth_pub.pem`"
-_PADDING = PKCS1v15()
-_HASH = SHA256()
+_MAKE: Final = "make a key with `openssl genrsa -out auth_priv.pem 2048`"
+_MAKE_PUBLIC: Final = "make it with `openssl rsa -in auth_priv.pem -pubout -out auth_pub.pem`"
+_PADDING: Final = PKCS1v15()
+_HASH: Final = SHA256()
 
 _PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
 _PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
@@ -49,16 +51,19 @@ class VerifyKey:
         public: the key itself, for certificates.
     """
 
-    __slots__ = ("algorithm", "der", "key_id", "public", "signature_bytes")
+    __slots__ = ("_check", "algorithm", "der", "key_id", "public", "signature_bytes")
 
     def __init__(self, public: _PublicKey) -> None:
         self.public = public
         self.der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.key_id = sha256(self.der).digest()[:KEY_ID_BYTES]
+        self._check: Callable[[bytes, bytes], None]
         if isinstance(public, RSAPublicKey):
+            self._check = partial(public.verify, padding=_PADDING, algorithm=_HASH)
             self.algorithm = RSA
             self.signature_bytes = (public.key_size + 7) // 8
         else:
+            self._check = public.verify
             self.algorithm = ED25519
             self.signature_bytes = 64
 
@@ -86,10 +91,7 @@ class VerifyKey:
         if len(signature) != self.signature_bytes:
             return False
         try:
-            if isinstance(self.public, RSAPublicKey):
-                self.public.verify(signature, message, _PADDING, _HASH)
-            else:
-                self.public.verify(signature, message)
+            self._check(signature, message)
         except InvalidSignature:
             return False
         return True

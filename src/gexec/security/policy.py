@@ -7,10 +7,11 @@ None or one sentence for the person who was refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from gexec import limits
 
-_NO_LOGIN_PROGRAMS = frozenset({"nologin", "false"})
+_NO_LOGIN_PROGRAMS: Final = frozenset({"nologin", "false"})
 
 
 @dataclass(frozen=True, slots=True)

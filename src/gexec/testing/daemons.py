@@ -259,18 +259,18 @@ class Job:
     def _carry_out(self, effects: list[events.Effect]) -> None:
         for effect in effects:
             match effect:
-                case events.ToParent(parent, frame):
+                case events.ToParent(parent=parent, frame=frame):
                     if self.client is not None:
                         self.client.append(frame)
                     elif parent in self.parents:
                         link, channel = self.parents[parent]
                         link.send(ACCEPTOR, channel, frame)
-                case events.ToChild(number, frame):
+                case events.ToChild(child=number, frame=frame):
                     if number in self.children:
                         self.children[number].send(frame)
-                case events.OpenChild(number, start):
+                case events.OpenChild(child=number, start=start):
                     self._open_child(number, start)
-                case events.DropChild(number):
+                case events.DropChild(child=number):
                     child = self.children.pop(number, None)
                     if child is not None:
                         child.link.children.pop(child.channel, None)
@@ -320,15 +320,15 @@ class Job:
         if process is None:
             return
         match effect:
-            case events.SignalTask(signum):
+            case events.SignalTask(signum=signum):
                 process.signal(signum)
-            case events.KillTask(now):
+            case events.KillTask(now=now):
                 process.kill(now)
-            case events.ReadOutput(stream, on):
+            case events.ReadOutput(stream=stream, on=on):
                 process.read(stream, on)
             case events.CloseOutput():
                 process.close_output()
-            case events.WriteStdin(data):
+            case events.WriteStdin(data=data):
                 process.write(data)
             case events.CloseStdin():
                 process.close_stdin()

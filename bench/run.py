@@ -33,6 +33,9 @@ from gexec.cluster.layout import Layout, environment, node_address
 BIN = Path(sys.executable).parent
 COMMANDS = ("hostname", "true")
 JOB_DEADLINE_S = 120.0
+#: Jobs that come before the measured ones. A local cluster's daemons share all pages at first, and copy
+#: one when they first write to it: what a daemon that has run for a while has behind it.
+WARM_UP = 5
 SSH_NODES_MAX = 64
 PDSH_NODES_MAX = 256
 #: Targets of this issue: warm gexec against the floor, and one node against the interpreter's start.
@@ -167,7 +170,8 @@ def measure_size(size: int, repeat: int) -> dict[str, Any]:
         found["cold_s"] = job_s(size, COMMANDS[0], environ)
         for command in COMMANDS:
             path = shutil.which(command) or sys.exit(f"bench: {command} is not in PATH")
-            job_s(size, command, environ)
+            for _ in range(WARM_UP):
+                job_s(size, command, environ)
             floors, warm = [], []
             # In turns: what else this machine does slows both alike.
             for _ in range(repeat):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from gexec import limits
 from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
+from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
 from gexec.core.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
 from gexec.core.jobspec import JobSpec
@@ -129,11 +130,8 @@ class Node:
 
     def next_deadline_s(self) -> float | None:
         """Return when Tick is due at the latest, None if only events matter."""
-        due_s = self._flush_at_s
-        for at_s in (self._orphan_until_s, self._task.next_deadline_s(), self._subtree.next_deadline_s()):
-            if at_s is not None and (due_s is None or at_s < due_s):
-                due_s = at_s
-        return due_s
+        own_s = earlier(self._flush_at_s, self._orphan_until_s)
+        return earlier(own_s, earlier(self._task.next_deadline_s(), self._subtree.next_deadline_s()))
 
     def _leave(self, now_s: float) -> list[events.Effect]:
         """After every event: tell the parent what is due, finish if all is over."""

@@ -54,7 +54,7 @@ class Outbox:
     def output(self, frame: Output) -> None:
         """These ranks wrote this."""
         stream, last = frame.stream, self._last
-        members = list(ranksets.members(frame.ranks))
+        members = ranksets.members(frame.ranks)
         key = (stream, frame.offset, frame.data)
         index = self._index.get(key)
         if index is not None and all(last.get((rank, stream), -1) < index for rank in members):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -24,10 +24,9 @@ def of(ranks: Iterable[int]) -> Ranges:
     return tuple(ranges)
 
 
-def members(ranges: Ranges) -> Iterator[int]:
-    """Iterate over the ranks in ascending order."""
-    for low, high in ranges:
-        yield from range(low, high)
+def members(ranges: Ranges) -> list[int]:
+    """Return the ranks in ascending order."""
+    return [rank for low, high in ranges for rank in range(low, high)]
 
 
 def size(ranges: Ranges) -> int:

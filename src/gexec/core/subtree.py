@@ -21,6 +21,7 @@ from gexec.core import events, frames, tree
 from gexec.core import outcome as outcomes
 from gexec.core import ranks as ranksets
 from gexec.core.child import Child
+from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
 from gexec.core.frames import Ended, Frame, Output, Refused, Start, Started, Stdin
 from gexec.core.jobspec import JobSpec
@@ -216,7 +217,7 @@ class Subtree:
             ranges = ranksets.intersection(ranges, ((child.low, child.high),))
         if all(map(owes.__contains__, ranksets.members(ranges))):
             return ranges
-        return ranksets.of(rank for rank in ranksets.members(ranges) if rank in owes)
+        return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
 
     def _owed_output(self, child: Child, frame: Output) -> Output | None:
         ranges = self._owed(child, frame.ranks)
@@ -319,11 +320,15 @@ class Subtree:
         """Return when ``tick`` has something to do, None if only events matter."""
         if not self.active:
             return None
+        due_s: float | None = None
         # Each is in the order they were asked in, or nearly so.
-        dues = [next(iter(self._holding.values())).asked_s + self._hedge_s()] if self._holding else []
-        if self._slow:
-            dues.append(next(iter(self._slow.values())).asked_s + limits.HEDGE_REACHED_S)
-        return min(dues, default=None)
+        for child in self._holding.values():
+            due_s = child.asked_s + self._hedge_s()
+            break
+        for child in self._slow.values():
+            due_s = earlier(due_s, child.asked_s + limits.HEDGE_REACHED_S)
+            break
+        return due_s
 
     def tick(self, now_s: float) -> None:
         """Take over from children that hold their subtree too long."""

@@ -7,8 +7,9 @@ this check keeps a relay from dialling and forwarding for anybody who has no cre
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Final
 
 from gexec.core.jobspec import JobSpec
 from gexec.host.config import GexecdSettings
@@ -17,7 +18,19 @@ from gexec.security.credential import Credential
 from gexec.security.keys import VerifyKey
 
 #: A node that stands several times in a job, or is attached again, does not pay for each.
-_REMEMBERED = 16
+_REMEMBERED: Final = 16
+
+
+class _Checked:
+    """A job that was found good, and how many machines of it live here."""
+
+    __slots__ = ("blob", "credential", "lives", "spec")
+
+    def __init__(self, blob: bytes, credential: Credential, spec: JobSpec) -> None:
+        self.blob = blob
+        self.credential = credential
+        self.spec = spec
+        self.lives = 0
 
 
 class Entry:
@@ -30,22 +43,22 @@ class Entry:
     def __init__(self, settings: GexecdSettings, keys: Mapping[bytes, VerifyKey]) -> None:
         self._keys = keys
         self._settings = settings
-        self._known: OrderedDict[bytes, tuple[bytes, Credential, JobSpec]] = OrderedDict()
-        self._live: dict[bytes, tuple[bytes, Credential, JobSpec]] = {}
-        self._lives: Counter[bytes] = Counter()
+        self._known: OrderedDict[bytes, _Checked] = OrderedDict()
+        self._live: dict[bytes, _Checked] = {}
 
     def keep(self, raw: bytes) -> None:
         """A job with this credential, just checked, lives here from now on."""
-        if raw not in self._live:
-            self._live[raw] = self._known[raw]
-        self._lives[raw] += 1
+        checked = self._live.get(raw)
+        if checked is None:
+            checked = self._live[raw] = self._known[raw]
+        checked.lives += 1
 
     def release(self, raw: bytes) -> None:
         """One of the jobs with this credential has ended."""
-        self._lives[raw] -= 1
-        if self._lives[raw] <= 0:
-            del self._lives[raw]
-            self._live.pop(raw, None)
+        checked = self._live[raw]
+        checked.lives -= 1
+        if not checked.lives:
+            del self._live[raw]
 
     def reload(self, keys: Mapping[bytes, VerifyKey]) -> None:
         """Take new keys; what was verified with the old ones is forgotten, but for the jobs that live."""
@@ -60,8 +73,8 @@ class Entry:
             ProtocolError: the blob is not a job.
         """
         known = self._live.get(raw) or self._known.get(raw)
-        if known is not None and known[0] == blob:
-            return known[1], known[2]
+        if known is not None and known.blob == blob:
+            return known.credential, known.spec
         credential = credentials.verify(
             raw,
             self._keys,
@@ -73,7 +86,7 @@ class Entry:
         )
         credentials.bound_to(credential, blob)
         spec = JobSpec.decode(blob, words=False)
-        self._known[raw] = (blob, credential, spec)
+        self._known[raw] = _Checked(blob, credential, spec)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         return credential, spec

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gexec.core import outcome
+from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
 from gexec.daemon.helpers import Helper, Helpers
 from gexec.daemon.trail import Trail
@@ -170,12 +171,11 @@ class Spawner:
         return not self._helpers and self._launcher.settled
 
     def _due_s(self) -> float | None:
-        dues = [due for due in (self._launcher.next_deadline_s(), self._kill_deadline_s()) if due is not None]
-        if self._held:
-            dues.append(next(iter(self._held.values()))[0])
-        if self._ending:
-            dues.append(time.monotonic() + 0.1)
-        return min(dues, default=None)
+        due_s = earlier(self._launcher.next_deadline_s(), self._kill_deadline_s())
+        for held_s, _ in self._held.values():
+            due_s = earlier(due_s, held_s)
+            break
+        return earlier(due_s, time.monotonic() + 0.1) if self._ending else due_s
 
     def _tick(self) -> None:
         if self._held:
@@ -183,9 +183,8 @@ class Spawner:
             for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
                 self._tell_held(number)
         self._launcher.tick()
-        now_s = time.monotonic()
-        overdue = self._kill_deadline_s()
-        if overdue is not None and overdue <= now_s:
+        overdue_s = self._kill_deadline_s()
+        if overdue_s is not None and overdue_s <= (now_s := time.monotonic()):
             for task in self._tasks.values():
                 if task.helper is not None and task.kill_by_s is not None and task.kill_by_s <= now_s:
                     self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
@@ -193,7 +192,10 @@ class Spawner:
                     os.kill(task.helper.pid, signal.SIGKILL)
 
     def _kill_deadline_s(self) -> float | None:
-        return min([t.kill_by_s for t in self._tasks.values() if t.kill_by_s is not None], default=None)
+        due_s: float | None = None
+        for task in self._tasks.values():
+            due_s = earlier(due_s, task.kill_by_s)
+        return due_s
 
     def _flush(self) -> None:
         self._helpers.flush()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from gexec.core import outcome
+from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
 from gexec.limits import LINGER_S
 from gexec.proc import descendants, starting
@@ -193,9 +194,10 @@ class Launcher:
 
     def next_deadline_s(self) -> float | None:
         """Return the monotonic time at which ``tick`` has something to do, or None."""
-        dues = [task.hard_at_s for task in self._by_pid.values() if task.hard_at_s is not None]
-        left = self._leftovers.next_deadline_s()
-        return min(dues if left is None else [*dues, left], default=None)
+        due_s = self._leftovers.next_deadline_s()
+        for task in self._by_pid.values():
+            due_s = earlier(due_s, task.hard_at_s)
+        return due_s
 
     def tick(self) -> None:
         """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from gexec.core.deadlines import earlier
 from gexec.proc import descendants
 from gexec.proc.task import Task
 
@@ -167,8 +168,10 @@ class Leftovers:
 
     def next_deadline_s(self) -> float | None:
         """Return the monotonic time at which ``tick`` has something to do, or None."""
-        dues = [self._due_s(orphan) for orphan in self._orphans.values()]
-        return min([due for due in dues if due is not None], default=None)
+        due_s: float | None = None
+        for orphan in self._orphans.values():
+            due_s = earlier(due_s, self._due_s(orphan))
+        return due_s
 
     def tick(self, now_s: float) -> None:
         """End what is due: first gently, then with SIGKILL until it is gone."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from gexec.core.deadlines import earlier
+
 _CHILD: Final = int(signal.SIGCHLD)
 _READ: Final = select.POLLIN
 _READ_WRITE: Final = select.POLLIN | select.POLLOUT
@@ -76,25 +78,26 @@ class PollLoop:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
-        now_s = time.monotonic()
-        while self._timers and self._timers[0][0] <= now_s:
-            heapq.heappop(self._timers)[2]()
+        if self._timers:
+            now_s = time.monotonic()
+            while self._timers and self._timers[0][0] <= now_s:
+                heapq.heappop(self._timers)[2]()
 
     def _timeout_ms(self, due_s: float | None) -> int:
-        dues = [] if due_s is None else [due_s]
         if self._timers:
-            dues.append(self._timers[0][0])
-        if not dues:
+            due_s = earlier(due_s, self._timers[0][0])
+        if due_s is None:
             return -1
-        return max(0, int((min(dues) - time.monotonic()) * 1000) + 1)
+        wait_s = due_s - time.monotonic()
+        return int(wait_s * 1000) + 1 if wait_s > 0 else 0
 
     def _woken(self) -> None:
-        signums = set(os.read(self._wake_read, 4096))
-        if _CHILD in signums:
-            signums.remove(_CHILD)
+        raw = os.read(self._wake_read, 4096)
+        if _CHILD in raw:
             self._on_signal(_CHILD)
-        for signum in signums:
-            self._on_signal(signum)
+        if len(raw) > 1 or raw[0] != _CHILD:
+            for signum in set(raw) - {_CHILD}:
+                self._on_signal(signum)
 
 
 def _noted(signum: int, frame: object) -> None:

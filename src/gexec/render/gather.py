@@ -164,7 +164,7 @@ class Gathered(View):
             else:
                 yield from self._group(key, ranks)  # of ranks that never ended
 
-    def _groups(self, ranks: range | Iterator[int]) -> list[tuple[Key, list[int]]]:
+    def _groups(self, ranks: range | list[int]) -> list[tuple[Key, list[int]]]:
         """Return the groups of these ranks that wrote anything, the largest first."""
         stdout, stderr = self._stores[STDOUT], self._stores[STDERR]
         groups: dict[Key, list[int]] = {}

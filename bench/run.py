@@ -86,8 +86,17 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "user": "root" if os.geteuid() == 0 else "ordinary user",
+        "daemons": daemons(),
         "load_before": os.getloadavg()[0],
     }
+
+
+def daemons() -> str:
+    """Return whether the daemons that are measured are ``compiled`` or ``interpreted``."""
+    told = subprocess.run(
+        [sys.executable, str(BIN / "gexecd"), "-V"], capture_output=True, text=True, check=True
+    )
+    return told.stdout.strip().rpartition("(")[2].rstrip(")")
 
 
 # -- clusters ---------------------------------------------------------------------------------
@@ -263,7 +272,7 @@ def table(results: dict[str, Any]) -> str:
     where = results["machine"]
     lines = [
         f"{where['cores']} cores of {where['cpu']}, Linux {where['kernel']}, Python {where['python']}, "
-        f"{where['user']}; seconds, medians of the warm runs",
+        f"{where['user']}; daemons {where['daemons']}; seconds, medians of the warm runs",
         "",
         f"{'nodes':>6} {'command':<9} {'floor':>8} {'cold':>8} {'warm':>8} {'best':>8} {'warm/floor':>11}",
     ]

@@ -29,6 +29,15 @@ for seed in map(int, sys.argv[1:]):
 """
 
 
+_TEST = """
+import sys
+from gexec import native
+assert native.prefer()
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(autouse=True)
 def _compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(native.VARIABLE, raising=False)
@@ -105,3 +114,17 @@ def test_simulated_jobs_leave_the_same_traces() -> None:
         assert (preferred, compiled) == (str(wanted), str(wanted))
     assert len(told[True]) == len(SEEDS)
     assert told[True] == told[False]
+
+
+@pytest.mark.timeout(600)
+def test_unit_tests_pass_with_compiled_modules() -> None:
+    units = Path(__file__).parents[1] / "unit"
+    options = ["-q", "-p", "no:cacheprovider", f"--ignore={units / 'test_native.py'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", _TEST, str(units), *options],
+        cwd=units.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2000:]

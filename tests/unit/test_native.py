@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -269,3 +270,25 @@ def test_only_scripts_of_daemons_prefer_it_and_before_all_else() -> None:
         if daemon:
             assert lines[0] == "from gexec.native import prefer"
             assert lines[1].startswith("prefer()")
+
+
+def test_no_bound_of_a_slice_calls_anything() -> None:
+    """mypyc 2.4 evaluates the bounds of a memoryview's slice twice: ``view[os.write(fd, view) :]``."""
+    package = ROOT / "src" / "gexec"
+    sources = [path for name in native.PACKAGES for path in (package / name).rglob("*.py")]
+    wrong = [
+        f"{path.relative_to(package)}:{node.lineno}: {ast.unparse(node)}"
+        for path in [*sources, *(package / f"{name}.py" for name in native.MODULES)]
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and _acts(node.slice)
+    ]
+    assert len(sources) > 50
+    assert not wrong, "take the call out of the slice: " + "; ".join(wrong)
+
+
+def _acts(bounds: ast.Slice) -> bool:
+    inside = [
+        node for bound in (bounds.lower, bounds.upper, bounds.step) if bound for node in ast.walk(bound)
+    ]
+    calls = [node for node in inside if isinstance(node, (ast.Call, ast.NamedExpr, ast.Await, ast.Yield))]
+    return any(not (isinstance(node, ast.Call) and ast.unparse(node.func) == "len") for node in calls)

@@ -276,7 +276,10 @@ class RelayService:
         settings = self._settings
         next_s = settings.link_idle_s
         now_s = self._loop.time()
+        stood_s = now_s - self._beat_at_s
         for link, party in list(self._parties.items()):
+            # While this daemon got no processor time nobody was silent: what they said waits to be read.
+            link.heard_s = min(link.heard_s + stood_s, now_s)
             silent_s = now_s - link.heard_s
             if not link.opened:
                 continue

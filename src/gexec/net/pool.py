@@ -8,6 +8,8 @@ warm; links with jobs are kept alive by pings and given up when the peer is sile
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 
 from gexec import limits
@@ -59,14 +61,14 @@ class Pool:
 
     async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = None
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            sock = socket.socket(
+                _family(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+            )
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
-                async with asyncio.timeout(timeout_s):
-                    await loop.sock_connect(sock, (host, port))
+                await _connect(sock, (host, port), timeout_s)
             except TimeoutError:
                 link.abort(f"no answer within {timeout_s:g} s")
                 return
@@ -97,6 +99,38 @@ class Pool:
         return list(self._links.values())
 
 
+async def _connect(sock: socket.socket, address: tuple[str, int], timeout_s: float) -> None:
+    """Connect a non-blocking socket. TimeoutError: no answer; any other OSError says why not.
+
+    By hand: uvloop's own starts four threads to look up what is an address already.
+    """
+    error = sock.connect_ex(address)
+    if error == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        answered = asyncio.Event()
+        loop.add_writer(sock, answered.set)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await answered.wait()
+        except TimeoutError:
+            # Who got no processor time for so long hears of the time-out before the answer.
+            if not _is_connected(sock):
+                raise
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
 def _patience_s(timeout_s: float) -> float:
     """Return how long TLS and Hello may take on a machine that was reached."""
     return max(timeout_s, limits.HANDSHAKE_TIMEOUT_S)
@@ -109,4 +143,13 @@ def parse_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
+    try:
+        # A name would be looked up by whoever connects, and hold everything else up meanwhile.
+        socket.inet_pton(_family(host), host.partition("%")[0] if ":" in host else host)
+    except OSError:
+        raise ValueError(f"address {address[:80]!r}: {host[:80]!r} is not an IP address") from None
     return host, int(port)
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

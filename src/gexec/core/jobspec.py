@@ -192,12 +192,12 @@ class JobSpec:
                 continue
             if not entries:
                 continue
-            lengths = list(map(len, entries))
-            total += sum(lengths) + len(lengths)
-            if b"\0" in b"".join(entries):
+            packed = b"\0".join(entries)
+            total += len(packed) + 1
+            if packed.count(b"\0") >= len(entries):
                 bad = next(entry for entry in entries if b"\0" in entry)
                 raise UsageError(f"{kind} {bad[:40]!r} holds a NUL byte, which no process can get")
-            if max(lengths) > limits.ARG_MAX_BYTES:
+            if len(packed) > limits.ARG_MAX_BYTES and max(map(len, entries)) > limits.ARG_MAX_BYTES:
                 bad = max(entries, key=len)
                 raise UsageError(
                     f"{kind} {bad[:40]!r}... has {len(bad)} bytes: the kernel takes at most "

@@ -270,16 +270,13 @@ class RelayService:
     def _heartbeat(self) -> None:
         """Ask silent peers whether they live; give up dead ones and idle links.
 
-        Daemons without a job on any link wake up for this only as often as links may be idle.
+        Without a job on any link this comes once more, and then only as often as links may be idle.
         """
         self._beat = None
         settings = self._settings
         next_s = settings.link_idle_s
         now_s = self._loop.time()
-        stood_s = now_s - self._beat_at_s
         for link, party in list(self._parties.items()):
-            # While this daemon got no processor time nobody was silent: what they said waits to be read.
-            link.heard_s = min(link.heard_s + stood_s, now_s)
             silent_s = now_s - link.heard_s
             if not link.opened:
                 continue
@@ -391,11 +388,6 @@ class RelayService:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
             self._entry.release(job.credential)
-        if not self._jobs and self._beat is not None:
-            # Nobody is to be asked whether it lives: sleep until links may be idle for too long.
-            self._beat.cancel()
-            self._beat = None
-            self._beat_within(self._settings.link_idle_s)
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:

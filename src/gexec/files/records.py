@@ -10,7 +10,6 @@ from __future__ import annotations
 from struct import Struct
 
 from gexec import limits
-from gexec.core.record import Record
 from gexec.errors import ProtocolError
 
 TYPE_CHECKING = False
@@ -65,10 +64,17 @@ class Meta:
         self.group = group
 
 
-class Event(Record):
-    """What a decoder tells. ``path`` is relative, its components joined by ``/`` (checked by check_path)."""
+class Event:
+    """What a decoder tells. ``path`` is relative, its components joined by ``/`` (checked by check_path).
+
+    No core.record.Record: this package alone is what goes to a node that has no gexec.
+    """
 
     __slots__: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
 
 
 class Directory(Event):

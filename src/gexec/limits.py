@@ -97,6 +97,10 @@ ORPHAN_GRACE_S: Final = 20.0
 LINGER_S: Final = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
+#: A deadline that is overdue by more was missed by this process (suspended, stopped, starved), not by a peer.
+LATE_S: Final = 1.0
+#: Then it is due this much later: first all that came meanwhile is read.
+SETTLE_S: Final = 1.0
 LINK_IDLE_S: Final = 300.0
 
 # -- authd -----------------------------------------------------------------------------------

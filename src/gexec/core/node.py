@@ -111,7 +111,11 @@ class Node:
             if outcome.kind == outcomes.DENIED and self._maybe_asked:
                 # It may be denied because it ran here already, or before this gexecd started.
                 outcome = outcomes.lost(outcome.text)
-            self._task.process_ended(outcome, now_s)
+            self._task.process_ended(event, outcome, now_s)
+        elif isinstance(event, events.TaskLeft):
+            self._task.left(event.holders)
+        elif isinstance(event, events.OutputDrained):
+            self._task.drained(now_s)
         elif isinstance(event, events.TaskReady):
             self._task.ready()
         elif isinstance(event, events.Tick):

@@ -9,24 +9,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import Protocol
 
 from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
+from gexec.core.deadlines import SteadyClock
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.daemon.taskio import TaskIO
 from gexec.errors import ProtocolError
+from gexec.net.deadline import Deadline
 from gexec.net.link import Link
+from gexec.proc import messages
 from gexec.proc.channel import RelayChannel
+
+#: What the spawner says of one task.
+TaskEvent = (
+    messages.TaskStarted | messages.TaskReady | messages.TaskRefused | messages.TaskEnded | messages.TaskLeft
+)
 
 
 class Relay(Protocol):
     """What a job needs of the daemon around it."""
 
     spawner: RelayChannel
+    clock: SteadyClock
 
     def dial(self, name: str, address: str, timeout_s: float) -> Link:
         """Return a link to a node, dialled if there is none. ValueError: not an address."""
@@ -110,9 +120,12 @@ class Job:
         self._blob = blob
         self._loop = asyncio.get_running_loop()
         self._queue: deque[events.Event] = deque()
+        #: What the machine is told when all that the process's pipes hold was read; then they are read first.
+        self._behind_output: deque[events.Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = 0.0
+        #: When the machine has something to do, in the steady time of the relay's clock.
+        self._due_s: float | None = None
         self._task: int | None = None
         self._io: TaskIO | None = None
 
@@ -131,7 +144,7 @@ class Job:
         """Let the machine begin."""
         self._busy = True
         try:
-            self._carry_out(self.machine.begin(self._loop.time()))
+            self._carry_out(self.machine.begin(self._now_s()))
         except Exception as error:
             self._fail(error)
         self._run_queue()
@@ -148,10 +161,12 @@ class Job:
 
     def _run_queue(self) -> None:
         try:
-            while self._queue and not self.machine.finished:
-                event = self._queue.popleft()
+            while not self.machine.finished:
+                event = self._next_event()
+                if event is None:
+                    break
                 try:
-                    effects = self.machine.handle(event, self._loop.time())
+                    effects = self.machine.handle(event, self._now_s())
                 except ProtocolError as error:
                     self._refuse(event, error)
                     continue
@@ -162,6 +177,21 @@ class Job:
             self._busy = False
         if not self.machine.finished:
             self._arm()
+
+    def _next_event(self) -> events.Event | None:
+        if not self._behind_output:
+            return self._queue.popleft() if self._queue else None
+        piece = self._io.next_piece() if self._io is not None else None
+        if piece is not None:
+            return piece
+        event = self._behind_output.popleft()
+        if self._io is not None and isinstance(event, events.TaskEnded):
+            event.unread = self._io.unread()
+            self._io.watch()  # whoever holds its output yet
+        return event
+
+    def _now_s(self) -> float:
+        return self._relay.clock.now(self._loop.time(), self._due_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
@@ -187,15 +217,15 @@ class Job:
         self._finish()
 
     def _arm(self) -> None:
-        at_s = self.machine.next_deadline_s()
+        due_s = self.machine.next_deadline_s()
         if self._timer is not None:
-            if at_s is not None and self._timer_at_s == at_s:
+            if due_s is not None and self._due_s == due_s:
                 return
             self._timer.cancel()
             self._timer = None
-        if at_s is not None:
-            self._timer_at_s = at_s
-            self._timer = self._loop.call_at(at_s, self._tick)
+        self._due_s = due_s
+        if due_s is not None:
+            self._timer = self._loop.call_at(due_s + self._relay.clock.behind_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -242,6 +272,8 @@ class Job:
             if task is not None:
                 self._relay.spawner.forget(task)
                 self._relay.spawner_asked()
+        elif isinstance(effect, events.DrainOutput):
+            self._behind_output.append(events.OutputDrained())
         elif io is None:
             return
         elif isinstance(effect, events.ReadOutput):
@@ -280,7 +312,8 @@ class Job:
         if link.opened:
             child.open()
         elif start.attach_only:
-            self._loop.call_later(self.spec.connect_timeout_s, self._attach_overdue, number, child)
+            overdue = partial(self._attach_overdue, number, child)
+            Deadline(self._loop, self.spec.connect_timeout_s, overdue)
 
     def _attach_overdue(self, number: int, child: Child) -> None:
         """A lost child that is asked to attach gets no more time than a new one gets to be reached.
@@ -350,21 +383,26 @@ class Job:
             self._task = None
         self.tell(events.TaskEnded(outcomes.not_started(f"gexecd has no means left: {error.strerror}")))
 
-    def task_started(self) -> None:
-        """The spawner says that the process runs."""
-        if self._io is not None:
-            self._io.started()
-        self.tell(events.TaskStarted())
+    def task_event(self, event: TaskEvent) -> None:
+        """The spawner says something of the process."""
+        if isinstance(event, messages.TaskStarted):
+            if self._io is not None:
+                self._io.started()
+            self.tell(events.TaskStarted())
+        elif isinstance(event, messages.TaskReady):
+            self.tell(events.TaskReady())
+        elif isinstance(event, messages.TaskEnded):
+            self._task_ended(events.TaskEnded(event.outcome, event.ending))
+        elif isinstance(event, messages.TaskRefused):
+            self._task_ended(events.TaskEnded(event.outcome))
+        else:
+            self.tell(events.TaskLeft(event.holders))
 
-    def task_ended(self, outcome: outcomes.Outcome) -> None:
-        """The spawner says that the process ended, or did not start."""
-        self._task = None
-        was_busy, self._busy = self._busy, True
-        if self._io is not None:
-            self._io.drain()
-        self._queue.append(events.TaskEnded(outcome))
+    def _task_ended(self, ended: events.TaskEnded) -> None:
         # What was left of the output and the end are one turn of the machine's.
-        if not was_busy:
+        self._behind_output.append(ended)
+        if not self._busy:
+            self._busy = True
             self._run_queue()
 
     # -- end ------------------------------------------------------------------------------

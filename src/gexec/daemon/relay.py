@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from itertools import count
 from typing import Final
 
 from gexec.core import events, frames
+from gexec.core.deadlines import SteadyClock
 from gexec.core.frames import Frame, Refused, Start, Submit
 from gexec.core.node import Node
 from gexec.core.root import Root
@@ -23,6 +25,7 @@ from gexec.daemon.entry import Entry
 from gexec.daemon.job import Job
 from gexec.errors import CredentialError, ProtocolError
 from gexec.host import memory
+from gexec.net.deadline import Deadline
 from gexec.net.link import Link
 from gexec.net.loop import run
 from gexec.net.pool import Pool
@@ -73,6 +76,7 @@ class RelayService:
     def __init__(self, context: RelayContext) -> None:
         self.spawner = RelayChannel(context.channel_socket)
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.clock = SteadyClock(asyncio.get_running_loop().time())
         self._context = context
         self._settings = context.settings
         self._log = context.log
@@ -90,7 +94,9 @@ class RelayService:
         self._draining = False
         self._spawner_writing = False
         self._beat: asyncio.TimerHandle | None = None
-        self._beat_at_s = 0.0
+        #: When it is due, in the clock's time, and how far the clock was behind when it came last.
+        self._beat_due_s = 0.0
+        self._beat_behind_s = 0.0
 
     def begin(self) -> None:
         """Start serving."""
@@ -109,7 +115,7 @@ class RelayService:
         self._acceptor.stop()
         for link in self._parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
-        self._loop.call_later(self._settings.drain_s, self._stop, 0)
+        Deadline(self._loop, self._settings.drain_s, partial(self._stop, 0))
         self._stop_if_idle()
 
     def _stop_if_idle(self) -> None:
@@ -158,22 +164,14 @@ class RelayService:
             self._spawner_event(event)
 
     def _spawner_event(self, event: messages.Event) -> None:
-        if isinstance(event, (messages.TaskEnded, messages.TaskRefused)):
-            job = self._tasks.pop(event.task, None)
-            if job is not None:
-                job.task_ended(event.outcome)
-        elif isinstance(event, messages.TaskStarted):
-            job = self._tasks.get(event.task)
-            if job is not None:
-                job.task_started()
-        elif isinstance(event, messages.TaskReady):
-            job = self._tasks.get(event.task)
-            if job is not None:
-                job.tell(events.TaskReady())
-        elif isinstance(event, messages.Certificates):
+        if isinstance(event, messages.Certificates):
             self._renew(event)
-        else:
+        elif isinstance(event, messages.AcceptedKeys):
             self._entry.reload(load_public_keys(event.pem))
+        else:
+            job = self._tasks.get(event.task)
+            if job is not None:
+                job.task_event(event)
 
     def _renew(self, event: messages.Certificates) -> None:
         contexts = link_contexts(event.key_pem, event.certificate_pem, event.authority_pem)
@@ -259,13 +257,13 @@ class RelayService:
 
     def _beat_within(self, delay_s: float) -> None:
         """See to it that the next heartbeat comes within this time."""
-        at_s = self._loop.time() + delay_s
+        due_s = self._loop.time() - self.clock.behind_s + delay_s
         if self._beat is not None:
-            if self._beat_at_s <= at_s:
+            if self._beat_due_s <= due_s:
                 return
             self._beat.cancel()
-        self._beat_at_s = at_s
-        self._beat = self._loop.call_at(at_s, self._heartbeat)
+        self._beat_due_s = due_s
+        self._beat = self._loop.call_at(due_s + self.clock.behind_s, self._heartbeat)
 
     def _heartbeat(self) -> None:
         """Ask silent peers whether they live; give up dead ones and idle links.
@@ -276,7 +274,10 @@ class RelayService:
         settings = self._settings
         next_s = settings.link_idle_s
         now_s = self._loop.time()
+        paused_s = self._paused_s(now_s)
         for link, party in list(self._parties.items()):
+            # While this process stood still nobody could be heard.
+            link.heard_s = min(now_s, link.heard_s + paused_s)
             silent_s = now_s - link.heard_s
             if not link.opened:
                 continue
@@ -290,6 +291,12 @@ class RelayService:
                 elif silent_s >= settings.heartbeat_s:
                     link.send(0, frames.Ping(0))
         self._beat_within(next_s)
+
+    def _paused_s(self, now_s: float) -> float:
+        """Return how long this process stood still since the last heartbeat."""
+        self.clock.now(now_s, self._beat_due_s)
+        before_s, self._beat_behind_s = self._beat_behind_s, self.clock.behind_s
+        return self.clock.behind_s - before_s
 
     # -- jobs -----------------------------------------------------------------------------
 

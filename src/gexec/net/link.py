@@ -15,6 +15,7 @@ from gexec.core import frames
 from gexec.core.frames import Frame
 from gexec.errors import ProtocolError
 from gexec.net import tls
+from gexec.net.deadline import Deadline
 from gexec.version import VERSION
 
 #: How long a frame that nobody waits for may wait for company.
@@ -94,11 +95,16 @@ class Link:
         self._unread_bytes = 0
         self._accepted = accepted
         self._hello_s = hello_s
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Deadline | None = None
         if accepted:
-            self._deadline = self._loop.call_later(hello_s, self._no_hello)
+            self._deadline = Deadline(self._loop, hello_s, self._no_hello)
 
     # -- the connection -------------------------------------------------------------------
+
+    def expect_hello(self, within_s: float) -> None:
+        """Give a dialled peer, whose machine has answered, so long for TLS and its Hello."""
+        self._hello_s = within_s
+        self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
     def connected(self, transport: asyncio.Transport) -> None:
         """The connection is there, TLS included."""
@@ -111,8 +117,8 @@ class Link:
         if self._accepted:
             name = tls.peer_name(transport)
             self.label = f"{name} ({self.label})" if name else self.label
-        else:
-            self._deadline = self._loop.call_later(self._hello_s, self._no_hello)
+        elif self._deadline is None:
+            self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
 
     def received(self, data: bytes) -> None:

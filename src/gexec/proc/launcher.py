@@ -186,7 +186,7 @@ class Launcher:
             self._leftovers.task_ended(task)
             if not task.detached:
                 del self._tasks[task.number]
-                self._emit(TaskEnded(task.number, _outcome(status)))
+                self._emit(TaskEnded(task.number, _outcome(status), task.hard_at_s is not None))
         if reaped:
             self._leftovers.survey(now_s)
 

@@ -37,6 +37,7 @@ REFUSED: Final = 18
 ENDED: Final = 19
 CERTIFICATES: Final = 20
 KEYS: Final = 21
+LEFT: Final = 22
 
 _U16: Final = Struct("!H")
 _OUTCOME: Final = Struct("!Bi")
@@ -214,13 +215,24 @@ class TaskRefused(Record):
 
 
 class TaskEnded(Record):
-    """The task's process ended."""
+    """The task's process ended; ``ending``: it had been asked to, or it was killed here, before."""
 
-    __slots__ = ("outcome", "task")
+    __slots__ = ("ending", "outcome", "task")
 
-    def __init__(self, task: int, outcome: Outcome) -> None:
+    def __init__(self, task: int, outcome: Outcome, ending: bool = False) -> None:
         self.task = task
         self.outcome = outcome
+        self.ending = ending
+
+
+class TaskLeft(Record):
+    """The task ended by itself LINGER_S ago, and ``holders`` processes still hold its output."""
+
+    __slots__ = ("holders", "task")
+
+    def __init__(self, task: int, holders: int) -> None:
+        self.task = task
+        self.holders = holders
 
 
 class Certificates(Record):
@@ -243,7 +255,7 @@ class AcceptedKeys(Record):
         self.pem = pem
 
 
-Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | AcceptedKeys
+Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | TaskLeft | Certificates | AcceptedKeys
 
 
 # -- coding ------------------------------------------------------------------------------------
@@ -274,7 +286,9 @@ def event_message(event: Event) -> Message:
     if isinstance(event, TaskRefused):
         return Message(REFUSED, event.task, 0, _packed_outcome(event.outcome), ())
     if isinstance(event, TaskEnded):
-        return Message(ENDED, event.task, 0, _packed_outcome(event.outcome), ())
+        return Message(ENDED, event.task, int(event.ending), _packed_outcome(event.outcome), ())
+    if isinstance(event, TaskLeft):
+        return Message(LEFT, event.task, event.holders, b"", ())
     if isinstance(event, Certificates):
         pems = (event.key_pem, event.certificate_pem, event.authority_pem)
         head = _THREE.pack(len(event.key_pem), len(event.certificate_pem), len(event.authority_pem))
@@ -324,7 +338,9 @@ def event_of(message: Message) -> Event:
         if kind == REFUSED:
             return TaskRefused(task, _unpacked_outcome(payload))
         if kind == ENDED:
-            return TaskEnded(task, _unpacked_outcome(payload))
+            return TaskEnded(task, _unpacked_outcome(payload), _flag(kind, value))
+        if kind == LEFT and value and not payload:
+            return TaskLeft(task, value)
         if kind == CERTIFICATES:
             key, certificate, authority = _fields(payload, _THREE.size, _THREE.unpack_from(payload))
             return Certificates(key, certificate, authority)
@@ -333,6 +349,12 @@ def event_of(message: Message) -> Event:
     except StructError as error:
         raise ProtocolError(f"message {kind} is cut short: {error}") from error
     raise ProtocolError(f"message {kind} is not an event")
+
+
+def _flag(kind: int, value: int) -> bool:
+    if value > 1:
+        raise ProtocolError(f"message {kind} with value {value}: expected 0 or 1")
+    return bool(value)
 
 
 def _no_fds(kind: int, fds: tuple[int, ...]) -> None:

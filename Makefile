@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SEEDS ?= 1-1000
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -42,6 +43,10 @@ check: compiled ## Format, lint, types, layers and unit tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(RUN) $(BIN)/python -m pytest tests/unit -q $(ARGS)
+
+.PHONY: simulate
+simulate: compiled ## Run simulated jobs with faults, on all cores (SEEDS=1-1000)
+	@$(BIN)/python -m gexec.testing.simulate --seeds $(SEEDS) $(ARGS)
 
 .PHONY: bench
 bench: native-if-possible ## Measure, next to the floor on this machine (ARGS="--help")

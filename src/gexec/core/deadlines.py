@@ -13,6 +13,8 @@ from gexec import limits
 
 #: A process that is never on time is overloaded rather than suspended: after so many moves deadlines count.
 MOVES_MAX: Final = 32
+#: Sums of times are not exact.
+_ROUNDING_S: Final = 1e-6
 
 
 def earlier(one_s: float | None, other_s: float | None) -> float | None:
@@ -57,7 +59,8 @@ class SteadyClock:
         SETTLE_S and LOST_AFTER_S away. It goes back by SETTLE_S + LATE_S at most.
         """
         now_s = raw_s - self.behind_s
-        if due_s is not None and now_s >= due_s:
+        if due_s is not None and now_s >= due_s - _ROUNDING_S:
+            now_s = max(now_s, due_s)  # a timer for due_s + behind_s must not find it a hair too early
             if not overslept(now_s, due_s):
                 self._moves = 0
             elif self._moves < MOVES_MAX:

@@ -487,7 +487,7 @@ class Ended(Frame):
         cut = bool(kind & OUTPUT_CUT)
         kind &= ~OUTPUT_CUT
         if cut and kind not in OUTCOME_ENDS:
-            raise ProtocolError(f"Ended: outcome {kind} cannot have its output cut")
+            raise ProtocolError(f"Ended: outcome {kind} with its output cut is not known")
         if kind >= len(OUTCOME_VALUES) or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
             raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
         if length > limits.TEXT_MAX_BYTES:

@@ -127,6 +127,14 @@ def output_cut(outcome: Outcome, text: str) -> Outcome:
     return Outcome(outcome.kind, outcome.value, clipped(reason), cut=True)
 
 
+def held_by(processes: int) -> str:
+    """Return why output is cut when so many processes (0: not known) hold it after the end of theirs."""
+    if not processes:
+        return "another process still holds the output; not waited for"
+    holders = "1 process still holds" if processes == 1 else f"{processes} processes still hold"
+    return f"{holders} the output; not waited for"
+
+
 def clipped(text: str) -> str:
     """Return ``text`` on one line within TEXT_MAX_BYTES of UTF-8."""
     line = " ".join(text.split())

@@ -156,7 +156,7 @@ class Task:
             self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
             return
         assert self._outcome is not None
-        self._outcome = outcomes.output_cut(self._outcome, _held_by(self._holders))
+        self._outcome = outcomes.output_cut(self._outcome, outcomes.held_by(self._holders))
         self._emit(events.CloseOutput())
         for stream in held:
             self._streams[stream].closed = True
@@ -287,11 +287,3 @@ class Task:
         """The process reads no more."""
         if self._stdin is not None:
             self._stdin.took(OWN_TAKER, Broadcast.ALL)
-
-
-def _held_by(processes: int) -> str:
-    """Return the sentence about processes that hold the output of one that has ended."""
-    if not processes:
-        return "another process still holds the output; not waited for"
-    holders = "1 process still holds" if processes == 1 else f"{processes} processes still hold"
-    return f"{holders} the output; not waited for"

@@ -33,7 +33,7 @@ from gexec.host.identity import node_names
 from gexec.host.keyfiles import read_verify_keys
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log, stderr_log
-from gexec.proc import channel, identity
+from gexec.proc import channel, clock, identity
 from gexec.proc.channel import SpawnerPort
 from gexec.proc.messages import AcceptedKeys
 from gexec.security.policy import Policy
@@ -264,7 +264,7 @@ class Gexecd:
         if self._terms == 1 and self._spawner.relay_pid:
             os.kill(self._spawner.relay_pid, signal.SIGTERM)
             bound_s = self.settings.drain_s + _DRAIN_PATIENCE_S
-            self._spawner.loop.call_at(time.monotonic() + bound_s, lambda: self._spawner.shut_down(now=False))
+            self._spawner.loop.call_at(clock.now_s() + bound_s, lambda: self._spawner.shut_down(now=False))
         else:
             self._spawner.shut_down(now=True)
 

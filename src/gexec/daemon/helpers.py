@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Final
 
 from gexec.errors import ProtocolError
+from gexec.proc import clock
 from gexec.proc.channel import HelperPort
 from gexec.proc.helper import fork_helper
 from gexec.proc.loop import PollLoop
@@ -28,7 +28,7 @@ class Helper:
         self.pid = pid
         self.port = port
         self.uid = uid
-        self.made_s = time.monotonic()
+        self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.detached: set[tuple[bytes, ...]] = set()
 
@@ -69,7 +69,7 @@ class Helpers:
             OSError: there can be none now.
         """
         helper = self._current.get(account.uid)
-        if helper is not None and time.monotonic() - helper.made_s > _AGE_MAX_S:
+        if helper is not None and clock.now_s() - helper.made_s > _AGE_MAX_S:
             self._retire(account.uid)
             helper = None
         if helper is None:

@@ -11,7 +11,7 @@ from gexec.daemon.enrolment import enrol
 from gexec.daemon.spawner import Spawner
 from gexec.errors import GexecError
 from gexec.observe.log import Log
-from gexec.proc import identity
+from gexec.proc import clock, identity
 from gexec.proc.messages import Certificates
 
 _RETRY_S: Final = 60.0
@@ -32,7 +32,7 @@ class Renewal:
         self._in(max(_SOONEST_S, (expires_s - time.time()) / 2))
 
     def _in(self, wait_s: float) -> None:
-        self._spawner.loop.call_at(time.monotonic() + wait_s, self._renew)
+        self._spawner.loop.call_at(clock.now_s() + wait_s, self._renew)
 
     def _renew(self) -> None:
         read, write = os.pipe()

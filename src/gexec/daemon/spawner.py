@@ -23,6 +23,7 @@ from gexec.daemon.vetting import Admission, Admitted
 from gexec.errors import CredentialError, ProtocolError
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log
+from gexec.proc import clock
 from gexec.proc.channel import SpawnerPort
 from gexec.proc.launcher import Launcher
 from gexec.proc.loop import PollLoop
@@ -149,7 +150,7 @@ class Spawner:
         grace_s = max([task.launch.kill_grace_s for task in self._tasks.values()], default=0.0)
         first = not self._ending
         self._ending = True
-        self._end_by_s = time.monotonic() + (1.0 if now else grace_s) + 2 * _HELPER_PATIENCE_S
+        self._end_by_s = clock.now_s() + (1.0 if now else grace_s) + 2 * _HELPER_PATIENCE_S
         if first:
             self.loop.unwatch(self._port.endpoint.fileno())
             self._port.endpoint.close()
@@ -165,7 +166,7 @@ class Spawner:
     def _finished(self) -> bool:
         if not self._ending:
             return False
-        if time.monotonic() > self._end_by_s:
+        if clock.now_s() > self._end_by_s:
             self._helpers.kill_all()
             self._end_by_s = float("inf") if self._helpers else self._end_by_s
         return not self._helpers and self._launcher.settled
@@ -175,16 +176,16 @@ class Spawner:
         for held_s, _ in self._held.values():
             due_s = earlier(due_s, held_s)
             break
-        return earlier(due_s, time.monotonic() + 0.1) if self._ending else due_s
+        return earlier(due_s, clock.now_s() + 0.1) if self._ending else due_s
 
     def _tick(self) -> None:
         if self._held:
-            now_s = time.monotonic()
+            now_s = clock.now_s()
             for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
                 self._tell_held(number)
         self._launcher.tick()
         overdue_s = self._kill_deadline_s()
-        if overdue_s is not None and overdue_s <= (now_s := time.monotonic()):
+        if overdue_s is not None and overdue_s <= (now_s := clock.now_s()):
             for task in self._tasks.values():
                 if task.helper is not None and task.kill_by_s is not None and task.kill_by_s <= now_s:
                     self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
@@ -353,7 +354,7 @@ class Spawner:
         if task.helper is None:
             self._launcher.kill(number, now)
             return
-        task.kill_by_s = time.monotonic() + (0 if now else launch.kill_grace_s) + _HELPER_PATIENCE_S
+        task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + _HELPER_PATIENCE_S
         # The user may have stopped its own helper; it is our unreaped child, so the pid is right.
         os.kill(task.helper.pid, signal.SIGCONT)
         task.helper.ask(KillTask(number, now))
@@ -392,7 +393,7 @@ class Spawner:
 
     def _hold(self, event: TaskStarted) -> None:
         """Keep it a moment: most commands end before it is told, and their end tells it too."""
-        self._held[event.task] = (time.monotonic() + _STARTED_HELD_S, event)
+        self._held[event.task] = (clock.now_s() + _STARTED_HELD_S, event)
 
     def _tell_held(self, number: int) -> None:
         held = self._held.pop(number, None)

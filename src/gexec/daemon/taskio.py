@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import select
 import termios
 from collections import deque
 from collections.abc import Callable
@@ -143,8 +144,9 @@ class TaskIO:
 
     def next_piece(self) -> events.Event | None:
         """Read once what a stream holds that may be read; None when there is nothing more now."""
-        for stream in list(self._outputs):
-            if self._on[stream] and (event := self._read_once(stream)) is not None:
+        for stream, fd in list(self._outputs.items()):
+            # That nobody holds an empty pipe shows without reading it.
+            if (self._on[stream] or _at_end(fd)) and (event := self._read_once(stream)) is not None:
                 return event
         return None
 
@@ -235,3 +237,10 @@ class TaskIO:
             self._timer = None
         self._end_stdin()
         self.close_output()
+
+
+def _at_end(fd: int) -> bool:
+    """Tell whether a pipe is empty and has no writer any more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(not happened & select.POLLIN for _, happened in poll.poll(0))

@@ -12,12 +12,11 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from gexec.errors import ProtocolError
-from gexec.proc import channel, identity
+from gexec.proc import channel, clock, identity
 from gexec.proc.channel import HelperPort, SpawnerPort
 from gexec.proc.launcher import Launcher
 from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, SignalTask
@@ -79,15 +78,14 @@ class _Helper:
         self._gone = False
 
     def loop(self) -> None:
-        idle_since_s = time.monotonic()
+        idle_since_s = clock.now_s()
         while not self._gone:
-            now_s = time.monotonic()
             if self._busy():
-                idle_since_s = now_s
+                idle_since_s = clock.now_s()
             deadline_s = self._launcher.next_deadline_s()
             until_s = idle_since_s + self._idle_s if deadline_s is None else deadline_s
-            self._poll(max(0.0, until_s - now_s), with_channel=True)
-            if not self._busy() and time.monotonic() - idle_since_s >= self._idle_s:
+            self._poll(until_s, with_channel=True)
+            if not self._busy() and clock.now_s() - idle_since_s >= self._idle_s:
                 return
         self._leave()
 
@@ -99,16 +97,17 @@ class _Helper:
         self._launcher.end_all(now=False)
         while not self._launcher.settled:
             deadline_s = self._launcher.next_deadline_s()
-            now_s = time.monotonic()
-            self._poll(0.1 if deadline_s is None else max(0.0, deadline_s - now_s), with_channel=False)
+            self._poll(clock.now_s() + 0.1 if deadline_s is None else deadline_s, with_channel=False)
 
-    def _poll(self, timeout_s: float, with_channel: bool) -> None:
+    def _poll(self, until_s: float, with_channel: bool) -> None:
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         endpoint = self._port.endpoint
         if with_channel:
             poller.register(endpoint, select.POLLIN | (select.POLLOUT if endpoint.wants_write else 0))
-        for fd, _ in poller.poll(int(timeout_s * 1000) + 1):
+        ready = poller.poll(int(max(0.0, until_s - clock.now_s()) * 1000) + 1)
+        clock.awake(until_s)
+        for fd, _ in ready:
             if fd == self._wake_read:
                 os.read(fd, 4096)
                 self._launcher.reap()

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 from gexec.core import outcome
 from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
 from gexec.limits import LINGER_S
-from gexec.proc import descendants, starting
+from gexec.proc import clock, descendants, starting
 from gexec.proc.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.proc.messages import Event, LaunchSpec, TaskEnded, TaskReady, TaskRefused, TaskStarted
 from gexec.proc.starting import Refusal
@@ -122,7 +121,7 @@ class Launcher:
         for task in list(self._tasks.values()):
             self._end(task, now)
         if now:
-            self._leftovers.hurry(time.monotonic())
+            self._leftovers.hurry(clock.now_s())
             self.tick()
 
     def hunt(self, uid: int, spared: set[tuple[bytes, ...]]) -> None:
@@ -134,7 +133,7 @@ class Launcher:
         self.tick()
 
     def _end(self, task: Task, now: bool) -> None:
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now:
             task.hard_at_s = now_s
             self._kill_hard(task)
@@ -167,7 +166,7 @@ class Launcher:
     def reap(self) -> None:
         """Collect every child that has ended; emits TaskEnded. Call it after SIGCHLD."""
         reaped = False
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -201,7 +200,7 @@ class Launcher:
 
     def tick(self) -> None:
         """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         for task in list(self._by_pid.values()):
             if task.hard_at_s is not None and task.hard_at_s <= now_s:
                 self._kill_hard(task)

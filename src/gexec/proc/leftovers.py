@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from typing import Final
 
 from gexec.core.deadlines import earlier
-from gexec.proc import descendants
+from gexec.proc import clock, descendants
 from gexec.proc.task import Task
 
 #: Between two rounds of SIGKILL while something still lives.
@@ -62,7 +61,7 @@ class Leftovers:
         self._past: dict[tuple[bytes, ...], Task] = {}
         self._detached: dict[tuple[bytes, ...], None] = {}
         self._hunted: dict[int, set[tuple[bytes, ...]]] = {}
-        self._idle_since_s = time.monotonic()
+        self._idle_since_s = clock.now_s()
         self._children = descendants.Children()
         self._uid = os.geteuid()
 
@@ -103,7 +102,7 @@ class Leftovers:
     def hunt(self, uid: int, spared: set[tuple[bytes, ...]]) -> None:
         """End what a user's dead helper left behind, but for detached tasks (their marks)."""
         self._hunted[uid] = spared
-        self.survey(time.monotonic())
+        self.survey(clock.now_s())
 
     def hurry(self, now_s: float) -> None:
         """Let everything that will be ended be due now, with SIGKILL."""

@@ -6,11 +6,11 @@ import heapq
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from gexec.core.deadlines import earlier
+from gexec.proc import clock
 
 _CHILD: Final = int(signal.SIGCHLD)
 _READ: Final = select.POLLIN
@@ -68,28 +68,27 @@ class PollLoop:
         return fd in self._handlers
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
-        """Call once, at this monotonic time."""
+        """Call once, at this time of ``proc.clock``."""
         self._timers_made += 1
         heapq.heappush(self._timers, (when_s, self._timers_made, callback))
 
     def turn(self, due_s: float | None) -> None:
-        """Wait for something to happen, at most until ``due_s`` (monotonic), and handle it."""
-        for fd, _ in self._poller.poll(self._timeout_ms(due_s)):
+        """Wait for something to happen, at most until ``due_s`` (of ``proc.clock``), and handle it.
+
+        Who calls looks at its own deadlines afterwards.
+        """
+        if self._timers:
+            due_s = earlier(due_s, self._timers[0][0])
+        ready = self._poller.poll(_timeout_ms(due_s))
+        clock.awake(due_s)
+        for fd, _ in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
         if self._timers:
-            now_s = time.monotonic()
+            now_s = clock.now_s()
             while self._timers and self._timers[0][0] <= now_s:
                 heapq.heappop(self._timers)[2]()
-
-    def _timeout_ms(self, due_s: float | None) -> int:
-        if self._timers:
-            due_s = earlier(due_s, self._timers[0][0])
-        if due_s is None:
-            return -1
-        wait_s = due_s - time.monotonic()
-        return int(wait_s * 1000) + 1 if wait_s > 0 else 0
 
     def _woken(self) -> None:
         raw = os.read(self._wake_read, 4096)
@@ -98,6 +97,13 @@ class PollLoop:
         if len(raw) > 1 or raw[0] != _CHILD:
             for signum in set(raw) - {_CHILD}:
                 self._on_signal(signum)
+
+
+def _timeout_ms(due_s: float | None) -> int:
+    if due_s is None:
+        return -1
+    wait_s = due_s - clock.now_s()
+    return int(wait_s * 1000) + 1 if wait_s > 0 else 0
 
 
 def _noted(signum: int, frame: object) -> None:

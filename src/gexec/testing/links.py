@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gexec import limits
+from gexec.core.deadlines import overslept
 from gexec.core.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
 from gexec.errors import ProtocolError
 from gexec.testing.world import World
@@ -47,14 +49,13 @@ class SimLink:
     def dial(self, timeout_s: float) -> None:
         """Try to connect; the dialler hears ``link_reached`` and ``link_opened``, or ``link_closed``."""
         self.world.after(self._delay_s(), None, self._arrive)
-        self.world.after(timeout_s, self.ends[DIALLER], self._time_out)
+        self._deadline(timeout_s, DIALLER, self._time_out)
 
     def _reached(self) -> None:
         if self.open[DIALLER] and not self.opened and not self.reached:
             self.reached = True
             self.ends[DIALLER].link_reached(self)
-            text = "no answer within the time for a handshake"
-            self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[DIALLER], self._fail, text)
+            self._deadline(limits.HANDSHAKE_TIMEOUT_S, DIALLER, self._no_handshake)
 
     def _arrive(self) -> None:
         acceptor = self.ends[ACCEPTOR]
@@ -73,7 +74,19 @@ class SimLink:
         self.ends[ACCEPTOR].links[self.number] = self
         self.world.after(self._delay_s(), self.ends[DIALLER], self._connected)
         # A dialler that died or gave up meanwhile is noticed like any other.
-        self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[ACCEPTOR], self._check_accepted)
+        self._deadline(limits.HANDSHAKE_TIMEOUT_S, ACCEPTOR, self._check_accepted)
+
+    def _deadline(self, delay_s: float, side: int, call: Callable[[], None]) -> None:
+        """As gexec.net.deadline: a pause of the one who waits is not held against the other."""
+        due_s = self.world.now_s + delay_s
+
+        def due() -> None:
+            if overslept(self.world.now_s, due_s):
+                self._deadline(limits.SETTLE_S, side, call)
+            else:
+                call()
+
+        self.world.after(delay_s, self.ends[side], due)
 
     def _check_accepted(self) -> None:
         if not self.opened and self.open[ACCEPTOR]:
@@ -89,6 +102,9 @@ class SimLink:
     def _time_out(self) -> None:
         if not self.reached:
             self._fail("no answer within the connect time-out")
+
+    def _no_handshake(self) -> None:
+        self._fail("no answer within the time for a handshake")
 
     def _fail(self, text: str) -> None:
         if not self.opened and self.open[DIALLER]:

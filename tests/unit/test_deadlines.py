@@ -1,0 +1,83 @@
+"""Time that stands still while a process is not run."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gexec import limits
+from gexec.core.deadlines import MOVES_MAX, SteadyClock, earlier, overslept
+from gexec.net.deadline import Deadline
+
+
+def test_earlier() -> None:
+    assert earlier(None, None) is None
+    assert earlier(1.0, None) == earlier(None, 1.0) == earlier(1.0, 2.0) == earlier(2.0, 1.0) == 1.0
+
+
+def test_a_little_late_is_late_and_no_pause() -> None:
+    clock = SteadyClock(100.0)
+    assert clock.now(101.0, 102.0) == 101.0
+    assert clock.now(102.5, 102.0) == 102.5
+    assert clock.behind_s == 0
+    assert not overslept(102.0 + limits.LATE_S, 102.0)
+
+
+def test_after_a_pause_the_clock_goes_on_from_where_it_stood() -> None:
+    clock = SteadyClock(100.0)
+    assert clock.now(101.0, 105.0) == 101.0
+    assert clock.now(161.0, 105.0) == 101.0
+    assert clock.behind_s == 60.0
+    assert clock.now(164.0, 105.0) == 104.0
+    assert clock.now(165.0, 105.0) == 105.0
+
+
+@pytest.mark.parametrize("read_s", [104.99, 105.0, 105.5])
+def test_a_deadline_that_was_near_is_some_time_away(read_s: float) -> None:
+    clock = SteadyClock(100.0)
+    clock.now(read_s, None)
+    assert clock.now(200.0, 105.0) == 105.0 - limits.SETTLE_S
+
+
+def test_a_deadline_moves_by_no_more_than_a_peer_is_given() -> None:
+    clock = SteadyClock(0.0)  # and never read since
+    assert clock.now(5000.0, 3600.0) == 3600.0 - limits.LOST_AFTER_S
+
+
+def test_a_timer_never_comes_too_early_by_rounding() -> None:
+    clock = SteadyClock(0.0)
+    clock.now(0.1, 0.3)
+    clock.now(77.7, 0.3)
+    due_s = 0.1 + 0.7
+    assert clock.now(due_s + clock.behind_s, due_s) >= due_s
+
+
+def test_who_is_always_late_is_slow_and_not_suspended() -> None:
+    clock = SteadyClock(0.0)
+    raw_s, due_s = 0.0, 1.0
+    for _ in range(MOVES_MAX + 1):
+        raw_s += 100.0
+        now_s = clock.now(raw_s, due_s)
+    assert now_s >= due_s
+
+
+async def test_a_deadline_that_is_on_time_calls_once() -> None:
+    called = asyncio.Event()
+    Deadline(asyncio.get_running_loop(), 0.0, called.set)
+    await called.wait()
+
+
+async def test_a_deadline_waits_once_more_if_its_process_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    called: list[str] = []
+    deadline = Deadline(loop, 5.0, lambda: called.append("over"))
+    deadline.cancel()
+    real = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real() + 60.0)
+    deadline._due()
+    assert not called  # it was 55 s late
+    deadline.cancel()
+    monkeypatch.setattr(loop, "time", lambda: real() + 60.0 + limits.SETTLE_S)
+    deadline._due()
+    assert called == ["over"]

@@ -123,8 +123,7 @@ class SimLink:
         data = encode(channel, frame)
         if not self.silent[side]:
             self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-            delay_s = self._last_s[side] - self.world.now_s
-            self.world.after(delay_s, self.ends[1 - side], self._deliver, 1 - side, data)
+            self.world.at(self._last_s[side], self.ends[1 - side], self._deliver, 1 - side, data)
 
     def _deliver(self, side: int, data: bytes) -> None:
         if not self.open[side] or self.silent[1 - side]:
@@ -162,8 +161,7 @@ class SimLink:
             self._watch(1 - side)
             return
         self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-        delay_s = self._last_s[side] - self.world.now_s
-        self.world.after(delay_s, other, self.close, 1 - side, "the connection was reset")
+        self.world.at(self._last_s[side], other, self.close, 1 - side, "the connection was reset")
 
     def hush(self, side: int) -> None:
         """From now on nothing that the end ``side`` sends arrives; the other gives it up in time."""

@@ -98,7 +98,7 @@ class SimProcess:
         """Have the daemon hear of something, after what it was told before."""
         at_s = max(self._reported_s, self._world.now_s + self._world.rng.uniform(0.0005, 0.0015))
         self._reported_s = at_s
-        self._world.after(at_s - self._world.now_s, self._host, self._tell, event)
+        self._world.at(at_s, self._host, self._tell, event)
 
     def _started(self) -> None:
         self._report(events.TaskStarted())

@@ -128,7 +128,9 @@ class Simulation:
                         each.freeze(fault.value)
             case "drop":
                 for link in self._upward(daemon):
-                    link.close(self.world.rng.choice((DIALLER, ACCEPTOR)), "the link was lost")
+                    side = self.world.rng.choice((DIALLER, ACCEPTOR))
+                    # A frozen end sees it when it wakes up.
+                    self.world.after(0.0, link.ends[side], link.close, side, "the link was lost")
             case "silence":
                 for link in self._upward(daemon):
                     link.hush(ACCEPTOR if fault.value else DIALLER)

@@ -45,9 +45,12 @@ class World:
 
     def after(self, delay_s: float, host: Host | None, call: Callable[..., None], *arguments: Any) -> None:
         """Have ``call(*arguments)`` happen to ``host``: not if it died meanwhile, later if it is frozen."""
+        self.at(self.now_s + delay_s, host, call, *arguments)
+
+    def at(self, at_s: float, host: Host | None, call: Callable[..., None], *arguments: Any) -> None:
+        """As ``after``, at this time: sums are not exact, and what is to keep an order needs the same one."""
         life = host.life if host is not None else 0
         self._numbers += 1
-        at_s = self.now_s + delay_s
         heapq.heappush(self._heap, (at_s, at_s, self._numbers, host, life, call, arguments))
 
     def step(self) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gexec import limits
-from gexec.core.deadlines import MOVES_MAX, SteadyClock, earlier, overslept
+from gexec.core.deadlines import MOVES_MAX, SteadyClock, earlier, overslept, wake_s
 from gexec.net.deadline import Deadline
 
 
@@ -60,6 +60,12 @@ def test_who_is_always_late_is_slow_and_not_suspended() -> None:
         raw_s += 100.0
         now_s = clock.now(raw_s, due_s)
     assert now_s >= due_s
+
+
+def test_who_waits_wakes_up_often_enough_to_see_a_pause() -> None:
+    assert wake_s(100.0, 101.0) == 101.0
+    assert wake_s(100.0, 120.0) == 100.0 + limits.HEARTBEAT_S
+    assert wake_s(100.0, 3600.0) == 3540.0
 
 
 async def test_a_deadline_that_is_on_time_calls_once() -> None:

@@ -3,6 +3,7 @@
 A suspended machine, a stopped process or a starved one wakes up with every deadline overdue at once. A
 deadline may decide only about what could have been read before it, so a :class:`SteadyClock` is put back
 when one is found overdue by more than LATE_S: it is due again SETTLE_S later, and all others move with it.
+Whoever has deadlines wakes up often enough (``wake_s``) to see a pause that ends before them, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from gexec import limits
 
 #: A process that is never on time is overloaded rather than suspended: after so many moves deadlines count.
 MOVES_MAX: Final = 32
+_NEAR_S: Final = 60.0
 #: Sums of times are not exact.
 _ROUNDING_S: Final = 1e-6
 
@@ -24,6 +26,16 @@ def earlier(one_s: float | None, other_s: float | None) -> float | None:
     if other_s is None or one_s <= other_s:
         return one_s
     return other_s
+
+
+def wake_s(now_s: float, due_s: float) -> float:
+    """Return when to wake up at the latest for a deadline, so that a pause before it shows.
+
+    Every HEARTBEAT_S in its last minute; a deadline that is further away need not know of pauses yet.
+    """
+    if due_s - now_s > _NEAR_S:
+        return due_s - _NEAR_S
+    return min(due_s, now_s + limits.HEARTBEAT_S)
 
 
 def overslept(now_s: float, due_s: float) -> bool:
@@ -53,7 +65,7 @@ class SteadyClock:
 
         Args:
             raw_s: the time of a monotonic clock.
-            due_s: the caller's earliest deadline, in steady time.
+            due_s: when the caller was to wake up at the latest (``wake_s``), in steady time.
 
         After a pause the clock goes on from where it was read last, but so that ``due_s`` is between
         SETTLE_S and LOST_AFTER_S away. It goes back by SETTLE_S + LATE_S at most.

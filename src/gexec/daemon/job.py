@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
-from gexec.core.deadlines import SteadyClock
+from gexec.core.deadlines import SteadyClock, wake_s
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
@@ -124,8 +124,9 @@ class Job:
         self._behind_output: deque[events.Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        #: When the machine has something to do, in the steady time of the relay's clock.
+        #: When the machine has something to do, and when the timer comes, in the relay's steady time.
         self._due_s: float | None = None
+        self._wake_s: float | None = None
         self._task: int | None = None
         self._io: TaskIO | None = None
 
@@ -191,7 +192,7 @@ class Job:
         return event
 
     def _now_s(self) -> float:
-        return self._relay.clock.now(self._loop.time(), self._due_s)
+        return self._relay.clock.now(self._loop.time(), self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
@@ -223,9 +224,11 @@ class Job:
                 return
             self._timer.cancel()
             self._timer = None
-        self._due_s = due_s
+        self._due_s = self._wake_s = due_s
         if due_s is not None:
-            self._timer = self._loop.call_at(due_s + self._relay.clock.behind_s, self._tick)
+            behind_s = self._relay.clock.behind_s
+            self._wake_s = wake_s(self._loop.time() - behind_s, due_s)
+            self._timer = self._loop.call_at(self._wake_s + behind_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
+from gexec.core.deadlines import wake_s
 from gexec.errors import ProtocolError
 from gexec.proc import channel, clock, identity
 from gexec.proc.channel import HelperPort, SpawnerPort
@@ -105,6 +106,7 @@ class _Helper:
         endpoint = self._port.endpoint
         if with_channel:
             poller.register(endpoint, select.POLLIN | (select.POLLOUT if endpoint.wants_write else 0))
+        until_s = wake_s(clock.now_s(), until_s)
         ready = poller.poll(int(max(0.0, until_s - clock.now_s()) * 1000) + 1)
         clock.awake(until_s)
         for fd, _ in ready:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gexec.core.deadlines import earlier
+from gexec.core.deadlines import earlier, wake_s
 from gexec.proc import clock
 
 _CHILD: Final = int(signal.SIGCHLD)
@@ -79,6 +79,8 @@ class PollLoop:
         """
         if self._timers:
             due_s = earlier(due_s, self._timers[0][0])
+        if due_s is not None:
+            due_s = wake_s(clock.now_s(), due_s)
         ready = self._poller.poll(_timeout_ms(due_s))
         clock.awake(due_s)
         for fd, _ in ready:

@@ -7,7 +7,7 @@ from collections import deque
 from gexec import limits
 from gexec.core import events, frames
 from gexec.core import outcome as outcomes
-from gexec.core.deadlines import SteadyClock
+from gexec.core.deadlines import SteadyClock, wake_s
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
@@ -222,7 +222,7 @@ class Job:
         #: As in gexec.daemon.job: told when all that may be read of the process's pipes was read.
         self._behind_output: deque[events.Event] = deque()
         self._busy = False
-        self._due_s: float | None = None
+        self._wake_s: float | None = None
         self._tick_at_s: float | None = None
 
     def __str__(self) -> str:
@@ -268,14 +268,16 @@ class Job:
         return event
 
     def _now_s(self) -> float:
-        return self._daemon.clock.now(self._world.now_s, self._due_s)
+        return self._daemon.clock.now(self._world.now_s, self._wake_s)
 
     def _arm(self) -> None:
-        self._due_s = self.machine.next_deadline_s()
-        if self._due_s is None:
+        due_s = self._wake_s = self.machine.next_deadline_s()
+        if due_s is None:
             self._tick_at_s = None
             return
-        at_s = max(self._world.now_s, self._due_s + self._daemon.clock.behind_s)
+        behind_s = self._daemon.clock.behind_s
+        self._wake_s = wake_s(self._world.now_s - behind_s, due_s)
+        at_s = max(self._world.now_s, self._wake_s + behind_s)
         if self._tick_at_s is None or at_s < self._tick_at_s:
             self._tick_at_s = at_s
             self._world.after(at_s - self._world.now_s, self._daemon, self._tick, at_s)

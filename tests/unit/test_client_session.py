@@ -223,6 +223,18 @@ def test_the_end_of_the_connection_loses_what_has_no_outcome() -> None:
     assert session.state == OVER
 
 
+def test_a_pause_of_its_own_is_not_held_against_gexecd() -> None:
+    session = accepted()
+    session.heard(100.0)
+    session.silence(100.0 + limits.HEARTBEAT_S)
+    assert sent(session) == [(0, Ping(0))]
+    assert session.silence(500.0) == ""
+    assert sent(session) == [(0, Ping(0))]
+    due_s = session.silence_due_s
+    assert due_s == 500.0 - limits.HEARTBEAT_S + limits.LOST_AFTER_S
+    assert session.silence(due_s)
+
+
 def test_a_silent_gexecd_is_asked_and_then_given_up() -> None:
     session = accepted()
     session.heard(100.0)

@@ -483,13 +483,11 @@ class Ended(Frame):
 
     @classmethod
     def unpack(cls, payload: bytes) -> Ended:
-        kind, value, stdout_length, stderr_length, length = _ENDED.unpack_from(payload)
-        cut = bool(kind & OUTPUT_CUT)
-        kind &= ~OUTPUT_CUT
-        if cut and kind not in OUTCOME_ENDS:
-            raise ProtocolError(f"Ended: outcome {kind} with its output cut is not known")
-        if kind >= len(OUTCOME_VALUES) or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
-            raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
+        said, value, stdout_length, stderr_length, length = _ENDED.unpack_from(payload)
+        kind, cut = said & ~OUTPUT_CUT, bool(said & OUTPUT_CUT)
+        known = kind < len(OUTCOME_VALUES) and (not cut or kind in OUTCOME_ENDS)
+        if not known or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
+            raise ProtocolError(f"Ended: outcome {said} with value {value} is not known")
         if length > limits.TEXT_MAX_BYTES:
             raise ProtocolError(f"Ended: text of {length} bytes is over the limit")
         body = _ENDED.size

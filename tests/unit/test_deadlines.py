@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gexec import limits
-from gexec.core.deadlines import MOVES_MAX, SteadyClock, earlier, overslept, wake_s
+from gexec.core.deadlines import MOVES_MAX, Countdown, SteadyClock, earlier, overslept, wake_s
 from gexec.net.deadline import Deadline
 
 
@@ -74,16 +74,24 @@ async def test_a_deadline_that_is_on_time_calls_once() -> None:
     await called.wait()
 
 
-async def test_a_deadline_waits_once_more_if_its_process_was_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = asyncio.get_running_loop()
-    called: list[str] = []
-    deadline = Deadline(loop, 5.0, lambda: called.append("over"))
-    deadline.cancel()
-    real = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + 60.0)
-    deadline._due()
-    assert not called  # it was 55 s late
-    deadline.cancel()
-    monkeypatch.setattr(loop, "time", lambda: real() + 60.0 + limits.SETTLE_S)
-    deadline._due()
-    assert called == ["over"]
+def test_a_pause_in_a_countdown_does_not_count() -> None:
+    beat_s, wait_s = limits.HEARTBEAT_S, 3 * limits.HEARTBEAT_S
+    countdown = Countdown(0.0, wait_s)
+    assert countdown.due_s == beat_s
+    assert not countdown.over(beat_s)
+    assert not countdown.over(500.0)  # two beats are left, and read what came
+    assert countdown.due_s == 500.0 + beat_s
+    assert not countdown.over(500.0 + beat_s)
+    assert countdown.over(500.0 + 2 * beat_s)
+
+
+def test_a_short_countdown_gets_time_to_read_after_a_pause() -> None:
+    countdown = Countdown(0.0, 0.1)
+    assert not countdown.over(60.0)
+    assert countdown.due_s == 60.0 + limits.SETTLE_S
+    assert countdown.over(60.0 + limits.SETTLE_S)
+
+
+def test_a_countdown_of_who_is_always_late_ends() -> None:
+    countdown = Countdown(0.0, 0.1)
+    assert [countdown.over(100.0 * turn) for turn in range(1, MOVES_MAX + 2)][-1]

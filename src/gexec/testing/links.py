@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.core.deadlines import overslept
+from gexec.core.deadlines import Countdown
 from gexec.core.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
 from gexec.errors import ProtocolError
 from gexec.testing.world import World
@@ -78,15 +78,15 @@ class SimLink:
 
     def _deadline(self, delay_s: float, side: int, call: Callable[[], None]) -> None:
         """As gexec.net.deadline: a pause of the one who waits is not held against the other."""
-        due_s = self.world.now_s + delay_s
+        countdown = Countdown(self.world.now_s, delay_s)
 
         def due() -> None:
-            if overslept(self.world.now_s, due_s):
-                self._deadline(limits.SETTLE_S, side, call)
-            else:
+            if countdown.over(self.world.now_s):
                 call()
+            else:
+                self.world.at(countdown.due_s, self.ends[side], due)
 
-        self.world.after(delay_s, self.ends[side], due)
+        self.world.at(countdown.due_s, self.ends[side], due)
 
     def _check_accepted(self) -> None:
         if not self.opened and self.open[ACCEPTOR]:
@@ -170,14 +170,15 @@ class SimLink:
             self._watch(1 - side)
 
     def _watch(self, side: int) -> None:
-        delay_s = limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)
-        self.world.after(delay_s, self.ends[side], self.close, side, "no answer for 15 s")
+        self._deadline(self._silence_s(), side, lambda: self.close(side, "no answer for 15 s"))
 
     def watch_frozen(self, side: int) -> None:
         """The end ``side`` is frozen just now: if it still is in LOST_AFTER_S, the other gives it up."""
-        delay_s = limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)
-        self.world.after(delay_s, self.ends[1 - side], self._give_up_frozen, side)
+        self._deadline(self._silence_s(), 1 - side, lambda: self._give_up_frozen(side))
 
     def _give_up_frozen(self, side: int) -> None:
         if self.ends[side].frozen_until_s > self.world.now_s:
             self.close(1 - side, "no answer for 15 s")
+
+    def _silence_s(self) -> float:
+        return limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)

@@ -172,7 +172,7 @@ class RelayService:
                 job.tell(events.TaskReady())
         elif isinstance(event, messages.Certificates):
             self._renew(event)
-        else:
+        elif isinstance(event, messages.AcceptedKeys):
             self._entry.reload(load_public_keys(event.pem))
 
     def _renew(self, event: messages.Certificates) -> None:

@@ -37,6 +37,7 @@ REFUSED: Final = 18
 ENDED: Final = 19
 CERTIFICATES: Final = 20
 KEYS: Final = 21
+LEFT: Final = 22
 
 _U16: Final = Struct("!H")
 _OUTCOME: Final = Struct("!Bi")
@@ -214,13 +215,31 @@ class TaskRefused(Record):
 
 
 class TaskEnded(Record):
-    """The task's process ended."""
+    """The task's process ended.
 
-    __slots__ = ("outcome", "task")
+    ``ending`` says whether this side had begun to end it; if not, the task has ended by itself.
+    """
 
-    def __init__(self, task: int, outcome: Outcome) -> None:
+    __slots__ = ("ending", "outcome", "task")
+
+    def __init__(self, task: int, outcome: Outcome, ending: bool = False) -> None:
         self.task = task
         self.outcome = outcome
+        self.ending = ending
+
+
+class TaskLeft(Record):
+    """The task ended by itself, and ``holders`` processes (1 or more) still hold its output.
+
+    It comes once, limits.LINGER_S after TaskEnded, and only if somebody holds the output then.
+    The processes are left alone.
+    """
+
+    __slots__ = ("holders", "task")
+
+    def __init__(self, task: int, holders: int) -> None:
+        self.task = task
+        self.holders = holders
 
 
 class Certificates(Record):
@@ -243,7 +262,7 @@ class AcceptedKeys(Record):
         self.pem = pem
 
 
-Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | AcceptedKeys
+Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | TaskLeft | Certificates | AcceptedKeys
 
 
 # -- coding ------------------------------------------------------------------------------------
@@ -274,7 +293,9 @@ def event_message(event: Event) -> Message:
     if isinstance(event, TaskRefused):
         return Message(REFUSED, event.task, 0, _packed_outcome(event.outcome), ())
     if isinstance(event, TaskEnded):
-        return Message(ENDED, event.task, 0, _packed_outcome(event.outcome), ())
+        return Message(ENDED, event.task, int(event.ending), _packed_outcome(event.outcome), ())
+    if isinstance(event, TaskLeft):
+        return Message(LEFT, event.task, event.holders, b"", ())
     if isinstance(event, Certificates):
         pems = (event.key_pem, event.certificate_pem, event.authority_pem)
         head = _THREE.pack(len(event.key_pem), len(event.certificate_pem), len(event.authority_pem))
@@ -323,8 +344,10 @@ def event_of(message: Message) -> Event:
             return TaskReady(task)
         if kind == REFUSED:
             return TaskRefused(task, _unpacked_outcome(payload))
-        if kind == ENDED:
-            return TaskEnded(task, _unpacked_outcome(payload))
+        if kind == ENDED and value <= 1:
+            return TaskEnded(task, _unpacked_outcome(payload), bool(value))
+        if kind == LEFT and value >= 1 and not payload:
+            return TaskLeft(task, value)
         if kind == CERTIFICATES:
             key, certificate, authority = _fields(payload, _THREE.size, _THREE.unpack_from(payload))
             return Certificates(key, certificate, authority)
@@ -332,7 +355,7 @@ def event_of(message: Message) -> Event:
             return AcceptedKeys(payload)
     except StructError as error:
         raise ProtocolError(f"message {kind} is cut short: {error}") from error
-    raise ProtocolError(f"message {kind} is not an event")
+    raise ProtocolError(f"message {kind} with value {value} is not an event")
 
 
 def _no_fds(kind: int, fds: tuple[int, ...]) -> None:

@@ -25,6 +25,7 @@ from gexec.proc.messages import (
     Run,
     SignalTask,
     TaskEnded,
+    TaskLeft,
     TaskReady,
     TaskRefused,
     TaskStarted,
@@ -53,6 +54,9 @@ def test_requests_and_events_arrive_as_they_were() -> None:
         TaskReady(2),
         TaskRefused(3, outcome.not_started("ü" * 5000, 2)),
         TaskEnded(4, outcome.killed(9)),
+        TaskEnded(5, outcome.killed(9), True),
+        TaskLeft(5, 2),
+        TaskLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
         Certificates(b"k", b"c" * 70_000, b"a"),
     ]
     for event in events:
@@ -63,6 +67,16 @@ def test_requests_and_events_arrive_as_they_were() -> None:
     with pytest.raises(ConnectionError):
         spawner.receive()
     spawner.endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "payload"),
+    [(messages.ENDED, 2, bytes(5)), (messages.LEFT, 0, b""), (messages.LEFT, 1, b"x"),
+     (messages.LEFT, 1, bytes(4 + 33)), (messages.LEFT, 1, b"x" * 100)],
+)  # fmt: skip
+def test_ends_and_leftovers_with_impossible_values_are_refused(kind: int, value: int, payload: bytes) -> None:
+    with pytest.raises(ProtocolError, match=f"message {kind} "):
+        messages.event_of(Message(kind, 1, value, payload, ()))
 
 
 def test_launch_arrives_as_it_was() -> None:

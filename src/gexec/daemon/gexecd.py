@@ -28,7 +28,7 @@ from gexec.daemon.vetting import Admission
 from gexec.errors import AuthError, ConfigError, GexecError
 from gexec.host import memory, sockets
 from gexec.host.background import take_stderr
-from gexec.host.config import GexecdSettings, PolicySettings
+from gexec.host.config import LEAVE, GexecdSettings, PolicySettings
 from gexec.host.identity import node_names
 from gexec.host.keyfiles import read_verify_keys
 from gexec.observe.audit import AuditLog
@@ -307,6 +307,7 @@ def policy_of(settings: PolicySettings) -> Policy:
         uid_min=settings.uid_min,
         allow_root=settings.root,
         jobs_per_user_max=settings.jobs_per_user_max,
+        leave_leftovers=settings.leftovers == LEAVE,
     )
 
 

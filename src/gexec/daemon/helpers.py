@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from gexec.errors import ProtocolError
+from gexec.limits import LINGER_S
 from gexec.proc import clock
 from gexec.proc.channel import HelperPort
 from gexec.proc.helper import fork_helper
 from gexec.proc.loop import PollLoop
-from gexec.proc.messages import AcceptedKeys, Certificates, Event, Request, TaskStarted
+from gexec.proc.messages import AcceptedKeys, Certificates, Event, Request, TaskLeft, TaskStarted
+from gexec.proc.task import Task
 from gexec.security.policy import Account
 
 #: A helper takes no new tasks after this long, so that a user's new groups come to count.
 _AGE_MAX_S: Final = 600.0
+#: Ended tasks of one helper that are remembered, and processes that they left.
+_LEFT_MAX: Final = 1024
+#: What a helper may need, beyond the time itself, to tell what a task left behind.
+_TOLD_S: Final = 1.0
+#: How long a helper may be busy with what does not end by SIGKILL at once.
+_HARD_S: Final = 6.0
 
 
 class Helper:
-    """A user's helper as the spawner sees it: its attached tasks, and the marks of detached ones."""
+    """A user's helper as the spawner sees it.
 
-    __slots__ = ("detached", "made_s", "pid", "port", "tasks", "uid")
+    Attributes:
+        tasks: its attached tasks.
+        detached: the marks of detached ones.
+        ended: by number, the marks of those that ended and may leave something: at most 1024.
+        doomed: those that ended and may not, while something of them may be left: at most 1024.
+        left_pids: some of what they left behind, as it told: at most 1024.
+        quiet_s: when it has told all about those (monotonic).
+    """
+
+    __slots__ = (
+        "detached",
+        "doomed",
+        "ended",
+        "left_pids",
+        "made_s",
+        "pid",
+        "port",
+        "quiet_s",
+        "tasks",
+        "uid",
+    )
 
     def __init__(self, pid: int, port: HelperPort, uid: int) -> None:
         self.pid = pid
@@ -30,7 +59,11 @@ class Helper:
         self.uid = uid
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
-        self.detached: set[tuple[bytes, ...]] = set()
+        self.detached: set[tuple[bytes, bytes]] = set()
+        self.ended: dict[int, tuple[bytes, bytes]] = {}
+        self.doomed: deque[Task] = deque(maxlen=_LEFT_MAX)
+        self.left_pids: dict[int, None] = {}
+        self.quiet_s = 0.0
 
     def ask(self, request: Request) -> None:
         """Send a request. A helper that reads nothing any more is ended."""
@@ -38,6 +71,42 @@ class Helper:
             self.port.ask(request)
         except ProtocolError:
             os.kill(self.pid, signal.SIGKILL)  # it has left a thousand messages unread
+
+    def task_ended(self, task: Task) -> None:
+        """A task has ended: what it left behind may be told, and is ended if that was asked for."""
+        self.quiet_s = clock.now_s() + LINGER_S + _TOLD_S
+        if task.ending or not task.leaves:
+            self.doomed.append(task)
+        if not task.ending:
+            self.ended[task.number] = task.mark
+            if len(self.ended) > _LEFT_MAX:
+                self.ended.pop(next(iter(self.ended)))
+
+    def lost_tasks(self) -> list[Task]:
+        """Return the tasks that ended lately and may have left what the helper was still ending."""
+        now_s = clock.now_s()
+        return [
+            task
+            for task in self.doomed
+            if now_s < (task.ended_s or 0.0) + task.kill_grace_s + LINGER_S + _HARD_S
+        ]
+
+    def left_marks(self) -> list[tuple[bytes, bytes]]:
+        """Return the marks of tasks whose leftovers are left alone."""
+        doomed = {task.mark for task in self.doomed}
+        return [mark for mark in (*self.detached, *self.ended.values()) if mark not in doomed]
+
+    def told_left(self, event: TaskLeft) -> bool:
+        """Take in what a task left behind; False if this is not to be told, or not again."""
+        if event.task not in self.ended or not event.processes:
+            return False
+        for shown in event.shown:
+            pid = shown.partition(" ")[0]
+            if pid.isdecimal():
+                self.left_pids[int(pid)] = None
+        while len(self.left_pids) > _LEFT_MAX:
+            self.left_pids.pop(next(iter(self.left_pids)))
+        return True
 
 
 class Helpers:
@@ -106,6 +175,11 @@ class Helpers:
         for pid in self._by_pid:
             os.kill(pid, signal.SIGKILL)
 
+    def of_pid(self, pid: int) -> Helper | None:
+        """Return the helper that has this pid and can be asked, or None."""
+        helper = self._by_pid.get(pid)
+        return helper if helper is not None and helper.port.endpoint.fileno() >= 0 else None
+
     def reaped(self, pid: int) -> Helper | None:
         """Return the helper that had this pid, after its last words were passed on; None if none had."""
         helper = self._by_pid.pop(pid, None)
@@ -130,7 +204,10 @@ class Helpers:
             return False
         if isinstance(event, (Certificates, AcceptedKeys)):
             return True  # none of its business
-        if event.task in helper.tasks:  # else it was forgotten meanwhile
+        if isinstance(event, TaskLeft):
+            if helper.told_left(event):
+                self._on_event(event)
+        elif event.task in helper.tasks:  # else it was forgotten meanwhile
             if not isinstance(event, TaskStarted):
                 helper.tasks.discard(event.task)
             self._on_event(event)
@@ -144,7 +221,11 @@ class Helpers:
             self._dismiss_idle(helper)
 
     def _dismiss_idle(self, helper: Helper) -> None:
-        if not helper.tasks and not helper.detached:
+        if helper.tasks or helper.detached or helper.pid not in self._by_pid:
+            return
+        if clock.now_s() < helper.quiet_s:
+            self._loop.call_at(helper.quiet_s, lambda: self._dismiss_idle(helper))
+        else:
             self._dismiss(helper)
 
     def _forsake(self, helper: Helper) -> None:

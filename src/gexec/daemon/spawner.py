@@ -18,12 +18,12 @@ from gexec.core import outcome
 from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
 from gexec.daemon.helpers import Helper, Helpers
-from gexec.daemon.trail import Trail
+from gexec.daemon.trail import EndedTask, Trail
 from gexec.daemon.vetting import Admission, Admitted
 from gexec.errors import CredentialError, ProtocolError
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log
-from gexec.proc import clock
+from gexec.proc import clock, descendants
 from gexec.proc.channel import SpawnerPort
 from gexec.proc.launcher import Launcher
 from gexec.proc.loop import PollLoop
@@ -38,11 +38,12 @@ from gexec.proc.messages import (
     Run,
     SignalTask,
     TaskEnded,
+    TaskLeft,
     TaskReady,
     TaskRefused,
     TaskStarted,
 )
-from gexec.proc.task import mark_of
+from gexec.proc.task import Task, mark_of
 from gexec.security.policy import Account
 
 #: What a helper gets beyond a task's grace before it is ended itself.
@@ -52,11 +53,13 @@ _STARTED_HELD_S: Final = 0.05
 _NULL_DEVICE: Final = os.makedev(1, 3)
 _STDIO: Final = ("stdin", "stdout", "stderr")
 _CHILD: Final = int(signal.SIGCHLD)
+#: Tasks that have ended and are remembered; the oldest are forgotten first.
+_ENDED_MAX: Final = 4096
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class _Task:
-    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid")
+    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since")
 
     def __init__(self, account: Account, launch: LaunchSpec) -> None:
         self.account = account
@@ -64,6 +67,23 @@ class _Task:
         self.helper: Helper | None = None
         self.pid = 0
         self.kill_by_s: float | None = None
+        self.since = descendants.ticks()
+
+    def ended(self, number: int, ending: bool) -> Task:
+        """Return the task as one that has just ended, by itself or not."""
+        launch = self.launch
+        task = Task(
+            number,
+            self.pid,
+            mark_of(launch.job_id, launch.rank),
+            uid=self.account.uid,
+            since=self.since,
+            kill_grace_s=launch.kill_grace_s,
+            leaves=launch.leaves,
+        )
+        task.signalled = ending
+        task.until, task.ended_s = descendants.ticks(), clock.now_s()
+        return task
 
 
 class Spawner:
@@ -100,6 +120,7 @@ class Spawner:
         #: By task, oldest first: when it is told at the latest.
         self._held: dict[int, tuple[float, TaskStarted]] = {}
         self._checked: dict[int, Admitted] = {}
+        self._ended: dict[int, EndedTask] = {}
         #: The descriptors, signals and timers of this process.
         self.loop = PollLoop(self._signalled)
         self._helpers = Helpers(self.loop, self._from_launcher)
@@ -251,6 +272,8 @@ class Spawner:
             task = self._tasks.get(number)
             if task is not None:
                 self._kill(number, task, request.now, "asked for")
+            else:
+                self._ask_ended(request)
         elif isinstance(request, ForgetTask):
             self._forget(number)
         elif isinstance(request, Launch):
@@ -342,8 +365,8 @@ class Spawner:
     def _signal(self, number: int, signum: int) -> None:
         task = self._tasks.get(number)
         if task is None:
-            return
-        if task.helper is None:
+            self._ask_ended(SignalTask(number, signum))
+        elif task.helper is None:
             self._launcher.signal(number, signum)
         else:
             task.helper.ask(SignalTask(number, signum))
@@ -362,6 +385,7 @@ class Spawner:
     def _forget(self, number: int) -> None:
         task = self._tasks.pop(number, None)
         if task is None:
+            self._ask_ended(ForgetTask(number))
             return
         if task.helper is None:
             self._launcher.forget(number)
@@ -369,6 +393,23 @@ class Spawner:
         task.helper.tasks.discard(number)
         task.helper.detached.add(mark_of(task.launch.job_id, task.launch.rank))
         task.helper.ask(ForgetTask(number))
+
+    def _ask_ended(self, request: SignalTask | KillTask | ForgetTask) -> None:
+        """Pass on what concerns only what a task left behind when it ended by itself."""
+        ended = self._ended.get(request.task)
+        if ended is None:
+            return
+        if ended.helper_pid:
+            helper = self._helpers.of_pid(ended.helper_pid)
+            if helper is not None:
+                os.kill(helper.pid, signal.SIGCONT)
+                helper.ask(request)
+        elif isinstance(request, KillTask):
+            self._launcher.kill(request.task, request.now)
+        elif isinstance(request, SignalTask):
+            self._launcher.signal(request.task, request.signum)
+        else:
+            self._launcher.forget(request.task)
 
     def _from_launcher(self, event: Event) -> None:
         if isinstance(event, TaskStarted):
@@ -381,6 +422,7 @@ class Spawner:
             done = self._tasks.pop(event.task, None)
             if done is not None:
                 self._trail.ended(event.task, done.launch, done.pid, event.outcome)
+                self._remember(event, done)
             self._held.pop(event.task, None)  # that it has ended says that it ran
         elif isinstance(event, TaskRefused):
             gone = self._tasks.pop(event.task, None)
@@ -389,7 +431,28 @@ class Spawner:
             self._trail.refused(event.task, rank, "start", event.outcome.text)
         elif isinstance(event, TaskReady):
             self._tasks.pop(event.task, None)  # a check through a helper: the helper has no task of it
+        elif isinstance(event, TaskLeft):
+            self._left(event)
+            return
         self.tell(event)
+
+    def _remember(self, event: TaskEnded, task: _Task) -> None:
+        """Keep what is needed to deal with what an ended task left behind."""
+        number, helper = event.task, task.helper
+        self._ended[number] = EndedTask(task.launch, task.account.uid, 0 if helper is None else helper.pid)
+        if helper is not None:
+            helper.task_ended(task.ended(number, event.ending))
+        if len(self._ended) > _ENDED_MAX:
+            self._ended.pop(next(iter(self._ended)))
+
+    def _left(self, event: TaskLeft) -> None:
+        """Write down what a task left behind; the relay is told how many hold its output."""
+        ended = self._ended.get(event.task)
+        if ended is not None and not ended.told:
+            ended.told = True
+            self._trail.left(event, ended)
+            if event.holders and ended.leaves:
+                self.tell(TaskLeft(event.task, event.holders))
 
     def _hold(self, event: TaskStarted) -> None:
         """Keep it a moment: most commands end before it is told, and their end tells it too."""
@@ -413,15 +476,16 @@ class Spawner:
             self._others.pop(pid)(status)
 
     def _helper_ended(self, helper: Helper) -> None:
+        lost = helper.lost_tasks()
         for number in list(helper.tasks):
             task = self._tasks.get(number)
             name = task.account.name if task else str(helper.uid)
             if task is not None:
-                self._from_launcher(
-                    TaskEnded(number, outcome.lost(f"the helper process of {name} was ended"))
-                )
+                lost.append(task.ended(number, True))
+                text = f"the helper process of {name} was ended"
+                self._from_launcher(TaskEnded(number, outcome.lost(text), True))
         # All that it started is ours now, and would be nobody's.
-        self._launcher.hunt(helper.uid, helper.detached)
+        self._launcher.lost(lost, helper.left_marks(), helper.left_pids)
 
     def _own_children(self) -> set[int]:
         return {self._relay_pid, *self._helpers.pids, *self._others}

@@ -233,6 +233,7 @@ class Admission:
             kill_grace_s=job.kill_grace_s,
             job_id=known.credential.job_id,
             rank=rank,
+            leaves=self._policy.leave_leftovers,
         )
 
 

@@ -23,6 +23,9 @@ AUTHD_SOCKET = "/run/gexec/authd.sock"
 PRIVATE_KEY = "/etc/auth_priv.pem"
 PUBLIC_KEY = "/etc/auth_pub.pem"
 REALM = "gexec"
+#: Values of [policy] leftovers.
+LEAVE = "leave"
+KILL = "kill"
 #: sockaddr_un holds 108 bytes with the terminating NUL.
 SOCKET_PATH_MAX_BYTES = 107
 REALM_MAX_BYTES = 64
@@ -44,11 +47,14 @@ class PolicySettings:
     allow_groups: tuple[str, ...] = ()
     deny_groups: tuple[str, ...] = ()
     jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
+    leftovers: str = LEAVE  #: what becomes of what a command leaves behind when it ends by itself
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_between(self, "uid_min", 0, 2**32 - 2)
         _check_between(self, "jobs_per_user_max", 1, limits.JOBS_MAX)
+        if self.leftovers not in (LEAVE, KILL):
+            raise ConfigError(f'leftovers = {self.leftovers[:80]!r}: expected "leave" or "kill"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ ARGV_ENV_MAX_BYTES: Final = 1024 * 1024
 ARG_MAX_BYTES: Final = 128 * 1024 - 1
 #: The whole job blob, names and addresses of all nodes included.
 JOB_BLOB_MAX_BYTES: Final = 4 * 1024 * 1024
+#: The program's path and the working directory: the kernel's PATH_MAX, without its NUL.
+PATH_MAX_BYTES: Final = 4095
 FANOUT_MIN: Final = 1
 FANOUT_MAX: Final = 1024
 #: 8 to 32 are equal within noise (docs/decisions/0006-tree.md).

@@ -208,6 +208,7 @@ class Gexecd:
     ) -> int:
         identity.become_subreaper()
         identity.set_title("gexecd-spawner")
+        for_tasks = identity.raise_descriptors(_DESCRIPTORS_MAX)
         settings = self.settings
         self._admission = Admission(
             keys=self._keys,
@@ -226,6 +227,7 @@ class Gexecd:
             audit=self._audit,
             log=self._log.named("gexecd-spawner"),
             on_signal=self._signalled,
+            task_descriptors=for_tasks,
         )
         spawner.loop.watch(self._ready_read, self._relay_ready)
         if die_with_parent_fd is not None:
@@ -238,7 +240,8 @@ class Gexecd:
             status = spawner.run()
         finally:
             self._end_relay(spawner)
-        return status if self._is_ready or self._terms else 1
+        # That the relay is gone unasked is a failure: systemd starts gexecd again.
+        return status if self._terms else 1
 
     def _relay_ready(self) -> None:
         self._spawner.loop.unwatch(self._ready_read)

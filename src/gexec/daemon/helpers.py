@@ -11,7 +11,7 @@ from typing import Final
 from gexec.errors import ProtocolError
 from gexec.limits import LINGER_S
 from gexec.proc import clock
-from gexec.proc.channel import HelperPort
+from gexec.proc.channel import HelperPort, MessageLost
 from gexec.proc.helper import fork_helper
 from gexec.proc.loop import PollLoop
 from gexec.proc.messages import AcceptedKeys, Certificates, Event, Request, TaskLeft, TaskStarted
@@ -69,8 +69,8 @@ class Helper:
         """Send a request. A helper that reads nothing any more is ended."""
         try:
             self.port.ask(request)
-        except ProtocolError:
-            os.kill(self.pid, signal.SIGKILL)  # it has left a thousand messages unread
+        except (OSError, ProtocolError):
+            os.kill(self.pid, signal.SIGKILL)  # it has left thousands of messages unread
 
     def task_ended(self, task: Task) -> None:
         """A task has ended: what it left behind may be told, and is ended if that was asked for."""
@@ -115,10 +115,14 @@ class Helpers:
     Args:
         loop: the spawner's.
         on_event: called with what a helper tells about a task that was asked of it.
+        descriptors: their soft limit of descriptors, and their tasks'; None = this process's own.
     """
 
-    def __init__(self, loop: PollLoop, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, loop: PollLoop, on_event: Callable[[Event], None], descriptors: int | None = None
+    ) -> None:
         self._loop = loop
+        self._descriptors = descriptors
         self._on_event = on_event
         self._by_pid: dict[int, Helper] = {}
         self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
@@ -146,7 +150,7 @@ class Helpers:
         return helper
 
     def _forked(self, account: Account) -> Helper:
-        pid, port = fork_helper(account.uid, account.gid, account.gids)
+        pid, port = fork_helper(account.uid, account.gid, account.gids, descriptors=self._descriptors)
         helper = Helper(pid, port, account.uid)
         self._by_pid[pid] = self._current[account.uid] = helper
         self._loop.watch(port.endpoint.fileno(), lambda: self._heard(helper))
@@ -193,7 +197,7 @@ class Helpers:
         """Take in the next thing it says; False if there is nothing now, or never again."""
         try:
             event = helper.port.receive()
-        except (ConnectionError, ProtocolError, OSError):
+        except (ConnectionError, ProtocolError, MessageLost, OSError):
             # Ended by idleness or by its user's hand; reaping it does the rest.
             self._loop.unwatch(helper.port.endpoint.fileno())
             self._forsake(helper)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
@@ -19,12 +20,14 @@ from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.daemon.launches import Launches
 from gexec.daemon.taskio import TaskIO
 from gexec.errors import ProtocolError
 from gexec.net.deadline import Deadline
 from gexec.net.link import Link
 from gexec.proc import messages
 from gexec.proc.channel import RelayChannel
+from gexec.proc.starting import no_room
 
 #: What the spawner says of one task.
 TaskEvent = (
@@ -37,6 +40,7 @@ class Relay(Protocol):
 
     spawner: RelayChannel
     clock: SteadyClock
+    launches: Launches
 
     def dial(self, name: str, address: str, timeout_s: float) -> Link:
         """Return a link to a node, dialled if there is none. ValueError: not an address."""
@@ -99,6 +103,7 @@ class Job:
     Args:
         key: how the relay finds it: (job id, low), or (job id, -1) for a root.
         credential, blob: as received, for the spawner.
+        uid: whom the credential speaks for.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Job:
         spec: JobSpec,
         credential: bytes,
         blob: bytes,
+        uid: int,
     ) -> None:
         self.key = key
         self.spec = spec
@@ -127,8 +133,13 @@ class Job:
         #: When the machine has something to do, and when the timer comes, in the relay's steady time.
         self._due_s: float | None = None
         self._wake_s: float | None = None
+        self._uid = uid
         self._task: int | None = None
         self._io: TaskIO | None = None
+        #: The spawner was asked for a launch and has not answered.
+        self._launching = False
+        #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
+        self._waiting: list[events.Effect] | None = None
 
     def is_same(self, start: Start) -> bool:
         """Tell whether a Start is for this node of this job, and within the job."""
@@ -252,9 +263,9 @@ class Job:
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
             elif isinstance(effect, events.RunTask):
-                self._run_task()
+                self._in_turn(self._run_task)
             elif isinstance(effect, events.CheckTask):
-                self._check_task()
+                self._in_turn(self._check_task)
             elif isinstance(effect, events.Finish):
                 self._finish()
             else:
@@ -262,6 +273,13 @@ class Job:
 
     def _task_effect(self, effect: events.Effect) -> None:
         """What concerns the process: nothing if there is none any more."""
+        if self._waiting is not None:
+            self._waiting.append(effect)
+            if isinstance(effect, events.KillTask):
+                self._waiting = None
+                unstarted = outcomes.not_started("the job was ended before this node's process started")
+                self.tell(events.TaskEnded(unstarted))
+            return
         io, task = self._io, self._task
         if isinstance(effect, events.SignalTask):
             if task is not None:
@@ -352,6 +370,28 @@ class Job:
 
     # -- the process ----------------------------------------------------------------------
 
+    def _in_turn(self, launch: Callable[[], None]) -> None:
+        """Ask the spawner for a launch, now or when this user has not too many under way."""
+        asked: list[events.Effect] = []
+        self._waiting = asked
+
+        def begin() -> bool:
+            if self._waiting is not asked or self.machine.finished:
+                return False
+            self._waiting = None
+            self._launching = True
+            launch()
+            for effect in asked:
+                self._task_effect(effect)
+            return self._launching
+
+        self._relay.launches.ask(self._uid, begin)
+
+    def _answered(self) -> None:
+        if self._launching:
+            self._launching = False
+            self._relay.launches.done(self._uid)
+
     def _check_task(self) -> None:
         self._task = self._relay.open_task(self)
         try:
@@ -384,10 +424,12 @@ class Job:
             self._relay.close_task(self._task)
             self._relay.spawner.kill(self._task, True)  # a check that was passed
             self._task = None
-        self.tell(events.TaskEnded(outcomes.not_started(f"gexecd has no means left: {error.strerror}")))
+        self._launching = False
+        self.tell(events.TaskEnded(no_room(error.strerror or "no memory")))
 
     def task_event(self, event: TaskEvent) -> None:
         """The spawner says something of the process."""
+        self._answered()
         if isinstance(event, messages.TaskStarted):
             if self._io is not None:
                 self._io.started()
@@ -416,6 +458,7 @@ class Job:
             self._timer = None
         if self._task is not None:
             self._relay.close_task(self._task)
+        self._answered()
         if self._io is not None:
             self._io.close()
         for number in list(self.children):

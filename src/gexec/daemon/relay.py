@@ -23,6 +23,7 @@ from gexec.daemon.complaints import Complaints, tell_faults
 from gexec.daemon.context import RelayContext
 from gexec.daemon.entry import Entry
 from gexec.daemon.job import Job
+from gexec.daemon.launches import Launches
 from gexec.errors import CredentialError, ProtocolError
 from gexec.host import memory
 from gexec.net.deadline import Deadline
@@ -31,7 +32,7 @@ from gexec.net.loop import run
 from gexec.net.pool import Pool
 from gexec.net.tls import link_contexts
 from gexec.proc import messages
-from gexec.proc.channel import RelayChannel
+from gexec.proc.channel import MessageLost, RelayChannel
 from gexec.security.keys import load_public_keys
 
 #: A root's key has this instead of a rank.
@@ -77,6 +78,7 @@ class RelayService:
         self.spawner = RelayChannel(context.channel_socket)
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.clock = SteadyClock(asyncio.get_running_loop().time())
+        self.launches = Launches()
         self._context = context
         self._settings = context.settings
         self._log = context.log
@@ -154,6 +156,9 @@ class RelayService:
     def _spawner_readable(self) -> None:
         try:
             event = self.spawner.receive()
+        except MessageLost as lost:
+            self._log.error(f"a message of the spawner could not be taken: {lost}")
+            return
         except (ConnectionError, ProtocolError) as error:
             if not self._draining:
                 self._log.error(f"the spawner is gone ({error}): ending")
@@ -343,7 +348,7 @@ class RelayService:
             parent=parent,
             orphan_grace_s=self._settings.orphan_grace_s,
         )
-        job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob)
+        job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob, credential.uid)
         self._entry.keep(start.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
@@ -380,7 +385,7 @@ class RelayService:
             blob=submit.blob,
             client=parent,
         )
-        job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob)
+        job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob, credential.uid)
         self._entry.keep(submit.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)

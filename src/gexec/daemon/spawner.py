@@ -24,10 +24,12 @@ from gexec.errors import CredentialError, ProtocolError
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log
 from gexec.proc import clock, descendants
-from gexec.proc.channel import SpawnerPort
+from gexec.proc.channel import MessageLost, SpawnerPort
 from gexec.proc.launcher import Launcher
 from gexec.proc.loop import PollLoop
 from gexec.proc.messages import (
+    CHECK,
+    RUN,
     Check,
     Event,
     ForgetTask,
@@ -43,6 +45,7 @@ from gexec.proc.messages import (
     TaskRefused,
     TaskStarted,
 )
+from gexec.proc.starting import no_room
 from gexec.proc.task import Task, mark_of
 from gexec.security.policy import Account
 
@@ -50,6 +53,10 @@ from gexec.security.policy import Account
 _HELPER_PATIENCE_S: Final = 5.0
 #: How long the news that a task runs may wait for the news that it has ended.
 _STARTED_HELD_S: Final = 0.05
+#: Turns of the loop that fail one after another before it gives up.
+_FAULTS_MAX: Final = 100
+#: And of how many tasks at a time: the relay may wait for it with further launches.
+_HELD_MAX: Final = 32
 _NULL_DEVICE: Final = os.makedev(1, 3)
 _STDIO: Final = ("stdin", "stdout", "stderr")
 _CHILD: Final = int(signal.SIGCHLD)
@@ -96,6 +103,7 @@ class Spawner:
         audit, log: where it is told.
         tasks_max: tasks at the same time.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
+        task_descriptors: the soft limit of descriptors that tasks get; None = this process's own.
     """
 
     def __init__(
@@ -108,6 +116,7 @@ class Spawner:
         log: Log,
         tasks_max: int = 65_536,
         on_signal: Callable[[int], None] | None = None,
+        task_descriptors: int | None = None,
     ) -> None:
         self._port = port
         self._relay_pid = relay_pid
@@ -123,9 +132,12 @@ class Spawner:
         self._ended: dict[int, EndedTask] = {}
         #: The descriptors, signals and timers of this process.
         self.loop = PollLoop(self._signalled)
-        self._helpers = Helpers(self.loop, self._from_launcher)
+        self._helpers = Helpers(self.loop, self._from_launcher, task_descriptors)
         self._launcher = Launcher(
-            self._from_launcher, other_ended=self._other_ended, not_orphans=self._own_children
+            self._from_launcher,
+            other_ended=self._other_ended,
+            not_orphans=self._own_children,
+            descriptors=task_descriptors,
         )
         self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
         self._others: dict[int, Callable[[int], None]] = {}
@@ -135,14 +147,27 @@ class Spawner:
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until the relay is gone and everything attached has ended; return 0."""
+        """Serve until the relay is gone and everything attached has ended; return 0.
+
+        Raises:
+            Exception: a defect: turn after turn fails.
+        """
         self.install_handlers()
         self.loop.watch(self._port.endpoint.fileno(), self._from_relay)
         self._launcher.reap()  # what ended before the handler was there
+        faults = 0
         while not self._finished():
-            self.loop.turn(self._due_s())
-            self._tick()
-            self._flush()
+            try:
+                self.loop.turn(self._due_s())
+                self._tick()
+                self._flush()
+                faults = 0
+            except Exception as error:
+                # Nothing that one user does may end everybody's tasks; what cannot go on at all ends.
+                faults += 1
+                self._log.error(f"unexpected {type(error).__name__}: {error}")
+                if faults > _FAULTS_MAX:
+                    raise
         return 0
 
     def install_handlers(self) -> None:
@@ -243,11 +268,36 @@ class Spawner:
         except ConnectionError:
             self._relay_gone("the relay has ended")
             return
-        except (ProtocolError, OSError) as error:
-            self._relay_gone(f"the relay said what no relay says: {error}")
+        except MessageLost as lost:
+            self._lost(lost)
             return
-        if request is not None:
+        except ProtocolError as error:
+            self._relay_gone(f"protocol violation by the relay: {error}")
+            return
+        if request is None:
+            return
+        try:
             self._handle(request)
+        except Exception as error:
+            # One task's trouble is that task's: every other one goes on.
+            self._log.error(f"task {request.task}: {type(error).__name__}: {error}")
+            if isinstance(request, (Run, Check)):
+                self._give_up(request.task, request.rank, f"{type(error).__name__}: {error}")
+
+    def _lost(self, lost: MessageLost) -> None:
+        """A request came for which there was no descriptor or memory."""
+        if lost.kind in (RUN, CHECK):
+            self._give_up(lost.task, lost.value, str(lost))
+
+    def _give_up(self, number: int, rank: int, reason: str) -> None:
+        """Refuse a task for want of something; whatever was begun for it is ended."""
+        self._checked.pop(number, None)
+        task = self._tasks.get(number)
+        if task is not None:
+            self._kill(number, task, True, reason)
+            return  # its end is reported as that of any other
+        refused = no_room(reason)
+        self._refuse(number, rank, "resources", refused.text, refused)
 
     def _relay_gone(self, why: str) -> None:
         if not self._ending:
@@ -347,11 +397,15 @@ class Spawner:
             helper = self._helpers.for_account(account)
             helper.port.ask(Launch(number, launch, fds))
         except (OSError, ProtocolError) as error:
-            text = f"no helper for {account.name} on this node: {error}"
-            self._refuse(number, launch.rank, "helper", text, outcome.not_started(text))
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            refused = no_room(f"no process for {account.name}: {reason}")
+            self._refuse(number, launch.rank, "helper", refused.text, refused)
             return
         finally:
             _close_all(fds)
+        if helper.port.endpoint.wants_write:
+            # Its user may have stopped it; it is our unreaped child, so the pid is right.
+            os.kill(helper.pid, signal.SIGCONT)
         helper.tasks.add(number)
         task = self._tasks[number] = _Task(account, launch)
         task.helper = helper
@@ -457,6 +511,8 @@ class Spawner:
     def _hold(self, event: TaskStarted) -> None:
         """Keep it a moment: most commands end before it is told, and their end tells it too."""
         self._held[event.task] = (clock.now_s() + _STARTED_HELD_S, event)
+        if len(self._held) > _HELD_MAX:
+            self._tell_held(next(iter(self._held)))
 
     def _tell_held(self, number: int) -> None:
         held = self._held.pop(number, None)

@@ -88,7 +88,8 @@ def stat_of(pid: int) -> Stat | None:
     fields = raw[end + 2 :].split()
     if len(fields) < 20:
         return None
-    name = raw[raw.find(b"(") + 1 : end].decode("utf-8", "backslashreplace")
+    begin = raw.find(b"(") + 1
+    name = raw[begin:end].decode("utf-8", "backslashreplace")
     state = fields[0].decode("ascii", "replace")
     return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name)
 

@@ -17,17 +17,22 @@ from typing import Final, NoReturn
 
 from gexec.core.deadlines import wake_s
 from gexec.errors import ProtocolError
-from gexec.proc import channel, clock, identity
-from gexec.proc.channel import HelperPort, SpawnerPort
+from gexec.proc import channel, clock, identity, starting
+from gexec.proc.channel import HelperPort, MessageLost, SpawnerPort
 from gexec.proc.launcher import Launcher
-from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, SignalTask
+from gexec.proc.messages import LAUNCH, Event, ForgetTask, KillTask, Launch, Request, SignalTask, TaskRefused
 
 #: A helper without tasks ends after this long.
 IDLE_S: Final = 300.0
 
 
 def fork_helper(
-    uid: int, gid: int, groups: Sequence[int], *, idle_s: float = IDLE_S
+    uid: int,
+    gid: int,
+    groups: Sequence[int],
+    *,
+    idle_s: float = IDLE_S,
+    descriptors: int | None = None,
 ) -> tuple[int, HelperPort]:
     """Fork a helper for this user; return its pid and the spawner's end of its channel.
 
@@ -37,12 +42,19 @@ def fork_helper(
     ours, theirs = channel.pair()
     pid = os.fork()
     if pid == 0:
-        _be_helper(theirs, uid, gid, groups, idle_s)
+        _be_helper(theirs, uid, gid, groups, idle_s, descriptors)
     theirs.close()
     return pid, HelperPort(ours)
 
 
-def _be_helper(sock: socket.socket, uid: int, gid: int, groups: Sequence[int], idle_s: float) -> NoReturn:
+def _be_helper(
+    sock: socket.socket,
+    uid: int,
+    gid: int,
+    groups: Sequence[int],
+    idle_s: float,
+    descriptors: int | None,
+) -> NoReturn:
     status = 70
     try:
         signal.set_wakeup_fd(-1)
@@ -52,6 +64,8 @@ def _be_helper(sock: socket.socket, uid: int, gid: int, groups: Sequence[int], i
         fd = sock.detach()
         identity.close_inherited([fd])
         identity.null_stdio()
+        if descriptors is not None:
+            identity.limit_descriptors(descriptors)
         os.setsid()
         os.chdir("/")
         os.umask(0o077)
@@ -121,6 +135,10 @@ class _Helper:
         try:
             self._port.endpoint.flush()
             request = self._port.receive()
+        except MessageLost as lost:
+            if lost.kind == LAUNCH:
+                self._tell(TaskRefused(lost.task, starting.no_room(str(lost))))
+            return
         except (ConnectionError, ProtocolError):
             self._gone = True
             return

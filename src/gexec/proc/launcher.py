@@ -38,6 +38,7 @@ class Launcher:
         other_ended: called with (pid, wait status) of a reaped child that is no task.
         not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
         linger_s: when it is told what a task left behind that ended by itself; see ``Leftovers``.
+        descriptors: the soft limit of descriptors that tasks get; None = this process's own.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Launcher:
         other_ended: Callable[[int, int], None] | None = None,
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
+        descriptors: int | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
         self._uid = os.geteuid()
+        self._descriptors = descriptors
         self._tasks: dict[int, Task] = {}
         self._by_pid: dict[int, Task] = {}
         self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
@@ -80,7 +83,7 @@ class Launcher:
                 return
             since = descendants.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid = starting.spawn(spec, fds)
+            pid = starting.spawn(spec, fds, self._descriptors)
         except Refusal as refusal:
             self._emit(TaskRefused(number, refusal.outcome))
             return

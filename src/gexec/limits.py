@@ -95,7 +95,8 @@ HEARTBEAT_S: Final = 3.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
-#: What a process leaves behind when it ends may go on this long before it is ended too.
+#: What a process leaves behind may hold its output this long before it is not waited for any more;
+#: where the policy ends what is left, it may go on this long.
 LINGER_S: Final = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0

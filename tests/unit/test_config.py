@@ -71,13 +71,14 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         allow_groups = ["users"]
         deny_groups = ["guests"]
         jobs_per_user_max = 3
+        leftovers = "kill"
     """
     settings = read_gexecd(written(tmp_path, text), {})
     assert settings.bind == ("127.0.0.1", "::1")
     assert settings.orphan_grace_s == 5
     assert settings.policy == PolicySettings(
         root=False, uid_min=1000, allow_users=("alice",), deny_users=("mallory",),
-        allow_groups=("users",), deny_groups=("guests",), jobs_per_user_max=3,
+        allow_groups=("users",), deny_groups=("guests",), jobs_per_user_max=3, leftovers="kill",
     )  # fmt: skip
     default = GexecdSettings()
     for each in fields(GexecdSettings):
@@ -97,6 +98,7 @@ def test_authd(tmp_path: Path) -> None:
     [
         ("prot = 1", ["'prot' is not a setting", "port"]),
         ("[policy]\nrot = true", ["policy: 'rot'"]),
+        ("[policy]\nleftovers = 'spare'", ["leftovers = 'spare'", '"leave" or "kill"']),
         ("policy = 3", ["policy: expected a table"]),
         ("port = '2875'", ["port = '2875'", "whole number"]),
         ("port = true", ["port", "whole number"]),

@@ -84,11 +84,10 @@ def stat_of(pid: int) -> Stat | None:
     finally:
         os.close(fd)
     # The command's name is in parentheses and may hold anything, parentheses too.
-    end = raw.rfind(b")")
+    begin, end = raw.find(b"(") + 1, raw.rfind(b")")
     fields = raw[end + 2 :].split()
     if len(fields) < 20:
         return None
-    begin = raw.find(b"(") + 1
     name = raw[begin:end].decode("utf-8", "backslashreplace")
     state = fields[0].decode("ascii", "replace")
     return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name)

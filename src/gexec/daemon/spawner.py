@@ -219,6 +219,7 @@ class Spawner:
 
     def _due_s(self) -> float | None:
         due_s = earlier(self._launcher.next_deadline_s(), self._kill_deadline_s())
+        due_s = earlier(due_s, self._helpers.wake_s())
         for held_s, _ in self._held.values():
             due_s = earlier(due_s, held_s)
             break
@@ -230,6 +231,7 @@ class Spawner:
             for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
                 self._tell_held(number)
         self._launcher.tick()
+        self._helpers.wake()
         overdue_s = self._kill_deadline_s()
         if overdue_s is not None and overdue_s <= (now_s := clock.now_s()):
             for task in self._tasks.values():
@@ -395,7 +397,7 @@ class Spawner:
             return
         try:
             helper = self._helpers.for_account(account)
-            helper.port.ask(Launch(number, launch, fds))
+            helper.launch(Launch(number, launch, fds))
         except (OSError, ProtocolError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             refused = no_room(f"no process for {account.name}: {reason}")
@@ -403,10 +405,6 @@ class Spawner:
             return
         finally:
             _close_all(fds)
-        if helper.port.endpoint.wants_write:
-            # Its user may have stopped it; it is our unreaped child, so the pid is right.
-            os.kill(helper.pid, signal.SIGCONT)
-        helper.tasks.add(number)
         task = self._tasks[number] = _Task(account, launch)
         task.helper = helper
 
@@ -445,6 +443,7 @@ class Spawner:
             self._launcher.forget(number)
             return
         task.helper.tasks.discard(number)
+        task.helper.unanswered.pop(number, None)
         task.helper.detached.add(mark_of(task.launch.job_id, task.launch.rank))
         task.helper.ask(ForgetTask(number))
 

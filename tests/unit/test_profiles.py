@@ -22,7 +22,7 @@ seen = []
 @given(strategies.integers(0, 2**64))
 def test(number):
     seen.append(number)
-    assert number < 2**60
+    assert number < 900
 
 try:
     test()
@@ -56,7 +56,7 @@ def test_a_nightly_run_tries_others_and_prints_the_one_that_fails() -> None:
     first, said = tried("nightly")
     again, _ = tried("nightly")
     assert first != again
-    assert re.search(r"number=1152921504606846976\b", said)
+    assert re.search(r"number=900\b", said)
     assert "@reproduce_failure(" in said
 
 

@@ -357,7 +357,7 @@ def test_ensync(shell: Shell) -> None:
 def test_an_option_under_which_no_command_can_run_is_a_usage_error(
     shell: Shell, given: str, needed: str
 ) -> None:
-    for words in (["ensh"], ["ensync", "--via=ssh"]):
+    for words in (["ensh"], ["ensh", "--dry-run"], ["ensync", "--via=ssh"], ["ensync"]):
         done = shell.run(*words, "-n", "node1", "-o", given, "/etc/hosts")
         said = f"{words[0]}: option {given!r} for ssh: a command on a node needs {needed}; leave it out\n"
         assert (done.returncode, done.stderr.decode()) == (2, said)

@@ -67,6 +67,13 @@ def words(connect_timeout_s: int, alive_interval_s: int, alive_count: int, ask: 
     return ["-T", *_as_words(REQUIRED | DEFAULTS | limits | (_ASK if ask else _BATCH))]
 
 
+def given(options: Sequence[str], user: str | None) -> list[str]:
+    """Return the words for the options of the user's command line (-o, -l). UsageError: see ``check``."""
+    words = [word for option in options for word in ("-o", option)]
+    check(["ssh", *words])
+    return words if user is None else [*words, "-l", user]
+
+
 def environment(ask: bool) -> dict[bytes, bytes]:
     """Return variables for every ssh: the one that goes to a jump host has no BatchMode, and could ask."""
     return {} if ask else {b"SSH_ASKPASS_REQUIRE": b"never"}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
+import resource
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -15,7 +20,7 @@ from gexec import limits
 from gexec.core import outcome
 from gexec.errors import ProtocolError
 from gexec.proc import channel, messages
-from gexec.proc.channel import Endpoint, HelperPort, RelayChannel, SpawnerPort
+from gexec.proc.channel import Endpoint, HelperPort, MessageLost, RelayChannel, SpawnerPort
 from gexec.proc.messages import (
     Certificates,
     Check,
@@ -237,3 +242,75 @@ def test_attack_67_descriptors_of_a_malformed_message_are_closed() -> None:
     os.close(read)
     ours.close()
     spawner.endpoint.close()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("blob", [b"b", b"b" * 100_000], ids=["inline", "memfd"])
+def test_descriptors_that_a_full_process_cannot_take_cost_that_message_alone(blob: bytes) -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay.run(7, 3, b"c", blob, (0, 1, 2))
+    relay.signal(8, 15)
+    with no_descriptor_left(), pytest.raises(MessageLost, match="Too many open files") as lost:
+        spawner.receive()
+    assert (lost.value.kind, lost.value.task, lost.value.value) == (messages.RUN, 7, 3)
+    assert spawner.receive() == SignalTask(8, 15)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_more_descriptors_than_a_message_has_are_a_protocol_error() -> None:
+    ours, theirs = channel.pair()
+    port = SpawnerPort(theirs)
+    head = messages.HEAD.pack(messages.RUN, 0, 1, 0)
+    fds = array.array("i", [0] * 5)
+    ours.sendmsg([head + b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    with pytest.raises(ProtocolError, match="more than 4 file descriptors"):
+        port.receive()
+    ours.close()
+    port.endpoint.close()
+
+
+def _ask_for_ever(helper: HelperPort, numbers: Iterator[int]) -> None:
+    for number in numbers:
+        helper.ask(Launch(number, SPEC, (0, 1, 2)))
+
+
+def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
+    ours, theirs = channel.pair()
+    helper = HelperPort(ours)
+    before = len(os.listdir("/proc/self/fd"))
+    numbers = count(1)
+    with pytest.raises(OSError, match="has not taken up what it was sent before"):
+        _ask_for_ever(helper, numbers)
+    assert next(numbers) > 64  # what may be under way at a time finds room
+    assert len(os.listdir("/proc/self/fd")) - before <= 128
+    helper.ask(KillTask(1, True))  # there is room for what takes none
+    helper.endpoint.close()
+    assert len(os.listdir("/proc/self/fd")) < before
+    theirs.close()
+
+
+def test_copies_for_the_queue_are_all_or_none() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            channel._copies((0, 1, 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before

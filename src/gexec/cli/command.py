@@ -170,7 +170,8 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
         say(str(error))
         return error.status
     except UsageError as error:
-        say(str(error))
+        lines = [error.sentence, *error.details]
+        say("\n  ".join([printable(line) for line in lines]), escape=False)
         return 2
     except GexecError as error:
         say(str(error))
@@ -208,7 +209,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
 
         if nothing_to_rerun(parsed, say):
             return 0
-    kind = one_of("-p/--prefix-type", parsed.last("prefix-type") or command.prefix, KINDS)
+    kind = one_of("-p/--prefix-type", parsed.value("prefix-type", command.prefix), KINDS)
     output = _output(parsed, kind)
     job, choice, submit = command.plan(parsed, request)
     if parsed.flag("dry-run"):
@@ -266,6 +267,7 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     """
     request = Request(argv or command.argv(parsed.rest))
     request.administrator = command.administrator
+    request.warn = Say(command.name)
     request.nodes = parsed.all("nodes")
     request.exclude = parsed.all("exclude")
     for one, other, why in _CONTRARY:

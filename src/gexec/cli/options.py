@@ -59,6 +59,11 @@ class Parsed:
         values = self.values.get(long)
         return values[-1] if values else None
 
+    def value(self, long: str, default: str) -> str:
+        """Return the last value given for the option, also an empty one, else ``default``."""
+        values = self.values.get(long)
+        return values[-1] if values else default
+
     def all(self, long: str) -> list[str]:
         """Return all values given for a repeatable option."""
         return self.values.get(long, [])

@@ -56,8 +56,8 @@ def main(words: Sequence[str]) -> int:
             return 0
         if not parsed.rest:
             raise UsageError("gexec-send needs at least one path")
-        naming = one_of("--names", parsed.last("names") or "full", ("full", "base"))
-        when = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
+        naming = one_of("--names", parsed.value("names", "full"), ("full", "base"))
+        when = one_of("--compress", parsed.value("compress", "auto"), ("auto", "always", "never"))
         roots = roots_of(parsed.rest, naming)
         problems = _Problems()
         sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=problems)
@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
             from gexec.ssh.loader import archive
 
             _write_all(archive())
-        _send(sender, when, size("--bwlimit", parsed.last("bwlimit") or "0"))
+        _send(sender, when, size("--bwlimit", parsed.value("bwlimit", "0")))
         problems.finish()
     except BrokenPipeError:
         return INCOMPLETE

@@ -60,7 +60,7 @@ class Request(Selection):
 
     __slots__ = (
         "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stdin",
-        "strict", "timeout_s", "umask",
+        "timeout_s", "umask",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[str | bytes]) -> None:
@@ -75,7 +75,6 @@ class Request(Selection):
         self.umask: int | None = None
         self.detached = False
         self.stdin = True
-        self.strict = False
         self.remote_path = False
 
 

@@ -296,11 +296,20 @@ def _nodes(what: Subject) -> Iterator[Finding]:
     from gexec.client.resolve import resolve
     from gexec.select.sources import Selection
 
+    told: list[str] = []
     try:
-        chosen = choose(Selection(), what.environ)
+        selection = Selection()
+        selection.warn = told.append
+        chosen = choose(selection, what.environ)
     except UsageError as error:
-        yield Finding(WARNING, str(error), "docs/nodes.md tells where gexec looks for nodes")
+        yield Finding(
+            WARNING,
+            "; ".join([error.sentence, *error.details]),
+            "docs/nodes.md tells where gexec looks for nodes",
+        )
         return
+    for sentence in told:
+        yield Finding(WARNING, sentence, "docs/nodes.md has the rules")
     addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"), chosen.addresses)
     unknown = [name for (name, _), address in zip(chosen.nodes, addresses, strict=True) if not address]
     if unknown:

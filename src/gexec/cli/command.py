@@ -109,6 +109,8 @@ class Command:
     __slots__ = ("administrator", "help", "name", "options", "prefix")
     #: What --dry-run says of a node without an address.
     unresolved = "the name does not resolve"
+    #: Options may follow other arguments. Not where those are another program's command line.
+    options_anywhere = False
 
     def __init__(
         self,
@@ -185,7 +187,7 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
 
 def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     begin_s = time.monotonic()
-    parsed = parse(command.name, words, command.options)
+    parsed = parse(command.name, words, command.options, command.options_anywhere)
     if parsed.flag("help"):
         return print_(command.help, say)
     if parsed.flag("help-all"):

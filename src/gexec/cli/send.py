@@ -19,7 +19,10 @@ from gexec.files.sender import Sender, roots_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Sequence
+else:
+    import _signal
 
 OPTIONS = (
     Option("", "names", takes_value=True),
@@ -49,6 +52,7 @@ _STEPS_PER_S = 8
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C ends it as TERM does, without a traceback
     try:
         parsed = parse("gexec-send", words, OPTIONS)
         if parsed.flag("help"):

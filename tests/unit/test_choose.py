@@ -16,6 +16,7 @@ from gexec.client.nodes import choose
 from gexec.core.outcome import denied, exited, lost, not_started
 from gexec.errors import UsageError
 from gexec.render.failed import failed_lines
+from gexec.render.text import printable
 from gexec.select.sources import GMOND, LIST, TEXT, Choice, Selection, plan
 
 
@@ -320,6 +321,11 @@ def test_what_failed_is_read_back_to_the_letter(tmp_path: Path) -> None:
     (tmp_path / "failed").write_bytes(b"".join(failed_lines([os.fsencode(name) for name in given], ends)))
     chosen = choose(select(nodelist=str(tmp_path / "failed")), {})
     assert chosen.nodes == [("b", 99), ("web#1", 0), ("b", 99), ("\udcff", 0), ("::1", 77)]
+
+
+def test_a_byte_of_a_name_is_shown_as_a_byte() -> None:
+    assert printable("n\udcff1\x1b\ud800") == "n\\xff1\\x1b\\ud800"
+    assert "-x '\\xff' excludes" in told(select(exclude=["\udcff"]), {"GEXEC_SVRS": "n"})[1][0]
 
 
 def test_files_that_were_named_must_be_there(tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ ACCOUNT = Account(name="somebody", uid=UID, gid=UID, gids=(UID,), shell="/bin/sh
 def large_job(number: int) -> tuple[bytes, bytes]:
     """Return the credential and the blob of a job of two megabytes."""
     blob = JobSpec(
-        names=[b"node1"],
-        addresses=[b"127.0.0.1:1"],
+        names=[b"node1", *[b"n%04d" % rank + b"x" * 240 for rank in range(5000)]],
+        addresses=[b"127.0.0.1:1"] * 5001,
         program=b"/bin/true",
         argv=[b"true"],
-        env=[b"V%d=" % part + bytes([97 + number]) * 100_000 for part in range(20)],
+        env=[b"V%d=" % part + bytes([97 + number]) * 100_000 for part in range(9)],
         salt=number,
     ).encode()
     raw = issue(

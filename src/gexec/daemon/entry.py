@@ -90,6 +90,7 @@ class Entry:
         )
         credentials.bound_to(credential, blob)
         spec = JobSpec.decode(blob, words=False)
+        spec.env = []  # for the spawner, which reads it from the blob
         self._drop(raw)
         self._known[raw] = _Checked(blob, credential, spec)
         self._known_bytes += len(blob)

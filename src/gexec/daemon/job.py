@@ -470,6 +470,7 @@ class Job:
         # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
         self._io = None
         self._blob = b""
+        self.machine.release()
         self._queue.clear()
         for number in list(self.children):
             self._drop_child(number)

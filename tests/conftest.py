@@ -1,13 +1,19 @@
-"""For all tests: property tests try the same examples everywhere, and are never failed by a slow machine."""
+"""For all tests: property tests try the same examples everywhere, and are never failed by a slow machine.
+
+HYPOTHESIS_PROFILE=nightly (`make nightly`) tries other examples each time, and more of them.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import settings
 
 settings.register_profile("gexec", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("gexec")
+# What fails is printed with the line that tries it again; nothing of it is kept on disk.
+settings.register_profile("nightly", deadline=None, print_blob=True, max_examples=1000, database=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "gexec")
 
 
 # A runner that was itself started by nohup or in the background of a script has some signals ignored,

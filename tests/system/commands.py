@@ -18,6 +18,8 @@ from .conftest import BIN, DEADLINE_S, wait_until
 
 #: Addresses at which nobody listens, unless a test does.
 DEAD, LATE = "127.250.9.1", "127.250.9.2"
+#: An ssh that reaches nobody: it reads no configuration and has no key, whatever this machine has.
+_NO_SSH = "ssh -F none -o IdentityAgent=none -o IdentityFile=none -o UserKnownHostsFile=none"
 
 
 class Shell:
@@ -35,6 +37,7 @@ class Shell:
         hosts.write_text(f"{known}{DEAD} dead\n{LATE} late\n")
         self.folder = folder
         self.env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "GEXEC_NODELIST")}
+        self.env.setdefault("GEXEC_SSH", _NO_SSH)
         self.env |= {"XDG_CACHE_HOME": str(cache), "GEXEC_HOSTS": str(hosts), "TERM": "xterm"}
 
     def command(self, name: str, *words: object) -> list[str]:

@@ -29,6 +29,13 @@ def stopped(stopping: Sequence[Process]) -> Iterator[None]:
             os.kill(process.pid, signal.SIGCONT)
 
 
+def _pause() -> None:
+    """Let the pause last, so that deadlines of the stopped processes pass."""
+    until_s = time.monotonic() + PAUSE_S
+    while time.monotonic() < until_s:
+        time.sleep(0.1)
+
+
 def _start(cluster: Cluster, *words: object) -> subprocess.Popen[bytes]:
     client: subprocess.Popen[bytes] = cluster.popen(
         *words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -52,7 +59,7 @@ def test_a_command_that_ended_while_its_relay_was_stopped_is_whole_and_not_timed
     with stopped([relay]):
         fifo.write_text("go\n")
         wait_until(lambda: not os.path.exists(f"/proc/{pid}/cwd"), "the command does not end")
-        time.sleep(PAUSE_S)  # the pause itself
+        _pause()
     output, errors = client.communicate(timeout=DEADLINE_S)
     assert client.returncode == 3, errors
     assert len(output) == 60_000
@@ -71,7 +78,7 @@ def test_a_cluster_that_was_suspended_goes_on(cluster_of: Callable[..., Cluster]
         assert client.stdout.readline() == b"ready\n"
     everyone = [process for name in cluster.names for process in cluster.daemon(name)]
     with stopped(everyone):
-        time.sleep(PAUSE_S)  # the pause itself
+        _pause()
     for rank in range(len(cluster.names)):
         (fifo / str(rank)).write_text("on\n")
     output, errors = client.communicate(timeout=DEADLINE_S)

@@ -182,6 +182,7 @@ def test_stdin_has_a_window_and_chunks() -> None:
     assert session.stdin_room == 0
     frames = [frame for _, frame in sent(session)]
     assert all(isinstance(frame, Stdin) and len(frame.data) <= limits.FRAME_MAX_BYTES for frame in frames)
+    assert sum(len(frame.data) for frame in frames if isinstance(frame, Stdin)) == limits.STDIN_WINDOW_BYTES
     with pytest.raises(ValueError, match="room for 0"):
         session.stdin(b"s")
     say(session, StdinTaken(1000))

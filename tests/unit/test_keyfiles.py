@@ -193,14 +193,16 @@ def test_attack_30_live_socket_with_a_full_queue_is_not_replaced(tmp_path: Path)
     path = tmp_path / "authd.sock"
     with sockets.listen(str(path), what="authd", backlog=0):
         waiting: list[socket.socket] = []
-        try:
-            while len(waiting) < 64:
+
+        def fill() -> None:
+            for _ in range(64):
                 sock = socket.socket(socket.AF_UNIX)
                 sock.setblocking(False)
                 waiting.append(sock)
                 sock.connect(str(path))
-        except BlockingIOError:
-            pass
+
+        with pytest.raises(BlockingIOError):
+            fill()
         refused_socket(path, "already runs")
         for sock in waiting:
             sock.close()

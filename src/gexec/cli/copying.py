@@ -205,10 +205,9 @@ class Copy:
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
         from gexec.ssh.job import Options
         from gexec.ssh.job import open_session as open_ssh
+        from gexec.ssh.settings import given
 
-        arguments = [word for text in self._parsed.all("ssh-option") for word in ("-o", text)]
-        user = self._parsed.last("user")
-        arguments += [] if user is None else ["-l", user]
+        arguments = given(self._parsed.all("ssh-option"), self._parsed.last("user"))
         options = Options(arguments=arguments, ask=self._parsed.flag("ask"))
 
         def submit(job: JobSpec) -> tuple[_socket.socket, JobSession]:

@@ -111,6 +111,10 @@ class Task:
             if self.via == "ssh":
                 raise UsageError("options --strict and --via=ssh: only gexecd can do --strict; leave one out")
             self.via = "gexec"
+        if parsed.all("ssh-option"):
+            from gexec.ssh.settings import given
+
+            given(parsed.all("ssh-option"), None)  # what is wrong is told before anything is copied
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = size("--bwlimit", parsed.last("bwlimit") or "0")

@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from gexec.core.deadlines import earlier
 from gexec.errors import ProtocolError
 from gexec.limits import LINGER_S
 from gexec.proc import clock
 from gexec.proc.channel import HelperPort, MessageLost
 from gexec.proc.helper import fork_helper
 from gexec.proc.loop import PollLoop
-from gexec.proc.messages import AcceptedKeys, Certificates, Event, Request, TaskLeft, TaskStarted
+from gexec.proc.messages import AcceptedKeys, Certificates, Event, Launch, Request, TaskLeft, TaskStarted
 from gexec.proc.task import Task
 from gexec.security.policy import Account
 
@@ -22,6 +23,8 @@ from gexec.security.policy import Account
 _AGE_MAX_S: Final = 600.0
 #: Ended tasks of one helper that are remembered, and processes that they left.
 _LEFT_MAX: Final = 1024
+#: A helper that leaves a launch unanswered for so long may be stopped by its user: it is continued.
+_ANSWERS_S: Final = 1.0
 #: What a helper may need, beyond the time itself, to tell what a task left behind.
 _TOLD_S: Final = 1.0
 #: How long a helper may be busy with what does not end by SIGKILL at once.
@@ -33,6 +36,7 @@ class Helper:
 
     Attributes:
         tasks: its attached tasks.
+        unanswered: launches that it has not answered, oldest first, and since when.
         detached: the marks of detached ones.
         ended: by number, the marks of those that ended and may leave something: at most 1024.
         doomed: those that ended and may not, while something of them may be left: at most 1024.
@@ -51,6 +55,7 @@ class Helper:
         "quiet_s",
         "tasks",
         "uid",
+        "unanswered",
     )
 
     def __init__(self, pid: int, port: HelperPort, uid: int) -> None:
@@ -59,6 +64,7 @@ class Helper:
         self.uid = uid
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
+        self.unanswered: dict[int, float] = {}
         self.detached: set[tuple[bytes, bytes]] = set()
         self.ended: dict[int, tuple[bytes, bytes]] = {}
         self.doomed: deque[Task] = deque(maxlen=_LEFT_MAX)
@@ -71,6 +77,28 @@ class Helper:
             self.port.ask(request)
         except (OSError, ProtocolError):
             os.kill(self.pid, signal.SIGKILL)  # it has left thousands of messages unread
+
+    def launch(self, request: Launch) -> None:
+        """Have it launch or check a task.
+
+        Raises:
+            OSError, ProtocolError: it takes no more just now, or there is no descriptor for it.
+        """
+        self.port.ask(request)
+        self.tasks.add(request.task)
+        self.unanswered[request.task] = clock.now_s()
+
+    @property
+    def wake_s(self) -> float | None:
+        """When it has left a launch unanswered for too long, or None."""
+        for asked_s in self.unanswered.values():
+            return asked_s + _ANSWERS_S
+        return None
+
+    def wake(self) -> None:
+        """Let it go on, if its user has stopped it; it is our unreaped child, so the pid is right."""
+        os.kill(self.pid, signal.SIGCONT)
+        self.unanswered = dict.fromkeys(self.unanswered, clock.now_s())
 
     def task_ended(self, task: Task) -> None:
         """A task has ended: what it left behind may be told, and is ended if that was asked for."""
@@ -156,6 +184,21 @@ class Helpers:
         self._loop.watch(port.endpoint.fileno(), lambda: self._heard(helper))
         return helper
 
+    def wake_s(self) -> float | None:
+        """Return when ``wake`` has something to do, or None."""
+        due_s: float | None = None
+        for helper in self._by_pid.values():
+            due_s = earlier(due_s, helper.wake_s)
+        return due_s
+
+    def wake(self) -> None:
+        """Let those go on that their users have stopped."""
+        now_s = clock.now_s()
+        for helper in self._by_pid.values():
+            due_s = helper.wake_s
+            if due_s is not None and due_s <= now_s:
+                helper.wake()
+
     def flush(self) -> None:
         """Send on what waits for the helpers to read."""
         for helper in self._by_pid.values():
@@ -212,6 +255,7 @@ class Helpers:
             if helper.told_left(event):
                 self._on_event(event)
         elif event.task in helper.tasks:  # else it was forgotten meanwhile
+            helper.unanswered.pop(event.task, None)
             if not isinstance(event, TaskStarted):
                 helper.tasks.discard(event.task)
             self._on_event(event)

@@ -93,6 +93,7 @@ class RelayService:
         self._pool = Pool(self, contexts)
         self._acceptor = Acceptor(self, context, contexts, self._complaints)
         self._jobs: dict[tuple[bytes, int], Job] = {}
+        self._roots = 0
         self._tasks: dict[int, Job] = {}
         self._parties: dict[Link, Party] = {}
         self._task_numbers = count(1)
@@ -314,8 +315,9 @@ class RelayService:
         """Return why no new job is taken just now, None if one is."""
         if self._draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        if len(self._jobs) >= self._settings.jobs_max:
-            return Refused(frames.REFUSED_BUSY, f"gexecd has {len(self._jobs)} jobs, its limit (jobs_max)")
+        ranks = len(self._jobs) - self._roots  # those are bounded by the clients there may be
+        if ranks >= self._settings.jobs_max:
+            return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
         return None
 
     def _start(self, link: Link, party: Party, channel: int, start: Start) -> None:
@@ -393,6 +395,7 @@ class RelayService:
             blob=submit.blob,
             client=parent,
         )
+        self._roots += 1
         job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob, credential.uid)
         self._entry.keep(submit.credential)
         party.parents[channel] = (job, parent)
@@ -418,6 +421,7 @@ class RelayService:
     def job_finished(self, job: Job) -> None:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
+            self._roots -= job.key[1] == ROOT
             self._entry.release(job.credential)
         self._tidy_later()
         for link, channel in job.parents.values():

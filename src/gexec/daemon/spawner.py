@@ -224,6 +224,7 @@ class Spawner:
 
     def _due_s(self) -> float | None:
         due_s = earlier(self._launcher.next_deadline_s(), self._kill_deadline_s())
+        due_s = earlier(due_s, self._helpers.wake_s())
         for held_s, _ in self._held.values():
             due_s = earlier(due_s, held_s)
             break
@@ -238,6 +239,7 @@ class Spawner:
         if self._tidy_by_s is not None and self._tidy_by_s <= clock.now_s():
             self._tidy()
         self._launcher.tick()
+        self._helpers.wake()
         overdue_s = self._kill_deadline_s()
         if overdue_s is not None and overdue_s <= (now_s := clock.now_s()):
             for task in self._tasks.values():
@@ -423,7 +425,7 @@ class Spawner:
             return
         try:
             helper = self._helpers.for_account(account)
-            helper.port.ask(Launch(number, launch, fds))
+            helper.launch(Launch(number, launch, fds))
         except (OSError, ProtocolError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             refused = no_room(f"no process for {account.name}: {reason}")
@@ -431,10 +433,6 @@ class Spawner:
             return
         finally:
             _close_all(fds)
-        if helper.port.endpoint.wants_write:
-            # Its user may have stopped it; it is our unreaped child, so the pid is right.
-            os.kill(helper.pid, signal.SIGCONT)
-        helper.tasks.add(number)
         task = self._tasks[number] = _Task(account, launch)
         task.helper = helper
 
@@ -473,6 +471,7 @@ class Spawner:
             self._launcher.forget(number)
             return
         task.helper.tasks.discard(number)
+        task.helper.unanswered.pop(number, None)
         task.helper.detached.add(mark_of(task.launch.job_id, task.launch.rank))
         task.helper.ask(ForgetTask(number))
 

@@ -81,6 +81,10 @@ class Node:
 
     # -- driving --------------------------------------------------------------------------
 
+    def release(self) -> None:
+        """Let go of the job's bytes; nothing is asked of this machine any more."""
+        self._subtree.release()
+
     def begin(self, now_s: float) -> list[events.Effect]:
         """Ask the children first, so that they start while this node's own process does."""
         if self.high - self.low > 1:

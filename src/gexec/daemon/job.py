@@ -136,6 +136,7 @@ class Job:
         self._uid = uid
         self._task: int | None = None
         self._io: TaskIO | None = None
+        self._checked = False
         #: The spawner was asked for a launch and has not answered.
         self._launching = False
         #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
@@ -394,6 +395,7 @@ class Job:
 
     def _check_task(self) -> None:
         self._task = self._relay.open_task(self)
+        self._checked = True
         try:
             self._relay.spawner.check(self._task, self.key[1], self.credential, self._blob)
         except OSError as error:
@@ -409,6 +411,7 @@ class Job:
             return
         if self._task is None:
             self._task = self._relay.open_task(self)
+        self._checked = False
         try:
             self._relay.spawner.run(self._task, self.key[1], self.credential, self._blob, io.child_fds)
             self._io = io
@@ -458,9 +461,17 @@ class Job:
             self._timer = None
         if self._task is not None:
             self._relay.close_task(self._task)
+            if self._checked:  # it will not start: the spawner need not keep it
+                self._relay.spawner.kill(self._task, True)
+                self._relay.spawner_asked()
         self._answered()
         if self._io is not None:
             self._io.close()
+        # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
+        self._io = None
+        self._blob = b""
+        self.machine.release()
+        self._queue.clear()
         for number in list(self.children):
             self._drop_child(number)
         self._relay.job_finished(self)

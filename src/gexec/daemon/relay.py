@@ -56,6 +56,10 @@ async def _serve(context: RelayContext) -> int:
     return await relay.stopped
 
 
+#: How long after a job what it left in memory is given back, if nothing runs then.
+_TIDY_S: Final = 6.0
+
+
 class Party:
     """Who speaks on one connection, and which of its channels belong to which job."""
 
@@ -97,6 +101,7 @@ class RelayService:
         self._draining = False
         self._spawner_writing = False
         self._beat: asyncio.TimerHandle | None = None
+        self._tidying: asyncio.TimerHandle | None = None
         #: When it is due, in the clock's time, and how far the clock was behind when it came last.
         self._beat_due_s = 0.0
         self._beat_behind_s = 0.0
@@ -326,6 +331,7 @@ class RelayService:
             # A job that this version does not know must not end the link, and other jobs with it.
             link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
+        start.blob = self._entry.shared(start.credential, start.blob)
         if start.high > spec.ranks:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
         key = (credential.job_id, start.low)
@@ -339,6 +345,7 @@ class RelayService:
         if start.attach_only:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
+        self._tidy_later()
         refusal = self._refusal()
         if refusal is not None:
             link.answer(channel, refusal)
@@ -367,6 +374,7 @@ class RelayService:
         except (CredentialError, ProtocolError) as error:
             link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
+        self._tidy_later()
         refusal = self._refusal()
         if credential.uid != party.uid:
             refusal = Refused(
@@ -399,11 +407,23 @@ class RelayService:
         place = "the root" if job.key[1] == ROOT else f"rank {job.key[1]}"
         self._log.error(f"{place} of job {job.key[0].hex()} failed: {type(error).__name__}: {error}")
 
+    def _tidy_later(self) -> None:
+        if self._tidying is None:
+            self._tidying = self._loop.call_later(_TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Give free memory back, if nothing runs; else after the next job."""
+        self._tidying = None
+        if not self._jobs:
+            self._entry.forget_known()
+            memory.trim()
+
     def job_finished(self, job: Job) -> None:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
             self._roots -= job.key[1] == ROOT
             self._entry.release(job.credential)
+        self._tidy_later()
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:

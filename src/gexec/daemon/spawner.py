@@ -17,10 +17,12 @@ from typing import Final
 from gexec.core import outcome
 from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
+from gexec.daemon.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.daemon.helpers import Helper, Helpers
 from gexec.daemon.trail import EndedTask, Trail
 from gexec.daemon.vetting import Admission, Admitted
 from gexec.errors import CredentialError, ProtocolError
+from gexec.host import memory
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log
 from gexec.proc import clock, descendants
@@ -53,6 +55,8 @@ from gexec.security.policy import Account
 _HELPER_PATIENCE_S: Final = 5.0
 #: How long the news that a task runs may wait for the news that it has ended.
 _STARTED_HELD_S: Final = 0.05
+#: How long after a job what it left in memory is given back, if nothing runs then.
+_TIDY_S: Final = 6.0
 #: Turns of the loop that fail one after another before it gives up.
 _FAULTS_MAX: Final = 100
 #: And of how many tasks at a time: the relay may wait for it with further launches.
@@ -128,7 +132,8 @@ class Spawner:
         self._tasks: dict[int, _Task] = {}
         #: By task, oldest first: when it is told at the latest.
         self._held: dict[int, tuple[float, TaskStarted]] = {}
-        self._checked: dict[int, Admitted] = {}
+        self._checks = Checks()
+        self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
         #: The descriptors, signals and timers of this process.
         self.loop = PollLoop(self._signalled)
@@ -223,6 +228,7 @@ class Spawner:
         for held_s, _ in self._held.values():
             due_s = earlier(due_s, held_s)
             break
+        due_s = earlier(due_s, self._tidy_by_s)
         return earlier(due_s, clock.now_s() + 0.1) if self._ending else due_s
 
     def _tick(self) -> None:
@@ -230,6 +236,8 @@ class Spawner:
             now_s = clock.now_s()
             for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
                 self._tell_held(number)
+        if self._tidy_by_s is not None and self._tidy_by_s <= clock.now_s():
+            self._tidy()
         self._launcher.tick()
         self._helpers.wake()
         overdue_s = self._kill_deadline_s()
@@ -239,6 +247,15 @@ class Spawner:
                     self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
                     task.kill_by_s = None
                     os.kill(task.helper.pid, signal.SIGKILL)
+
+    def _tidy(self) -> None:
+        """Forget what is kept for the next rank of a job, and give free memory back if nothing runs."""
+        now_s = time.time()
+        self._admission.expire(now_s)
+        self._checks.expire(now_s)
+        self._tidy_by_s = clock.now_s() + _TIDY_S if self._tasks or self._checks else None
+        if not self._tasks:
+            memory.trim()
 
     def _kill_deadline_s(self) -> float | None:
         due_s: float | None = None
@@ -293,7 +310,7 @@ class Spawner:
 
     def _give_up(self, number: int, rank: int, reason: str) -> None:
         """Refuse a task for want of something; whatever was begun for it is ended."""
-        self._checked.pop(number, None)
+        self._checks.pop(number)
         task = self._tasks.get(number)
         if task is not None:
             self._kill(number, task, True, reason)
@@ -320,7 +337,7 @@ class Spawner:
         elif isinstance(request, SignalTask):
             self._signal(number, request.signum)
         elif isinstance(request, KillTask):
-            self._checked.pop(number, None)
+            self._checks.pop(number)
             task = self._tasks.get(number)
             if task is not None:
                 self._kill(number, task, request.now, "asked for")
@@ -337,7 +354,16 @@ class Spawner:
         admitted = self._admitted(number, rank, credential, blob)
         if admitted is None:
             return
-        self._checked[number] = admitted
+        if self._checks.is_full(admitted.credential.uid):
+            text = (
+                f"{CHECKS_OF_USER_MAX} processes of {admitted.account.name}'s strict jobs wait to be started "
+                "on this node, and no more may: run the job when those have begun"
+            )
+            self._refuse(number, rank, "busy", text, outcome.not_started(text))
+            return
+        uid, launch = admitted.credential.uid, admitted.launch
+        until_s = admitted.credential.expires_s + self._admission.skew_s
+        self._checks.add(number, (launch.job_id, launch.rank), uid, until_s)
         self._launch(number, admitted, ())
 
     def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
@@ -361,7 +387,9 @@ class Spawner:
             text = f"this node runs {len(self._tasks)} tasks: at most {self._tasks_max} are allowed"
             self._refuse(number, rank, "busy", text, outcome.not_started(text))
             return None
-        before = self._checked.pop(number, None)
+        before = self._checks.pop(number)
+        if self._tidy_by_s is None:
+            self._tidy_by_s = clock.now_s() + _TIDY_S
         try:
             admitted = self._admission.admit(
                 credential,
@@ -369,7 +397,7 @@ class Spawner:
                 rank,
                 now_s=time.time(),
                 jobs_of=self._jobs_of,
-                claimed=None if before is None else (before.launch.job_id, before.launch.rank),
+                claimed=before,
             )
         except CredentialError as error:
             self._refuse(number, rank, error.code, str(error), None)
@@ -479,7 +507,7 @@ class Spawner:
             self._held.pop(event.task, None)  # that it has ended says that it ran
         elif isinstance(event, TaskRefused):
             gone = self._tasks.pop(event.task, None)
-            self._checked.pop(event.task, None)
+            self._checks.pop(event.task)
             rank = gone.launch.rank if gone else None
             self._trail.refused(event.task, rank, "start", event.outcome.text)
         elif isinstance(event, TaskReady):

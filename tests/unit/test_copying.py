@@ -184,7 +184,7 @@ def _nobody(peer: Peer) -> None:
     [
         ("*.log", "no file matches the pattern, or it was quoted"),
         ("file/x", "a part of its path is a file"),
-        ("n" * 300, "the path cannot be followed: File name too long"),
+        ("n" * 300, "its path is longer or deeper than can be copied"),
         ("nothing", "there is no such file or directory on this host"),
     ],
 )

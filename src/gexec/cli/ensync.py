@@ -61,7 +61,7 @@ carries them; owner, group, mode and times stay (owner and group as root).
       --bwlimit=N[kMG]   bytes a second            --strict    all nodes or none
       --failed-to=FILE   list of failed nodes      --rerun=FILE  run on those
   -v, --verbose   -V, --version   -h, --help       --help-all  every option
-Status: 0; 1 a file failed or is different; 3 cut short; 255 a node failed.
+Status: 0; 1 a file failed or differs; 3 cut short; 130 ^C; 255 a node failed.
 """
 
 

@@ -160,7 +160,7 @@ class Fetched(Wrapped):
         """See above."""
         told = []
         for sentence, (raw, folders) in self._problems.items():
-            names = fold_bounded([shown(os.fsencode(folder)) for folder in folders])
+            names = fold_bounded([shown(os.fsencode(folder)) for folder in self.folders if folder in folders])
             told.append(f"{names}: {printable(raw if len(folders) == 1 else sentence)}")
         return [*told, f"and {self._left_out} sentences more"] if self._left_out else told
 

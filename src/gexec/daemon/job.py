@@ -70,7 +70,7 @@ class Relay(Protocol):
 class Child:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("channel", "link", "sent", "start", "waiting")
+    __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
 
     def __init__(self, link: Link, channel: int, start: Start) -> None:
         self.link = link
@@ -78,6 +78,13 @@ class Child:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
+        #: A lost child that is asked to attach gets so much time.
+        self.attach_by: Deadline | None = None
+
+    def close(self) -> None:
+        """It is no child any more."""
+        if self.attach_by is not None:
+            self.attach_by.cancel()
 
     def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
@@ -335,7 +342,7 @@ class Job:
             child.open()
         elif start.attach_only:
             overdue = partial(self._attach_overdue, number, child)
-            Deadline(self._loop, self.spec.connect_timeout_s, overdue)
+            child.attach_by = Deadline(self._loop, self.spec.connect_timeout_s, overdue)
 
     def _attach_overdue(self, number: int, child: Child) -> None:
         """A lost child that is asked to attach gets no more time than a new one gets to be reached.
@@ -362,11 +369,13 @@ class Job:
         """The link to a child ended, or could not be made."""
         child = self.children.pop(number, None)
         if child is not None:
+            child.close()
             self.tell(events.ChildLost(number, text, child.sent))
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)
         if child is not None:
+            child.close()
             self._relay.close_channel(child.link, child.channel)
 
     # -- the process ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pwd
 import stat
 
 from gexec import limits
-from gexec.errors import UsageError
+from gexec.errors import ProtocolError, UsageError
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.reading import ShrunkError, content_digest, pieces
@@ -87,7 +87,13 @@ def _distinct(roots: list[Root]) -> list[Root]:
     """Return the roots in the order of the stream, without those that another one brings along."""
     kept: list[Root] = []
     for root in sorted(roots, key=lambda root: root.name.split(b"/")):
-        check_path(root.name)
+        try:
+            check_path(root.name)
+        except ProtocolError as error:
+            raise UsageError(
+                f"{shown(root.path)}: its path is longer or deeper than can be copied; move it to a "
+                "shorter path"
+            ) from error
         above = kept[-1] if kept else None
         if above is not None and is_below(root.name.split(b"/"), above.name.split(b"/")):
             if root.path != above.path + root.name[len(above.name) :]:

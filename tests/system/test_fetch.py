@@ -217,3 +217,20 @@ def test_kill_9_of_a_node_costs_its_own_files_only(
     assert b"gexec: node003: lost: " in err
     assert files_below(place / "to") == [f"{name}{place}/f" for name in ("node001", "node002", "node004")]
     wait_gone(str(place))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_status_after_a_signal_is_the_signals_whatever_senders_make_of_it(
+    cluster: Cluster, shell: Shell, place: Path, signum: int
+) -> None:
+    (place / "f").write_bytes(b"content")
+    wait = f"trap 'exit 3' INT TERM HUP; touch {place}/begun; while :; do sleep 0.1; done"
+    env = fake_sender(place, f"case $GEXEC_NODE in node003) {wait};; esac")
+    client = shell.start("gexec", "--fetch", place / "f", "--to", place / "to", env=env)
+    wait_until((place / "begun").exists, "node003 does not run")
+    wait_until(Path(f"{place}/to/node001{place}/f").exists, "nothing comes from node001")
+    client.send_signal(signum)
+    _, err = end(client)
+    assert client.returncode == 128 + signum
+    assert b"Traceback" not in err
+    wait_gone(str(place))

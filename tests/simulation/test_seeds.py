@@ -30,7 +30,7 @@ def test_seeds(first: int) -> None:
     assert not failed, "\n".join(lines)
 
 
-@pytest.mark.parametrize("seed", [5094, 5811, 6531, 12432, 817_882, 700_891])
+@pytest.mark.parametrize("seed", [5094, 5811, 6531, 12432, 817_882, 700_891, 7_050_234])
 def test_seed_that_once_failed(seed: int) -> None:
     simulate(seed)
 

@@ -239,6 +239,13 @@ def test_a_process_that_had_ended_by_itself_is_not_timed_out() -> None:
     assert Ended(((0, 1),), outcomes.exited(0), 0, 0) in told(ended(node))
 
 
+def test_an_acknowledgement_of_a_former_life_breaks_no_protocol() -> None:
+    """Its gexecd was started again: the rank is lost here, and what it wrote before is acknowledged now."""
+    node, _ = node_of(spec_of(), epoch=9)
+    run(node, events.TaskEnded(outcomes.denied("issued before this gexecd started")))
+    assert run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 65_536),)))) == []
+
+
 def draining(unread: tuple[int, int] = (0, 0)) -> tuple[Node, float]:
     """Return a node whose process has ended, but whose stdout is held, and when that has its deadline."""
     node, _ = node_of(spec_of())
@@ -291,6 +298,13 @@ def test_what_the_process_wrote_waits_for_a_slow_reader_however_long() -> None:
         assert later_s is not None
         assert later_s >= at_s
         at_s = later_s
+
+
+@pytest.mark.parametrize("frame", [frames.Signal(2), frames.Kill(True), frames.Close()])
+def test_whoever_ends_the_job_ends_what_a_command_left_behind_too(frame: frames.Frame) -> None:
+    node, _ = draining()
+    effects = run(node, events.ParentFrame(1, frame))
+    assert of(events.SignalTask, effects) or of(events.KillTask, effects)
 
 
 def test_how_many_hold_the_output_is_told() -> None:

@@ -207,8 +207,7 @@ class Node:
         elif isinstance(frame, frames.Close):
             self._close()
         elif isinstance(frame, frames.Signal):
-            if self._task.runs:
-                self._emit(events.SignalTask(frame.signum))
+            self._task.signal(frame.signum)
             self._subtree.send(frame)
         elif isinstance(frame, frames.Kill):
             self._kill(frame)
@@ -305,10 +304,8 @@ class Node:
         self._closing = True
         self._orphan_until_s = None
         self._subtree.close(frames.Close())
-        if self._task.runs:
-            self._emit(events.KillTask(False))
-        elif self._task.state == "draining":
-            self._emit(events.CloseOutput())
+        # A process whose end was not reported yet was not let go: what it left behind goes, too.
+        self._task.kill(False)
 
     # -- the children ---------------------------------------------------------------------
 

@@ -203,6 +203,11 @@ class Task:
         """True while a process of this job may exist here under the relay's eyes."""
         return self.state in (STARTING, RUNNING)
 
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process; one that ends it also ends what it left behind."""
+        if self.state in (STARTING, RUNNING, DRAINING):
+            self._emit(events.SignalTask(signum))
+
     def kill(self, now: bool) -> None:
         """End the process, and what it left behind if it has ended already."""
         if self.state in (STARTING, RUNNING, DRAINING):
@@ -228,6 +233,8 @@ class Task:
 
     def acknowledged(self, stream: int, offset: int) -> None:
         """The reader at the top has everything before ``offset``."""
+        if not self.was_started:
+            return  # of bytes that this node wrote before its gexecd was started again
         retained = self._streams[stream]
         was_full = retained.full
         retained.acknowledge(offset)

@@ -283,7 +283,9 @@ class SimProcess:
     # -- signals --------------------------------------------------------------------------
 
     def signal(self, signum: int) -> None:
-        """A signal to the process group."""
+        """A signal to the process group; it also ends what was left behind."""
+        if not self.runs:
+            self._after(0.001, self._let_go)
         if signum == SIGKILL or not self._plan.stubborn:
             self._after(0.001, self._end, outcomes.killed(signum))
 

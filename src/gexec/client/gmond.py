@@ -64,6 +64,10 @@ def ask(servers: str, source: str, good: Callable[[list[Host]], object], lack: s
         except OSError as error:
             answer.notes.append(f"{shown} does not answer: {error.strerror or error}")
         else:
+            if hosts.malformed:
+                answer.notes.append(
+                    f"{shown}: {hosts.malformed} hosts left out: no usable name, address or time"
+                )
             if good(hosts):
                 answer.server = shown
                 answer.hosts = hosts

@@ -44,6 +44,9 @@ KNOWN_VARIABLES = {
     "GEXEC_GPID",
     "GEXEC_NODE",
     "GEXEC_NATIVE",
+    "GEXEC_SSH",
+    "GEXEC_TRACEBACK",
+    "GEXEC_JOB",
 }
 #: Names that are shown one by one; of more, only how many.
 _SHOWN_MAX = 8

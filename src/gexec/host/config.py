@@ -234,6 +234,7 @@ _EXPECTED = {
     "bool": "true or false",
     "str": "a text in quotes",
     "tuple[str, ...]": "an array of texts",
+    "PolicySettings": "a table, [policy]",
 }
 
 
@@ -241,9 +242,9 @@ def _check_types(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         kind = str(each.type)
-        if kind not in _EXPECTED:
-            continue
-        if kind == "int":
+        if kind == "PolicySettings":  # a table of its own, which checks itself
+            right = isinstance(value, PolicySettings)
+        elif kind == "int":
             right = isinstance(value, int) and not isinstance(value, bool)
         elif kind == "float":
             right = isinstance(value, int | float) and not isinstance(value, bool)
@@ -251,6 +252,8 @@ def _check_types(settings: Any) -> None:
             right = isinstance(value, bool)
         elif kind == "str":
             right = isinstance(value, str) and "\0" not in value
+        elif kind != "tuple[str, ...]":  # a setting nobody checks would be taken as it comes
+            raise TypeError(f"{type(settings).__name__}.{each.name}: no check for values of type {kind}")
         else:
             right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
         if not right:

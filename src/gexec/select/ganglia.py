@@ -27,19 +27,35 @@ class AnswerError(GexecError):
 class Host:
     """One host as gmond sees it. ``load`` is load_one - cpu_num, infinite if gmond does not know it."""
 
-    __slots__ = ("address", "gexec", "load", "name", "up")
+    __slots__ = ("address", "age_s", "gexec", "load", "name", "up")
 
-    def __init__(self, name: str, address: str, up: bool, gexec: bool, load: float) -> None:
+    def __init__(self, name: str, address: str, age_s: int, gexec: bool, load: float) -> None:
         self.name = name
         self.address = address
-        self.up = up
+        self.age_s = age_s
+        self.up = age_s < UP_WITHIN_S
         self.gexec = gexec
         self.load = load
 
 
+class Hosts(list[Host]):
+    """The hosts of an answer. ``malformed`` counts those left out: no usable name, address or time."""
+
+    malformed = 0
+
+
 def usable(hosts: Iterable[Host]) -> list[Host]:
-    """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
-    return sorted([host for host in hosts if host.up and host.gexec], key=lambda host: host.load)
+    """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came.
+
+    Of a host named more than once (case and a trailing dot do not matter) the freshest entry counts.
+    """
+    freshest: dict[str, Host] = {}
+    for host in hosts:
+        key = host.name.lower().rstrip(".")
+        known = freshest.get(key)
+        if known is None or host.age_s < known.age_s:
+            freshest[key] = host
+    return sorted([host for host in freshest.values() if host.up and host.gexec], key=lambda host: host.load)
 
 
 def down(hosts: Iterable[Host]) -> set[str]:
@@ -58,15 +74,15 @@ def down(hosts: Iterable[Host]) -> set[str]:
     return known[False] - known[True]
 
 
-def parse(chunks: Iterable[bytes]) -> list[Host]:
+def parse(chunks: Iterable[bytes]) -> Hosts:
     """Return the hosts of a gmond's answer, in its order.
 
     Args:
         chunks: the document in pieces of any size.
 
     Raises:
-        AnswerError: not XML, not gmond's, cut off, with entities, too deep, too large, or with a
-            name or number that is none. What ``chunks`` raises comes through.
+        AnswerError: not XML, not gmond's, cut off, with entities, too deep, or too
+            large. A malformed host is only counted. What ``chunks`` raises comes through.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -109,7 +125,7 @@ class _Document:
     """The parser's target: keeps the hosts, forgets everything else at once."""
 
     def __init__(self) -> None:
-        self.hosts: list[Host] = []
+        self.hosts = Hosts()
         self.tags = 0
         self._depth = 0
         self._local_time_s: int | None = None
@@ -126,12 +142,12 @@ class _Document:
             if name in ("gexec", "load_one", "cpu_num"):
                 self._metrics[name] = attributes.get("VAL", "")
         elif tag == "HOST":
-            if len(self.hosts) >= limits.RANKS_MAX:
+            if len(self.hosts) + self.hosts.malformed >= limits.RANKS_MAX:
                 raise AnswerError(f"it names more than {limits.RANKS_MAX} hosts")
             self._host = attributes
             self._metrics = {}
         elif tag == "CLUSTER":
-            self._local_time_s = _whole("LOCALTIME", attributes.get("LOCALTIME"))
+            self._local_time_s = _whole(attributes.get("LOCALTIME"))
         elif self._depth == 1 and tag != "GANGLIA_XML":
             raise AnswerError(f"its answer is {tag[:40]!r}, not GANGLIA_XML: is it a gmond?")
 
@@ -139,7 +155,11 @@ class _Document:
         self.tags += 1
         self._depth -= 1
         if tag == "HOST" and self._host is not None:
-            self.hosts.append(self._finished(self._host))
+            host = self._finished(self._host)
+            if host is None:
+                self.hosts.malformed += 1
+            else:
+                self.hosts.append(host)
             self._host = None
         elif tag == "CLUSTER":
             self._local_time_s = None
@@ -147,25 +167,31 @@ class _Document:
     def close(self) -> None:
         pass
 
-    def _finished(self, host: dict[str, str]) -> Host:
+    def _finished(self, host: dict[str, str]) -> Host | None:
+        """Return the host; None if its name, address or times cannot be used."""
         name, address = host.get("NAME", ""), host.get("IP", "")
         for text in (name, address):
             if not (text and len(text) <= limits.NAME_MAX_BYTES and _NAME_CHARACTERS.issuperset(text)):
-                raise AnswerError(f"it names a host {text[:80]!r}: expected a name and an address")
-        if self._local_time_s is None:
-            raise AnswerError(f"host {name} is in no cluster")
-        age_s = self._local_time_s - _whole("REPORTED", host.get("REPORTED"))
+                return None
+        # TN goes on growing when a cluster's source is dead and its LOCALTIME stands still.
+        tn, reported = _whole(host.get("TN")), _whole(host.get("REPORTED"))
+        ages = [] if tn is None else [tn]
+        if self._local_time_s is not None and reported is not None:
+            ages.append(abs(self._local_time_s - reported))
+        if not ages:
+            return None
         metrics = self._metrics
         # One node's nonsense must not hide a cluster: whose load is not known comes last.
         load = _number(metrics.get("load_one", "")) - _number(metrics.get("cpu_num", "1"))
         load = load if math.isfinite(load) else math.inf
-        return Host(name, address, abs(age_s) < UP_WITHIN_S, metrics.get("gexec") == "ON", load)
+        return Host(name, address, max(ages), metrics.get("gexec") == "ON", load)
 
 
-def _whole(what: str, text: str | None) -> int:
+def _whole(text: str | None) -> int | None:
+    """Return a whole number of seconds; None if the text is none."""
     if text is not None and text.isascii() and text.isdigit() and len(text) <= 18:
         return int(text)
-    raise AnswerError(f"its {what} is {(text or '')[:40]!r}: expected seconds since 1970")
+    return None
 
 
 def _number(text: str) -> float:

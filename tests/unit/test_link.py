@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import cast
 
 from gexec.core import frames
 from gexec.core.frames import Frame, Stdin
@@ -52,8 +51,7 @@ async def pair(expected: int) -> tuple[Link, asyncio.Transport, Link, asyncio.Tr
     theirs, _ = await loop.connect_accepted_socket(lambda: taker.protocol, there)
     await sends.opened.wait()
     await takes.opened.wait()
-    # The loop's own kinds of transports are no subclasses of asyncio's.
-    return sender, cast(asyncio.Transport, ours), taker, cast(asyncio.Transport, theirs), takes
+    return sender, ours, taker, theirs, takes
 
 
 async def turn() -> None:

@@ -55,8 +55,7 @@ def test_no_nodes(cluster: Cluster, value: str | None) -> None:
         env["GEXEC_SVRS"] = value
     done = subprocess.run(cluster.command("true"), env=env, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.returncode == 2
-    assert len(_said(done)) == 1
-    assert b"GEXEC_SVRS" in done.stderr
+    assert "GEXEC_SVRS" in _said(done)[0]
 
 
 def test_no_authd(cluster: Cluster, tmp_path: Path) -> None:

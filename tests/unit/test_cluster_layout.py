@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -260,6 +261,13 @@ def test_doctor_names_what_is_missing_where_nothing_runs(tmp_path: Path) -> None
     for said in ("auth_pub.pem", "no-authd.sock", "none.sock", "name.invalid"):
         assert any(said in text for text in problems), (said, problems)
     assert any("GEXEC_SVR " in finding.text for finding in findings if finding.level == doctor.WARNING)
+
+
+def test_doctor_knows_every_variable_of_the_manuals() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    text = "".join([path.read_text() for path in docs.glob("*.md")])
+    named = set(re.findall(r"\bGEXEC_[A-Z_]*[A-Z]\b", text))
+    assert named == doctor.KNOWN_VARIABLES
 
 
 def test_doctor_sees_that_two_keys_are_no_pair(tmp_path: Path) -> None:

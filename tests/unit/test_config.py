@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from gexec import limits
 from gexec.errors import ConfigError
+from gexec.host import config
 from gexec.host.config import AuthdSettings, GexecdSettings, PolicySettings, read_authd, read_gexecd
 from gexec.host.identity import interface_addresses, node_names
 
@@ -194,3 +195,12 @@ def test_names_that_cannot_be_are_refused() -> None:
         node_names([f"n{number}" for number in range(257)])
     with pytest.raises(ConfigError, match="no name"):
         node_names([], find=False)
+
+
+def test_a_setting_of_a_type_without_a_check_is_a_mistake_of_the_program() -> None:
+    @dataclass
+    class Wrong:
+        names: list[str]
+
+    with pytest.raises(TypeError, match=r"Wrong\.names: no check for the type"):
+        config._check_types(Wrong(["a"]))

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
 DOWN_MARGIN_S = 10.0
-#: How long a daemon of a local cluster waits for running jobs when it is told to stop.
+#: How long a daemon of a local cluster waits for running jobs when it is told to stop:
+#: they belong to the one who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
 DRAIN_S = 1.0
 _LINE_MAX_BYTES = 8192
 

@@ -282,6 +282,17 @@ def test_doctor_sees_that_two_keys_are_no_pair(tmp_path: Path) -> None:
 # -- no cluster -------------------------------------------------------------------------------
 
 
+def test_a_start_that_fails_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.1.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        there = tmp_path / "there"
+        there.mkdir()
+        for folder in (tmp_path / "new", there):
+            with pytest.raises(ClusterError, match=str(port)):
+                control.up(1, Layout(folder), port=port)
+    assert os.listdir(tmp_path) == ["there"]
+
+
 def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
     assert control.down(Layout(tmp_path)) is None
 

@@ -70,8 +70,19 @@ def up(
             "`gexecctl cluster down` ends it"
         )
     base = _base_settings(config)
-    place.create()
-    wanted = _Wanted(count, port, base, folders, private_size_mib)
+    is_new = not place.dir.exists()
+    try:
+        place.create()
+        return _up(_Wanted(count, port, base, folders, private_size_mib), place, foreground, progress)
+    except BaseException:
+        if is_new:
+            place.remove_unused()
+        raise
+
+
+def _up(
+    wanted: _Wanted, place: Layout, foreground: bool, progress: Callable[[int, int], None]
+) -> State | None:
     ours, theirs = socket.socketpair()
 
     def supervise() -> int:

@@ -58,6 +58,7 @@ class Authd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        (directory / "run").mkdir(mode=0o755, exist_ok=True)
         self.socket = str(directory / "run" / "authd.sock")
         self.private = str(directory / "auth_priv.pem")
         self.public = str(directory / "auth_pub.pem")

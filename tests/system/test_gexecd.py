@@ -115,7 +115,8 @@ def let_end(fifo: Path, answer: str = "done") -> None:
         (["--config", "/nonexistent/gexecd.toml"], 1, "/nonexistent/gexecd.toml"),
         (["--realm", "a cluster"], 1, "realm"),
         (["--bind", "no such address"], 1, "cannot listen on no such address"),
-        (["--bind", "192.0.2.77"], 1, "cannot listen on 192.0.2.77"),
+        (["--bind", "192.0.2.77"], 1, "this machine has no such address"),
+        (["--socket", "/nonexistent/d.sock"], 1, "there is no /nonexistent for the socket"),
         (["--socket", "/" + "long" * 40], 1, "at most 107"),
         (["--public-key", "/nonexistent/key.pem"], 1, "/nonexistent/key.pem"),
         (["--name", "no/name"], 1, "no/name"),
@@ -126,6 +127,8 @@ def test_words(host: Host, words: list[str], status: int, said: str) -> None:
     assert done.returncode == status, done
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert "another gexecd" not in done.stderr
+    assert not Path("/nonexistent").exists()
     if status:
         assert done.stderr.startswith(("gexecd: ", "usage: "))
 
@@ -274,6 +277,7 @@ def test_daemon_refuses_a_log_that_is_a_link(host: Host) -> None:
 
 def test_authd_in_the_background_keeps_its_log(host: Host) -> None:
     place = host.dir / "authd"
+    (place / "run").mkdir(parents=True)
     words = host.authd_words("-d", "--log", place / "authd.log", "--socket", place / "run" / "authd.sock")
     done = run_to_end(*command("authd", *words), env=host.env)
     assert done.returncode == 0, done.stderr

@@ -169,8 +169,12 @@ def refused_socket(path: Path, *words: str) -> None:
     assert isinstance(caught.value, GexecError)
 
 
-def test_socket_is_made_with_its_directory(tmp_path: Path) -> None:
+def test_socket_is_made_but_not_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run" / "authd.sock"
+    with pytest.raises(ConfigError, match=r"there is no .*/run for the socket: make it"):
+        sockets.listen(str(path), what="authd")
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(sockets, "RUN_DIRECTORY", str(path.parent))  # as /run/gexec after a boot
     with sockets.listen(str(path), what="authd"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o666 if os.geteuid() == 0 else 0o600)
         assert stat.S_IMODE(path.parent.stat().st_mode) & 0o022 == 0

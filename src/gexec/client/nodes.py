@@ -177,18 +177,20 @@ class _Chooser:
 
     def _ask_gmond(self, source: Source, notes: list[str]) -> list[Node]:
         from gexec.client.gmond import ask
-        from gexec.select.ganglia import usable
+        from gexec.select.ganglia import Hosts
 
-        answer = ask(source.value or "", source.name, usable, "knows no host that is up and runs gexec")
+        answer = ask(source.value or "", source.name, Hosts.usable)
         if not answer.server:
             if not source.optional:
                 raise unusable(source, answer.notes)
             notes += answer.notes
             return []
-        self._hosts = answer.hosts
-        hosts = usable(answer.hosts)
+        self._hosts = answer.hosts.hosts
+        hosts = answer.hosts.usable()
         self._choice.addresses = {host.name.lower(): host.address for host in hosts}
-        source.name = _with(f"{answer.server}, the least loaded first", answer.notes)
+        reasons = answer.hosts.reasons()
+        left_out = [f"left out of {answer.hosts.entries} hosts: {reasons}"] if reasons else []
+        source.name = _with(f"{answer.server}, the least loaded first", left_out + answer.notes)
         return [(host.name, 0) for host in hosts]
 
     # -- groups and wildcards
@@ -300,8 +302,8 @@ class _Chooser:
         if self._hosts is None:
             from gexec.client.gmond import ask
 
-            answer = ask(gmond_servers(self._environ), "GEXEC_GMOND_SVRS", bool, "knows no host")
-            self._hosts = answer.hosts
+            answer = ask(gmond_servers(self._environ), "GEXEC_GMOND_SVRS", lambda found: found.hosts)
+            self._hosts = answer.hosts.hosts
             if self._environ.get("GEXEC_GMOND_SVRS"):
                 choice.source = _with(choice.source, answer.notes)
         names = down(self._hosts) | lately_down()

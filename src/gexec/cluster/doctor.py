@@ -30,6 +30,7 @@ OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
 
+#: All variables of the manuals; tests/unit/test_cluster_layout.py holds the two together.
 KNOWN_VARIABLES = {
     "GEXEC_SVRS",
     "GEXEC_GMOND_SVRS",
@@ -43,10 +44,10 @@ KNOWN_VARIABLES = {
     "GEXEC_NPROCS",
     "GEXEC_GPID",
     "GEXEC_NODE",
+    "GEXEC_JOB",
     "GEXEC_NATIVE",
     "GEXEC_SSH",
     "GEXEC_TRACEBACK",
-    "GEXEC_JOB",
 }
 #: Names that are shown one by one; of more, only how many.
 _SHOWN_MAX = 8

@@ -358,7 +358,7 @@ def test_attack_29_authd_of_a_user_serves_that_user_only(directory: Path) -> Non
     daemon = pwd.getpwnam("daemon")
     authd = Authd(directory)
     make_keys(authd)
-    for path in (authd.private, authd.public, str(directory)):
+    for path in (authd.private, authd.public, str(directory), os.path.dirname(authd.socket)):
         os.chown(path, daemon.pw_uid, daemon.pw_gid)
     with forked(authd, daemon.pw_uid):
         assert stat.S_IMODE(os.stat(authd.socket).st_mode) == 0o600

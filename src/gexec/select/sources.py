@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gexec.select.nodes import Node
 
 DEFAULT_NODELIST = "/etc/gexec/nodelist"
+#: What GEXEC_NODELIST says where no list counts, this machine's own neither.
+NO_NODELIST = "/dev/null"
 DEFAULT_GMOND = "127.0.0.1:8649"
 
 
@@ -145,7 +147,8 @@ def plan(administrator: bool, environ: Mapping[str, str]) -> list[Source]:
     for name in order:
         value = environ.get(name)
         if name == "nodelist":
-            found.append(_nodelist(environ))
+            if environ.get("GEXEC_NODELIST") != NO_NODELIST:
+                found.append(_nodelist(environ))
         elif name == "gmond":
             found.append(Source("gmond", GMOND, DEFAULT_GMOND, optional=True))
         elif name == "GEXEC_SVRS":

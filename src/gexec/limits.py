@@ -122,6 +122,9 @@ LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 JOBS_MAX: Final = 4096
 JOBS_PER_UID_MAX: Final = 1024
+#: Launches of one user on one node that the relay has asked for and the spawner has not answered; the
+#: others wait for their turn in the relay. What a stopped helper may hold in the spawner follows from it.
+LAUNCHES_UNDER_WAY_MAX: Final = 64
 CONFIG_MAX_BYTES: Final = 1024 * 1024
 
 # -- choosing nodes --------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -490,6 +492,17 @@ def certificate_of(host: Host) -> bytes:
         return tls.getpeercert(binary_form=True) or b""
 
 
+def test_daemons_take_more_descriptors_and_commands_get_what_was_configured(host: Host) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 2000))
+
+    gexecd = host.gexecd(preexec_fn=limit)
+    for pid in (gexecd.pid, relay_of(gexecd.pid)):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"^Max open files +2000 +2000 ", limits, re.MULTILINE), limits
+    assert host.gexec("-p", "none", "sh", "-c", "ulimit -Sn; ulimit -Hn").stdout == "300\n2000\n"
+
+
 def test_certificate_is_renewed_in_time(host: Host) -> None:
     assert host.authd is not None
     host.authd.stop()
@@ -663,7 +676,7 @@ def test_end_of_the_relay_ends_gexecd_and_its_jobs(host: Host, fifo: Path) -> No
     job = host.begin("sh", "-c", f"echo $$ > {host.dir}/pid; read x < {fifo}")
     pid = int(wait_for_file(host.dir / "pid"))
     os.kill(relay_of(gexecd.pid), signal.SIGKILL)
-    gexecd.wait()
+    assert gexecd.wait() == 1  # so that systemd starts it again
     assert is_gone(pid)
     job.communicate(timeout=DEADLINE_S)
     assert job.returncode == 255

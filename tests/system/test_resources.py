@@ -137,6 +137,20 @@ def test_a_user_who_stops_its_helper_and_queues_hundreds_of_ranks_ends_nothing(s
 @needs_root
 @pytest.mark.root
 @pytest.mark.timeout(300)
+def test_large_environments_wait_for_a_stopped_helper_like_small_ones(
+    small: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = _user()
+    with user_job(user, ["sh", "-c", "kill -STOP $PPID; sleep 1000"], small.names):
+        wait_until(lambda: len(helpers(small, user)) >= NODES, "there are no helpers")
+        monkeypatch.setenv("LARGE", "x" * 60_000)
+        with user_job(user, ["true"], small.names * 300) as fd:
+            assert set(outcomes(fd)) == {"exited 0"}
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.timeout(300)
 def test_a_user_who_stops_its_helper_again_and_again_harms_nobody_else(small: Cluster) -> None:
     user = _user()
     everyone = [process for name in small.names for process in small.daemon(name)]

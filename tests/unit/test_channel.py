@@ -282,9 +282,20 @@ def test_more_descriptors_than_a_message_has_are_a_protocol_error() -> None:
     port.endpoint.close()
 
 
-def _ask_for_ever(helper: HelperPort, numbers: Iterator[int]) -> None:
+def _ask_for_ever(
+    helper: HelperPort, numbers: Iterator[int], spec: LaunchSpec = SPEC, fds: tuple[int, ...] = (0, 1, 2)
+) -> None:
     for number in numbers:
-        helper.ask(Launch(number, SPEC, (0, 1, 2)))
+        helper.ask(Launch(number, spec, fds))
+
+
+def _flush_all(helper: HelperPort) -> None:
+    while helper.endpoint.wants_write:
+        helper.endpoint.flush()
+
+
+def _large(size: int) -> LaunchSpec:
+    return LaunchSpec(b"/x", [b"x"], [b"A=" + b"x" * size], b"/", 0o22, False, 5.0, bytes(16), 0)
 
 
 def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
@@ -295,11 +306,56 @@ def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
     with pytest.raises(OSError, match="has not taken up what it was sent before"):
         _ask_for_ever(helper, numbers)
     assert next(numbers) > 64  # what may be under way at a time finds room
-    assert len(os.listdir("/proc/self/fd")) - before <= 128
+    assert len(os.listdir("/proc/self/fd")) - before <= 256
     helper.ask(KillTask(1, True))  # there is room for what takes none
     helper.endpoint.close()
     assert len(os.listdir("/proc/self/fd")) < before
     theirs.close()
+
+
+@pytest.mark.parametrize("size", [100, 30_000, 60_000, 200_000])
+def test_all_launches_that_may_be_under_way_find_room_before_a_helper_reads(size: int) -> None:
+    ours, theirs = channel.pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)  # half of what systems allow by default
+    helper = HelperPort(ours)
+    for number in range(limits.LAUNCHES_UNDER_WAY_MAX):
+        helper.ask(Launch(number, _large(size), (0, 1, 2)))
+    helper.endpoint.close()
+    theirs.close()
+
+
+def test_what_waits_for_a_helper_holds_few_bytes() -> None:
+    ours, theirs = channel.pair()
+    helper = HelperPort(ours)
+    numbers = count()
+    with pytest.raises(OSError, match="has not taken up what it was sent before"):
+        _ask_for_ever(helper, numbers, _large(60_000), ())  # checks bring no descriptors
+    assert next(numbers) * 60_000 < 16 * 1024 * 1024
+    helper.ask(KillTask(1, True))
+    helper.endpoint.close()
+    theirs.close()
+
+
+def test_a_message_that_cannot_be_sent_is_given_up_and_the_next_one_goes_out() -> None:
+    ours, theirs = channel.pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    helper, port = HelperPort(ours), SpawnerPort(theirs)
+    sent = 0
+    while not helper.endpoint.wants_write:
+        helper.ask(KillTask(sent, True))
+        sent += 1
+    helper.ask(Launch(7, _large(60_000), ()))  # more than the socket ever takes
+    helper.ask(KillTask(8, True))
+    for number in range(sent):
+        assert port.receive() == KillTask(number, True)
+        if number == 0:
+            with pytest.raises(OSError, match="Message too long"):
+                _flush_all(helper)
+        else:
+            helper.endpoint.flush()
+    assert port.receive() == KillTask(8, True)
+    helper.endpoint.close()
+    port.endpoint.close()
 
 
 def test_copies_for_the_queue_are_all_or_none() -> None:

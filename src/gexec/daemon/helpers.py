@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections import deque
@@ -76,7 +77,11 @@ class Helper:
         try:
             self.port.ask(request)
         except (OSError, ProtocolError):
-            os.kill(self.pid, signal.SIGKILL)  # it has left thousands of messages unread
+            self.end()  # it has left thousands of messages unread
+
+    def end(self) -> None:
+        """End it with SIGKILL; it handles no other. It is our unreaped child, so the pid is right."""
+        os.kill(self.pid, signal.SIGKILL)
 
     def launch(self, request: Launch) -> None:
         """Have it launch or check a task.
@@ -204,7 +209,10 @@ class Helpers:
         for helper in self._by_pid.values():
             endpoint = helper.port.endpoint
             if endpoint.wants_write:
-                endpoint.flush()
+                try:
+                    endpoint.flush()
+                except OSError:
+                    helper.end()  # something that it was told is lost, so it cannot go on
             self._loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
     def retire_all(self) -> None:
@@ -219,8 +227,8 @@ class Helpers:
 
     def kill_all(self) -> None:
         """End those that do not end themselves."""
-        for pid in self._by_pid:
-            os.kill(pid, signal.SIGKILL)
+        for helper in self._by_pid.values():
+            helper.end()
 
     def of_pid(self, pid: int) -> Helper | None:
         """Return the helper that has this pid and can be asked, or None."""
@@ -245,7 +253,7 @@ class Helpers:
             self._loop.unwatch(helper.port.endpoint.fileno())
             self._forsake(helper)
             if helper.pid in self._by_pid:
-                os.kill(helper.pid, signal.SIGTERM)
+                helper.end()
             return False
         if event is None:
             return False
@@ -284,6 +292,7 @@ class Helpers:
         self._forsake(helper)
         endpoint = helper.port.endpoint
         if endpoint.fileno() >= 0:
-            endpoint.flush()
+            with contextlib.suppress(OSError):
+                endpoint.flush()
             self._loop.unwatch(endpoint.fileno())
             endpoint.close()

@@ -390,9 +390,14 @@ class Job:
                 return False
             self._waiting = None
             self._launching = True
-            launch()
-            for effect in asked:
-                self._task_effect(effect)
+            try:
+                launch()
+                for effect in asked:
+                    self._task_effect(effect)
+            except Exception as error:
+                # This may be another job's turn to go on, which has nothing to do with it.
+                self._launching = False
+                self._fail(error)
             return self._launching
 
         self._relay.launches.ask(self._uid, begin)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
-#: Launches of one user that the spawner was asked for and has not answered yet.
-UNDER_WAY_MAX: Final = 64
+from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 
 
 class Launches:
@@ -27,7 +25,7 @@ class Launches:
         It returns whether a launch is under way now: then ``done`` must follow.
         """
         count = self._under_way.get(uid, 0)
-        if count >= UNDER_WAY_MAX:
+        if count >= LAUNCHES_UNDER_WAY_MAX:
             self._waiting.setdefault(uid, deque()).append(begin)
             return
         self._under_way[uid] = count + 1

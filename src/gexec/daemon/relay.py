@@ -156,7 +156,12 @@ class RelayService:
                 self._loop.remove_writer(self.spawner.fileno())
 
     def _spawner_writable(self) -> None:
-        self.spawner.flush()
+        try:
+            self.spawner.flush()
+        except OSError as error:
+            # Something that it was asked for is lost, and would never be answered.
+            self._log.error(f"the spawner cannot be asked ({error.strerror}): ending")
+            self._stop(1)
         self.spawner_asked()
 
     def _spawner_readable(self) -> None:

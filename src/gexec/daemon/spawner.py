@@ -47,7 +47,7 @@ from gexec.proc.messages import (
     TaskRefused,
     TaskStarted,
 )
-from gexec.proc.starting import no_room
+from gexec.proc.starting import no_room, unexpected
 from gexec.proc.task import Task, mark_of
 from gexec.security.policy import Account
 
@@ -57,8 +57,9 @@ _HELPER_PATIENCE_S: Final = 5.0
 _STARTED_HELD_S: Final = 0.05
 #: How long after a job what it left in memory is given back, if nothing runs then.
 _TIDY_S: Final = 6.0
-#: Turns of the loop that fail one after another before it gives up.
+#: Turns of the loop that fail one after another before all is ended: five seconds of them.
 _FAULTS_MAX: Final = 100
+_FAULT_PAUSE_S: Final = 0.05
 #: And of how many tasks at a time: the relay may wait for it with further launches.
 _HELD_MAX: Final = 32
 _NULL_DEVICE: Final = os.makedev(1, 3)
@@ -136,7 +137,7 @@ class Spawner:
         self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
         #: The descriptors, signals and timers of this process.
-        self.loop = PollLoop(self._signalled)
+        self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(self.loop, self._from_launcher, task_descriptors)
         self._launcher = Launcher(
             self._from_launcher,
@@ -148,32 +149,43 @@ class Spawner:
         self._others: dict[int, Callable[[int], None]] = {}
         self._ending = False
         self._end_by_s = float("inf")
+        self._is_faulty = False
+        self._has_failed = False
 
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until the relay is gone and everything attached has ended; return 0.
+        """Serve until the relay is gone and everything attached has ended.
 
-        Raises:
-            Exception: a defect: turn after turn fails.
+        Returns 0, or 1 if it came to an end because turn after turn failed.
         """
         self.install_handlers()
         self.loop.watch(self._port.endpoint.fileno(), self._from_relay)
         self._launcher.reap()  # what ended before the handler was there
         faults = 0
-        while not self._finished():
-            try:
-                self.loop.turn(self._due_s())
-                self._tick()
-                self._flush()
-                faults = 0
-            except Exception as error:
-                # Nothing that one user does may end everybody's tasks; what cannot go on at all ends.
-                faults += 1
-                self._log.error(f"unexpected {type(error).__name__}: {error}")
-                if faults > _FAULTS_MAX:
-                    raise
-        return 0
+        while not self._finished() and faults < 2 * _FAULTS_MAX:
+            self._is_faulty = False
+            for step in (self._turn, self._tick, self._flush):
+                try:
+                    step()
+                except Exception as error:
+                    self._fault(error)
+            faults = faults + 1 if self._is_faulty else 0
+            if faults == _FAULTS_MAX:
+                self._log.error(f"{faults} turns in succession have failed: ending {len(self._tasks)} tasks")
+                self._has_failed = True
+                self.shut_down(now=True)
+            elif faults > 1:
+                time.sleep(_FAULT_PAUSE_S)
+        return int(self._has_failed)
+
+    def _turn(self) -> None:
+        self.loop.turn(self._due_s())
+
+    def _fault(self, error: Exception) -> None:
+        """Note what went wrong in a turn: nothing that one user does may end everybody's tasks."""
+        self._is_faulty = True
+        self._log.error(f"unexpected {type(error).__name__}: {error}")
 
     def install_handlers(self) -> None:
         """Take the signals from now on; those that come before ``run`` are handled by it."""
@@ -246,7 +258,7 @@ class Spawner:
                 if task.helper is not None and task.kill_by_s is not None and task.kill_by_s <= now_s:
                     self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
                     task.kill_by_s = None
-                    os.kill(task.helper.pid, signal.SIGKILL)
+                    task.helper.end()
 
     def _tidy(self) -> None:
         """Forget what is kept for the next rank of a job, and give free memory back if nothing runs."""
@@ -268,7 +280,11 @@ class Spawner:
         if not self._ending:
             endpoint = self._port.endpoint
             if endpoint.wants_write:
-                endpoint.flush()
+                try:
+                    endpoint.flush()
+                except OSError as error:
+                    self._relay_gone(f"the relay cannot be told what it must know ({error.strerror})")
+                    return
             self.loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
     def _signalled(self, signum: int) -> None:
@@ -301,21 +317,21 @@ class Spawner:
             # One task's trouble is that task's: every other one goes on.
             self._log.error(f"task {request.task}: {type(error).__name__}: {error}")
             if isinstance(request, (Run, Check)):
-                self._give_up(request.task, request.rank, f"{type(error).__name__}: {error}")
+                self._give_up(request.task, request.rank, unexpected(error))
 
     def _lost(self, lost: MessageLost) -> None:
         """A request came for which there was no descriptor or memory."""
         if lost.kind in (RUN, CHECK):
-            self._give_up(lost.task, lost.value, str(lost))
+            self._give_up(lost.task, lost.value, no_room(str(lost)))
 
-    def _give_up(self, number: int, rank: int, reason: str) -> None:
-        """Refuse a task for want of something; whatever was begun for it is ended."""
+    def _give_up(self, number: int, rank: int, refused: Outcome) -> None:
+        """Refuse a task that cannot be dealt with; whatever was begun for it is ended."""
         self._checks.pop(number)
         task = self._tasks.get(number)
-        if task is not None:
-            self._kill(number, task, True, reason)
+        if task is not None and (task.helper is not None or task.pid):
+            self._kill(number, task, True, refused.text)
             return  # its end is reported as that of any other
-        refused = no_room(reason)
+        self._tasks.pop(number, None)
         self._refuse(number, rank, "resources", refused.text, refused)
 
     def _relay_gone(self, why: str) -> None:
@@ -367,16 +383,18 @@ class Spawner:
         self._launch(number, admitted, ())
 
     def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
-        wrong = _wrong_fd(fds)
         admitted = None
-        if wrong:
-            self._refuse(number, rank, "fds", wrong, None)
-        else:
-            admitted = self._admitted(number, rank, credential, blob)
-        if admitted is None:
-            _close_all(fds)
-            return
-        self._launch(number, admitted, fds)
+        try:
+            wrong = _wrong_fd(fds)
+            if wrong:
+                self._refuse(number, rank, "fds", wrong, None)
+            else:
+                admitted = self._admitted(number, rank, credential, blob)
+        finally:
+            if admitted is None:
+                _close_all(fds)
+        if admitted is not None:
+            self._launch(number, admitted, fds)
 
     def _admitted(self, number: int, rank: int, credential: bytes, blob: bytes) -> Admitted | None:
         """Return what may be launched, or refuse it and return None."""

@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from typing import Final
 
+from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.proc import messages
 from gexec.proc.messages import Event, Message, Request
@@ -34,10 +35,12 @@ _MEMFD_FLAGS: Final = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 #: Messages taken in one go, so that a peer that never pauses does not keep the caller from the rest.
 _BUFFER_BYTES: Final = 1024 * 1024
-#: Messages that a helper may leave unread, and the descriptors that wait with them in the spawner: it has
-#: its user's own socket buffer before that.
-_UNREAD_MAX: Final = 8192
-_UNREAD_FDS_MAX: Final = 128
+#: What a helper may leave unread in the spawner, beside its socket's buffer. All launches that may be under
+#: way find room, however small that buffer is: a helper that is slow costs nobody a rank. And some
+#: signals to each task of a node, which bring neither payload nor descriptors.
+_UNREAD_MAX: Final = 4 * limits.JOBS_MAX
+_UNREAD_FDS_MAX: Final = _FDS_MAX * limits.LAUNCHES_UNDER_WAY_MAX
+_UNREAD_BYTES_MAX: Final = _DATAGRAM_BYTES * limits.LAUNCHES_UNDER_WAY_MAX
 #: What a full socket or a short-lived shortage says: try again when it is writable.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
@@ -74,15 +77,24 @@ class Endpoint:
         queued_max: messages that may wait for a peer that does not read; one more raises
             ProtocolError, since such a peer is not a gexec process any more.
         queued_fds_max: descriptors that may wait with them; one more raises OSError.
+        queued_bytes_max: bytes that messages with a payload may make the queue hold; None = any number.
     """
 
-    def __init__(self, sock: socket.socket, queued_max: int = 65_536, queued_fds_max: int = 65_536) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        queued_max: int = 65_536,
+        queued_fds_max: int = 65_536,
+        queued_bytes_max: int | None = None,
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._queued_max = queued_max
         self._queued_fds_max = queued_fds_max
         self._queued_fds = 0
+        self._queued_bytes_max = queued_bytes_max
+        self._queued_bytes = 0
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for a poller."""
@@ -116,24 +128,35 @@ class Endpoint:
             if self._queue or not self._sent(data, fds):
                 if len(self._queue) >= self._queued_max:
                     raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
-                if self._queued_fds + len(fds) > self._queued_fds_max:
+                if self._is_over(len(fds), len(data) if payload else 0):
                     raise OSError(errno.EAGAIN, "it has not taken up what it was sent before")
                 # The caller closes its own after the call, so the queue keeps copies.
                 self._queue.append((data, _copies(fds)))
                 self._queued_fds += len(fds)
+                self._queued_bytes += len(data)
         finally:
             if memfd >= 0:
                 os.close(memfd)
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send what waits, as far as the socket takes it.
+
+        Raises:
+            OSError: a message cannot be sent at all, and is given up.
+        """
         while self._queue:
             data, fds = self._queue[0]
-            if not self._sent(data, fds):
+            sent = True
+            try:
+                sent = self._sent(data, fds)
+            finally:
+                if sent:
+                    self._queue.popleft()
+                    self._queued_fds -= len(fds)
+                    self._queued_bytes -= len(data)
+                    _close_all(fds)
+            if not sent:
                 return
-            self._queue.popleft()
-            self._queued_fds -= len(fds)
-            _close_all(fds)
 
     def receive(self) -> Message | None:
         """Return the next message; None when there is none.
@@ -157,6 +180,13 @@ class Endpoint:
             _close_all(fds)
         self._queue.clear()
         self._sock.close()
+
+    def _is_over(self, fds: int, size: int) -> bool:
+        """Tell whether so much more, with a payload or descriptors, is too much for the queue."""
+        if fds and self._queued_fds + fds > self._queued_fds_max:
+            return True
+        most = self._queued_bytes_max
+        return most is not None and size > 0 and self._queued_bytes + size > most
 
     def _sent(self, data: bytes, fds: tuple[int, ...]) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -293,7 +323,12 @@ class HelperPort:
     """The spawner's end of the channel to a helper."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.endpoint = Endpoint(sock, queued_max=_UNREAD_MAX, queued_fds_max=_UNREAD_FDS_MAX)
+        self.endpoint = Endpoint(
+            sock,
+            queued_max=_UNREAD_MAX,
+            queued_fds_max=_UNREAD_FDS_MAX,
+            queued_bytes_max=_UNREAD_BYTES_MAX,
+        )
 
     def receive(self) -> Event | None:
         """Return the next event, None if there is none now."""

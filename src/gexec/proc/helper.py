@@ -38,9 +38,17 @@ def fork_helper(
 
     Must be called from a single-threaded process. The child closes every descriptor it inherits,
     the relay's channel first of all, before it becomes the user.
+
+    Raises:
+        OSError: there is no descriptor, process or memory for it.
     """
     ours, theirs = channel.pair()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
     if pid == 0:
         _be_helper(theirs, uid, gid, groups, idle_s, descriptors)
     theirs.close()
@@ -142,8 +150,14 @@ class _Helper:
         except (ConnectionError, ProtocolError):
             self._gone = True
             return
-        if request is not None:
+        if request is None:
+            return
+        try:
             self._handle(request)
+        except Exception as error:
+            # Trouble with one task is that task's: the user's others go on.
+            if isinstance(request, Launch):
+                self._tell(TaskRefused(request.task, starting.unexpected(error)))
 
     def _handle(self, request: Request) -> None:
         if isinstance(request, Launch):

@@ -23,10 +23,15 @@ class PollLoop:
     Args:
         on_signal: called in a turn of the loop with each signal that ``take_signals`` took; with
             SIGCHLD before all others. A signal that came twice between two turns is told once.
+        on_fault: called with what a handler, ``on_signal`` or a timer raised; the others have their turn
+            as if nothing had happened. None = it is raised, and ends the turn.
     """
 
-    def __init__(self, on_signal: Callable[[int], None]) -> None:
+    def __init__(
+        self, on_signal: Callable[[int], None], on_fault: Callable[[Exception], None] | None = None
+    ) -> None:
         self._on_signal = on_signal
+        self._on_fault = on_fault
         self._poller = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._writing: set[int] = set()
@@ -86,19 +91,36 @@ class PollLoop:
         for fd, _ in ready:
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler()
+                try:
+                    handler()
+                except Exception as error:
+                    self._fault(error)
         if self._timers:
             now_s = clock.now_s()
             while self._timers and self._timers[0][0] <= now_s:
-                heapq.heappop(self._timers)[2]()
+                try:
+                    heapq.heappop(self._timers)[2]()
+                except Exception as error:
+                    self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        if self._on_fault is None:
+            raise error
+        self._on_fault(error)
 
     def _woken(self) -> None:
         raw = os.read(self._wake_read, 4096)
         if _CHILD in raw:
-            self._on_signal(_CHILD)
+            self._tell_signal(_CHILD)
         if len(raw) > 1 or raw[0] != _CHILD:
             for signum in set(raw) - {_CHILD}:
-                self._on_signal(signum)
+                self._tell_signal(signum)
+
+    def _tell_signal(self, signum: int) -> None:
+        try:
+            self._on_signal(signum)
+        except Exception as error:
+            self._fault(error)
 
 
 def _timeout_ms(due_s: float | None) -> int:

@@ -30,6 +30,11 @@ def no_room(reason: str) -> Outcome:
     return outcome.not_started(f"gexecd on this node is out of resources: {reason}")
 
 
+def unexpected(error: Exception) -> Outcome:
+    """Return the outcome of a task that something failed for which nothing is foreseen."""
+    return outcome.not_started(f"gexecd on this node failed on this process: {type(error).__name__}: {error}")
+
+
 def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None) -> int:
     """Start what a task runs, with these as stdin, stdout and stderr; return its pid.
 
@@ -40,9 +45,11 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None
         Refusal: it cannot be started, and why.
     """
     env = _environment(spec)
+    limit: int | None = None
     umask = os.umask(spec.umask)
-    limit = None if descriptors is None else identity.limit_descriptors(descriptors)
     try:
+        if descriptors is not None:
+            limit = identity.limit_descriptors(descriptors)
         _enter(spec.cwd)
         program = _looked_up(spec, env) if spec.remote_path and b"/" not in spec.program else spec.program
         return os.posix_spawn(

@@ -240,9 +240,23 @@ def test_a_list_of_what_failed_may_come_out_of_a_pipe(shell: Shell) -> None:
     assert (done.returncode, done.stdout) == (0, b"node004 x\n")
 
 
-@pytest.mark.parametrize("place", ["no/such/list", ".", "/dev/full"])
-def test_a_list_that_cannot_be_written_is_told_and_fails_the_run(shell: Shell, place: str) -> None:
-    path = shell.folder / place
+@pytest.mark.parametrize("command", ["gexec", "enexec", "ensync"])
+@pytest.mark.parametrize(
+    ("place", "why"), [("no/such/list", "there is no directory"), (".", "it is a directory")]
+)
+def test_a_list_that_cannot_be_written_is_refused_before_anything_runs(
+    shell: Shell, place: str, why: str, command: str
+) -> None:
+    ran = shell.folder / "ran"
+    words = [shell.folder] if command == "ensync" else ["touch", ran]
+    done = shell.run(command, "--failed-to", shell.folder / place, *words)
+    assert done.returncode == 2
+    assert f"{command}: --failed-to {shell.folder / place}: {why}" in done.stderr.decode()
+    assert not ran.exists()
+
+
+def test_a_list_that_cannot_be_written_after_all_fails_the_run(shell: Shell) -> None:
+    path = Path("/dev/full")
     done = shell.gexec("--failed-to", path, "-n", "1", "false")
     assert done.returncode == 255
     said = done.stderr.decode().splitlines()

@@ -278,6 +278,10 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     for long in ("nodelist", "hosts-file", "rerun", "failed-to"):
         if "" in parsed.all(long):
             raise UsageError(f"option --{long}: the name is empty; give a file")
+    if "failed-to" in parsed.values:
+        from gexec.cli.nodefiles import check_failed_to
+
+        check_failed_to(parsed.last("failed-to") or "")
     if "exit-policy" in parsed.values:
         from gexec.render.policy import parse_policy
 

@@ -26,6 +26,28 @@ if TYPE_CHECKING:
     from gexec.select.sources import Choice
 
 
+def check_failed_to(path: str) -> None:
+    """Look whether a file of --failed-to can be written, before anything runs.
+
+    Raises:
+        UsageError: it cannot, and why.
+    """
+    target = os.path.realpath(path)  # what a link leads to is written, and need not be there
+    folder = os.path.dirname(target)
+    is_replaced = not os.path.exists(target) or (os.path.isfile(target) and not os.path.islink(path))
+    why = ""
+    if os.path.isdir(target):
+        why = "it is a directory"
+    elif not os.path.isdir(folder):
+        why = f"there is no directory {os.path.dirname(path) or folder}"
+    elif is_replaced and not os.access(folder, os.W_OK | os.X_OK):
+        why = f"no file may be made in {folder}"
+    elif not is_replaced and not os.access(target, os.W_OK):
+        why = "it may not be written"
+    if why:
+        raise UsageError(f"--failed-to {path}: {why}; give a file that can be written")
+
+
 def write_failed(parsed: Parsed, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
     """Write down what failed, if that was asked for; False, and say why, if it cannot be written."""
     path = parsed.last("failed-to")

@@ -118,6 +118,7 @@ def start_late(cluster: Cluster, shell: Shell) -> Iterator[Callable[[], None]]:
     """Start the daemon of the node ``late``, which is not there before."""
     place = Path(tempfile.mkdtemp(prefix="gxl", dir="/tmp"))
     place.chmod(0o755)
+    (place / "s").mkdir(mode=0o755)
     words: list[object] = [
         "-P", cluster.state.port, "--bind", LATE, "--socket", place / "s" / "g.sock",
         "--authd-socket", cluster.place.authd_socket, "--public-key", cluster.place.public_key,

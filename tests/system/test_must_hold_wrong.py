@@ -121,6 +121,7 @@ def test_a_program_that_is_not_found_here(cluster: Cluster, tmp_path: Path) -> N
 def _stray(cluster: Cluster, folder: Path, *words: object, before: list[str] | None = None) -> Service:
     """Start one more gexecd of the cluster, by its own command line."""
     folder.chmod(0o755)
+    (folder / "s").mkdir(mode=0o755, exist_ok=True)
     address = f"127.250.8.{1 + os.getpid() % 200}"
     hosts = folder / "hosts"
     hosts.write_text(Path(cluster.env["GEXEC_HOSTS"]).read_text() + f"{address} {STRAY}\n")

@@ -72,3 +72,5 @@ def test_a_clipped_text_says_so_and_never_splits_a_character() -> None:
     clipped = outcome.clipped("é" * limits.TEXT_MAX_BYTES)
     assert clipped.endswith("é ...")
     assert outcome.clipped("bad \udcff name\n twice") == "bad \\udcff name twice"
+    after_a_word = outcome.clipped("x" * (limits.TEXT_MAX_BYTES - 5) + " " + "y" * 9)
+    assert after_a_word == outcome.clipped(after_a_word) == "x" * (limits.TEXT_MAX_BYTES - 5) + " ..."

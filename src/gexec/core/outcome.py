@@ -141,4 +141,4 @@ def clipped(text: str) -> str:
     encoded = line.encode("utf-8", "backslashreplace")
     if len(encoded) <= TEXT_MAX_BYTES:
         return encoded.decode("utf-8")
-    return encoded[: TEXT_MAX_BYTES - 4].decode("utf-8", "ignore") + " ..."
+    return encoded[: TEXT_MAX_BYTES - 4].decode("utf-8", "ignore").rstrip() + " ..."

@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+SEEDS ?= 1-1000
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -43,6 +44,21 @@ check: compiled ## Format, lint, types, layers and unit tests
 	$(BIN)/lint-imports
 	$(RUN) $(BIN)/python -m pytest tests/unit -q $(ARGS)
 
+.PHONY: simulate
+simulate: compiled ## Run simulated jobs with faults, on all cores (SEEDS=1-1000)
+	@$(BIN)/python -m gexec.testing.simulate --seeds $(SEEDS) $(ARGS)
+
+# Seeds that no other night has had; of what fails, the example or the seed is printed with how to try it again.
+FRESH ?= 20000
+.PHONY: nightly
+nightly: compiled ## Try fresh examples in property tests, and FRESH=20000 fresh seeds in simulations
+	@status=0; \
+	HYPOTHESIS_PROFILE=nightly $(RUN) $(BIN)/python -m pytest tests/unit -q -m hypothesis --timeout 1800 $(ARGS) || status=$$?; \
+	first=$$(( $$(date +%s) * 1000 )); last=$$(( first + $(FRESH) - 1 )); \
+	echo "simulations: seeds $$first-$$last"; \
+	$(BIN)/python -m gexec.testing.simulate --seeds $$first-$$last || status=$$?; \
+	exit $$status
+
 .PHONY: bench
 bench: native-if-possible ## Measure, next to the floor on this machine (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/run.py $(ARGS)
@@ -50,6 +66,10 @@ bench: native-if-possible ## Measure, next to the floor on this machine (ARGS="-
 .PHONY: bench-copy
 bench-copy: native-if-possible ## Measure copying files, next to cat, scp, pdcp and clush (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/copying.py $(ARGS)
+
+.PHONY: soak
+soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
+	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)
 
 .PHONY: native
 native: compiled ## Compile the daemons (a minute or two): what test and bench use

@@ -16,13 +16,25 @@ Imports nothing: every layer, the thin client included, may use it.
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class GexecError(Exception):
     """A failure of the whole request. ``str(error)`` is one sentence for a person."""
 
 
 class UsageError(GexecError):
-    """The request itself is wrong (a flag, a value, an environment variable, a name)."""
+    """The request itself is wrong (a flag, a value, an environment variable, a name).
+
+    ``sentence`` is what is wrong; each of ``details`` is a line below it.
+    """
+
+    def __init__(self, sentence: str, details: Iterable[str] = ()) -> None:
+        self.sentence = sentence
+        self.details = tuple(details)
+        super().__init__("\n  ".join([sentence, *self.details]))
 
 
 class ConfigError(GexecError):

@@ -41,6 +41,8 @@ ARGV_ENV_MAX_BYTES: Final = 1024 * 1024
 ARG_MAX_BYTES: Final = 128 * 1024 - 1
 #: The whole job blob, names and addresses of all nodes included.
 JOB_BLOB_MAX_BYTES: Final = 4 * 1024 * 1024
+#: The program's path and the working directory: the kernel's PATH_MAX, without its NUL.
+PATH_MAX_BYTES: Final = 4095
 FANOUT_MIN: Final = 1
 FANOUT_MAX: Final = 1024
 #: 8 to 32 are equal within noise (docs/decisions/0006-tree.md).
@@ -93,10 +95,15 @@ HEARTBEAT_S: Final = 3.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without its parent waits this long to be taken over before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
-#: What a process leaves behind when it ends may go on this long before it is ended too.
+#: What a process leaves behind may hold its output this long before it is not waited for any more;
+#: where the policy ends what is left, it may go on this long.
 LINGER_S: Final = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
+#: A deadline that is overdue by more was missed by this process (suspended, stopped, starved), not by a peer.
+LATE_S: Final = 1.0
+#: Then it is due this much later: first all that came meanwhile is read.
+SETTLE_S: Final = 1.0
 LINK_IDLE_S: Final = 300.0
 
 # -- authd -----------------------------------------------------------------------------------
@@ -115,6 +122,9 @@ LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 JOBS_MAX: Final = 4096
 JOBS_PER_UID_MAX: Final = 1024
+#: Launches of one user on one node that the relay has asked for and the spawner has not answered; the
+#: others wait for their turn in the relay. What a stopped helper may hold in the spawner follows from it.
+LAUNCHES_UNDER_WAY_MAX: Final = 64
 CONFIG_MAX_BYTES: Final = 1024 * 1024
 
 # -- choosing nodes --------------------------------------------------------------------------

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import termios
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .conftest import BIN, DEADLINE_S, wait_until
+from .conftest import BIN, DEADLINE_S, changed, wait_until
 
 #: Addresses at which nobody listens, unless a test does.
 DEAD, LATE = "127.250.9.1", "127.250.9.2"
+#: An ssh that reaches nobody: it reads no configuration and has no key, whatever this machine has.
+_NO_SSH = "ssh -F none -o IdentityAgent=none -o IdentityFile=none -o UserKnownHostsFile=none"
 
 
 class Shell:
@@ -35,6 +38,7 @@ class Shell:
         hosts.write_text(f"{known}{DEAD} dead\n{LATE} late\n")
         self.folder = folder
         self.env = {name: value for name, value in env.items() if name not in ("NO_COLOR", "GEXEC_NODELIST")}
+        self.env.setdefault("GEXEC_SSH", _NO_SSH)
         self.env |= {"XDG_CACHE_HOME": str(cache), "GEXEC_HOSTS": str(hosts), "TERM": "xterm"}
 
     def command(self, name: str, *words: object) -> list[str]:
@@ -42,7 +46,7 @@ class Shell:
         return [sys.executable, str(BIN / name), *map(str, words)]
 
     def run(
-        self, name: str, *words: object, env: dict[str, str] | None = None, **options: Any
+        self, name: str, *words: object, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command to its end; stdin is empty unless ``input`` or ``stdin`` is given."""
         if "input" not in options:
@@ -50,7 +54,7 @@ class Shell:
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
         return subprocess.run(
-            self.command(name, *words), env=self.env | (env or {}), timeout=DEADLINE_S, **options
+            self.command(name, *words), env=changed(self.env, env), timeout=DEADLINE_S, **options
         )
 
     def gexec(self, *words: object, **options: Any) -> subprocess.CompletedProcess[bytes]:
@@ -58,13 +62,13 @@ class Shell:
         return self.run("gexec", *words, **options)
 
     def start(
-        self, name: str, *words: object, env: dict[str, str] | None = None, **options: Any
+        self, name: str, *words: object, env: Mapping[str, str | None] | None = None, **options: Any
     ) -> subprocess.Popen[bytes]:
         """Start a command; the test ends and reaps it."""
         options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("stdout", subprocess.PIPE)
         options.setdefault("stderr", subprocess.PIPE)
-        return subprocess.Popen(self.command(name, *words), env=self.env | (env or {}), **options)
+        return subprocess.Popen(self.command(name, *words), env=changed(self.env, env), **options)
 
 
 def until_said(client: subprocess.Popen[bytes], text: bytes) -> None:

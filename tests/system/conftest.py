@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,11 @@ def gexecctl(
     )
 
 
+def changed(env: dict[str, str], change: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Return an environment with some variables set, or taken out (None)."""
+    return {name: value for name, value in (env | dict(change or {})).items() if value is not None}
+
+
 @dataclass
 class Cluster:
     """A running cluster. ``env`` is what a user's shell would have after `cluster env`."""
@@ -76,7 +81,7 @@ class Cluster:
         """The cluster's folder."""
         return self.place.dir
 
-    def gexec(self, *words: object, env: dict[str, str] | None = None, **options: Any) -> Any:
+    def gexec(self, *words: object, env: Mapping[str, str | None] | None = None, **options: Any) -> Any:
         """Run the real gexec command with these words; ``env`` is added to the cluster's.
 
         Returns a CompletedProcess of bytes (``text=True`` for str). stdin is empty unless
@@ -86,11 +91,11 @@ class Cluster:
             options.setdefault("stdin", subprocess.DEVNULL)
         options.setdefault("capture_output", "stdout" not in options and "stderr" not in options)
         options.setdefault("timeout", DEADLINE_S)
-        return subprocess.run(self.command(*words), env=self.env | (env or {}), **options)
+        return subprocess.run(self.command(*words), env=changed(self.env, env), **options)
 
-    def popen(self, *words: object, env: dict[str, str] | None = None, **options: Any) -> Any:
+    def popen(self, *words: object, env: Mapping[str, str | None] | None = None, **options: Any) -> Any:
         """Start the real gexec command; the test ends and reaps it."""
-        return subprocess.Popen(self.command(*words), env=self.env | (env or {}), **options)
+        return subprocess.Popen(self.command(*words), env=changed(self.env, env), **options)
 
     def command(self, *words: object) -> list[str]:
         """Return the argv of gexec with these words."""

@@ -90,6 +90,8 @@ class Host:
             self.port = free.getsockname()[1]
         self.hosts = self.dir / "hosts"
         self.hosts.write_text(f"{self.address} {NODE}\n")
+        (self.dir / "run").mkdir()
+        (self.dir / "run").chmod(0o755)
         self.socket = self.dir / "run" / "gexecd.sock"
         self.authd_socket = self.dir / "run" / "authd.sock"
         self.audit = self.dir / "audit"

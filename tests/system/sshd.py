@@ -1,4 +1,7 @@
-"""A real sshd for tests: its own keys, configuration and port, and no file of the system's."""
+"""A real sshd for tests: its own keys, configuration and port, and no file of the system's.
+
+Neither side reads /etc/ssh, ~/.ssh or an agent, so it is the same on every machine.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin:/usr/local/sbin")
 _SERVER = """
 Port {port}
 HostKey {dir}/host_key
+HostKey {dir}/second_host_key
 AuthorizedKeysFile {dir}/authorized
 PidFile none
 StrictModes no
@@ -31,6 +35,9 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 MaxStartups 200
 AcceptEnv none
+PermitUserRC no
+PermitUserEnvironment no
+PrintMotd no
 {listen}
 Match LocalAddress {network}.101
     ForceCommand echo some noise; echo more noise >&2; eval "$SSH_ORIGINAL_COMMAND"
@@ -70,13 +77,15 @@ class Sshd:
     def __init__(self) -> None:
         if SSHD is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
             pytest.skip("needs OpenSSH: sshd, ssh and ssh-keygen")
-        if os.geteuid() == 0 and not os.path.isdir("/run/sshd"):
-            pytest.skip("needs /run/sshd, which sshd wants of root")
+        if os.geteuid() == 0:
+            # sshd of root insists on it; Debian makes it only when the service is started.
+            os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
         self.dir = Path(tempfile.mkdtemp(prefix="gx", dir="/tmp"))
         self.port = _free_port()
         self.ssh = ["ssh", "-F", str(self.dir / "ssh_config")]
-        for name in ("host_key", "user_key", "other_key"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.dir / name)]
+        for name in ("host_key", "second_host_key", "user_key", "other_key"):
+            kind = "ecdsa" if name.startswith("second") else "ed25519"  # which nobody knows
+            command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(self.dir / name)]
             subprocess.run(command, check=True, timeout=DEADLINE_S)
         self._write()
         with (self.dir / "log").open("wb") as log:
@@ -88,8 +97,17 @@ class Sshd:
                 self.stop()
                 pytest.fail(f"sshd does not come up: {self.log()}")
             time.sleep(0.02)
-        if os.geteuid() != 0:
-            self._skip_unless_this_user_may_log_in()
+        self._skip_unless_this_user_may_log_in()
+
+    def configured(self, folder: Path, lines: str) -> list[str]:
+        """Return the words that call ssh with these lines ahead of this one's configuration.
+
+        They apply to every node, as a user's own ~/.ssh/config would: of two values ssh takes the first.
+        """
+        path = folder / "user_config"
+        path.write_text(f"Host *\n{lines}\nMatch all\nInclude {self.dir}/ssh_config\n")
+        path.chmod(0o600)
+        return ["ssh", "-F", str(path)]
 
     def _skip_unless_this_user_may_log_in(self) -> None:
         command = [*self.ssh, "-o", "BatchMode=yes", "node1", "exit 0"]

@@ -58,6 +58,7 @@ class Authd:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        (directory / "run").mkdir(mode=0o755, exist_ok=True)
         self.socket = str(directory / "run" / "authd.sock")
         self.private = str(directory / "auth_priv.pem")
         self.public = str(directory / "auth_pub.pem")
@@ -357,7 +358,7 @@ def test_attack_29_authd_of_a_user_serves_that_user_only(directory: Path) -> Non
     daemon = pwd.getpwnam("daemon")
     authd = Authd(directory)
     make_keys(authd)
-    for path in (authd.private, authd.public, str(directory)):
+    for path in (authd.private, authd.public, str(directory), os.path.dirname(authd.socket)):
         os.chown(path, daemon.pw_uid, daemon.pw_gid)
     with forked(authd, daemon.pw_uid):
         assert stat.S_IMODE(os.stat(authd.socket).st_mode) == 0o600

@@ -43,7 +43,7 @@ own /etc
 rm -rf /etc/gexec /etc/auth_*.pem
 sed -i 's,^root:[^:]*:0:0:[^:]*:[^:]*:.*,root:x:0:0:root:/run/root:/bin/sh,' /etc/passwd
 sed -i 's,^root:[^:]*:,root:*:,' /etc/shadow
-mkdir -p /etc/ssh
+rm -rf /etc/ssh && mkdir /etc/ssh
 cp "$PLACE/sshd_config" /etc/ssh/sshd_config
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/host
 ssh-keygen -q -t ed25519 -N '' -f /run/root/.ssh/id_ed25519

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from .commands import Shell
-from .conftest import Cluster
+from .conftest import BIN, DEADLINE_S, Cluster
 from .must_hold import sorted_lines
+
+
+def test_the_shell_of_a_local_cluster_has_its_nodes(cluster: Cluster) -> None:
+    """It has GEXEC_NODELIST=/dev/null, for this machine's own list is none of its."""
+    assert cluster.env["GEXEC_NODELIST"] == "/dev/null"
+    for words in (["enexec", "echo here"], ["enexec", "-x", "echo here"]):
+        done = subprocess.run(
+            [BIN / words[0], *words[1:]], env=cluster.env, capture_output=True, text=True, timeout=DEADLINE_S
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("here") in (7, 8)
 
 
 @pytest.fixture

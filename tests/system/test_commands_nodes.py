@@ -22,7 +22,7 @@ def shell(cluster: Cluster, tmp_path: Path) -> Shell:
     return Shell(cluster.env, tmp_path)
 
 
-def chosen(shell: Shell, *words: object, **env: str) -> list[str]:
+def chosen(shell: Shell, *words: object, **env: str | None) -> list[str]:
     """Return the nodes, in the order of their ranks, on which gexec with these words runs."""
     done = shell.gexec(*words, "sh", "-c", "echo $GEXEC_NODE", env=env)
     assert done.returncode == 0, done.stderr
@@ -70,9 +70,43 @@ def test_node_lists_and_hosts_files(shell: Shell) -> None:
     assert chosen(shell, "-w", "node008", "--nodelist", first, "--hosts-file", second) == names(
         8, 6, 2, 3, 5, 1
     )
-    assert chosen(shell, GEXEC_SVRS="", GEXEC_NODELIST=str(first)) == names(6, 2, 3)
+    assert chosen(shell, GEXEC_SVRS=None, GEXEC_NODELIST=str(first)) == names(6, 2, 3)
     done = shell.gexec("-v", "--nodelist", first, "true")
     assert f"gexec: 3 nodes from node list {first}: " in done.stderr.decode()
+
+
+def test_what_excludes_nothing_is_told_once_by_each_command(shell: Shell, tmp_path: Path) -> None:
+    sentence = "-x 'nod003' excludes nothing: not among the nodes from "
+    (tmp_path / "file").write_text("x")
+    for name, words in (
+        ("gexec", ["true"]),
+        ("enexec", ["true"]),
+        ("gexec", ["--fetch", tmp_path / "file", "--to", tmp_path / "fetched"]),
+        ("ensync", ["--dry-run", tmp_path / "file"]),
+        ("ensync", ["--remove", tmp_path / "gone"]),
+    ):
+        done = shell.run(name, "--exclude", "nod003", *words)
+        lines = [line for line in done.stderr.decode().splitlines() if sentence in line]
+        assert len(lines) == 1, (name, done.stderr)
+        assert lines[0].startswith(f"{name}: ")
+        assert done.returncode == 0, done.stderr
+    done = shell.run(
+        "ensync", "--strict", "--exclude", "nod003", "--dest", tmp_path / "no", tmp_path / "file"
+    )
+    assert (done.returncode, done.stderr.decode().count(sentence)) == (2, 1), done.stderr
+    assert not (tmp_path / "no").exists()
+    assert b"nod003" not in shell.run("enexec", "-x", "true").stderr
+
+
+def test_no_source_is_a_line_for_each(shell: Shell) -> None:
+    done = shell.gexec("true", env={"GEXEC_SVRS": None})
+    assert done.returncode == 2
+    lines = done.stderr.decode().splitlines()
+    assert lines[:2] == [
+        "gexec: no nodes: set GEXEC_SVRS to their names, or give them with -w",
+        "  GEXEC_SVRS is not set",
+    ]
+    assert all(line.startswith("  ") for line in lines[1:])
 
 
 # -- wrong words --------------------------------------------------------------------------------
@@ -90,7 +124,7 @@ WRONG = [
     (["-w", "@no-such-group"], "no-such-group"),
     (["-x", "node[001-008]"], "no node is left: -x leaves out all"),
     (["-x", "-"], "option -x does not read stdin"),
-    (["-w", "-", "-w", "-"], "option -w - stands twice"),
+    (["-w", "-", "-w", "-"], "option -w - is given twice"),
     (["--nodelist", "/no/such/list"], "node list /no/such/list: there is no such file"),
     (["--nodelist", "/"], "node list /: Is a directory"),
     (["--nodelist="], "option --nodelist: the name is empty"),
@@ -101,6 +135,12 @@ WRONG = [
     (["--rerun="], "option --rerun: the name is empty"),
     (["--rerun", "/dev/null", "--nodelist", "/dev/null"], "options --rerun and --nodelist: "),
     (["--failed-to="], "option --failed-to: the name is empty"),
+    (["-p", ""], "option -p/--prefix-type: expected one of none, vnn, host, ip, not ''"),
+    (["--color="], "--color: '': expected auto, always or never"),
+    (["--retries="], "option --retries: expected a whole number"),
+    (["-x", "nod003", "--strict"], "-x 'nod003' excludes nothing: not among the nodes from GEXEC_SVRS"),
+    (["-x", "node00[12]", "--strict"], "[12] is the number 12, write [1,2]"),
+    (["-w", "node001,q*", "--strict"], "-w: 'q*' matches none of the known nodes"),
     (["-p", "x"], "option -p/--prefix-type: expected one of none, vnn, host, ip, not 'x'"),
     (["--color", "sometimes"], "--color: 'sometimes': expected auto, always or never"),
     (["--json", "-b"], "options --gather and --json: output has one form"),

@@ -518,15 +518,18 @@ def test_a_node_that_writes_slowly_comes_after_the_others(
     assert shell.run("ensync", "--via", "ssh", *words).returncode == 2
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_and_leaves_no_file(
     cluster: Cluster, shell: Shell, place: Path, signum: int
 ) -> None:
     client, _ = begun(shell, place)
     client.send_signal(signum)
     out, err = end(client)
-    assert (client.returncode, out) == (3, b"")
+    assert (client.returncode, out) == (128 + signum, b"")
     assert b"Traceback" not in err
+    said = [line for line in err.splitlines() if b"before the stream was whole" in line]
+    assert len(said) == 1
+    assert said[0].startswith(b"node[001-008] gexec-receive: ended by signal ")
     assert b"8 of 8 nodes exited 3" in err
     wait_gone(str(place))
     no_file_below(place / "to")
@@ -541,10 +544,82 @@ def test_a_sender_that_is_killed_ends_all_and_leaves_no_file(
     os.kill(sender, signal.SIGKILL)
     _, err = end(client)
     assert client.returncode == 3
-    assert err.count(b"the stream ended too early") == 8
+    assert err.count(b"the stream ended too early") == 1
+    assert b"node[001-008] gexec-receive: the stream ended too early" in err
     files = [path for path in (place / "to").rglob("*") if not path.is_dir()]
     assert files == [place / "to/node001/large"]
     assert files[0].read_bytes() == b"old"
+
+
+def test_a_timeout_ends_receivers_with_one_sentence_and_no_traceback(shell: Shell, place: Path) -> None:
+    (place / "large").write_bytes(os.urandom(12 << 20))
+    words = ["--timeout=3", "--bwlimit=1M", "--compress=never", *to_each(place), place / "large"]
+    done = shell.run("ensync", *words)
+    assert done.returncode == 124
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.count(b"before the stream was whole") == 1
+    no_file_below(place / "to")
+
+
+def test_what_is_named_and_not_delivered_shows_in_the_status(shell: Shell, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    (place / "f").write_bytes(b"content")
+    (place / "socket").touch()
+    (place / "socket").unlink()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place / "socket"))
+        names = ["/dev/null", "/proc/version", place / "pipe", place / "socket", place / "f"]
+        done = shell.run("ensync", "-n", "node[001-002]", *names, *to_each(place))
+    assert done.returncode == 1
+    for name, why in (
+        ("/dev/null", "it is a device"),
+        (f"{place}/pipe", "it is a named pipe"),
+        (f"{place}/socket", "it is a socket"),
+        ("/proc/version", "its size is not that of its contents"),
+    ):
+        assert done.stderr.count(f"ensync: {name}: not sent: {why}".encode()) == 1, done.stderr
+    assert (place / "to/node002/f").read_bytes() == b"content"
+    assert shell.run("ensync", "-n", "node001", "/dev/null", *to_each(place)).returncode == 1
+
+
+def test_the_same_sentence_of_all_nodes_is_one_line(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", place / "f", "--dest", place / "to/%h")
+    assert done.returncode == 1
+    lines = done.stderr.decode().splitlines()
+    assert lines == [
+        f"node[001-008] gexec-receive: the destination {place}/to/%h is missing (--parents makes it)",
+        "ensync: 8 of 8 nodes exited 1: node[001-008]",
+    ]
+
+
+def test_with_all_standard_descriptors_closed_the_files_arrive(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    (place / "f").write_bytes(b"content")
+    line = 'exec "$0" "$@" <&- >&- 2>&-'
+    words = ["sh", "-c", line, f"{BIN}/ensync", *to_each(place), place / "f"]
+    done = subprocess.run(list(map(str, words)), env=cluster.env, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0
+    assert len(list(place.glob("to/*/f"))) == 8
+
+
+@pytest.mark.root
+@root_only
+def test_a_file_that_is_mounted_over_has_the_reason_and_the_remedy(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    (place / "to/f").write_bytes(b"old")
+    mount = ["mount", "--bind", str(place / "f"), str(place / "to/f")]
+    if subprocess.run(mount, capture_output=True, timeout=DEADLINE_S).returncode:
+        pytest.skip("nothing can be mounted here")
+    (place / "f").unlink()
+    (place / "f").write_bytes(b"content, new")
+    try:
+        for option, told_ in (("--sync", b"it is in use, as a mount point"), ("--backup", b"unmount it")):
+            done = shell.run("ensync", "-n", "node001", place / "f", "--dest", place / "to", option)
+            assert (done.returncode, done.stderr.count(told_)) == (1, 1), done.stderr
+    finally:
+        subprocess.run(["umount", str(place / "to/f")], check=True, timeout=DEADLINE_S)
 
 
 # -- what is shown ------------------------------------------------------------------------------------------

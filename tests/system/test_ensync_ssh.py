@@ -144,7 +144,7 @@ def test_remove_over_ssh(shell: Shell, place: Path) -> None:
     assert not (place / "f").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_when_ensync_ends_so_do_the_receivers(sshd: Sshd, shell: Shell, place: Path, signum: int) -> None:
     (place / "large").write_bytes(os.urandom(20 << 20))
     words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=5M", *to_each(place), place / "large"]
@@ -152,7 +152,9 @@ def test_when_ensync_ends_so_do_the_receivers(sshd: Sshd, shell: Shell, place: P
     sender = sender_of(client)
     wait_read(sender, 5 << 20)
     client.send_signal(signum)
-    end(client)
+    _, err = end(client)
+    assert client.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)
+    assert b"Traceback" not in err
     gone(sender)
     sshd.check_idle()
     wait_until(lambda: not processes_with(str(place / "to")), "a receiver is left")

@@ -100,8 +100,11 @@ def test_what_only_some_nodes_have(cluster: Cluster, shell: Shell, place: Path) 
     (place / "node001/d/f").chmod(0o600)
     done = shell.gexec(*words)
     assert done.returncode == 1
-    # Each node says it once, and nobody else does.
-    assert done.stderr.count(b"not sent: there is no such file") == 3
+    # Nodes with the same sentence are one line.
+    assert done.stderr.startswith(
+        f"node[001-003] gexec-send: {place}/node002/d/f: not sent: there is no such file\n".encode()
+    )
+    assert done.stderr.count(b"not sent: there is no such file") == 1
     assert b"3 of 3 nodes exited 1: node[001-003]" in done.stderr
     assert len(failed.read_text().splitlines()) == 3
     for node in ("node001", "node002", "node003"):
@@ -176,7 +179,9 @@ def test_a_full_disk_here_is_told_and_leaves_no_part(shell: Shell, place: Path) 
     try:
         done = shell.gexec("-w", "node[001-002]", "--fetch", place / "large", "--to", place / "to")
         assert done.returncode == 255
-        assert done.stderr.count(b": the disk is full") == 2
+        assert done.stderr.count(b": the disk is full; free space there") == 1
+        path = f"{place}/to/%h{place}/large"
+        assert done.stderr.startswith(f"gexec: node001 node002: {path}: the disk is full".encode())
         assert b"2 of 2 nodes lost: what it sent is not all here: node001 node002" in done.stderr
         assert files_below(place / "to") == []
     finally:
@@ -211,4 +216,21 @@ def test_kill_9_of_a_node_costs_its_own_files_only(
     assert client.returncode == 255
     assert b"gexec: node003: lost: " in err
     assert files_below(place / "to") == [f"{name}{place}/f" for name in ("node001", "node002", "node004")]
+    wait_gone(str(place))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_status_after_a_signal_is_the_signals_whatever_senders_make_of_it(
+    cluster: Cluster, shell: Shell, place: Path, signum: int
+) -> None:
+    (place / "f").write_bytes(b"content")
+    wait = f"trap 'exit 3' INT TERM HUP; touch {place}/begun; while :; do sleep 0.1; done"
+    env = fake_sender(place, f"case $GEXEC_NODE in node003) {wait};; esac")
+    client = shell.start("gexec", "--fetch", place / "f", "--to", place / "to", env=env)
+    wait_until((place / "begun").exists, "node003 does not run")
+    wait_until(Path(f"{place}/to/node001{place}/f").exists, "nothing comes from node001")
+    client.send_signal(signum)
+    _, err = end(client)
+    assert client.returncode == 128 + signum
+    assert b"Traceback" not in err
     wait_gone(str(place))

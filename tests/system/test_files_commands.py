@@ -182,6 +182,45 @@ def test_a_receiver_that_is_ended_leaves_no_half_file(place: Path, how: signal.S
     assert {path.name for path in place.iterdir()} <= {"old", "new", "z"}
 
 
+def test_signals_that_come_together_end_a_receiver_with_one_sentence(place: Path) -> None:
+    """A job that is ended gets HUP and TERM; ^C in between is the terminal's."""
+    begun = stream_of((b"new", b"n" * 500_000))[:250_000]
+    receiver = subprocess.Popen(
+        words("receive", "--dest", place),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert receiver.stdin is not None
+    receiver.stdin.write(begun)
+    receiver.stdin.flush()
+    folder = f"/proc/{receiver.pid}/fd"
+
+    def is_writing() -> bool:
+        return any(f"{place}/" in os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
+
+    wait_until(is_writing, "the receiver does not write")
+    # Stopped, so that all of them are pending when it goes on.
+    for signum in (signal.SIGSTOP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        receiver.send_signal(signum)
+    stdout, stderr = receiver.communicate(timeout=DEADLINE_S)
+    assert (receiver.returncode, stderr.count(b"\n")) == (3, 1), stderr
+    assert not report_of(stdout).is_complete
+    assert list(place.iterdir()) == []
+
+
+def test_a_sender_at_ctrl_c_leaves_no_traceback(place: Path) -> None:
+    (place / "f").write_bytes(os.urandom(4 << 20))
+    sender = subprocess.Popen(
+        words("send", "--compress=never", place / "f"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert sender.stdout is not None
+    sender.stdout.read(1)  # it runs, and the pipe takes no more
+    sender.send_signal(signal.SIGINT)
+    _, stderr = sender.communicate(timeout=DEADLINE_S)
+    assert (sender.returncode, stderr) == (-signal.SIGINT, b"")
+
+
 def test_a_stream_of_many_damages_as_a_process(place: Path) -> None:
     stream = bytearray(stream_of((b"f", b"content" * 1000)))
     stream[3000] ^= 1
@@ -216,7 +255,7 @@ def test_a_full_disk(place: Path) -> None:
     script = f"mount -t tmpfs -o size=1m none {place}; cd {place}; echo old >c; $receive || echo status $?; "
     done = in_own_mounts(script + "ls -A; cat a c d; stat -c %s b", place, stream)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.decode() == f"gexec-receive: {place}/c: the disk is full\n"
+    assert done.stderr.decode() == f"gexec-receive: {place}/c: the disk is full; free space there\n"
     report, *rest = done.stdout.decode().splitlines()
     assert "files=3" in report
     assert "failed=1" in report
@@ -230,7 +269,7 @@ def test_a_read_only_file_system(place: Path) -> None:
     )
     done = in_own_mounts(script, place, stream_of((b"f", b"new"), (b"g", b"new")))
     assert [line.split(": ")[-1] for line in done.stderr.decode().splitlines()] == [
-        "the file system is read-only"
+        "the file system is read-only; mount it read-write"
     ] * 2
     assert done.stdout.decode().splitlines()[1:] == ["status 1", "f", "old"]
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,3 +223,38 @@ async def test_stream_over_real_daemons(cluster: Cluster, monkeypatch: pytest.Mo
     async with gexec.stream(["sleep", "1000"]) as job:
         pass
     wait_until(lambda: not cluster.tasks(), "leaving the block did not end the job")
+
+
+def _environment(cluster: Cluster, *words: str, **options: Any) -> dict[str, str]:
+    done = cluster.gexec("-n1", "-p", "none", *words, "env", "-0", text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if "=" in entry)
+
+
+def test_pwd_is_the_directory_that_the_process_gets(cluster: Cluster, tmp_path: Path) -> None:
+    env = {"PWD": "/somewhere/else", "OLDPWD": "/before"}
+    assert _environment(cluster, "--chdir=/usr", env=env)["PWD"] == "/usr"
+    here = _environment(cluster, env=env, cwd="/usr")
+    assert here["PWD"] == "/usr"
+    assert "OLDPWD" not in here
+
+
+def test_the_way_through_a_link_is_kept_where_it_leads_here(cluster: Cluster, tmp_path: Path) -> None:
+    """Other nodes may have only the path that the user knows (automounters)."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    (real / "below").mkdir(parents=True)
+    link.symlink_to(real)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    found = _environment(cluster, env={"PWD": str(link)}, cwd=real)
+    assert found["PWD"] == str(link)
+    assert _environment(cluster, "--chdir=below", env={"PWD": str(link)}, cwd=real)["PWD"] == f"{link}/below"
+    assert _environment(cluster, env={"PWD": str(tmp_path)}, cwd=real)["PWD"] == str(real)
+    assert _environment(cluster, env={"PWD": f"{link}/../link"}, cwd=real)["PWD"] == str(real)
+
+
+def test_what_describes_this_terminal_and_login_stays_here(cluster: Cluster) -> None:
+    mine = {"TMUX": "x", "SSH_TTY": "x", "XDG_RUNTIME_DIR": "x", "_": "x", "TERM": "xterm", "MINE": "y"}
+    found = _environment(cluster, env=mine)
+    assert not {"TMUX", "SSH_TTY", "XDG_RUNTIME_DIR", "_"} & found.keys()
+    assert (found["TERM"], found["MINE"]) == ("xterm", "y")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -115,7 +117,8 @@ def let_end(fifo: Path, answer: str = "done") -> None:
         (["--config", "/nonexistent/gexecd.toml"], 1, "/nonexistent/gexecd.toml"),
         (["--realm", "a cluster"], 1, "realm"),
         (["--bind", "no such address"], 1, "cannot listen on no such address"),
-        (["--bind", "192.0.2.77"], 1, "cannot listen on 192.0.2.77"),
+        (["--bind", "192.0.2.77"], 1, "this machine has no such address"),
+        (["--socket", "/nonexistent/d.sock"], 1, "there is no /nonexistent for the socket"),
         (["--socket", "/" + "long" * 40], 1, "at most 107"),
         (["--public-key", "/nonexistent/key.pem"], 1, "/nonexistent/key.pem"),
         (["--name", "no/name"], 1, "no/name"),
@@ -126,6 +129,8 @@ def test_words(host: Host, words: list[str], status: int, said: str) -> None:
     assert done.returncode == status, done
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert "another gexecd" not in done.stderr
+    assert not Path("/nonexistent").exists()
     if status:
         assert done.stderr.startswith(("gexecd: ", "usage: "))
 
@@ -274,6 +279,7 @@ def test_daemon_refuses_a_log_that_is_a_link(host: Host) -> None:
 
 def test_authd_in_the_background_keeps_its_log(host: Host) -> None:
     place = host.dir / "authd"
+    (place / "run").mkdir(parents=True)
     words = host.authd_words("-d", "--log", place / "authd.log", "--socket", place / "run" / "authd.sock")
     done = run_to_end(*command("authd", *words), env=host.env)
     assert done.returncode == 0, done.stderr
@@ -486,6 +492,17 @@ def certificate_of(host: Host) -> bytes:
         return tls.getpeercert(binary_form=True) or b""
 
 
+def test_daemons_take_more_descriptors_and_commands_get_what_was_configured(host: Host) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 2000))
+
+    gexecd = host.gexecd(preexec_fn=limit)
+    for pid in (gexecd.pid, relay_of(gexecd.pid)):
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"^Max open files +2000 +2000 ", limits, re.MULTILINE), limits
+    assert host.gexec("-p", "none", "sh", "-c", "ulimit -Sn; ulimit -Hn").stdout == "300\n2000\n"
+
+
 def test_certificate_is_renewed_in_time(host: Host) -> None:
     assert host.authd is not None
     host.authd.stop()
@@ -659,7 +676,7 @@ def test_end_of_the_relay_ends_gexecd_and_its_jobs(host: Host, fifo: Path) -> No
     job = host.begin("sh", "-c", f"echo $$ > {host.dir}/pid; read x < {fifo}")
     pid = int(wait_for_file(host.dir / "pid"))
     os.kill(relay_of(gexecd.pid), signal.SIGKILL)
-    gexecd.wait()
+    assert gexecd.wait() == 1  # so that systemd starts it again
     assert is_gone(pid)
     job.communicate(timeout=DEADLINE_S)
     assert job.returncode == 255

@@ -181,8 +181,32 @@ def captured(*hosts: tuple[str, str, int, str, str, int], age_s: int = 0) -> byt
     return (text + "</CLUSTER>\n</GANGLIA_XML>\n").encode()
 
 
-def environment(cluster: Cluster, servers: str) -> dict[str, str]:
-    return {"GEXEC_SVRS": "", "GEXEC_GMOND_SVRS": servers, "GEXEC_NODELIST": ""}
+def wild() -> bytes:
+    """Return a gmetad's XML as sites have it: see issue 9, C. Only node004 and node006 will do."""
+    now_s = int(time.time())
+
+    def host(name: str, address: str, reported_s: int, tn_s: int, gexec: str = "ON") -> str:
+        metric = f'<METRIC NAME="gexec" VAL="{gexec}" TYPE="string"/>' if gexec else ""
+        return f'<HOST NAME="{name}" IP="{address}" REPORTED="{reported_s}" TN="{tn_s}">{metric}</HOST>'
+
+    gone_s = now_s - 500_000
+    dead = "".join([host(f"node00{number}", "127.0.0.1", gone_s - 3, 500_003) for number in (1, 2, 4)])
+    live = (
+        host("NODE004", "127.0.0.1", now_s - 9, 9)
+        + host("node004.", "127.0.0.1", now_s - 2, 2)
+        + host("rack 7: pdu", "", now_s, 1)
+        + host("ups1", "", now_s, 1)
+        + host("node005", "127.0.0.1", now_s, 1, "")
+    )
+    return (
+        f'<GANGLIA_XML VERSION="3.7.2" SOURCE="gmetad">{host("node006", "127.0.0.1", 1, 4)}<GRID NAME="g">'
+        f'<CLUSTER NAME="old" LOCALTIME="{gone_s}">{dead}</CLUSTER>'
+        f'<CLUSTER NAME="new" LOCALTIME="{now_s}">{live}</CLUSTER></GRID></GANGLIA_XML>'
+    ).encode()
+
+
+def environment(cluster: Cluster, servers: str) -> dict[str, str | None]:
+    return {"GEXEC_SVRS": None, "GEXEC_GMOND_SVRS": servers, "GEXEC_NODELIST": None}
 
 
 def node_lines(done: subprocess.CompletedProcess[bytes]) -> list[str]:
@@ -199,6 +223,17 @@ def test_a_real_gmond_chooses_the_nodes(cluster: Cluster, gmonds: Gmonds) -> Non
     done = cluster.gexec("-v", "-n", "0", "-p", "host", "echo", "here", env=env)
     assert sorted(node_lines(done)) == ["node003", "node005"]
     assert b"2 nodes from gmond at 127.0.0.1:%d, the least loaded first" % gmonds.tcp in done.stderr
+    assert b"(left out of 3 hosts: 1 with gexec = no in its gmond.conf)" in done.stderr
+    # A spoofed device, as gmetric --spoof makes them: an address, a colon, anything.
+    gmetric = shutil.which("gmetric", path="/usr/bin:/usr/local/bin")
+    assert gmetric, "gmond without gmetric"
+    conf = str(gmonds.folder / "node003.conf")
+    spoof = ["--spoof", "127.0.9.9:rack 7: pdu", "-n", "watts", "-v", "5", "-t", "int32"]
+    subprocess.run([gmetric, "-c", conf, *spoof], check=True)
+    wait_until(lambda: bool(gmonds.said_of("rack 7: pdu")), "gmond does not tell of the device")
+    done = cluster.gexec("-v", "-n", "0", "-p", "host", "echo", "here", env=env)
+    assert sorted(node_lines(done)) == ["node003", "node005"]
+    assert b"left out of 4 hosts: 1 with a broken name, 1 with gexec = no" in done.stderr
     done = cluster.gexec("-n", "3", "true", env=env)
     assert done.returncode == 2
     assert b"Not enough hosts available: 3 asked, 2 known (from gmond" in done.stderr
@@ -265,7 +300,7 @@ def test_servers_are_asked_in_order_until_one_knows_nodes(
         server(sends(captured(("node005", "127.0.0.1", 0, "ON", "0", 1)))) as later,
     ):
         bad = f"127.0.0.1:{closed} no..such:8649 {empty} {web} {hostile} {dead} {silent} {slow}"
-        choice = choose(Selection(), environment(cluster, f"{bad} {good} {later}"))
+        choice = choose(Selection(), {"GEXEC_GMOND_SVRS": f"{bad} {good} {later}"})
     assert choice.nodes == [("node004", 0)]
     assert choice.source.startswith(f"gmond at {good}, the least loaded first (gmond at 127.0.0.1:{closed} ")
     for reason in (
@@ -274,7 +309,7 @@ def test_servers_are_asked_in_order_until_one_knows_nodes(
         f"gmond at {empty}: its answer is no XML",
         f"gmond at {web}: its answer is no XML",
         f"gmond at {hostile}: its XML declares entities",
-        f"gmond at {dead} knows no host that is up and runs gexec",
+        f"gmond at {dead} tells of 1 host, none that is up and runs gexec: 1 not heard of for 60 s",
         f"gmond at {silent}: its answer takes longer than 0.5 s",
         f"gmond at {slow}: its answer takes longer than 0.5 s",
     ):
@@ -285,10 +320,10 @@ def test_without_any_gmond_the_error_says_what_was_asked(cluster: Cluster) -> No
     [closed] = free_ports(1)
     done = cluster.gexec("true", env=environment(cluster, f"127.0.0.1:{closed}"))
     assert done.returncode == 2
-    [line] = done.stderr.decode().splitlines()
-    asked = f"gmond at 127.0.0.1:{closed} does not answer: Connection refused"
-    assert line.startswith(f"gexec: no nodes: GEXEC_SVRS is empty, {asked}")
-    assert line.endswith("name nodes with -w")
+    assert done.stderr.decode().splitlines() == [
+        "gexec: no nodes: GEXEC_GMOND_SVRS names none: check the servers, or unset it",
+        f"  gmond at 127.0.0.1:{closed} does not answer: Connection refused",
+    ]
 
 
 def test_malformed_or_too_many_servers_are_named(cluster: Cluster) -> None:
@@ -312,7 +347,7 @@ def test_skip_down_leaves_out_what_gmond_or_the_last_job_found_dead(
         ("node001", "127.0.0.1", 0, "OFF", "0", 1), ("node003.cluster", "127.0.0.1", 999, "ON", "0", 1)
     )
     with server(sends(document)) as gmond:
-        environ = environment(cluster, gmond)
+        environ = {"GEXEC_GMOND_SVRS": gmond}
         choice = choose(selection, environ)
         assert [name for name, _ in choice.nodes] == ["node001", "node004"]
         assert choice.source == "-w without 2 that are down"
@@ -324,3 +359,26 @@ def test_skip_down_leaves_out_what_gmond_or_the_last_job_found_dead(
     selection.nodes = ["node002"]
     with pytest.raises(Exception, match="no node is left: --skip-down leaves out all 1"):
         choose(selection, environ)
+
+
+def test_ganglia_in_the_wild_runs_one_process_on_each_good_host(cluster: Cluster) -> None:
+    with server(sends(wild())) as address:
+        env = environment(cluster, address)
+        done = cluster.gexec("-v", "-n", "0", "sh", "-c", "echo $GEXEC_NODE", env=env)
+    assert sorted(line.split()[1] for line in done.stdout.splitlines()) == [b"node004", b"node006"], done
+    assert (
+        b"(left out of 9 hosts: 2 in a cluster whose source is silent for 60 s, 2 named once more, "
+        b"1 with a broken address, or none, 1 with a broken name, 1 without the metric gexec)"
+    ) in done.stderr
+
+
+def test_if_no_host_is_left_each_server_says_how_many_and_why(cluster: Cluster) -> None:
+    off = captured(("node001", "127.0.0.1", 0, "OFF", "0", 1), ("node002", "127.0.0.1", 99, "ON", "0", 1))
+    with server(sends(off)) as first, server(sends(captured(("", "", 0, "ON", "0", 1)))) as second:
+        done = cluster.gexec("true", env=environment(cluster, f"{first} {second}"))
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[1:] == [
+        f"  gmond at {first} tells of 2 hosts, none that is up and runs gexec: "
+        "1 not heard of for 60 s, 1 with gexec = no in its gmond.conf",
+        f"  gmond at {second} tells of 1 host, none that is up and runs gexec: 1 with a broken name",
+    ]

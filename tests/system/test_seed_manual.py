@@ -174,6 +174,7 @@ class Site:
     def start(self, name: str) -> None:
         """`authd -d && gexecd -d` on a machine."""
         etc, run = self.etc(name), self.dir / name / "run"
+        run.mkdir(exist_ok=True)
         (etc / "gexecd.toml").write_text(_SETTINGS)
         keys = ["--public-key", etc / "auth_pub.pem"]
         machine = self.machines[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -83,13 +84,18 @@ class Rig:
                 account_of=options.get("account_of", account_of),
                 replay=options.get("replay"),
             )
+            for what, values in options.get("limits", {}).items():
+                resource.setrlimit(what, values)
             spawner = Spawner(
                 port=SpawnerPort(sock),
                 relay_pid=0,
                 admission=admission,
                 audit=AuditLog(options.get("audit", str(self.audit_path)), log),
                 log=log,
+                task_descriptors=options.get("task_descriptors"),
             )
+            if "faults" in options:
+                _let_fail(spawner, options["faults"])
             status = spawner.run()
         finally:
             os._exit(status)
@@ -133,6 +139,18 @@ class Rig:
             _, status = os.waitpid(self.pid, 0)
             self.status = os.waitstatus_to_exitcode(status)
         return self.status
+
+
+def _let_fail(spawner: Spawner, faults: int) -> None:
+    """Let so many turns of its loop fail, one after another."""
+    reading, writing = os.pipe()
+    os.write(writing, bytes(faults))
+
+    def fail() -> None:
+        os.read(reading, 1)
+        raise KeyError("a defect")
+
+    spawner.loop.watch(reading, fail)
 
 
 class Task:
@@ -479,6 +497,84 @@ def test_attack_64_audit_log_on_a_full_disk(make: Callable[..., Rig]) -> None:
     assert rig.log_path.read_text().count("lines are being lost") == 1
 
 
+# -- what runs out, and defects: one task's matter --------------------------------------------
+
+
+def _fds_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_an_unexpected_error_about_one_task_refuses_that_task_and_keeps_nothing(
+    make: Callable[..., Rig],
+) -> None:
+    def defective(uid: int) -> Any:
+        raise KeyError("a defect")
+
+    rig = make(account_of=defective)
+    refused = rig.sh("true").outcome()
+    assert refused.kind == NOT_STARTED
+    assert "gexecd on this node failed on this process: KeyError" in refused.text
+    before = _fds_of(rig.pid)
+    for _ in range(20):
+        assert rig.sh("true").outcome().kind == NOT_STARTED
+    assert _fds_of(rig.pid) == before
+
+
+def test_turns_that_fail_end_nothing(make: Callable[..., Rig]) -> None:
+    rig = make(faults=20)
+    task = rig.sh("echo up; read x; exit 3")
+    assert task.line() == b"up"
+    os.write(task.stdin, b"\n")
+    assert task.outcome() == Outcome(EXITED, 3)
+    assert "unexpected KeyError: 'a defect'" in rig.log_path.read_text()
+
+
+def test_a_loop_that_only_fails_ends_its_tasks_with_a_status_of_its_own(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, faults=60_000)
+    task = rig.sh("echo $$; exec sleep 1000")
+    pid = int(task.line())
+    _, status = os.waitpid(rig.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert gone(pid)
+    assert "turns in succession have failed: ending 1 tasks" in rig.log_path.read_text()
+    rig.relay.close()
+    for fd in rig.fds:
+        os.close(fd)
+
+
+@needs_root
+@pytest.mark.root
+def test_a_user_without_a_process_left_is_told_so(make: Callable[..., Rig]) -> None:
+    rig = make(limits={resource.RLIMIT_NPROC: (1, 1)})
+    refused = rig.sh("true", user=NOBODY.pw_uid).outcome()
+    assert refused.kind == NOT_STARTED
+    assert "this node has no room for one more process of this user" in refused.text
+    assert rig.sh("true").outcome().ok
+
+
+@needs_root
+@pytest.mark.root
+def test_no_descriptor_for_a_helper_refuses_its_user_alone(make: Callable[..., Rig]) -> None:
+    rig = make()
+    assert rig.sh("true").outcome().ok
+    used = {int(name) for name in os.listdir(f"/proc/{rig.pid}/fd")}
+    most = sorted(set(range(100)) - used)[2] + 1  # a task's three fit, and no more
+    resource.prlimit(rig.pid, resource.RLIMIT_NOFILE, (most, most))
+    refused = rig.sh("true", user=NOBODY.pw_uid).outcome()
+    assert refused.kind == NOT_STARTED
+    assert "out of resources" in refused.text
+    assert "Too many open files" in refused.text
+    assert rig.sh("true").outcome().ok
+
+
+@needs_root
+@pytest.mark.root
+def test_another_users_task_has_the_descriptors_that_were_configured(make: Callable[..., Rig]) -> None:
+    rig = make(limits={resource.RLIMIT_NOFILE: (2000, 2000)}, task_descriptors=300)
+    for user in (None, NOBODY.pw_uid):
+        assert rig.sh("ulimit -Sn; ulimit -Hn", user=user).output() == b"300\n2000\n"
+
+
 # -- attacks: privilege -----------------------------------------------------------------------
 
 
@@ -543,19 +639,6 @@ def test_attack_81_account_locked_or_expired(make: Callable[..., Rig]) -> None:
         outcome = rig.sh("true").outcome()
         assert outcome.kind == DENIED
         assert word in outcome.text
-
-
-def test_attack_84_85_what_a_task_leaves_behind_is_ended(rig: Rig) -> None:
-    """Double forks, sessions of their own and a scrubbed environment do not help."""
-    script = (
-        "setsid sh -c 'echo $$; trap \"\" TERM HUP; exec sleep 1000' & "
-        "(setsid setsid sh -c 'echo $$; exec sleep 1000' &) ; "
-        "env -i /usr/bin/setsid /bin/sh -c 'echo $$; trap \"\" TERM HUP; exec sleep 1000' & sleep 0.3; exit 0"
-    )
-    task = rig.sh(script)
-    pids = [int(task.line()) for _ in range(3)]
-    assert task.outcome() == Outcome(EXITED, 0)
-    assert all(gone(pid) for pid in pids)
 
 
 def test_attack_85_escape_during_kill(rig: Rig) -> None:

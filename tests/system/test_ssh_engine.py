@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import resource
@@ -9,21 +10,21 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import pytest
 
 from gexec import limits
+from gexec.cluster import processes
 from gexec.core import outcome as outcomes
 from gexec.core.jobspec import STRICT
 from gexec.core.outcome import exited, killed
 from gexec.errors import DaemonError, UsageError
 from gexec.ssh.job import Options, prepare
 from gexec.ssh.script import JobLines
-from gexec.ssh.work import CONFIRM_S
 
-from .conftest import DEADLINE_S
+from .conftest import DEADLINE_S, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start
 from .sshd import NETWORK, Sshd
 
@@ -254,14 +255,58 @@ def test_a_client_that_reads_nothing_stops_everything_in_bounded_memory(sshd: Ss
         def read_bytes() -> int:
             return int(Path(f"/proc/{engine}/io").read_text().split()[1])
 
+        def stands_still() -> bool:
+            # It sleeps while there is something to read from each ssh, and reads none of it.
+            before = read_bytes()
+            return _full_pipes(engine) >= 4 and _state(engine) == "S" and read_bytes() == before
+
         first = read_bytes()
-        last = -1
-        while last != (last := read_bytes()):  # until it stands still
-            time.sleep(0.5)
+        wait_until(stands_still, "the engine goes on reading")
+        last = read_bytes()
         [peak] = [line for line in Path(f"/proc/{engine}/status").read_text().splitlines() if "VmHWM" in line]
         assert int(peak.split()[1]) < 48 * 1024  # KiB; an interpreter with its modules has half of that
         assert last - first <= 4 * limits.WINDOW_MAX_BYTES + 4 * limits.READ_CHUNK_BYTES
         job.session.kill(now=True)
         job.sock.sendall(job.session.outgoing())
-        time.sleep(CONFIRM_S + 0.5)  # a reader that is slow is not a node that is silent
+        wait_until(lambda: not _commands(sshd.process.pid), "the commands are not killed")
+        # A reader that is slow is not a node that is silent: the engine looks (CONFIRM_S), and lets ssh be.
+        looked = _wakeups(engine)
+        wait_until(lambda: _wakeups(engine) > looked, "the engine does not look")
         assert job.finish().outcomes == [killed(signal.SIGKILL)] * 4
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _full_pipes(pid: int) -> int:
+    """Return how many pipes of a process hold data that was not read."""
+    count = 0
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        if not os.readlink(path).startswith("pipe:"):
+            continue
+        try:
+            pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except PermissionError:
+            continue  # inherited: of another user, who has started the tests
+        count += bytes(4) != fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+        os.close(pipe)
+    return count
+
+
+def _commands(sshd: int) -> list[int]:
+    """Return the processes behind a server that are `yes`."""
+    found, waiting = [], processes.children(sshd)
+    while waiting:
+        pid = waiting.pop()
+        waiting += processes.children(pid)
+        try:
+            if Path(f"/proc/{pid}/comm").read_text() == "yes\n":
+                found.append(pid)
+        except OSError:
+            pass
+    return found
+
+
+def _wakeups(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])

@@ -101,3 +101,25 @@ def test_audit_log_is_not_a_link(tmp_path: Path) -> None:
 )
 def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "value", [b"/" * 3_000_219, "x" * 3_000_219, [b"x" * 70_000] * 3000, ["\0" * 9999] * 99]
+)
+def test_every_field_of_a_line_is_bounded(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "audit.log"
+    audit = AuditLog(str(path))
+    audit.write("accept", cwd=value, rank=3)
+    audit.close()
+    line = json.loads(path.read_text())
+    assert line["rank"] == 3
+    assert path.stat().st_size < 500_000
+    assert "..." in str(line["cwd"])
+
+
+def test_a_line_of_the_log_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        Log("gexecd", file.fileno()).warning("x" * 3_000_000)
+    assert path.stat().st_size < 5000
+    assert path.read_text().endswith("... (3000000 characters)\n")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from gexec import limits
+from gexec.client import groups
 from gexec.client.groups import config_paths
 from gexec.client.nodes import choose
 from gexec.core.outcome import denied, exited, lost, not_started
 from gexec.errors import UsageError
 from gexec.render.failed import failed_lines
+from gexec.render.text import printable
 from gexec.select.sources import GMOND, LIST, TEXT, Choice, Selection, plan
 
 
@@ -30,8 +34,17 @@ def names(choice: Choice) -> list[str]:
 def fails(selection: Selection, environ: dict[str, str]) -> str:
     with pytest.raises(UsageError) as caught:
         choose(selection, environ)
-    assert "\n" not in str(caught.value)
+    lines = [caught.value.sentence, *caught.value.details]
+    assert not any("\n" in line for line in lines)
+    assert str(caught.value) == "\n  ".join(lines)
     return str(caught.value)
+
+
+def told(selection: Selection, environ: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the names that are chosen, and what is told of what is skipped."""
+    said: list[str] = []
+    selection.warn = said.append
+    return names(choose(selection, environ)), said
 
 
 ALL = {
@@ -48,7 +61,7 @@ def test_the_order_of_gexec() -> None:
     assert found == [
         ("GEXEC_SVRS", TEXT, "svrs"),
         ("SLURM_JOB_NODELIST", TEXT, "slurm[1-2]"),
-        ("PBS_NODEFILE", LIST, "/pbs"),
+        ("PBS_NODEFILE /pbs", LIST, "/pbs"),
         ("GEXEC_GMOND_SVRS", GMOND, "grid:1 grid:2"),
         ("node list /my/list (GEXEC_NODELIST)", LIST, "/my/list"),
         ("gmond", GMOND, "127.0.0.1:8649"),
@@ -62,12 +75,12 @@ def test_the_order_of_administrators_begins_with_the_list() -> None:
 
 
 def test_without_anything_set() -> None:
-    found = [(source.name, source.value, source.optional) for source in plan(False, {"GEXEC_NODELIST": ""})]
+    found = [(source.name, source.value, source.optional) for source in plan(False, {})]
     assert found == [
         ("GEXEC_SVRS", None, False),
         ("GEXEC_GMOND_SVRS", None, False),
         ("node list /etc/gexec/nodelist", "/etc/gexec/nodelist", True),
-        ("gmond", "127.0.0.1:8649", False),
+        ("gmond", "127.0.0.1:8649", True),
     ]
 
 
@@ -91,7 +104,7 @@ def test_each_source_gives_way_to_the_one_before_it(tmp_path: Path) -> None:
         choice = choose(select(), environ)
         assert names(choice) == expected
         assert source in choice.source
-        environ[source] = " " if source == "GEXEC_SVRS" else ""
+        del environ[source]
 
 
 def test_flags_are_taken_together(tmp_path: Path) -> None:
@@ -128,12 +141,12 @@ def test_names_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(choice) == ["a", "s1", "s2", "b"]
     assert choice.took_stdin
     assert not choose(select(nodes=["a"]), {}).took_stdin
-    assert "stands twice" in fails(select(nodes=["-", "-"]), {})
+    assert "given twice" in fails(select(nodes=["-", "-"]), {})
     assert "-x" in fails(select(nodes=["a"], exclude=["-"]), {})
 
 
 def test_exclusion_comes_before_counting() -> None:
-    choice = choose(select(exclude=["a", "c:2,x"], count=2), {"GEXEC_SVRS": "a b a c:1 c:2"})
+    choice = choose(select(exclude=["a", "c:2"], count=2), {"GEXEC_SVRS": "a b a c:1 c:2"})
     assert choice.nodes == [("b", 0), ("c", 1)]
     assert choice.source == "GEXEC_SVRS without -x"
     assert "no node is left" in fails(select(exclude=["a"]), {"GEXEC_SVRS": "a"})
@@ -143,7 +156,8 @@ def test_exclusion_by_node_set_is_about_the_chosen() -> None:
     environ = {"GEXEC_SVRS": "node01 node02 gpu1 gpu2:5 gpu2"}
     assert names(choose(select(exclude=["gpu?"]), environ)) == ["node01", "node02"]
     assert names(choose(select(exclude=["*[1-2]!gpu*"]), environ)) == ["gpu1", "gpu2", "gpu2"]
-    assert choose(select(exclude=["gpu[1-2]:5"]), environ).nodes[2:] == [("gpu1", 0), ("gpu2", 0)]
+    assert choose(select(exclude=["gpu[2-2]:5"]), environ).nodes[2:] == [("gpu1", 0), ("gpu2", 0)]
+    assert names(choose(select(exclude=["GPU*"]), environ)) == ["node01", "node02"]
 
 
 def test_wildcards_without_groups_are_about_the_configured_nodes(tmp_path: Path) -> None:
@@ -163,6 +177,107 @@ def test_first_and_by_lot() -> None:
     )
     assert "7 asked" in fails(select(pick=7), environ)
     assert "-n and --pick" in fails(select(pick=1, count=1), environ)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("node003", "-x 'node003' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        ("node001,node003", "-x 'node003' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        ("node00[1-3]", "-x 'node003' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        (
+            "node00[12]",
+            "-x 'node00[12]' excludes nothing: not among the nodes from GEXEC_SVRS; "
+            "[12] is the number 12, write [1,2]",
+        ),
+        ("gpu*", "-x 'gpu*' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        ("gpu*!gpu1", "-x 'gpu*!gpu1' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        ("node001:99", "-x 'node001:99' excludes nothing: not among the nodes from GEXEC_SVRS"),
+        ("", "-x '' excludes nothing: not among the nodes from GEXEC_SVRS"),
+    ],
+)
+def test_a_name_to_exclude_that_matches_nothing(word: str, sentence: str) -> None:
+    environ = {"GEXEC_SVRS": "node001:5 node002 node009"}
+    left, said = told(select(exclude=[word]), environ)
+    assert said == [sentence]
+    assert "node009" in left
+    assert said[0] in fails(select(exclude=[word], strict=True), environ)
+
+
+def test_this_host_need_not_be_among_the_nodes() -> None:
+    here = ("node001.a.org", "node001", "127.0.0.1")
+    assert told(select(not_here=here), {"GEXEC_SVRS": "node002 Node001 node001.b.org"}) == (
+        ["node002", "node001.b.org"], [],
+    )  # fmt: skip
+    assert told(select(not_here=here, strict=True), {"GEXEC_SVRS": "node002"}) == (["node002"], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("GEXEC_SVRS", "", "GEXEC_SVRS is set but empty"),
+        ("GEXEC_SVRS", " ,", "GEXEC_SVRS names none"),
+        ("GEXEC_SVRS", "a[1-2]!a[1-2]", "GEXEC_SVRS names none"),
+        ("SLURM_JOB_NODELIST", "", "SLURM_JOB_NODELIST is set but empty"),
+        ("PBS_NODEFILE", "", "PBS_NODEFILE is set but empty"),
+        ("PBS_NODEFILE", "/dev/null", "PBS_NODEFILE /dev/null names none"),
+        ("GEXEC_GMOND_SVRS", "", "GEXEC_GMOND_SVRS is set but empty"),
+        ("GEXEC_GMOND_SVRS", "127.0.0.1:1", "GEXEC_GMOND_SVRS names none"),
+        ("GEXEC_NODELIST", "", "(GEXEC_NODELIST) is set but empty"),
+    ],
+)
+def test_a_source_that_is_set_is_used_or_an_error(
+    tmp_path: Path, name: str, value: str, sentence: str
+) -> None:
+    (tmp_path / "list").write_text("elsewhere\n")
+    for other in ("GEXEC_SVRS", "GEXEC_NODELIST"):
+        administrator = other == "GEXEC_SVRS" and name == "GEXEC_NODELIST"
+        if name == other or (other == "GEXEC_SVRS" and not administrator):
+            continue
+        environ = {"GEXEC_SVRS": "elsewhere"} if administrator else {"GEXEC_NODELIST": str(tmp_path / "list")}
+        said = fails(select(administrator=administrator), environ | {name: value})
+        assert said.startswith(f"no nodes: {'node list ' if sentence[0] == '(' else ''}")
+        assert sentence in said
+
+
+def test_no_node_list_counts_where_it_is_dev_null() -> None:
+    environ = {"GEXEC_NODELIST": "/dev/null", "GEXEC_SVRS": "n1"}
+    assert choose(select(administrator=True), environ).nodes == [("n1", 0)]
+    assert "node list" not in fails(select(), {"GEXEC_NODELIST": "/dev/null"})
+
+
+def test_no_source_at_all_is_a_line_for_each() -> None:
+    lines = fails(select(), {}).splitlines()
+    assert lines[:4] == [
+        "no nodes: set GEXEC_SVRS to their names, or give them with -w",
+        "  GEXEC_SVRS is not set",
+        "  GEXEC_GMOND_SVRS is not set",
+        "  there is no node list /etc/gexec/nodelist",
+    ]
+    assert lines[4].startswith("  gmond at 127.0.0.1:8649 ")
+
+
+def test_a_list_from_windows(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfn1\r\nn2 # x\r\n")
+    (tmp_path / "hosts").write_bytes(b"\xef\xbb\xbfh1:22\r\n\r\nh2\r\n")
+    asked = select(nodelist=str(tmp_path / "list"), hosts_file=str(tmp_path / "hosts"))
+    assert choose(asked, {}).nodes == [("n1", 0), ("n2", 0), ("h1", 22), ("h2", 0)]
+    for source in ("GEXEC_SVRS", "SLURM_JOB_NODELIST"):
+        assert names(choose(select(), {source: "\ufeffn1\r\nn2\r\n"})) == ["n1", "n2"]
+    assert names(choose(select(exclude=["\ufeffn1\r\n"]), {"GEXEC_SVRS": "n1 n2"})) == ["n2"]
+
+
+def test_a_list_that_is_no_text_is_refused_readably(tmp_path: Path) -> None:
+    path = str(tmp_path / "list")
+    for content, sentence in (
+        ("n1\n".encode("utf-16"), " is UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`"),
+        (bytes(range(256)), " is binary: expected a text with names"),
+        (b"\xff:x\n", " line 1: '\\xff:x': expected a port from 1 to 65535 after the colon"),
+    ):
+        Path(path).write_bytes(content)
+        assert fails(select(nodelist=path), {}) == f"node list {path}{sentence}"
+        assert fails(select(hosts_file=path), {}) == f"hosts file {path}{sentence}"
+        assert fails(select(), {"PBS_NODEFILE": path}) == f"PBS_NODEFILE {path}{sentence}"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +328,11 @@ def test_what_failed_is_read_back_to_the_letter(tmp_path: Path) -> None:
     assert chosen.nodes == [("b", 99), ("web#1", 0), ("b", 99), ("\udcff", 0), ("::1", 77)]
 
 
+def test_a_byte_of_a_name_is_shown_as_a_byte() -> None:
+    assert printable("n\udcff1\x1b\ud800") == "n\\xff1\\x1b\\ud800"
+    assert "-x '\\xff' excludes" in told(select(exclude=["\udcff"]), {"GEXEC_SVRS": "n"})[1][0]
+
+
 def test_files_that_were_named_must_be_there(tmp_path: Path) -> None:
     none = str(tmp_path / "none")
     assert "there is no such file" in fails(select(nodelist=none), {})
@@ -222,7 +342,9 @@ def test_files_that_were_named_must_be_there(tmp_path: Path) -> None:
     assert "null" in fails(select(nodelist="a\0b"), {})
 
 
-def test_no_names_in_flags() -> None:
+def test_no_names_in_flags(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("# none\n")
+    assert "list names none" in fails(select(nodes=["a"], nodelist=str(tmp_path / "list")), {})
     assert "-w names none" in fails(select(nodes=[","]), {"GEXEC_SVRS": "a"})
     assert "-w names none" in fails(select(nodes=["a[1-2]!a[1-2]"]), {"GEXEC_SVRS": "a"})
 
@@ -261,7 +383,8 @@ def site(tmp_path: Path) -> dict[str, str]:
         ("@roles:db", "node01 node03 x7"),
         ("@list", "a b"),
         ("@*", "node01 node02 node03 x7 spare"),
-        ("node*", "node01 node02 node03"),  # with groups, wildcards are about all nodes of theirs
+        ("node*", "node01 node09"),  # GEXEC_SVRS comes first
+        ("x*,spar?", "x7 spare"),
         ("@web!@db", "node02"),
     ],
 )
@@ -271,7 +394,9 @@ def test_groups_of_clustershells_files(site: dict[str, str], text: str, expected
 
 def test_groups_are_left_out(site: dict[str, str]) -> None:
     assert names(choose(select(exclude=["@web"]), site)) == ["node09"]
-    assert names(choose(select(exclude=["@nothing"]), site)) == ["node01", "node09"]
+    assert told(select(exclude=["@nothing"]), site) == (
+        ["node01", "node09"], ["-x '@nothing' excludes nothing: not among the nodes from GEXEC_SVRS"],
+    )  # fmt: skip
     assert "there is no such group" in fails(select(exclude=["@wbe"]), site)
 
 
@@ -300,15 +425,101 @@ def test_a_broken_configuration_is_one_sentence(
     if conf is not None:
         (tmp_path / "groups.conf").write_text(conf)
     (tmp_path / "groups.d" / "roles.yaml").write_text(yaml)
-    assert "ClusterShell's configuration" in fails(select(nodes=["@web"]), site)
+    said: list[str] = []
+    assert "ClusterShell's configuration" in fails(select(nodes=["@web"], warn=said.append), site)
+    assert [str(tmp_path / "groups.d" / "roles.yaml") in line for line in said] == [True] * (yaml != GROUPS)
 
 
-def test_examples_of_the_librarys_package_are_no_configuration() -> None:
+def test_examples_of_the_librarys_package_are_no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     # They lie below sys.prefix, where the library itself looks after /etc/clustershell.
+    monkeypatch.setattr(groups, "SYSTEM_FOLDER", "/etc/clustershell")
     assert all("/.local/" in path or "/etc/" in path or "/.config/" in path for path in config_paths({}))
     paths = config_paths({"CLUSTERSHELL_CFGDIR": "/mine", "XDG_CONFIG_HOME": "/config"})
     assert paths[0] == "/etc/clustershell/groups.conf"
     assert paths[2:] == ["/config/clustershell/groups.conf", "/mine/groups.conf"]
+
+
+@pytest.fixture
+def default_site(tmp_path: Path) -> dict[str, str]:
+    """ClusterShell's configuration as its package installs it."""
+    for prefix in (Path(sys.prefix), Path("/")):
+        installed = prefix / "etc" / "clustershell"
+        if (installed / "groups.conf").exists():
+            shutil.copytree(installed, tmp_path / "clustershell")
+            return {"CLUSTERSHELL_CFGDIR": str(tmp_path / "clustershell")}
+    pytest.fail("the package of ClusterShell has no groups.conf")
+
+
+def test_clustershells_default_configuration_hides_nothing(default_site: dict[str, str]) -> None:
+    environ = default_site | {"GEXEC_SVRS": "node01 node02 gpu1"}
+    assert told(select(nodes=["node*"]), environ) == (["node01", "node02"], [])
+    assert told(select(nodes=["@oss"]), environ) == (["example4", "example5"], [])
+    assert told(select(nodes=["nod*", "exam*4"]), environ)[0][:3] == ["node01", "node02", "example4"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"exclude": ["@typo"]}, {"nodes": ["@typo,node001"]}, {"nodes": ["@typo"]}, {"nodes": ["x!@typo"]}],
+)
+def test_an_unknown_group_of_a_command_is_an_error(
+    default_site: dict[str, str], asked: dict[str, list[str]]
+) -> None:
+    environ = default_site | {"GEXEC_SVRS": "node001"}
+    assert fails(select(**asked), environ) == "group @typo: there is no such group in local"
+
+
+COMMANDS = """\
+[Main]
+default: s
+[s]
+map: case $GROUP in debug) echo node1;; big) echo node[2-3];; esac
+list: printf 'debug*\\nbig\\nempty\\na;b\\n'
+[nolist]
+map: [ $GROUP = a ] && echo n1 || true
+"""
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "groups.conf").write_text(COMMANDS)
+    return {"CLUSTERSHELL_CFGDIR": str(tmp_path)}
+
+
+def test_an_illegal_name_from_a_source_does_not_hide_its_groups(commands: dict[str, str]) -> None:
+    illegal = "group source s: 'debug*' cannot be a group's name (it holds one of ! & * , @ ^) and is skipped"
+    unsafe = (
+        "group @s:a;b: such a name is not passed to a command: a shell would not read it as one; "
+        "this group is skipped"
+    )
+    assert told(select(nodes=["@s:*"]), commands) == (["node2", "node3"], [illegal, unsafe])
+    assert told(select(nodes=["@s:debug,@big"]), commands) == (["node1", "node2", "node3"], [])
+    assert told(select(nodes=["@big,@empty"]), commands) == (["node2", "node3"], [illegal])
+    assert fails(select(nodes=["@deb"], warn=len), commands) == "group @deb: there is no such group in s"
+
+
+def test_an_empty_answer_of_a_source_that_lists_no_groups(commands: dict[str, str]) -> None:
+    assert names(choose(select(nodes=["@nolist:a"]), commands)) == ["n1"]
+    assert "group @nolist:b: the command of nolist prints no node" in fails(
+        select(nodes=["@nolist:b"]), commands
+    )
+
+
+def test_one_bad_group_or_file_does_not_hide_the_others(site: dict[str, str], tmp_path: Path) -> None:
+    roles = tmp_path / "groups.d" / "roles.yaml"
+    roles.write_text("roles: {web: 'node[1-2]', bad: ': &', number: 5, db: x7}\n")
+    assert told(select(nodes=["@*"]), site) == (
+        ["node1", "node2", "x7"],
+        [
+            "group @number: ClusterShell's configuration: 'int' object has no attribute 'splitlines'; "
+            "this group is skipped",
+            "group @bad: ':': expected a name before the colon; this group is skipped",
+        ],
+    )
+    assert "group @bad: ':'" in fails(select(nodes=["@web,@bad"]), site)
+    (tmp_path / "groups.d" / "other.yaml").write_text("other: {web: : &}\n")
+    left, said = told(select(nodes=["@web"]), site)
+    assert left == ["node1", "node2"]
+    assert [f"{tmp_path}/groups.d/other.yaml is skipped, correct it: " in line for line in said] == [True]
 
 
 def test_tens_of_thousands_of_nodes_from_every_kind_of_source(site: dict[str, str], tmp_path: Path) -> None:
@@ -321,6 +532,6 @@ def test_tens_of_thousands_of_nodes_from_every_kind_of_source(site: dict[str, st
         (select(), {"GEXEC_SVRS": " ".join(many)}),
         (select(nodelist=str(tmp_path / "list")), {}),
         (select(hosts_file=str(tmp_path / "hosts")), {}),
-        (select(nodes=["@many"], exclude=["none[1-2]"]), site),
+        (select(nodes=["@many"], exclude=["none[1-2]"], warn=len), site),
     ):
         assert names(choose(asked, environ)) == many

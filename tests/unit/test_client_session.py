@@ -182,6 +182,7 @@ def test_stdin_has_a_window_and_chunks() -> None:
     assert session.stdin_room == 0
     frames = [frame for _, frame in sent(session)]
     assert all(isinstance(frame, Stdin) and len(frame.data) <= limits.FRAME_MAX_BYTES for frame in frames)
+    assert sum(len(frame.data) for frame in frames if isinstance(frame, Stdin)) == limits.STDIN_WINDOW_BYTES
     with pytest.raises(ValueError, match="room for 0"):
         session.stdin(b"s")
     say(session, StdinTaken(1000))
@@ -221,6 +222,18 @@ def test_the_end_of_the_connection_loses_what_has_no_outcome() -> None:
         lost("the local gexecd ended"),
     ]
     assert session.state == OVER
+
+
+def test_a_pause_of_its_own_is_not_held_against_gexecd() -> None:
+    session = accepted()
+    session.heard(100.0)
+    session.silence(100.0 + limits.HEARTBEAT_S)
+    assert sent(session) == [(0, Ping(0))]
+    assert session.silence(500.0) == ""
+    assert sent(session) == [(0, Ping(0))]
+    due_s = session.silence_due_s
+    assert due_s == 500.0 - limits.HEARTBEAT_S + limits.LOST_AFTER_S
+    assert session.silence(due_s)
 
 
 def test_a_silent_gexecd_is_asked_and_then_given_up() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -262,6 +263,13 @@ def test_doctor_names_what_is_missing_where_nothing_runs(tmp_path: Path) -> None
     assert any("GEXEC_SVR " in finding.text for finding in findings if finding.level == doctor.WARNING)
 
 
+def test_doctor_knows_every_variable_of_the_manuals() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    text = "".join([path.read_text() for path in docs.glob("*.md")])
+    named = set(re.findall(r"\bGEXEC_[A-Z_]*[A-Z]\b", text))
+    assert named == doctor.KNOWN_VARIABLES
+
+
 def test_doctor_sees_that_two_keys_are_no_pair(tmp_path: Path) -> None:
     keypair.create(tmp_path / "one", tmp_path / "one.pub")
     keypair.create(tmp_path / "two", tmp_path / "two.pub")
@@ -272,6 +280,17 @@ def test_doctor_sees_that_two_keys_are_no_pair(tmp_path: Path) -> None:
 
 
 # -- no cluster -------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.1.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        there = tmp_path / "there"
+        there.mkdir()
+        for folder in (tmp_path / "new", there):
+            with pytest.raises(ClusterError, match=str(port)):
+                control.up(1, Layout(folder), port=port)
+    assert os.listdir(tmp_path) == ["there"]
 
 
 def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,14 @@ import pytest
 
 from gexec import limits
 from gexec.errors import ConfigError
-from gexec.host.config import AuthdSettings, GexecdSettings, PolicySettings, read_authd, read_gexecd
+from gexec.host.config import (
+    AuthdSettings,
+    GexecdSettings,
+    PolicySettings,
+    _check_types,
+    read_authd,
+    read_gexecd,
+)
 from gexec.host.identity import interface_addresses, node_names
 
 
@@ -71,13 +78,14 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         allow_groups = ["users"]
         deny_groups = ["guests"]
         jobs_per_user_max = 3
+        leftovers = "kill"
     """
     settings = read_gexecd(written(tmp_path, text), {})
     assert settings.bind == ("127.0.0.1", "::1")
     assert settings.orphan_grace_s == 5
     assert settings.policy == PolicySettings(
         root=False, uid_min=1000, allow_users=("alice",), deny_users=("mallory",),
-        allow_groups=("users",), deny_groups=("guests",), jobs_per_user_max=3,
+        allow_groups=("users",), deny_groups=("guests",), jobs_per_user_max=3, leftovers="kill",
     )  # fmt: skip
     default = GexecdSettings()
     for each in fields(GexecdSettings):
@@ -97,6 +105,7 @@ def test_authd(tmp_path: Path) -> None:
     [
         ("prot = 1", ["'prot' is not a setting", "port"]),
         ("[policy]\nrot = true", ["policy: 'rot'"]),
+        ("[policy]\nleftovers = 'spare'", ["leftovers = 'spare'", '"leave" or "kill"']),
         ("policy = 3", ["policy: expected a table"]),
         ("port = '2875'", ["port = '2875'", "whole number"]),
         ("port = true", ["port", "whole number"]),
@@ -192,3 +201,20 @@ def test_names_that_cannot_be_are_refused() -> None:
         node_names([f"n{number}" for number in range(257)])
     with pytest.raises(ConfigError, match="no name"):
         node_names([], find=False)
+
+
+@dataclass
+class Unchecked:
+    """Settings with a type that config.py has no check for."""
+
+    ratio: complex = 1j
+
+
+def test_a_setting_of_a_type_without_a_check_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Unchecked\.ratio: no check for values of type complex"):
+        _check_types(Unchecked())
+
+
+def test_a_policy_that_is_no_table_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected a table"):
+        replace(GexecdSettings(), policy="all")  # type: ignore[arg-type]

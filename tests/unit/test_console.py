@@ -373,8 +373,13 @@ def test_refusals_and_nonsense_are_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "change", "status", "sentence"),
     [
-        (["hostname"], {"GEXEC_SVRS": ""}, 2, "no nodes: GEXEC_SVRS is empty"),
-        (["hostname"], {"GEXEC_SVRS": None}, 2, "no nodes: GEXEC_SVRS is not set"),
+        (["hostname"], {"GEXEC_SVRS": ""}, 2, "no nodes: GEXEC_SVRS is set but empty: put names"),
+        (
+            ["-p", "", "hostname"],
+            {},
+            2,
+            "option -p/--prefix-type: expected one of none, vnn, host, ip, not ''",
+        ),
         ([], {}, 2, "no command"),
         (["-n", "x", "hostname"], {}, 2, "option -n/--nprocs: expected a whole number from 0"),
         (["-n", "4", "hostname"], {}, 2, "Not enough hosts available: 4 asked, 3 known (from GEXEC_SVRS)"),

@@ -179,6 +179,22 @@ def _nobody(peer: Peer) -> None:
     raise AssertionError("a job came")
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("*.log", "no file matches the pattern, or it was quoted"),
+        ("file/x", "a part of its path is a file"),
+        ("n" * 300, "its path is longer or deeper than can be copied"),
+        ("nothing", "there is no such file or directory on this host"),
+    ],
+)
+def test_why_nothing_is_at_a_path(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    done = ensync({"PATH": "/usr/bin:/bin"}, tmp_path / path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert f"ensync: {tmp_path / path}: {why}" in done.stderr.decode()
+
+
 def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
     code += "import sys; from gexec.cli.ensync import main; sys.exit(main(['f']))"

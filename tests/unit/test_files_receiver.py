@@ -540,7 +540,9 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tree: Path, here: Path
     (here / "tree" / "large").write_bytes(b"old")
     stream = sent(tree)
     done = Received(stream, here)
-    assert done.said == [f"{here}/tree/large: the file is too large for this file system"]
+    assert done.said == [
+        f"{here}/tree/large: the file is too large for this file system or the limit (ulimit -f); raise it"
+    ]
     assert (done.report.failed, done.report.files) == (1, 6)
     assert (here / "tree" / "large").read_bytes() == b"old"
     assert not list(here.rglob(".gexec*"))

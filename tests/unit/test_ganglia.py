@@ -7,7 +7,7 @@ import math
 import pytest
 
 from gexec import limits
-from gexec.select.ganglia import AnswerError, down, parse, usable
+from gexec.select.ganglia import AnswerError, down, parse
 
 #: As gmond 3.7.2 sends it, shortened.
 DTD = b"""<?xml version="1.0" encoding="ISO-8859-1" standalone="yes"?>
@@ -29,9 +29,11 @@ def metric(name: str, value: str) -> str:
     )
 
 
-def host(name: str, reported: object = NOW_S, address: str = "10.0.0.1", **metrics: object) -> str:
+def host(
+    name: str, reported: object = NOW_S, address: str = "10.0.0.1", tn: object = 0, **metrics: object
+) -> str:
     inside = "".join(metric(key, str(value)) for key, value in metrics.items())
-    return f'<HOST NAME="{name}" IP="{address}" TAGS="" REPORTED="{reported}" TN="0">\n{inside}</HOST>\n'
+    return f'<HOST NAME="{name}" IP="{address}" TAGS="" REPORTED="{reported}" TN="{tn}">\n{inside}</HOST>\n'
 
 
 def document(*hosts: str, local_time: object = NOW_S) -> bytes:
@@ -52,15 +54,15 @@ def test_the_least_loaded_first_and_equal_ones_as_they_came() -> None:
             )
         ]
     )
-    names = [chosen.name for chosen in usable(found)]
+    names = [chosen.name for chosen in found.usable()]
     assert names == ["idle-big", "idle-small", "even-1", "even-2", "busy", "unknown-load"]
-    assert [chosen.load for chosen in usable(found)] == [-64.0, -1.0, -1.0, -1.0, 3.5, math.inf]
+    assert [chosen.load for chosen in found.usable()] == [-64.0, -1.0, -1.0, -1.0, 3.5, math.inf]
 
 
 def test_one_nodes_nonsense_does_not_hide_the_others() -> None:
     for wrong in ({"load_one": "much"}, {"load_one": "nan"}, {"load_one": "1", "cpu_num": "-inf"}):
         found = parse([document(host("odd", gexec="ON", **wrong), host("busy", gexec="ON", load_one=99))])
-        assert [chosen.name for chosen in usable(found)] == ["busy", "odd"]
+        assert [chosen.name for chosen in found.usable()] == ["busy", "odd"]
 
 
 def test_only_hosts_that_are_up_and_run_gexec() -> None:
@@ -77,21 +79,21 @@ def test_only_hosts_that_are_up_and_run_gexec() -> None:
             )
         ]
     )
-    assert [chosen.name for chosen in usable(found)] == ["up-59", "ahead-59"]
-    assert {chosen.name for chosen in found if not chosen.up} == {"down-60", "ahead-60"}
+    assert [chosen.name for chosen in found.usable()] == ["up-59", "ahead-59"]
+    assert {chosen.name for chosen in found.hosts if not chosen.up} == {"down-60", "ahead-60"}
 
 
 def test_each_cluster_of_a_gmetad_has_its_own_time() -> None:
     first = f'<CLUSTER NAME="a" LOCALTIME="{NOW_S}">{host("a1", gexec="ON")}</CLUSTER>'
     second = f'<CLUSTER NAME="b" LOCALTIME="1000">{host("b1", 990, gexec="ON")}</CLUSTER>'
     text = f'<GANGLIA_XML VERSION="3"><GRID NAME="g">{first}{second}</GRID></GANGLIA_XML>'
-    assert [chosen.name for chosen in usable(parse([text.encode()]))] == ["a1", "b1"]
+    assert [chosen.name for chosen in parse([text.encode()]).usable()] == ["a1", "b1"]
 
 
 def test_any_cutting_into_pieces_is_the_same() -> None:
     whole = document(host("a", gexec="ON", load_one=1), host("b", gexec="ON", load_one=0))
     pieces = [whole[at : at + 7] for at in range(0, len(whole), 7)]
-    assert [chosen.name for chosen in usable(parse(pieces))] == ["b", "a"]
+    assert [chosen.name for chosen in parse(pieces).usable()] == ["b", "a"]
 
 
 def test_what_is_down_by_full_and_short_name_and_by_address() -> None:
@@ -105,7 +107,85 @@ def test_what_is_down_by_full_and_short_name_and_by_address() -> None:
             )
         ]
     )
-    assert down(found) == {"node1.cluster", "node1", "10.0.0.1", "node2.east", "10.0.0.2", "10.0.0.4"}
+    assert down(found.hosts) == {"node1.cluster", "node1", "10.0.0.1", "node2.east", "10.0.0.2", "10.0.0.4"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (host("a b", gexec="ON"), "1 with a broken name"),
+        (host("", gexec="ON"), "1 with a broken name"),
+        (host("n" * 300, gexec="ON"), "1 with a broken name"),
+        (host("-rf", gexec="ON"), "1 with a broken name"),
+        (host("a..b", gexec="ON"), "1 with a broken name"),
+        (host("10.0.0.1:ups", gexec="ON"), "1 with a broken name"),
+        (host("&#155;2J", gexec="ON"), "1 with a broken name"),
+        (host("a", address="", gexec="ON"), "1 with a broken address, or none"),
+        (host("a", address="&#155;2J", gexec="ON"), "1 with a broken address, or none"),
+        (host("a", address="10.0.0.256", gexec="ON"), "1 with a broken address, or none"),
+        ('<HOST GEXEC="ON"/>', "1 with a broken name"),
+        (host("a", "1e9", tn="soon", gexec="ON"), "1 without the time of its last report"),
+        (host("a", "9" * 5000, tn="", gexec="ON"), "1 without the time of its last report"),
+        (host("a", NOW_S - 60, gexec="ON"), "1 not heard of for 60 s"),
+        (host("a", "soon", tn=60, gexec="ON"), "1 not heard of for 60 s"),
+        (host("a", tn=60, gexec="ON"), "1 in a cluster whose source is silent for 60 s"),
+        (host("a"), "1 without the metric gexec"),
+        (host("a", gexec="OFF"), "1 with gexec = no in its gmond.conf"),
+        (host("GOOD.", gexec="ON", tn=5), "1 named once more"),
+    ],
+)
+def test_a_bad_entry_is_left_out_and_counted(bad: str, reason: str) -> None:
+    for order in ((bad, host("good", gexec="ON")), (host("good", gexec="ON"), bad)):
+        found = parse([document(*order)])
+        assert [chosen.name for chosen in found.usable()] == ["good"]
+        assert (found.entries, found.reasons()) == (2, reason)
+
+
+@pytest.mark.parametrize(
+    ("tn", "reported", "age"), [(7, 3, 7), (3, 7, 7), (-2, 0, 2), ("", 9, 9), (9, "", 9)]
+)
+def test_the_age_is_the_larger_of_both_that_are_told(tn: object, reported: object, age: int) -> None:
+    when = NOW_S - reported if isinstance(reported, int) else reported
+    [only] = parse([document(host("a", when, tn=tn))]).hosts
+    assert only.age_s == age
+
+
+def test_a_host_outside_of_a_cluster_is_taken_by_its_tn() -> None:
+    fresh, old = host("fresh", 5, tn=10, gexec="ON"), host("old", 5, tn=100, gexec="ON")
+    cluster = f'<CLUSTER NAME="c" LOCALTIME="{NOW_S}"></CLUSTER>'
+    for text in (
+        f"<GANGLIA_XML>{fresh}{old}</GANGLIA_XML>",
+        f"<GANGLIA_XML>{cluster}{fresh}{old}</GANGLIA_XML>",
+        f'<GANGLIA_XML><GRID NAME="g">{fresh}{old}</GRID></GANGLIA_XML>',
+        f'<GANGLIA_XML><CLUSTER LOCALTIME="soon">{fresh}{old}</CLUSTER></GANGLIA_XML>',
+    ):
+        found = parse([text.encode()])
+        assert [chosen.name for chosen in found.usable()] == ["fresh"]
+        assert found.reasons() == "1 not heard of for 60 s"
+
+
+def test_a_host_in_two_clusters_is_the_one_heard_of_last() -> None:
+    dead = f'<CLUSTER NAME="old" LOCALTIME="{NOW_S - 9000}">' + host(
+        "NODE1", NOW_S - 9000, "10.0.0.1", tn=9000, gexec="ON"
+    )
+    live = f'<CLUSTER NAME="new" LOCALTIME="{NOW_S}">' + host("node1.", tn=3, address="10.0.0.2", gexec="ON")
+    for order in ((dead, live), (live, dead)):
+        text = "<GANGLIA_XML>" + "".join([part + "</CLUSTER>" for part in order]) + "</GANGLIA_XML>"
+        found = parse([text.encode()])
+        assert [(chosen.name, chosen.address) for chosen in found.usable()] == [("node1", "10.0.0.2")]
+        assert down(found.hosts) == set()
+        assert found.reasons() == "1 named once more"
+
+
+def test_if_none_will_do_the_sentence_has_how_many_and_why() -> None:
+    silent = [host(f"s{number}", tn=99, gexec="ON") for number in range(3)]
+    found = parse([document(*silent, host("off", gexec="OFF"), host("", gexec="ON"))])
+    assert found.usable() == []
+    assert found.lack() == (
+        "tells of 5 hosts, none that is up and runs gexec: 3 in a cluster whose source is silent for 60 s, "
+        "1 with a broken name, 1 with gexec = no in its gmond.conf"
+    )
+    assert parse([document()]).lack().startswith("tells of no host")
 
 
 LAUGHS = (
@@ -130,17 +210,6 @@ GOOD = document(host("a", gexec="ON"))
         (b'<!DOCTYPE x [<!ENTITY % p SYSTEM "http://127.0.0.1/"> %p;]><GANGLIA_XML/>', "declares entities"),
         (b"<GANGLIA_XML>" + b"<GRID>" * 5000, "nested more than"),
         (b'<?xml version="1.0" encoding="utf-99"?><GANGLIA_XML/>', "cannot be read"),
-        (document(local_time="soon"), "LOCALTIME is 'soon'"),
-        (document(host("a", "1e9")), "REPORTED is '1e9'"),
-        (document(host("a", "9" * 5000)), "REPORTED is '999"),
-        (document(host("a b")), "names a host 'a b'"),
-        (document(host("")), "names a host ''"),
-        (document(host("n" * 300)), "names a host 'nnn"),
-        (document(host("a", address="&#155;2J")), "names a host '\\x9b2J'"),
-        (
-            document().replace(b"CLUSTER", b"GRID").replace(b"</GRID>", host("a").encode() + b"</GRID>"),
-            "in no",
-        ),
     ],
 )
 def test_answers_that_nobody_should_give(answer: bytes, sentence: str) -> None:
@@ -152,7 +221,7 @@ def test_answers_that_nobody_should_give(answer: bytes, sentence: str) -> None:
 
 def test_an_external_dtd_is_not_fetched() -> None:
     answer = b'<!DOCTYPE GANGLIA_XML SYSTEM "file:///dev/zero"><GANGLIA_XML></GANGLIA_XML>'
-    assert parse([answer]) == []
+    assert parse([answer]).hosts == []
 
 
 def test_an_endless_answer_is_given_up() -> None:

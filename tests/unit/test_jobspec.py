@@ -125,6 +125,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"program": b"echo"}, "expected an absolute path"),
     ({"argv": []}, "the argument list is empty"),
     ({"cwd": b"tmp"}, "expected an absolute path without NUL"),
+    ({"cwd": b"/" + b"d" * 4095}, "has 4096 bytes: a path has at most 4095 bytes"),
+    ({"cwd": b"/" * 3_000_219}, "has 3000219 bytes: a path has at most 4095 bytes"),
+    ({"program": b"/" + b"p" * 4095}, "has 4096 bytes: a path has at most 4095 bytes"),
     ({"env": [b"NOVALUE"]}, "expected NAME=value"),
     ({"env": [b"=x"]}, "expected NAME=value"),
     ({"env": [b""]}, "expected NAME=value"),
@@ -149,6 +152,16 @@ def test_a_job_that_cannot_be_says_why(changed: dict[str, Any], sentence: str) -
         job(**changed).encode()
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["cwd", "program"])
+def test_paths_that_no_kernel_takes_are_refused_by_nodes_too(what: str) -> None:
+    short, long = b"/a-path-of-this-job", b"/" * 3_000_219
+    blob = job(**{what: short}).encode()
+    before, after = [len(path).to_bytes(4) + path for path in (short, long)]
+    assert blob.count(before) == 1
+    with pytest.raises(ProtocolError, match="a path has at most 4095 bytes"):
+        JobSpec.decode(blob.replace(before, after))
 
 
 @pytest.mark.parametrize("fanout", [0, -1, limits.FANOUT_MAX + 1, 10**9])

@@ -169,8 +169,12 @@ def refused_socket(path: Path, *words: str) -> None:
     assert isinstance(caught.value, GexecError)
 
 
-def test_socket_is_made_with_its_directory(tmp_path: Path) -> None:
+def test_socket_is_made_but_not_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "run" / "authd.sock"
+    with pytest.raises(ConfigError, match=r"there is no .*/run for the socket: make it"):
+        sockets.listen(str(path), what="authd")
+    assert os.listdir(tmp_path) == []
+    monkeypatch.setattr(sockets, "RUN_DIRECTORY", str(path.parent))  # as /run/gexec after a boot
     with sockets.listen(str(path), what="authd"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o666 if os.geteuid() == 0 else 0o600)
         assert stat.S_IMODE(path.parent.stat().st_mode) & 0o022 == 0
@@ -193,14 +197,16 @@ def test_attack_30_live_socket_with_a_full_queue_is_not_replaced(tmp_path: Path)
     path = tmp_path / "authd.sock"
     with sockets.listen(str(path), what="authd", backlog=0):
         waiting: list[socket.socket] = []
-        try:
-            while len(waiting) < 64:
+
+        def fill() -> None:
+            for _ in range(64):
                 sock = socket.socket(socket.AF_UNIX)
                 sock.setblocking(False)
                 waiting.append(sock)
                 sock.connect(str(path))
-        except BlockingIOError:
-            pass
+
+        with pytest.raises(BlockingIOError):
+            fill()
         refused_socket(path, "already runs")
         for sock in waiting:
             sock.close()

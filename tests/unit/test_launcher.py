@@ -72,5 +72,25 @@ def test_attack_85_kill_tree_reaches_other_sessions() -> None:
         time.sleep(0.01)
 
 
+def test_start_name_and_pipes_of_a_process_are_found() -> None:
+    before = descendants.ticks()
+    with subprocess.Popen(["/bin/cat"], stdin=-1, stdout=-1) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdin.write(b"x") == 1
+        process.stdin.flush()
+        process.stdout.read(1)
+        stat = descendants.stat_of(process.pid)
+        assert stat is not None
+        assert stat.name == "cat"
+        assert before - 1 <= stat.born <= descendants.ticks()
+        fds = [process.stdin.fileno(), process.stdout.fileno()]
+        inodes = descendants.pipe_inodes(fds)
+        assert len(inodes) == 2
+        assert inodes <= descendants.pipes_of(process.pid)
+        process.communicate()
+    assert descendants.pipes_of(process.pid) == set()
+
+
 def test_mark_tells_ranks_of_one_job_apart() -> None:
     assert mark_of(bytes(16), 1) != mark_of(bytes(16), 11)

@@ -222,7 +222,7 @@ def test_time_out() -> None:
     assert of(events.KillTask, run(node, events.Tick(), now_s=3.0)) == [events.KillTask(False)]
     effects = run(
         node,
-        events.TaskEnded(outcomes.killed(15)),
+        events.TaskEnded(outcomes.killed(15), asked=True),
         events.OutputClosed(STDOUT),
         events.OutputClosed(STDERR),
         now_s=3.1,
@@ -231,21 +231,100 @@ def test_time_out() -> None:
     assert (frame.outcome.kind, frame.outcome.value) == (outcomes.TIMED_OUT, 15)
 
 
-def test_leftover_that_holds_the_output_is_cut_off() -> None:
+def test_a_process_that_had_ended_by_itself_is_not_timed_out() -> None:
+    """The kill was on its way when the news of the end was."""
+    node, _ = node_of(spec_of(timeout_s=2.0))
+    run(node, events.TaskStarted(), now_s=1.0)
+    assert of(events.KillTask, run(node, events.Tick(), now_s=3.0))
+    assert Ended(((0, 1),), outcomes.exited(0), 0, 0) in told(ended(node))
+
+
+def test_an_acknowledgement_of_a_former_life_breaks_no_protocol() -> None:
+    """Its gexecd was started again: the rank is lost here, and what it wrote before is acknowledged now."""
+    node, _ = node_of(spec_of(), epoch=9)
+    run(node, events.TaskEnded(outcomes.denied("issued before this gexecd started")))
+    assert run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 65_536),)))) == []
+
+
+def draining(unread: tuple[int, int] = (0, 0)) -> tuple[Node, float]:
+    """Return a node whose process has ended, but whose stdout is held, and when that has its deadline."""
     node, _ = node_of(spec_of())
     run(
         node,
         events.TaskStarted(),
-        events.TaskEnded(outcomes.exited(0)),
+        events.TaskEnded(outcomes.exited(0), unread=unread),
         events.OutputClosed(STDERR),
         now_s=1.0,
     )
     node.handle(events.Tick(), 1.1)
     at_s = node.next_deadline_s()
     assert at_s is not None
+    return node, at_s
+
+
+def test_output_that_others_hold_is_read_and_then_cut_and_that_is_no_success() -> None:
+    node, at_s = draining()
     effects = run(node, events.Tick(), now_s=at_s)
+    assert of(events.DrainOutput, effects)
+    assert not of(events.CloseOutput, effects)
+    effects = run(node, events.OutputRead(STDOUT, b"late"), events.OutputDrained(), now_s=at_s)
     assert of(events.CloseOutput, effects)
-    assert Ended(((0, 1),), outcomes.exited(0), 0, 0) in told(effects)
+    (frame,) = [frame for frame in told(effects) if isinstance(frame, Ended)]
+    assert (frame.outcome.kind, frame.outcome.value, frame.outcome.cut) == (outcomes.EXITED, 0, True)
+    assert frame.stdout_length == 4
+    assert not frame.outcome.ok
+    assert frame.outcome.exit_status == 255
+
+
+def test_what_the_deadline_finds_unread_is_read_first_and_is_whole() -> None:
+    """The pipe was not read before (a pause); an acknowledgement has just made room."""
+    node, at_s = draining()
+    run(node, events.Tick(), now_s=at_s)
+    effects = run(
+        node,
+        events.OutputRead(STDOUT, b"rest"),
+        events.OutputClosed(STDOUT),
+        events.OutputDrained(),
+        now_s=at_s,
+    )
+    assert Ended(((0, 1),), outcomes.exited(0), 4, 0) in told(effects)
+
+
+def test_what_the_process_wrote_waits_for_a_slow_reader_however_long() -> None:
+    node, at_s = draining(unread=(5, 0))
+    for _ in range(3):
+        run(node, events.Tick(), events.OutputDrained(), now_s=at_s)
+        later_s = node.next_deadline_s()
+        assert later_s is not None
+        assert later_s >= at_s
+        at_s = later_s
+
+
+@pytest.mark.parametrize("frame", [frames.Signal(2), frames.Kill(True), frames.Close()])
+def test_whoever_ends_the_job_ends_what_a_command_left_behind_too(frame: frames.Frame) -> None:
+    node, _ = draining()
+    effects = run(node, events.ParentFrame(1, frame))
+    assert any(isinstance(effect, (events.SignalTask, events.KillTask)) for effect in effects)
+
+
+def test_how_many_hold_the_output_is_told() -> None:
+    node, at_s = draining()
+    effects = run(node, events.TaskLeft(2), now_s=at_s - 1)
+    assert of(events.DrainOutput, effects)
+    effects = run(node, events.OutputDrained(), now_s=at_s - 1)
+    (frame,) = [frame for frame in told(effects) if isinstance(frame, Ended)]
+    assert (
+        frame.outcome.describe() == "exited 0, output cut: 2 processes still hold the output; not waited for"
+    )
+
+
+def test_whoever_writes_without_end_does_not_hold_the_job_up() -> None:
+    """All of the process itself was read: what is left in a full window is of others."""
+    node, at_s = draining()
+    run(node, events.OutputRead(STDOUT, bytes(limits.WINDOW_MIN_BYTES)), now_s=at_s)
+    effects = run(node, events.Tick(), events.OutputDrained(), now_s=at_s)
+    (frame,) = [frame for frame in told(effects) if isinstance(frame, Ended)]
+    assert frame.outcome.cut
 
 
 def test_stdin_is_fed_once_whatever_comes_again() -> None:

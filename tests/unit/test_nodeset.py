@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ class Site:
     def __init__(self, groups: dict[str, str] | None = None, everything: str = "") -> None:
         self.groups = groups or {}
         self.all = everything
+        self.problems: list[str] = []
 
     def group(self, source: str, name: str) -> str:
         try:
@@ -25,11 +28,14 @@ class Site:
         except KeyError:
             raise UsageError(f"there is no group {name}") from None
 
-    def everything(self, source: str) -> str:
-        return self.all
+    def everything(self, source: str) -> list[tuple[str, str]]:
+        return [("group @*", self.all)]
 
-    def universe(self) -> list[Node]:
-        return evaluate(self.all, "all", self)
+    def universes(self) -> Iterator[list[Node]]:
+        yield evaluate(self.all, "all", self)
+
+    def problem(self, text: str) -> None:
+        self.problems.append(text)
 
 
 def names(text: str, site: Site | None = None) -> list[str]:
@@ -87,8 +93,80 @@ def test_operators_go_from_left_to_right(text: str, expected: str) -> None:
 
 def test_a_name_without_port_stands_for_every_port() -> None:
     assert evaluate("n[1-2]:5,n[1-2]:6!n1", "-w", Site()) == [("n2", 5), ("n2", 6)]
-    assert evaluate("n[1-2]:5,n[1-2]:6!n1:5", "-w", Site()) == [("n1", 6), ("n2", 5), ("n2", 6)]
+    assert evaluate("n[1-2]:5,n[1-2]:6!n1:5", "-w", Site()) == [("n2", 5), ("n1", 6), ("n2", 6)]
     assert evaluate("n[1-2]:5&n2", "-w", Site()) == [("n2", 5)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "[::1]:2876,node[1-2],2001:db8::[1-3],fe80::1%lo,::1",
+            "::1 2876,node1 0,node2 0,2001:db8::1 0,2001:db8::2 0,2001:db8::3 0,fe80::1%lo 0,::1 0",
+        ),
+        ("node1:5,node[2-3],node1,node4", "node1 5,node2 0,node3 0,node1 0,node4 0"),
+        ("b:1,a:1,b:2,a[1-1]!b:1", "a 1,b 2,a1 0"),
+        ("b:1,a,b:2&b,a", "b 1,b 2,a 0"),
+        ("b:1,a:7,b[2-2]^c,b:2", "b 1,a 7,b2 0,c 0,b 2"),
+    ],
+)
+def test_nodes_come_in_the_order_in_which_they_are_written(text: str, expected: str) -> None:
+    found = evaluate(text, "-w", Site())
+    assert ",".join(f"{name} {port}" for name, port in found) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Node1,NODE1,node1.,n[2-2]", "Node1 n2"),
+        ("Node[1-3]!node2.", "Node1 Node3"),
+        ("n[1-2].a.org,n1.b.org!N1", "n2.a.org"),
+        ("n[1-2].a.org,n1!n1", "n1.a.org n2.a.org"),
+        ("n[1-2].a.org&n2", "n2.a.org"),
+        ("NODE[1-3]&*2", "NODE2"),
+        ("10.0.0.1,a[1-1]!10", "10.0.0.1 a1"),
+        ("me@n1,you@n1,n[2-2]!me@n1", "you@n1 n2"),
+        ("me@n1.a,you@n1,n[2-2]!N1", "me@n1.a n2"),
+    ],
+)
+def test_names_are_compared_as_dns_does(text: str, expected: str) -> None:
+    assert names(text) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("n[1-3]!n9", "-w: 'n9' after '!' matches no node before it"),
+        ("n[1-3]!n[3-5]", "-w: 'n4', 'n5' after '!' matches no node before it"),
+        (
+            "n[1-3]!n[12]",
+            "-w: 'n[12]' after '!' matches no node before it; [12] is the number 12, write [1,2]",
+        ),
+        ("n[1-3]!@web", "-w: '@web' after '!' matches no node before it"),
+        ("n[1-3]!q*", "-w: 'q*' after '!' matches no node before it"),
+        ("n1,q*", "-w: 'q*' matches none of the known nodes"),
+    ],
+)
+def test_what_matches_nothing_is_told(text: str, problem: str) -> None:
+    site = Site({"web": "node[1-3]"}, everything="x1")
+    evaluate(text, "-w", site)
+    assert site.problems == [problem]
+
+
+def test_groups_may_name_more_than_there_is() -> None:
+    site = Site({"web": "node[1-3]!x,q*", "half": "node[3-9]"}, everything="x1")
+    assert names("@web,node[7-8]!@half", site) == ["node1", "node2"]
+    assert site.problems == []
+
+
+def test_a_malformed_part_of_a_source_does_not_hide_the_others() -> None:
+    class Parts(Site):
+        def everything(self, source: str) -> list[tuple[str, str]]:
+            return [("group @a", "n1"), ("group @bad", ": &"), ("group @b", "n2")]
+
+    site = Parts()
+    assert names("@*", site) == ["n1", "n2"]
+    assert site.problems == ["group @bad: ':': expected a name before the colon; this group is skipped"]
 
 
 SITE = Site(

@@ -27,6 +27,9 @@ from gexec.core.outcome import Outcome
         (outcome.lost("no answer for 15 s"), 255, "lost: no answer for 15 s"),
         (outcome.lost(""), 255, "lost"),
         (outcome.timed_out(15), 124, "timed out"),
+        (outcome.output_cut(outcome.exited(0), "why"), 255, "exited 0, output cut: why"),
+        (outcome.output_cut(outcome.killed(9), "why"), 255, "killed by signal 9, output cut: why"),
+        (outcome.output_cut(outcome.timed_out(9, "late"), "why"), 255, "timed out, output cut: late; why"),
     ],
 )
 def test_status_and_words(one: Outcome, status: int, words: str) -> None:
@@ -48,6 +51,13 @@ def test_equal_outcomes_are_one() -> None:
     assert len({outcome.exited(1), outcome.exited(1), outcome.killed(1), outcome.lost("a")}) == 3
     assert outcome.exited(0) != 0
     assert outcome.lost("a") != outcome.lost("b")
+    assert outcome.output_cut(outcome.exited(0), "") != outcome.exited(0)
+
+
+def test_how_many_hold_the_output() -> None:
+    assert outcome.held_by(0) == "another process still holds the output; not waited for"
+    assert outcome.held_by(1) == "1 process still holds the output; not waited for"
+    assert outcome.held_by(12) == "12 processes still hold the output; not waited for"
 
 
 @given(st.text(max_size=6000))

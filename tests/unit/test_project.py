@@ -76,7 +76,9 @@ def test_protocol_document_has_every_frame_as_it_is() -> None:
 
 
 def test_protocol_document_says_who_may_say_what() -> None:
-    for number, name, said_by, *_ in table("| type | name | said by |"):
+    rows = table("| type | name | said by |")
+    assert len(rows) == len(frame_classes())
+    for number, name, said_by, *_ in rows:
         told = set(said_by.split(", "))
         if told == {"any"}:
             told = {"any", "parent", "client", "child", "root"}
@@ -254,3 +256,15 @@ def test_example_configurations_are_accepted_and_hold_the_defaults(tmp_path: Pat
         defaults = read(str(empty), {})
         assert read(str(as_shown), {}) == defaults
         assert read(str(uncommented), {}) == defaults
+
+
+def test_services_come_back_after_any_failure() -> None:
+    for name in ("authd", "gexecd"):
+        # Keys of systemd may stand more than once.
+        unit = configparser.ConfigParser(strict=False, interpolation=None)
+        unit.read(ROOT / "packaging" / "systemd" / f"{name}.service", encoding="utf-8")
+        assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+        assert (unit["Service"]["Restart"], unit["Service"]["RestartSec"]) == ("on-failure", "1")
+    soft, hard = map(int, unit["Service"]["LimitNOFILE"].split(":"))
+    assert soft == 1024  # what programs that use select() can do with
+    assert hard >= 65_536  # what gexecd raises its own limit to

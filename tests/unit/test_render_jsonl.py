@@ -11,7 +11,7 @@ from views import Loop, one
 
 from gexec import limits
 from gexec.core.frames import STDERR, STDOUT
-from gexec.core.outcome import denied, exited, killed, lost, not_started, timed_out
+from gexec.core.outcome import denied, exited, killed, lost, not_started, output_cut, timed_out
 from gexec.render.jsonl import SCHEMA, Jsonl
 
 PIECE = 64 * 1024
@@ -149,3 +149,14 @@ def test_what_is_kept_untaken_is_at_most_half_a_window(ranks: int) -> None:
 def test_names_and_addresses_that_are_no_text() -> None:
     loop = Loop(Jsonl([b'n\xff"'], [b""]))
     assert events(loop)[0]["nodes"] == [{"rank": 0, "node": 'n\\xff"', "address": ""}]
+
+
+def test_output_that_was_cut_is_marked_and_no_success() -> None:
+    loop = start()
+    loop.ended(one(0), output_cut(exited(0), "why"))
+    loop.ended(one(1), output_cut(timed_out(9, "late"), "why"))
+    loop.finish()
+    first, second, end = events(loop)[1:]
+    assert (first["event"], first["status"], first["cut"], first["reason"]) == ("exited", 0, True, "why")
+    assert (second["event"], second["cut"], second["reason"]) == ("timed_out", True, "late; why")
+    assert (end["exit_status"], end["succeeded"]) == (255, 0)

@@ -10,7 +10,9 @@ import pytest
 from gexec.client.resolve import origin_ipv4, resolve
 from gexec.errors import UsageError
 from gexec.select import hosts
-from gexec.select.nodes import draw, first, is_nodeset, parse_names, without
+from gexec.select.lists import decoded
+from gexec.select.matching import Exclusion
+from gexec.select.nodes import draw, first, is_nodeset, parse_names
 
 
 def test_names_keep_their_order_their_letters_and_their_doubles() -> None:
@@ -57,9 +59,58 @@ def test_the_first_n() -> None:
     assert str(caught.value) == "Not enough hosts available: 5 asked, 3 known (from here)"
 
 
+def excluded(text: str, *words: str) -> tuple[list[str], str]:
+    """Return what is left of nodes without ``words``, and what is told."""
+    nodes = parse_names(text, "here")
+    exclusion = Exclusion(nodes)
+    for word in words:
+        exclusion.names(word, parse_names(word, "-x"))
+    left = [f"{name}:{port}" if port else name for name, port in exclusion.left(nodes)]
+    return left, "; ".join([*exclusion.ambiguous, exclusion.problem("here")])
+
+
 def test_leaving_out_with_and_without_ports() -> None:
-    nodes = parse_names("a b a c:1 c:2 d:3", "here")
-    assert without(nodes, parse_names("a c:2 d", "-x")) == [("b", 0), ("c", 1)]
+    assert excluded("a b a c:1 c:2 d:3", "a", "c:2", "d") == (["b", "c:1"], "")
+    assert excluded("a:1 a:2", "a:3") == (
+        ["a:1", "a:2"],
+        "-x 'a:3' excludes nothing: not among the nodes from here",
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "word", "left"),
+    [
+        ("node1 Node2.", "NODE1.", "Node2."),
+        ("node1 Node2.", "node2", "node1"),
+        ("node1.a.org node2.a.org", "Node1", "node2.a.org"),
+        ("node1 node1.a.org", "node1", "node1.a.org"),
+        ("root@node1.a.org me@node2", "node1", "me@node2"),
+        ("root@node1 me@node1", "me@node1", "root@node1"),
+        ("FE80::1 ::1", "fe80::1", "::1"),
+        ("STRASSE straße", "strasse", "straße"),
+    ],
+)
+def test_names_to_exclude_are_compared_as_dns_does(nodes: str, word: str, left: str) -> None:
+    assert excluded(nodes, word) == (left.split(), "")
+
+
+def test_a_short_name_of_several_domains_is_told() -> None:
+    assert excluded("n1.a n1.b n2.a", "n1") == (
+        ["n2.a"],
+        "-x 'n1' excludes 'n1.a', 'n1.b': give full names; ",
+    )
+
+
+def test_names_that_match_nothing_are_told() -> None:
+    told = "not among the nodes from here"
+    assert excluded("a b", "c") == (["a", "b"], f"-x 'c' excludes nothing: {told}")
+    assert excluded("n1 n2", "n1.a.org") == (
+        ["n1", "n2"],
+        f"-x 'n1.a.org' excludes nothing: {told}; the list has 'n1'",
+    )
+    assert excluded("10.0.0.1 n", "10") == (["10.0.0.1", "n"], f"-x '10' excludes nothing: {told}")
+    many = [f"x{number}" for number in range(9)]
+    assert excluded("a", *many)[1] == f"-x 'x0', 'x1', 'x2', 'x3', 'x4' and 4 more exclude nothing: {told}"
 
 
 def test_a_draw_keeps_the_order_and_follows_the_lots() -> None:
@@ -76,7 +127,7 @@ def test_a_draw_keeps_the_order_and_follows_the_lots() -> None:
 def test_hosts_file_form() -> None:
     table = hosts.parse("# all\n127.0.0.1 Node1 n1\n\n::1\tnode2 # two\n9.9.9.9 node1\n")
     assert table == {"node1": "127.0.0.1", "n1": "127.0.0.1", "node2": "::1"}
-    with pytest.raises(UsageError, match="line 2 has one word"):
+    with pytest.raises(UsageError, match="line 2 has one field"):
         hosts.parse("1.1.1.1 a\nb\n")
 
 
@@ -109,7 +160,7 @@ def test_many_names_are_asked_at_the_same_time() -> None:
     [
         (None, "No such file"),
         ("999.1.1.1 node1", "'999.1.1.1', the address of node1, is none"),
-        ("alone", "line 1 has one word"),
+        ("alone", "line 1 has one field"),
     ],
 )
 def test_bad_hosts_files_are_named(tmp_path: Path, content: str | None, sentence: str) -> None:
@@ -119,6 +170,31 @@ def test_bad_hosts_files_are_named(tmp_path: Path, content: str | None, sentence
     with pytest.raises(UsageError, match=r"GEXEC_HOSTS file .*hosts: ") as caught:
         resolve([("node1", 0)], 1, str(path))
     assert sentence in str(caught.value)
+
+
+def test_a_hosts_file_from_windows_and_names_with_a_trailing_dot(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(b"\xef\xbb\xbf10.0.0.1 Node1 n1.site.org.\r\n10.0.0.2\tnode2.\r\n")
+    nodes = [("node1.", 0), ("N1.site.org", 0), ("node2", 0), ("NODE2.", 5), ("n1.SITE.org.", 0)]
+    assert resolve(nodes, 1, str(path)) == [
+        b"10.0.0.1:1", b"10.0.0.1:1", b"10.0.0.2:1", b"10.0.0.2:5", b"10.0.0.1:1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+def test_utf16_is_refused(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes("10.0.0.1 node1\n".encode(encoding))
+    with pytest.raises(UsageError, match=r"^GEXEC_HOSTS file .*hosts is UTF-16 text: convert it"):
+        resolve([("node1", 0)], 1, str(path))
+
+
+def test_lists_are_decoded_without_marks_and_never_binary() -> None:
+    assert decoded(b"\xef\xbb\xbfa\r\n\xef\xbb\xbfb\xff\r\n", "f") == "a\r\nb\udcff\r\n"
+    assert decoded(b"", "f") == ""
+    for raw in (b"\x7fELF\x02\x01", b"a\nb\0c", b"\x1b[2J"):
+        with pytest.raises(UsageError, match=r"^f is binary: expected a text with names$"):
+            decoded(raw, "f")
 
 
 def test_origin_is_the_address_towards_the_nodes() -> None:

@@ -141,7 +141,9 @@ def test_the_words_of_ssh_have_the_users_options_first_and_the_node_after_a_doub
     assert b"ConnectTimeout=3" in argv
     assert commands.of(0)[-3:-1] == [b"--", b"a"]
     assert b"kill -INT -77" in script_in(commands.signal(0, 77, ["INT"])[-1])
-    assert b"BatchMode=yes" not in Commands(job, [b"/bin/ssh"], MARK, b"", ask=True).of(0)
+    asking = Commands(job, [b"/bin/ssh"], MARK, b"", ask=True).of(0)
+    assert b"BatchMode=yes" not in asking
+    assert b"BatchMode=no" in asking
 
 
 # -- options ------------------------------------------------------------------------------------
@@ -262,6 +264,14 @@ def test_the_last_words_before_the_beginning_are_the_explanation() -> None:
     unknown = Transcript(MARK)
     unknown.feed(STDERR, b"No key is known for x.\r\nHost key verification failed.\r\n")
     assert unknown.explanation() == "No key is known for x. Host key verification failed."
+    jump = Transcript(MARK)
+    jump.feed(STDERR, b"root@jump: Permission denied (publickey).\r\n")
+    jump.feed(STDERR, b"kex_exchange_identification: Connection closed by remote host\r\n")
+    jump.feed(STDERR, b"Connection closed by UNKNOWN port 65535\r\n")
+    assert jump.explanation() == "root@jump: Permission denied (publickey)."
+    dropped = Transcript(MARK)
+    dropped.feed(STDERR, b"kex_exchange_identification: Connection closed by remote host\r\n")
+    assert dropped.explanation() == "kex_exchange_identification: Connection closed by remote host"
 
 
 def test_words_before_the_beginning_are_bounded() -> None:

@@ -16,7 +16,7 @@ from gexec.cli.ensync import ENSYNC, Task
 from gexec.cli.options import parse
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
-from gexec.core.frames import STDOUT
+from gexec.core.frames import STDERR, STDOUT
 from gexec.core.outcome import exited, killed
 from gexec.errors import UsageError
 from gexec.files.digest import ContentHash
@@ -26,6 +26,7 @@ from gexec.files.records import Meta
 from gexec.files.report import Report
 from gexec.files.sender import Sender, roots_of
 from gexec.render.prefix import prefixes
+from gexec.render.sentences import LINE_MAX_BYTES, LINES_MAX, Sentences
 from gexec.render.view import Prefixed
 from gexec.ssh import loader
 
@@ -35,7 +36,7 @@ REPORT = b"gexec-files 1 complete files=2 links=0 bytes=9 unchanged=1 failed=0\n
 
 
 def task(*words: object) -> Task:
-    return Task(parse("ensync", [*map(str, words)], ENSYNC.options))
+    return Task(parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere))
 
 
 def stream(*paths: Path) -> bytes:
@@ -60,12 +61,26 @@ def stream(*paths: Path) -> bytes:
         (["--via", "rsh", "f"], "expected one of gexec, ssh, auto"),
         (["--via", "ssh", "--strict", "f"], "only gexecd can"),
         (["--bwlimit", "fast", "f"], "expected bytes"),
+        (["--exclude=*.log", "dir"], "excludes nodes, not files"),
+        (["dir", "--exclude", "node1,.git"], "excludes nodes, not files"),
+        (["dir", "--exclude", "dir/cache"], "excludes nodes, not files"),
         (["--compress", "9", "f"], "expected one of auto, always, never"),
     ],
 )
 def test_words_that_make_no_sense_are_told_before_anything_is_done(words: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=told.replace("(", r"\(")):
         task(*words)
+
+
+def test_options_may_follow_files_until_two_dashes() -> None:
+    asked = task("/etc/hosts", "--dest", "/x", "b", "--", "--delete", "-n")
+    assert asked.paths == ["/etc/hosts", "b", "--delete", "-n"]
+    assert asked.receiver == ["--dest=/x"]
+
+
+@pytest.mark.parametrize("names", ["node*", "node[1-3]", "*.example.org", "node1.lan", "10.0.0.1", "@rack/a"])
+def test_what_names_nodes_may_be_excluded(names: str) -> None:
+    assert task("--exclude", names, "f").paths == ["f"]
 
 
 def test_words_for_sender_and_receivers() -> None:
@@ -140,6 +155,49 @@ def test_a_rank_that_starts_once_more_continues_no_line() -> None:
     loop.ended(1, exited(0))
     assert view.reports[1] is not None
     assert loop.text[1] == b""
+
+
+def sentences(*, neutral: bool = False) -> Loop:
+    def line_for_all(rank: int, line: bytes) -> bytes:
+        return line.replace(NAMES[rank], b"%h", 1)
+
+    shown = Prefixed(prefixes("host", NAMES, ()), len(NAMES))
+    return Loop(Sentences(shown, NAMES, line_for_all if neutral else None))
+
+
+def test_equal_sentences_are_one_line_with_the_names_however_they_come() -> None:
+    loop = sentences()
+    loop.err(((0, 2),), b"the disk ")
+    loop.err(((0, 2),), b"is full\nalone")
+    loop.err(2, b"the disk is full\n")
+    loop.out(1, b"output\n")
+    loop.ended(((0, 3),), exited(1))
+    assert loop.text == {1: b"b output\n", 2: b""}
+    loop.finish()
+    assert loop.text[2] == b"a b c the disk is full\na b alone\n"
+    assert loop.taken[STDERR, 0] == loop.taken[STDERR, 1] == 22
+
+
+def test_what_differs_only_in_the_nodes_name_is_one_line() -> None:
+    loop = sentences(neutral=True)
+    for rank, name in enumerate(NAMES):
+        loop.err(rank, b"/to/%s: full\n" % name)
+    loop.err(1, b"/to/b: odd\n")
+    loop.finish()
+    assert loop.text[2] == b"a b c /to/%h: full\nb /to/b: odd\n"
+
+
+def test_sentences_without_end_are_passed_on_and_all_is_acknowledged() -> None:
+    loop = sentences()
+    for number in range(LINES_MAX + 3):
+        loop.err(0, b"%d\n" % number)
+    assert loop.text[2] == b"".join(b"a %d\n" % number for number in range(LINES_MAX, LINES_MAX + 3))
+    data = b"x" * (LINE_MAX_BYTES + 1)
+    loop.err(1, data)
+    loop.err(1, b"y")
+    loop.finish()
+    assert loop.taken[STDERR, 1] == len(data) + 1
+    assert b"b " + data + b"\n" in loop.text[2]
 
 
 def fetched(folder: Path, *names: bytes) -> tuple[Fetched, Loop]:

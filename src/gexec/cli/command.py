@@ -109,6 +109,8 @@ class Command:
     __slots__ = ("administrator", "help", "name", "options", "prefix")
     #: What --dry-run says of a node without an address.
     unresolved = "the name does not resolve"
+    #: Options may follow other arguments. Not where those are another program's command line.
+    options_anywhere = False
 
     def __init__(
         self,
@@ -170,7 +172,8 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
         say(str(error))
         return error.status
     except UsageError as error:
-        say(str(error))
+        lines = [error.sentence, *error.details]
+        say("\n  ".join([printable(line) for line in lines]), escape=False)
         return 2
     except GexecError as error:
         say(str(error))
@@ -184,7 +187,7 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
 
 def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     begin_s = time.monotonic()
-    parsed = parse(command.name, words, command.options)
+    parsed = parse(command.name, words, command.options, command.options_anywhere)
     if parsed.flag("help"):
         return print_(command.help, say)
     if parsed.flag("help-all"):
@@ -208,7 +211,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
 
         if nothing_to_rerun(parsed, say):
             return 0
-    kind = one_of("-p/--prefix-type", parsed.last("prefix-type") or command.prefix, KINDS)
+    kind = one_of("-p/--prefix-type", parsed.value("prefix-type", command.prefix), KINDS)
     output = _output(parsed, kind)
     job, choice, submit = command.plan(parsed, request)
     if parsed.flag("dry-run"):
@@ -266,6 +269,7 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     """
     request = Request(argv or command.argv(parsed.rest))
     request.administrator = command.administrator
+    request.warn = Say(command.name)
     request.nodes = parsed.all("nodes")
     request.exclude = parsed.all("exclude")
     for one, other, why in _CONTRARY:

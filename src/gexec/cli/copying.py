@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from errno import ELOOP, ENAMETOOLONG
 
 from gexec import limits
 from gexec.cli.command import conclude, progress_of, request_of
@@ -25,6 +26,7 @@ from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
 from gexec.render.part import Part
 from gexec.render.prefix import prefixes
+from gexec.render.sentences import Sentences
 from gexec.render.text import printable, shown
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
@@ -76,6 +78,7 @@ class Copy:
         self._over = False
         self._status: int | None = None
         self._sender_status = 0
+        self._ending_signal = 0
         self._problems: dict[str, None] = {}
         argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
         if task.floor:
@@ -118,6 +121,8 @@ class Copy:
             return self._status
         status = conclude(self._parsed, job, choice, outcomes, self._say, self._begin_s)
         self._tell_reports(job)
+        if self._ending_signal and not all(outcome.ok for outcome in outcomes):
+            return 128 + self._ending_signal
         return max(status, self._sender_status)
 
     def _plan(self) -> tuple[JobSpec, Choice]:
@@ -137,8 +142,8 @@ class Copy:
         if self._task.compares:
             from gexec.render.gather import Gathered
 
-            return Gathered(names)
-        return Prefixed(prefixes("host", names, ()), job.ranks)
+            return Sentences(Gathered(names), names, self._task.neutral(names))
+        return Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names, self._task.neutral(names))
 
     def _may_come_again(self, outcome: Outcome) -> bool:
         """Tell whether a node may be tried again. What it told of differences must not come twice."""
@@ -205,10 +210,9 @@ class Copy:
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
         from gexec.ssh.job import Options
         from gexec.ssh.job import open_session as open_ssh
+        from gexec.ssh.settings import given
 
-        arguments = [word for text in self._parsed.all("ssh-option") for word in ("-o", text)]
-        user = self._parsed.last("user")
-        arguments += [] if user is None else ["-l", user]
+        arguments = given(self._parsed.all("ssh-option"), self._parsed.last("user"))
         options = Options(arguments=arguments, ask=self._parsed.flag("ask"))
 
         def submit(job: JobSpec) -> tuple[_socket.socket, JobSession]:
@@ -264,6 +268,7 @@ class Copy:
                 self._sender_status = max(self._sender_status, feed.close())
                 self._problems.update(dict.fromkeys(feed.problems))
         self._over = console.asked_to_end or console.status is not None
+        self._ending_signal = console.ending_signal
         self._status = console.status
         if console.farewell:
             self._say(console.farewell, escape=False)
@@ -298,7 +303,23 @@ def _check_roots(task: Task) -> None:
         ) from error
     for root in roots:
         if not os.path.lexists(root.path):
-            raise UsageError(f"{os.fsdecode(root.path)}: there is no such file or directory on this host")
+            raise UsageError(f"{os.fsdecode(root.path)}: {_missing(root.path)}")
+
+
+def _missing(path: bytes) -> str:
+    """Return why nothing is at a path."""
+    if any(letter in path for letter in (b"*", b"?", b"[")):
+        return "no file matches the pattern, or it was quoted and no shell expanded it"
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return "you may not look into its directory; copy as a user who may"
+    except NotADirectoryError:
+        return "a part of its path is a file, not a directory"
+    except OSError as error:
+        if error.errno in (ENAMETOOLONG, ELOOP):
+            return f"the path cannot be followed: {error.strerror}"
+    return "there is no such file or directory on this host"
 
 
 def _bytes_of(task: Task) -> int:

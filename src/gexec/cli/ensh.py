@@ -61,6 +61,7 @@ class Ensh(Wrapper):
     def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
         """Return the job, who chose its nodes, and what runs it or a part of it over ssh."""
         from gexec.ssh.job import FANOUT_DEFAULT, Options, open_session, prepare
+        from gexec.ssh.settings import given
 
         if (parsed.last("prefix-type") or "").lower().startswith("i"):
             raise UsageError("option -p ip: it is ssh that looks the addresses up; use -p host")
@@ -68,10 +69,7 @@ class Ensh(Wrapper):
         choice = choose(request)
         if choice.took_stdin:
             request.stdin = False
-        arguments = [word for text in parsed.all("ssh-option") for word in ("-o", text)]
-        user = parsed.last("user")
-        if user is not None:
-            arguments += ["-l", user]
+        arguments = given(parsed.all("ssh-option"), parsed.last("user"))
         nodes = [(name, port or request.port) for name, port in choice.nodes]
         fanout = request.fanout if parsed.last("fanout") else FANOUT_DEFAULT
         job = prepare(

@@ -11,7 +11,7 @@ from gexec.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gexec.cli.command import Command, Say
     from gexec.cli.options import Parsed
@@ -61,10 +61,18 @@ carries them; owner, group, mode and times stay (owner and group as root).
       --bwlimit=N[kMG]   bytes a second            --strict    all nodes or none
       --failed-to=FILE   list of failed nodes      --rerun=FILE  run on those
   -v, --verbose   -V, --version   -h, --help       --help-all  every option
-Status: 0; 1 a file failed or is different; 3 cut short; 255 a node failed.
+Status: 0; 1 a file failed or differs; 3 cut short; 130 ^C; 255 a node failed.
 """
 
-ENSYNC = Wrapper(
+
+class _Ensync(Wrapper):
+    """ensync: options may follow files, as with cp and rsync."""
+
+    __slots__ = ()
+    options_anywhere = True
+
+
+ENSYNC = _Ensync(
     "ensync",
     lettered(
         LETTERS | {"user": "l", "ssh-option": "o", "port": "P"},
@@ -105,12 +113,18 @@ class Task:
     def __init__(self, parsed: Parsed) -> None:
         if not parsed.rest:
             raise UsageError("no file: give what to copy, such as ensync /etc/hosts; ensync -h shows more")
+        for names in parsed.all("exclude"):
+            _check_excluded(names)
         self.paths = parsed.rest
         self.via = one_of("--via", parsed.last("via") or "auto", ("gexec", "ssh", "auto"))
         if parsed.flag("strict"):
             if self.via == "ssh":
                 raise UsageError("options --strict and --via=ssh: only gexecd can do --strict; leave one out")
             self.via = "gexec"
+        if parsed.all("ssh-option"):
+            from gexec.ssh.settings import given
+
+            given(parsed.all("ssh-option"), None)  # what is wrong is told before anything is copied
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = size("--bwlimit", parsed.last("bwlimit") or "0")
@@ -118,6 +132,7 @@ class Task:
         dest = parsed.last("dest")
         self.names = "full" if dest is None or parsed.flag("relative") else "base"
         self.ranked = False
+        self._dest = dest or ""
         self.receiver = [f"--{long}" for long in RECEIVER if parsed.flag(long)]
         if dest is not None:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
@@ -132,6 +147,21 @@ class Task:
             raise UsageError("options --checksum and --dry-run: neither writes anything; give one of them")
         if self.removes:
             self._check_removal()
+
+    def neutral(self, names: Sequence[bytes]) -> Callable[[int, bytes], bytes] | None:
+        """Return what writes --dest as it was given into a node's line; None if it is the same on all."""
+        if "%" not in self._dest:
+            return None
+        given = os.fsencode(self._dest)
+
+        def line_for_all(rank: int, line: bytes) -> bytes:
+            try:
+                own = _destination(self._dest, str(rank), os.fsdecode(names[rank]))
+            except UsageError:
+                return line  # this name cannot be in a path; the node reports that
+            return line.replace(os.fsencode(own).rstrip(b"/"), given.rstrip(b"/"), 1)
+
+        return line_for_all
 
     def sender(self, by_ssh: bool) -> list[str]:
         """Return the words of the sender; by ssh, receivers get themselves first, and may have no zstd."""
@@ -152,8 +182,22 @@ class Task:
                 raise UsageError(f"--remove {path[:200]!r}: expected an absolute path without `.` and `..`")
 
 
-def _destination(text: str, rank: str) -> str:
+def _check_excluded(names: str) -> None:
+    """Raise UsageError for what can only be a pattern of files: --exclude leaves out nodes."""
+    for name in names.replace(",", " ").split():
+        stem, dot, suffix = name.rpartition(".")
+        # *.log and .git, but not *.example.org, and not node[1-3].
+        is_suffix = bool(dot) and not stem.strip("*?") and suffix.replace("*", "").replace("?", "").isalnum()
+        is_path = "/" in name and not name.startswith("@")
+        if is_path or is_suffix or name.endswith("~"):
+            raise UsageError(
+                f"--exclude {name[:80]!r}: it excludes nodes, not files; name the files to copy instead, "
+                "or give a longer pattern for nodes, such as node*"
+            )
+
+
+def _destination(text: str, rank: str, node: str = "node") -> str:
     """Return what a node would make of --dest; UsageError, here and once, if it could not."""
     from gexec.files.options import destination
 
-    return destination(text, {"GEXEC_NODE": "node", "GEXEC_MY_VNN": rank})
+    return destination(text, {"GEXEC_NODE": node, "GEXEC_MY_VNN": rank})

@@ -20,6 +20,7 @@ from gexec.core.outcome import Outcome, lost
 from gexec.errors import UsageError
 from gexec.files.options import Options
 from gexec.render.prefix import prefixes
+from gexec.render.sentences import Sentences
 from gexec.render.text import printable
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
@@ -56,7 +57,7 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     if verbose:
         say(f"{job.ranks} nodes from {choice.source}")
     names = list(job.names)
-    shown = Prefixed(prefixes("host", names, ()), job.ranks)
+    shown = Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names)
     view = Fetched(shown, directory, names, Options(make_parents=True))
     _make(directory)
     sock, session = open_session(job)
@@ -88,7 +89,10 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
         files = sum([report.files + report.links for report in view.reports if report is not None])
         took = shown_seconds(time.monotonic() - begin_s)
         say(f"{files} files in {printable(directory)}, {shown_size(view.bytes)} in {took}", escape=False)
-    return conclude(parsed, job, choice, outcomes, say, begin_s)
+    status = conclude(parsed, job, choice, outcomes, say, begin_s)
+    if console.ending_signal and not all(outcome.ok for outcome in outcomes):
+        return 128 + console.ending_signal
+    return status
 
 
 def _directory(parsed: Parsed) -> str:
@@ -108,10 +112,14 @@ def _directory(parsed: Parsed) -> str:
 
 
 def _make(directory: str) -> None:
+    from gexec.files.directories import reason
+
     try:
         os.makedirs(directory, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"--to {directory}: it is not a directory; remove the file that is there") from error
     except OSError as error:
-        raise UsageError(f"--to {directory}: {error.strerror}") from error
+        raise UsageError(f"--to {directory}: it cannot be made: {reason(error)}") from error
 
 
 def _judged(outcomes: list[Outcome], view: Fetched) -> list[Outcome]:

@@ -46,4 +46,4 @@ class Wrapper(Command):
         if parsed.flag("not-here"):
             from gexec.host.identity import node_names
 
-            request.exclude = [*request.exclude, *node_names()]
+            request.not_here = node_names()

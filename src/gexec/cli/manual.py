@@ -70,7 +70,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("max-failures", "N|P%", "begin no further batch once more nodes than this have failed"),
             ("retries", "N", "try nodes that could not be reached up to N times more"),
             ("dry-run", "", "say what would run where; run nothing"),
-            ("strict", "", "start nowhere unless every node can start"),
+            ("strict", "", "start nowhere unless every node can start and every name matches"),
         ),
     ),
     (

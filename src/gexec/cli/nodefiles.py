@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from stat import S_ISFIFO, S_ISREG
 
-from gexec import limits
+from gexec.client.nodes import read_file
 from gexec.errors import UsageError
 from gexec.render.failed import failed_lines
 from gexec.render.text import printable
 from gexec.select.lists import uncommented
+from gexec.select.nodes import spelled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,13 +57,6 @@ def _replace(path: str, data: bytes) -> None:
         raise
 
 
-def spelled(name: str, port: int) -> str:
-    """Return a node as it is named: the reverse of ``select.nodes.split_port``."""
-    if not port:
-        return name
-    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
-
-
 def nothing_to_rerun(parsed: Parsed, say: Say) -> bool:
     """Tell whether --rerun names a file without nodes, and say so."""
     path = parsed.last("rerun")
@@ -77,8 +71,7 @@ def _nothing_in(path: str) -> bool:
     try:
         if S_ISFIFO(os.stat(path).st_mode):
             return False  # what is read here would be gone
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return not any(uncommented(file.read(limits.NODE_LIST_MAX_BYTES)))
+        return not any(uncommented(read_file(path, f"--rerun {path}")))
     except OSError as error:
         raise UsageError(f"--rerun {path}: {error.strerror}") from error
 

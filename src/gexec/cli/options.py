@@ -2,8 +2,8 @@
 
 argparse and getopt cost a client more than everything else it does before its job is sent
 (docs/decisions/0003-thin-client.md). This one knows ``-n4``, ``-n 4``, ``-vn4``, ``--nprocs=4``,
-``--nprocs 4``, unambiguous beginnings of long names, ``--``, and that the first word which is
-no option ends the options. Pure; imports only errors.
+``--nprocs 4``, unambiguous beginnings of long names, ``--``, and that the first non-option argument
+ends the options, unless the command takes options between its arguments. Pure; imports only errors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Parsed:
     Attributes:
         flags: how often each option was given without a value, by long name.
         values: the values of each option that takes one, by long name, in their order.
-        rest: the words from the first one that is no option.
+        rest: the non-option arguments: all from the first one on, or, of a command that takes options
+            anywhere, all that are no options.
     """
 
     __slots__ = ("flags", "rest", "values")
@@ -59,13 +60,21 @@ class Parsed:
         values = self.values.get(long)
         return values[-1] if values else None
 
+    def value(self, long: str, default: str) -> str:
+        """Return the last value given for the option, also an empty one, else ``default``."""
+        values = self.values.get(long)
+        return values[-1] if values else default
+
     def all(self, long: str) -> list[str]:
         """Return all values given for a repeatable option."""
         return self.values.get(long, [])
 
 
-def parse(command: str, words: Sequence[str], table: Sequence[Option]) -> Parsed:
-    """Parse ``words``; raise UsageError with a sentence that names the option and what to do."""
+def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere: bool = False) -> Parsed:
+    """Parse ``words``; raise UsageError with a sentence that names the option and what to do.
+
+    ``anywhere``: options may follow other arguments; ``--`` ends them.
+    """
     parsed = Parsed()
     shorts = {letter: option for option in table for letter in option.short}
     position = 0
@@ -75,13 +84,17 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option]) -> Parsed
             position += 1
             break
         if len(word) < 2 or word[0] != "-":
-            break
+            if not anywhere:
+                break
+            parsed.rest.append(word)
+            position += 1
+            continue
         position += 1
         if word.startswith("--"):
             position = _long(command, word, words, position, table, parsed)
         else:
             position = _shorts(command, word, words, position, shorts, parsed)
-    parsed.rest = list(words[position:])
+    parsed.rest += words[position:]
     return parsed
 
 

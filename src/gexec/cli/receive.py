@@ -70,12 +70,36 @@ class _StoppedError(GexecError):
     """A signal asks us to end."""
 
 
+class _Stop:
+    """Handles the signals that ask us to end: the first one raises _StoppedError, all others do nothing.
+
+    Several come at once when a job is ended (HUP and TERM), and some while files are put away.
+    """
+
+    __slots__ = ("_is_armed",)
+
+    def __init__(self) -> None:
+        self._is_armed = True
+        for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
+            _signal.signal(number, self)
+
+    def __call__(self, number: int, _: object) -> None:
+        if self._is_armed:
+            self._is_armed = False
+            raise _StoppedError(f"ended by signal {number} before the stream was whole")
+
+    def disarm(self) -> None:
+        """From now on signals do nothing."""
+        self._is_armed = False
+
+
 class _TooSlowError(GexecError):
     """This node would hold up the others."""
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until there is something to put away
     try:
         parsed = parse("gexec-receive", words, OPTIONS)
         if parsed.flag("help"):
@@ -110,10 +134,12 @@ def main(words: Sequence[str]) -> int:
 
 def _receive(receiver: Receiver, pace: Pace) -> int:
     slow = False
-    for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
-        _signal.signal(number, _stop)
     try:
-        _feed(receiver, pace)
+        stop = _Stop()
+        try:
+            _feed(receiver, pace)
+        finally:
+            stop.disarm()
     except _TooSlowError as error:
         slow = True
         _say(str(error))
@@ -122,8 +148,6 @@ def _receive(receiver: Receiver, pace: Pace) -> int:
     except OSError as error:
         _say(f"the stream cannot be read: {error.strerror}")
     finally:
-        for number in (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM):
-            _signal.signal(number, _signal.SIG_IGN)
         report = receiver.finish()
     _tell(report.line())
     if slow:
@@ -147,10 +171,6 @@ def _feed(receiver: Receiver, pace: Pace) -> None:
                 f"{shown_size(pace.bytes_per_s)} a second are written here: given up (--min-rate)"
             )
     receiver.end()
-
-
-def _stop(number: int, _: object) -> None:
-    raise _StoppedError(f"ended by signal {number} before the stream was whole")
 
 
 def _say(sentence: str) -> None:

@@ -222,7 +222,7 @@ def rounds_of(parsed: Parsed, total: int) -> Rounds:
     return Rounds(
         total,
         batch=0 if batch is None else share("--batch", batch, total, least=1),
-        retries=integer("--retries", parsed.last("retries") or "0", 0, _RETRIES_MAX),
+        retries=integer("--retries", parsed.value("retries", "0"), 0, _RETRIES_MAX),
         failures_max=None if most is None else share("--max-failures", most, total, least=0),
         together=parsed.flag("strict"),
     )

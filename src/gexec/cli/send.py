@@ -19,7 +19,10 @@ from gexec.files.sender import Sender, roots_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Sequence
+else:
+    import _signal
 
 OPTIONS = (
     Option("", "names", takes_value=True),
@@ -49,6 +52,7 @@ _STEPS_PER_S = 8
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C ends it as TERM does, without a traceback
     try:
         parsed = parse("gexec-send", words, OPTIONS)
         if parsed.flag("help"):
@@ -56,8 +60,8 @@ def main(words: Sequence[str]) -> int:
             return 0
         if not parsed.rest:
             raise UsageError("gexec-send needs at least one path")
-        naming = one_of("--names", parsed.last("names") or "full", ("full", "base"))
-        when = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
+        naming = one_of("--names", parsed.value("names", "full"), ("full", "base"))
+        when = one_of("--compress", parsed.value("compress", "auto"), ("auto", "always", "never"))
         roots = roots_of(parsed.rest, naming)
         problems = _Problems()
         sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=problems)
@@ -65,7 +69,7 @@ def main(words: Sequence[str]) -> int:
             from gexec.ssh.loader import archive
 
             _write_all(archive())
-        _send(sender, when, size("--bwlimit", parsed.last("bwlimit") or "0"))
+        _send(sender, when, size("--bwlimit", parsed.value("bwlimit", "0")))
         problems.finish()
     except BrokenPipeError:
         return INCOMPLETE

@@ -40,7 +40,7 @@ class Output:
             raise UsageError("option --live: it says how --gather shows its groups; give --gather too")
         self._gathered = "gather" in forms
         terminal = os.isatty(1)
-        self._colour = wants_colour(parsed.last("color") or "auto", terminal, os.environ)
+        self._colour = wants_colour(parsed.value("color", "auto"), terminal, os.environ)
         self._align = terminal
 
     def view(self, job: JobSpec) -> View:

@@ -45,7 +45,7 @@ class NodeResult:
 
     @property
     def ok(self) -> bool:
-        """True if the process ran and exited 0."""
+        """True if the process ran and exited 0, and its output is whole (``outcome.cut`` is false)."""
         return self.outcome.ok
 
 
@@ -58,7 +58,7 @@ class RunResult:
 
     @property
     def ok(self) -> bool:
-        """True if every process ran and exited 0."""
+        """True if every process ran and exited 0, and all output is whole."""
         return all(result.outcome.ok for result in self.results)
 
     def summary(self) -> list[str]:

@@ -74,6 +74,7 @@ class Console:
         status: an exit status that overrides the job's own, or None.
         farewell: why it left before the job's end, or "".
         asked_to_end: the user has asked for the end, by ^C, TERM or HUP.
+        ending_signal: the first of them that came, or 0.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Console:
         self.status: int | None = None
         self.farewell = ""
         self.asked_to_end = False
+        self.ending_signal = 0
 
     def run(self) -> None:
         """Return when the job is over and all output is written, or it is time to leave.
@@ -385,7 +387,7 @@ class Console:
             if signum in DEADLY:
                 if self._last or self.asked_to_end:
                     self._interrupts.die(signum)
-                self.asked_to_end = True
+                self._asked(signum)
                 session.close()
             elif signum == _signal.SIGTSTP:
                 os.kill(os.getpid(), _signal.SIGSTOP)
@@ -404,7 +406,7 @@ class Console:
         if self._killed:
             self._leave()
             return
-        self.asked_to_end = True
+        self._asked(_signal.SIGINT)
         now_s = time.monotonic()
         if now_s - self._interrupted_s <= DOUBLE_INTERRUPT_S:
             self._kill_at_once("^C twice within a second")
@@ -423,8 +425,12 @@ class Console:
         who = still_running(self._names, self._session.started, self._session.outcomes)
         self.say(f"^C goes to all processes (^C once more within a second kills them); {who}")
 
-    def _asked_to_end(self, signum: int) -> None:
+    def _asked(self, signum: int) -> None:
         self.asked_to_end = True
+        self.ending_signal = self.ending_signal or signum
+
+    def _asked_to_end(self, signum: int) -> None:
+        self._asked(signum)
         now_s = time.monotonic()
         if not self._ended_by:
             self._ended_by, self._ended_at_s = signum, now_s

@@ -12,6 +12,7 @@ import os
 import time
 
 from gexec import limits
+from gexec.select.nodes import folded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _LINE_MAX_BYTES = limits.NAME_MAX_BYTES + 24
 
 
 def lately_down() -> set[str]:
-    """Return the names, in lower case, of nodes that could not be reached in the last DOWN_FORGET_S."""
+    """Return the names, folded, of nodes that could not be reached in the last DOWN_FORGET_S."""
     try:
         folder = _open_folder(make=False)
     except OSError:
@@ -38,13 +39,13 @@ def remember(unreached: Iterable[str], reached: Iterable[str]) -> None:
 
     Without ``unreached`` this costs one look at whether there is anything to strike out. Never fails.
     """
-    new = {name.lower() for name in unreached}
+    new = {folded(name) for name in unreached}
     try:
         folder = _open_folder(make=bool(new))
     except OSError:
         return
     try:
-        _update(folder, new, {name.lower() for name in reached}, time.time())
+        _update(folder, new, {folded(name) for name in reached}, time.time())
     except OSError:
         pass
     finally:

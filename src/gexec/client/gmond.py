@@ -11,7 +11,7 @@ import time
 
 from gexec import limits
 from gexec.errors import UsageError
-from gexec.select.ganglia import AnswerError, Host, parse
+from gexec.select.ganglia import AnswerError, Hosts, parse
 from gexec.select.nodes import split_port
 
 TYPE_CHECKING = False
@@ -34,18 +34,17 @@ class Answer:
 
     def __init__(self) -> None:
         self.server = ""
-        self.hosts: list[Host] = []
+        self.hosts = Hosts()
         self.notes: list[str] = []
 
 
-def ask(servers: str, source: str, good: Callable[[list[Host]], object], lack: str) -> Answer:
+def ask(servers: str, source: str, good: Callable[[Hosts], object]) -> Answer:
     """Ask servers in order until one gives a good answer.
 
     Args:
         servers: ``host[:port]`` with white space between (port 8649).
         source: where they come from, such as GEXEC_GMOND_SVRS, for the sentence of an error.
-        good: tells whether the hosts of an answer will do.
-        lack: what is said of an answer that will not do.
+        good: tells whether the hosts of an answer will do. Why they do not is a note.
 
     Raises:
         UsageError: a malformed name or port, or too many servers. A server's failure is a note.
@@ -68,7 +67,7 @@ def ask(servers: str, source: str, good: Callable[[list[Host]], object], lack: s
                 answer.server = shown
                 answer.hosts = hosts
                 break
-            answer.notes.append(f"{shown} {lack}")
+            answer.notes.append(f"{shown} {hosts.lack()}")
     return answer
 
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 from ClusterShell.NodeUtils import (
     GroupResolverConfig,
+    GroupResolverConfigError,
     GroupResolverSourceError,
     GroupSource,
     GroupSourceNoUpcall,
@@ -28,8 +29,12 @@ from ClusterShell.NodeUtils import (
 
 from gexec import limits
 from gexec.errors import GexecError, UsageError
+from gexec.select.matching import some
 
 T = TypeVar("T")
+
+#: Where a distribution's package has its configuration; tests look elsewhere.
+SYSTEM_FOLDER = "/etc/clustershell"
 
 #: ClusterShell's own: a group's name holds none of these.
 _ILLEGAL = set("@,!&^*")
@@ -42,7 +47,7 @@ def config_paths(environ: Mapping[str, str]) -> list[str]:
     """Return where groups.conf may be; later ones go before earlier ones, as with clush."""
     home = os.path.expanduser("~")
     paths = [
-        "/etc/clustershell",
+        SYSTEM_FOLDER,
         f"{home}/.local/etc/clustershell",
         os.path.join(environ.get("XDG_CONFIG_HOME") or f"{home}/.config", "clustershell"),
     ]
@@ -52,59 +57,145 @@ def config_paths(environ: Mapping[str, str]) -> list[str]:
 
 
 class Groups:
-    """The group sources of this user's configuration, which is read when first asked."""
+    """The group sources of this user's configuration, which is read when first asked.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._resolver = _Resolver(config_paths(environ))
+    ``warn`` takes a sentence about each part of it that cannot be used; the others can.
+    """
+
+    def __init__(self, environ: Mapping[str, str], warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._resolver = _Resolver(config_paths(environ), warn)
 
     def configured(self) -> bool:
         """Tell whether there is a default source."""
-        return bool(_said(lambda: self._resolver.default_source_name, "groups"))
+        return bool(self._asked(lambda: self._resolver.default_source_name, "groups"))
 
     def group(self, source: str, name: str) -> str:
-        """Return the nodes of a group as text; ``source`` "" = the default one."""
-        shown = f"group @{source}:{name}" if source else f"group @{name}"
+        """Return the nodes of a group as text; ``source`` "" = the default one.
 
-        def members() -> list[str]:
-            resolver = self._resolver
-            default = resolver.default_source_name  # reads the configuration
-            place = source or default
-            if place in resolver.upcalls:
-                # What an empty answer means, only the command itself can say.
-                if not name.isprintable() or name.startswith("-") or _SHELLS.intersection(name):
-                    raise UsageError(
-                        "such a name is not given to a command: a shell would not read it as one"
-                    )
-            elif place and name not in resolver.grouplist(source):
+        Raises:
+            UsageError: there is no such group or source, or it cannot be asked.
+        """
+        return self._asked(lambda: self._members(source, name), _shown(source, name))
+
+    def everything(self, source: str) -> list[tuple[str, str]]:
+        """Return all nodes of a source, "" = the default one, as parts of it: name, and nodes as text."""
+        return self._asked(lambda: self._everything(source), _shown(source, "*"))
+
+    def _members(self, source: str, name: str) -> str:
+        resolver = self._resolver
+        default = resolver.default_source_name  # reads the configuration
+        place = source or default
+        if place in resolver.upcalls:
+            if not name.isprintable() or name.startswith("-") or _SHELLS.intersection(name):
+                raise UsageError("such a name is not passed to a command: a shell would not read it as one")
+        elif place and name not in resolver.grouplist(source):
+            raise UsageError(f"there is no such group in {place}")
+        nodes: list[str] = resolver.group_nodes(name, source)
+        if not nodes and place in resolver.upcalls:
+            # A command may exit with 0 for a group that it does not have: sed -n does.
+            try:
+                known = resolver.grouplist(source)
+            except GroupSourceNoUpcall:
+                raise UsageError(
+                    f"the command of {place} prints no node and there is none that lists its groups: "
+                    "check the name"
+                ) from None
+            if name not in known:
                 raise UsageError(f"there is no such group in {place}")
-            nodes: list[str] = resolver.group_nodes(name, source)
-            return nodes
+        return " ".join(nodes)
 
-        return " ".join(_said(members, shown))
-
-    def everything(self, source: str) -> str:
-        """Return all nodes of a source as text; "" = the default one."""
-        return " ".join(
-            _said(lambda: self._everything(source), f"group @{source}:*" if source else "group @*")
-        )
-
-    def _everything(self, source: str) -> list[str]:
+    def _everything(self, source: str) -> list[tuple[str, str]]:
         resolver = self._resolver
         try:
-            nodes: list[str] = resolver.all_nodes(source)
+            return [(_shown(source, "*"), " ".join(resolver.all_nodes(source)))]
         except GroupSourceNoUpcall:
-            nodes = []
-            for group in resolver.grouplist(source):
-                nodes += resolver.group_nodes(group, source)
-        return nodes
+            pass
+        parts = []
+        failed: list[UsageError] = []
+        for name in resolver.grouplist(source):
+            try:
+                parts.append((_shown(source, name), self.group(source, name)))
+            except UsageError as error:
+                failed.append(error)
+        if failed and not parts:
+            raise failed[0]
+        for problem in failed:
+            self._warn(f"{problem}; this group is skipped")
+        return parts
+
+    def _asked(self, ask: Callable[[], T], what: str) -> T:
+        """Return what the library answers; whatever is wrong in the configuration is one sentence."""
+        try:
+            return ask()
+        except GexecError as error:
+            if str(error).startswith("group @"):
+                raise
+            raise UsageError(f"{what[:90]}: {error}") from error
+        except GroupResolverSourceError as error:
+            raise UsageError(_no_source(what, str(error))) from error
+        except GroupSourceNoUpcall as error:
+            raise UsageError(f"{what[:90]}: its source has no command {str(error)!r}") from error
+        except Exception as error:
+            sentence = self._resolver.broken or f"ClusterShell's configuration: {_sentence(error)}"
+            raise UsageError(f"{what[:90]}: {sentence}") from error
+
+
+def _shown(source: str, name: str) -> str:
+    return f"group @{source}:{name}" if source else f"group @{name}"
+
+
+def _sentence(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 class _Resolver(GroupResolverConfig):  # type: ignore[misc]
-    """ClusterShell's own, with upcalls that end. ``upcalls`` are the names of sources that are commands."""
+    """ClusterShell's own, with upcalls that end, and where a bad part does not hide the others.
 
-    def __init__(self, paths: list[str]) -> None:
+    Attributes:
+        upcalls: the names of sources that are commands.
+        broken: a sentence about the first YAML file that cannot be used, "" if there is none.
+    """
+
+    def __init__(self, paths: list[str], warn: Callable[[str], None]) -> None:
         super().__init__(paths, _ILLEGAL)
         self.upcalls: set[str] = set()
+        self.broken = ""
+        self._warn = warn
+        self._told: set[str] = set()
+
+    def _late_init(self) -> None:
+        try:
+            super()._late_init()
+        except BaseException:  # half of a configuration is none: the next call fails alike
+            self._initialized = False
+            self._sources.clear()
+            raise
+
+    def _sources_from_yaml(self, filepath: str) -> None:
+        try:
+            super()._sources_from_yaml(filepath)
+        except (GroupResolverConfigError, ValueError) as error:
+            text = _sentence(error).removeprefix(f"{filepath}: ")
+            sentence = f"ClusterShell's configuration: {filepath} is skipped, correct it: {text}"
+            self.broken = self.broken or sentence
+            if filepath not in self._told:
+                self._told.add(filepath)
+                self._warn(sentence)
+
+    def _list_groups(self, source: GroupSource, what: str, *args: str) -> list[str]:
+        """Return the groups of a source whose names are legal, and warn once of the others."""
+        answer = getattr(source, f"resolv_{what}")(*args)
+        lines = answer.splitlines() if isinstance(answer, str) else answer
+        names = [name for line in lines for name in line.split()]
+        bad = [name for name in names if _ILLEGAL.intersection(name)]
+        if bad and source.name not in self._told:
+            self._told.add(source.name)
+            self._warn(
+                f"group source {source.name}: {some(bad)} cannot be a group's name "
+                f"(it holds one of {' '.join(sorted(_ILLEGAL))}) and is skipped"
+            )
+        return [name for name in names if not _ILLEGAL.intersection(name)]
 
     def add_source(self, group_source: GroupSource) -> None:
         if isinstance(group_source, UpcallGroupSource):
@@ -168,21 +259,6 @@ def _output(process: subprocess.Popen[bytes], deadline_s: float) -> bytes:
         if size > limits.NODE_LIST_MAX_BYTES:
             raise UsageError(f"its command wrote over {limits.NODE_LIST_MAX_BYTES} bytes")
     raise subprocess.TimeoutExpired(process.args, 0.0)
-
-
-def _said(ask: Callable[[], T], what: str) -> T:
-    """Return what the library answers; whatever it stumbles over in the configuration is one sentence."""
-    try:
-        return ask()
-    except GroupResolverSourceError as error:
-        raise UsageError(_no_source(what, str(error))) from error
-    except GroupSourceNoUpcall as error:
-        raise UsageError(f"{what[:90]}: its source has no command {str(error)!r}") from error
-    except GexecError as error:
-        raise UsageError(f"{what[:90]}: {error}") from error
-    except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{what[:90]}: ClusterShell's configuration: {told[:300]}") from error
 
 
 def _no_source(what: str, source: str) -> str:

@@ -37,6 +37,26 @@ _NODE_VARIABLES = (
     b"GEXEC_NPROCS",
     b"GEXEC_GPID",
 )
+#: Variables that describe this host's shell, terminal or login, and mislead on another one
+#: (docs/gexec.md, Environment). PWD is set to the directory that the process gets.
+_HERE_ONLY = frozenset(
+    (
+        b"OLDPWD",
+        b"PWD",
+        b"_",
+        b"TMUX",
+        b"TMUX_PANE",
+        b"STY",
+        b"WINDOW",
+        b"WINDOWID",
+        b"SSH_CLIENT",
+        b"SSH_CONNECTION",
+        b"SSH_TTY",
+        b"XDG_RUNTIME_DIR",
+        b"XDG_SESSION_ID",
+        b"DBUS_SESSION_BUS_ADDRESS",
+    )
+)
 
 
 class ProgramError(UsageError):
@@ -60,7 +80,7 @@ class Request(Selection):
 
     __slots__ = (
         "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stdin",
-        "strict", "timeout_s", "umask",
+        "timeout_s", "umask",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[str | bytes]) -> None:
@@ -75,7 +95,6 @@ class Request(Selection):
         self.umask: int | None = None
         self.detached = False
         self.stdin = True
-        self.strict = False
         self.remote_path = False
 
 
@@ -105,7 +124,10 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         | (REMOTE_PATH if request.remote_path else 0)
     )
     count = len(choice.nodes)
-    entries = [name + b"=" + value for name, value in env.items() if name and name not in _NODE_VARIABLES]
+    left_out = _HERE_ONLY.union(_NODE_VARIABLES) if request.env is None else _NODE_VARIABLES
+    entries = [name + b"=" + value for name, value in env.items() if name and name not in left_out]
+    if request.env is None:
+        entries.append(b"PWD=" + cwd)
     entries += (b"GEXEC_NPROCS=%d" % count, b"GEXEC_GPID=" + new_gpid(origin_ipv4(addresses), time.time_ns()))
     job = JobSpec(
         names=[os.fsencode(name) for name, _ in choice.nodes],
@@ -206,13 +228,27 @@ def new_gpid(ipv4: bytes, now_ns: int) -> bytes:
 def _directory(chdir: bytes) -> bytes:
     if chdir.startswith(b"/"):
         return chdir
-    try:
-        here = os.getcwdb()
-    except OSError as error:
-        raise UsageError(
-            f"the working directory cannot be told ({error.strerror}): use --chdir with an absolute path"
-        ) from error
+    here = _here()
     return os.path.normpath(os.path.join(here, chdir)) if chdir else here
+
+
+def _here() -> bytes:
+    """Return the working directory as ``pwd -L`` does: by the links in $PWD, if it names this directory.
+
+    Where a home directory is a link, or an automounter makes it, other nodes may have only that path.
+    """
+    logical = os.environb.get(b"PWD", b"")
+    if logical.startswith(b"/") and not {b".", b".."}.intersection(logical.split(b"/")):
+        try:
+            if os.path.samefile(logical, b"."):
+                return logical
+        except (OSError, ValueError):
+            pass  # it names nothing any more
+    try:
+        return os.getcwdb()
+    except OSError as error:
+        text = f"the working directory is not known ({error.strerror})"
+        raise UsageError(f"{text}: use --chdir with an absolute path") from error
 
 
 def _environment(given: Mapping[str, str] | None) -> Mapping[bytes, bytes]:

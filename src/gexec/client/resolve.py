@@ -10,6 +10,7 @@ import _socket
 
 from gexec import limits
 from gexec.errors import UsageError
+from gexec.select.nodes import folded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def resolve(
     for name, _ in nodes:
         if name in found:
             continue
-        address = table.get(name.lower())
+        address = table.get(folded(name))
         if address is not None:
             found[name] = _checked(address, name, hosts_path)
         elif _literal(name):
@@ -62,18 +63,21 @@ def resolve(
 def read_hosts(path: str) -> dict[str, str]:
     """Return the table of a file in the form of /etc/hosts; UsageError names file and cause."""
     from gexec.select import hosts
+    from gexec.select.lists import decoded
 
+    where = f"GEXEC_HOSTS file {path}"
     try:
         with open(path, "rb") as file:
             raw = file.read(hosts.HOSTS_MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"GEXEC_HOSTS file {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
     if len(raw) > hosts.HOSTS_MAX_BYTES:
-        raise UsageError(f"GEXEC_HOSTS file {path}: over {hosts.HOSTS_MAX_BYTES} bytes")
+        raise UsageError(f"{where}: over {hosts.HOSTS_MAX_BYTES} bytes")
+    text = decoded(raw, where)
     try:
-        return hosts.parse(raw.decode("utf-8", "surrogateescape"))
+        return hosts.parse(text)
     except UsageError as error:
-        raise UsageError(f"GEXEC_HOSTS file {path}: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _checked(address: str, name: str, path: str | None) -> str:

@@ -176,10 +176,17 @@ class JobSession:
     def silence(self, now_s: float) -> str:
         """Ask a gexecd that has been silent for long; return why it counts as lost, "" while it does not.
 
+        Call it after what can be read was read. A pause of this process starts the wait anew.
+
         The caller then calls ``connection_ended`` with that reason.
         """
-        if self.state != ACCEPTED:
+        due_s = self.silence_due_s
+        if due_s is None:
             return ""
+        if now_s - due_s > limits.LATE_S:
+            # This process was not run when it came: gexecd may have been silent, or suspended with it.
+            self._heard_s = now_s - limits.HEARTBEAT_S
+            self._pinged = False
         silent_s = now_s - self._heard_s
         if self._pinged and silent_s >= limits.LOST_AFTER_S:
             return f"the local gexecd has not answered for {silent_s:.0f} s"

@@ -345,7 +345,8 @@ class _Connection:
                 while self.session.state == SUBMITTED and self._error is None:
                     await self._wait()
         except TimeoutError as error:
-            raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s") from error
+            if self.session.state == SUBMITTED and self._error is None:
+                raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s") from error
         if self._error is not None:
             raise self._error
 

@@ -10,6 +10,8 @@ from gexec.core.frames import STDOUT
 from gexec.errors import GexecError
 from gexec.files import report as reports
 from gexec.files.unpacker import Unpacker, folders_of
+from gexec.render.fold import fold_bounded
+from gexec.render.sentences import LINES_MAX
 from gexec.render.text import printable, shown
 from gexec.render.wrapped import Wrapped
 
@@ -108,17 +110,21 @@ class Fetched(Wrapped):
     Attributes:
         folders: of each rank.
         reports: of each rank that has ended; None if nothing had come.
-        problems: sentences, safe to show: what could not be written, or is not what a sender sends.
+        problems: sentences, safe to show: what could not be written, or is not what a sender sends; one for
+            all nodes with the same, ``%h`` for the node in its path.
         bytes: of all streams so far.
     """
 
-    __slots__ = ("_unpacker", "bytes", "folders", "problems", "reports")
+    __slots__ = ("_directory", "_left_out", "_problems", "_unpacker", "bytes", "folders", "reports")
 
     def __init__(self, view: View, directory: str, names: Sequence[bytes], options: Options) -> None:
         super().__init__(view)
         self.folders = folders_of([os.fsdecode(name) for name in names])
         self.reports: list[Report | None] = [None] * len(names)
-        self.problems: list[str] = []
+        self._directory = directory.rstrip("/")
+        #: Sentence for all -> (the first one as it came, folders).
+        self._problems: dict[str, tuple[str, dict[str, None]]] = {}
+        self._left_out = 0
         self.bytes = 0
         self._unpacker = Unpacker(directory, options, say=self._say, tell=lambda folder, line: None)
 
@@ -149,5 +155,21 @@ class Fetched(Wrapped):
         self._unpacker.close()
         super().finish()
 
+    @property
+    def problems(self) -> list[str]:
+        """See above."""
+        told = []
+        for sentence, (raw, folders) in self._problems.items():
+            names = fold_bounded([shown(os.fsencode(folder)) for folder in self.folders if folder in folders])
+            told.append(f"{names}: {printable(raw if len(folders) == 1 else sentence)}")
+        return [*told, f"and {self._left_out} sentences more"] if self._left_out else told
+
     def _say(self, folder: str, sentence: str) -> None:
-        self.problems.append(f"{shown(os.fsencode(folder))}: {printable(sentence)}")
+        general = sentence.replace(f"{self._directory}/{folder}", f"{self._directory}/%h", 1)
+        known = self._problems.get(general)
+        if known is not None:
+            known[1][folder] = None
+        elif len(self._problems) < LINES_MAX:
+            self._problems[general] = sentence, {folder: None}
+        else:
+            self._left_out += 1

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 #: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
 DOWN_MARGIN_S = 10.0
-#: How long a daemon of a local cluster waits for running jobs when it is told to stop.
+#: How long a daemon of a local cluster waits for running jobs when it is told to stop:
+#: they belong to the one who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
 DRAIN_S = 1.0
 _LINE_MAX_BYTES = 8192
 
@@ -69,8 +70,19 @@ def up(
             "`gexecctl cluster down` ends it"
         )
     base = _base_settings(config)
-    place.create()
-    wanted = _Wanted(count, port, base, folders, private_size_mib)
+    is_new = not place.dir.exists()
+    try:
+        place.create()
+        return _up(_Wanted(count, port, base, folders, private_size_mib), place, foreground, progress)
+    except BaseException:
+        if is_new:
+            place.remove_unused()
+        raise
+
+
+def _up(
+    wanted: _Wanted, place: Layout, foreground: bool, progress: Callable[[int, int], None]
+) -> State | None:
     ours, theirs = socket.socketpair()
 
     def supervise() -> int:

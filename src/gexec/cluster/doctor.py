@@ -30,6 +30,7 @@ OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
 
+#: All variables of the manuals; tests/unit/test_cluster_layout.py holds the two together.
 KNOWN_VARIABLES = {
     "GEXEC_SVRS",
     "GEXEC_GMOND_SVRS",
@@ -43,7 +44,10 @@ KNOWN_VARIABLES = {
     "GEXEC_NPROCS",
     "GEXEC_GPID",
     "GEXEC_NODE",
+    "GEXEC_JOB",
     "GEXEC_NATIVE",
+    "GEXEC_SSH",
+    "GEXEC_TRACEBACK",
 }
 #: Names that are shown one by one; of more, only how many.
 _SHOWN_MAX = 8
@@ -296,11 +300,20 @@ def _nodes(what: Subject) -> Iterator[Finding]:
     from gexec.client.resolve import resolve
     from gexec.select.sources import Selection
 
+    told: list[str] = []
     try:
-        chosen = choose(Selection(), what.environ)
+        selection = Selection()
+        selection.warn = told.append
+        chosen = choose(selection, what.environ)
     except UsageError as error:
-        yield Finding(WARNING, str(error), "docs/nodes.md tells where gexec looks for nodes")
+        yield Finding(
+            WARNING,
+            "; ".join([error.sentence, *error.details]),
+            "docs/nodes.md tells where gexec looks for nodes",
+        )
         return
+    for sentence in told:
+        yield Finding(WARNING, sentence, "docs/nodes.md has the rules")
     addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"), chosen.addresses)
     unknown = [name for (name, _), address in zip(chosen.nodes, addresses, strict=True) if not address]
     if unknown:

@@ -151,6 +151,22 @@ class Layout:
         finally:
             os.umask(umask)
 
+    def remove_unused(self) -> None:
+        """Remove the folder if it holds nothing that a person may want: no keys, no line of a log.
+
+        For a start that failed, in a folder that it made itself.
+        """
+        if self.private_key.exists() or any(path.stat().st_size for path in (self.dir / "logs").glob("*")):
+            return
+        for path in (self.lock, self.hosts, self.log("supervisor")):
+            path.unlink(missing_ok=True)
+        try:
+            for name in ("keys", "run", "logs", "audit", "."):
+                if (self.dir / name).is_dir():
+                    os.rmdir(self.dir if name == "." else self.dir / name)
+        except OSError:
+            pass  # somebody has put something there
+
     def clear_sockets(self) -> None:
         """Remove sockets that an earlier cluster left."""
         for path in (self.dir / "run").glob("*.sock"):

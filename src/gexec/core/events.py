@@ -80,12 +80,33 @@ class TaskStarted(Record):
 
 
 class TaskEnded(Record):
-    """This node's process ended, or could not be started."""
+    """This node's process ended, or could not be started.
 
-    __slots__ = ("outcome",)
+    ``asked``: gexecd was ending it when it ended. ``unread``: bytes of stdout and stderr that stand in
+    their pipes still, for which there is no room: all that the process itself wrote is among them.
+    """
 
-    def __init__(self, outcome: Outcome) -> None:
+    __slots__ = ("asked", "outcome", "unread")
+
+    def __init__(self, outcome: Outcome, asked: bool = False, unread: tuple[int, int] = (0, 0)) -> None:
         self.outcome = outcome
+        self.asked = asked
+        self.unread = unread
+
+
+class TaskLeft(Record):
+    """The process ended by itself some time ago, and this many others still hold its output."""
+
+    __slots__ = ("holders",)
+
+    def __init__(self, holders: int) -> None:
+        self.holders = holders
+
+
+class OutputDrained(Record):
+    """The answer to DrainOutput: all that both streams held was read, as far as there is room for it."""
+
+    __slots__ = ()
 
 
 class OutputRead(Record):
@@ -137,7 +158,9 @@ Event = (
     | TaskReady
     | TaskStarted
     | TaskEnded
+    | TaskLeft
     | OutputRead
+    | OutputDrained
     | OutputClosed
     | StdinWritten
     | StdinBroken
@@ -240,6 +263,12 @@ class ReadOutput(Record):
         self.on = on
 
 
+class DrainOutput(Record):
+    """Read what both streams hold now, as far as there is room: OutputRead, OutputClosed, OutputDrained."""
+
+    __slots__ = ()
+
+
 class CloseOutput(Record):
     """Read no more of either stream: who still holds them has had its time."""
 
@@ -278,6 +307,7 @@ Effect = (
     | KillTask
     | ForgetTask
     | ReadOutput
+    | DrainOutput
     | CloseOutput
     | WriteStdin
     | CloseStdin

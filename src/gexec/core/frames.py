@@ -15,6 +15,7 @@ from struct import Struct
 from struct import error as StructError
 
 from gexec import limits
+from gexec.core.outcome import ENDS as OUTCOME_ENDS
 from gexec.core.outcome import VALUES as OUTCOME_VALUES
 from gexec.core.outcome import Outcome
 from gexec.core.record import Record
@@ -46,6 +47,8 @@ STDERR: Final = 2
 OFFSET_ALL: Final = 2**64 - 1
 #: The length of a stream whose end was never seen (a lost rank).
 LENGTH_UNKNOWN: Final = 2**64 - 1
+#: Added to the kind of an outcome whose output was given up before its end.
+OUTPUT_CUT: Final = 0x80
 
 
 #: From so many bytes on a second copy costs more than a memoryview.
@@ -457,7 +460,10 @@ class Output(Frame):
 
 
 class Ended(Frame):
-    """These ranks ended so; their streams had these lengths (LENGTH_UNKNOWN if not seen)."""
+    """These ranks ended so; their streams had these lengths (LENGTH_UNKNOWN if not seen).
+
+    The outcome's kind goes with OUTPUT_CUT added if its output was given up before its end.
+    """
 
     TYPE: ClassVar[int] = 37
     __slots__ = ("outcome", "ranks", "stderr_length", "stdout_length")
@@ -469,17 +475,19 @@ class Ended(Frame):
         self.stderr_length = stderr_length
 
     def pack(self) -> bytes:
-        text = _text(self.outcome.text)
-        head = _ENDED.pack(
-            self.outcome.kind, self.outcome.value, self.stdout_length, self.stderr_length, len(text)
-        )
+        outcome = self.outcome
+        text = _text(outcome.text)
+        kind = outcome.kind | OUTPUT_CUT if outcome.cut else outcome.kind
+        head = _ENDED.pack(kind, outcome.value, self.stdout_length, self.stderr_length, len(text))
         return head + text + _ranges(self.ranks)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Ended:
-        kind, value, stdout_length, stderr_length, length = _ENDED.unpack_from(payload)
-        if kind >= len(OUTCOME_VALUES) or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
-            raise ProtocolError(f"Ended: outcome {kind} with value {value} is not known")
+        said, value, stdout_length, stderr_length, length = _ENDED.unpack_from(payload)
+        kind, cut = said & ~OUTPUT_CUT, bool(said & OUTPUT_CUT)
+        known = kind < len(OUTCOME_VALUES) and (not cut or kind in OUTCOME_ENDS)
+        if not known or not OUTCOME_VALUES[kind][0] <= value <= OUTCOME_VALUES[kind][1]:
+            raise ProtocolError(f"Ended: outcome {said} with value {value} is not known")
         if length > limits.TEXT_MAX_BYTES:
             raise ProtocolError(f"Ended: text of {length} bytes is over the limit")
         body = _ENDED.size
@@ -487,7 +495,7 @@ class Ended(Frame):
         ranks, position = _unranges(payload, body + length)
         if position != len(payload):
             raise ProtocolError("Ended has bytes after its end")
-        return cls(ranks, Outcome(kind, value, text), stdout_length, stderr_length)
+        return cls(ranks, Outcome(kind, value, text, cut), stdout_length, stderr_length)
 
 
 class StdinTaken(Frame):

@@ -160,6 +160,10 @@ class JobSpec:
             raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
         if not self.argv:
             raise UsageError("the argument list is empty")
+        for what, path in (("program", self.program), ("working directory", self.cwd)):
+            if len(path) > limits.PATH_MAX_BYTES:
+                most = f"a path has at most {limits.PATH_MAX_BYTES} bytes"
+                raise UsageError(f"{what} {path[:80]!r}... has {len(path)} bytes: {most}")
         if not self.cwd.startswith(b"/") or b"\0" in self.cwd:
             raise UsageError(f"working directory {self.cwd[:200]!r}: expected an absolute path without NUL")
         self._check_words()

@@ -81,6 +81,10 @@ class Node:
 
     # -- driving --------------------------------------------------------------------------
 
+    def release(self) -> None:
+        """Let go of the job's bytes; nothing is asked of this machine any more."""
+        self._subtree.release()
+
     def begin(self, now_s: float) -> list[events.Effect]:
         """Ask the children first, so that they start while this node's own process does."""
         if self.high - self.low > 1:
@@ -111,7 +115,11 @@ class Node:
             if outcome.kind == outcomes.DENIED and self._maybe_asked:
                 # It may be denied because it ran here already, or before this gexecd started.
                 outcome = outcomes.lost(outcome.text)
-            self._task.process_ended(outcome, now_s)
+            self._task.process_ended(event, outcome, now_s)
+        elif isinstance(event, events.TaskLeft):
+            self._task.left(event.holders)
+        elif isinstance(event, events.OutputDrained):
+            self._task.drained(now_s)
         elif isinstance(event, events.TaskReady):
             self._task.ready()
         elif isinstance(event, events.Tick):
@@ -199,8 +207,7 @@ class Node:
         elif isinstance(frame, frames.Close):
             self._close()
         elif isinstance(frame, frames.Signal):
-            if self._task.runs:
-                self._emit(events.SignalTask(frame.signum))
+            self._task.signal(frame.signum)
             self._subtree.send(frame)
         elif isinstance(frame, frames.Kill):
             self._kill(frame)
@@ -297,10 +304,8 @@ class Node:
         self._closing = True
         self._orphan_until_s = None
         self._subtree.close(frames.Close())
-        if self._task.runs:
-            self._emit(events.KillTask(False))
-        elif self._task.state == "draining":
-            self._emit(events.CloseOutput())
+        # A process whose end was not reported yet was not let go: what it left behind goes, too.
+        self._task.kill(False)
 
     # -- the children ---------------------------------------------------------------------
 

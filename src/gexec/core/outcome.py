@@ -18,6 +18,9 @@ DENIED: Final = 3  #: value = 0; text says why. The node refused the credential 
 LOST: Final = 4  #: value = 0; text says why. Whether the command ended there is not known.
 TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --timeout.
 
+#: Kinds of a process that ran to its end: only their output can be known to be incomplete.
+ENDS: Final = (EXITED, KILLED, TIMED_OUT)
+
 NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
 #: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
 #: forged status can wrap around to the client's exit status 0.
@@ -25,23 +28,31 @@ VALUES: Final = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
 
 
 class Outcome:
-    """How one rank ended. Equal outcomes of many ranks are told in one summary line."""
+    """How one rank ended. Equal outcomes of many ranks are told in one summary line.
 
-    __slots__ = ("kind", "text", "value")
+    Attributes:
+        cut: the process ended (its kind is one of ENDS), but its output was given up before its end; the
+            text says why.
+    """
 
-    def __init__(self, kind: int, value: int = 0, text: str = "") -> None:
+    __slots__ = ("cut", "kind", "text", "value")
+
+    def __init__(self, kind: int, value: int = 0, text: str = "", cut: bool = False) -> None:
         self.kind = kind
         self.value = value
         self.text = text
+        self.cut = cut
 
     @property
     def ok(self) -> bool:
-        """True only for a process that ran and exited 0."""
-        return self.kind == EXITED and self.value == 0
+        """True only for a process that ran and exited 0, and whose output is whole."""
+        return self.kind == EXITED and self.value == 0 and not self.cut
 
     @property
     def exit_status(self) -> int:
-        """What the rank contributes to gexec's exit status: 0..255 (DESIGN section 3)."""
+        """What the rank contributes to gexec's exit status: 0..255 (docs/protocol.md, Outcomes)."""
+        if self.cut:
+            return 255
         if self.kind == EXITED:
             return self.value
         if self.kind == KILLED:
@@ -51,23 +62,30 @@ class Outcome:
         return 255
 
     def describe(self) -> str:
-        """Return the outcome in a few words, e.g. ``exited 7``, ``lost (connection refused)``."""
-        name = NAMES[self.kind]
+        """Return the outcome in a few words, e.g. ``exited 7``, ``lost: connection refused``."""
+        what = self.summary
+        return f"{what}: {self.text}" if self.text else what
+
+    @property
+    def summary(self) -> str:
+        """The outcome without its reason."""
+        what = NAMES[self.kind]
         if self.kind == EXITED:
-            return f"{name} {self.value}"
-        if self.kind == KILLED:
-            return f"{name} by signal {self.value}"
-        return f"{name}: {self.text}" if self.text else name
+            what = f"{what} {self.value}"
+        elif self.kind == KILLED:
+            what = f"{what} by signal {self.value}"
+        return f"{what}, output cut" if self.cut else what
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Outcome) and (self.kind, self.value, self.text) == (
+        return isinstance(other, Outcome) and (self.kind, self.value, self.text, self.cut) == (
             other.kind,
             other.value,
             other.text,
+            other.cut,
         )
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.value, self.text))
+        return hash((self.kind, self.value, self.text, self.cut))
 
     def __repr__(self) -> str:
         return f"Outcome({self.describe()})"
@@ -101,6 +119,20 @@ def lost(text: str) -> Outcome:
 def timed_out(signum: int, text: str = "") -> Outcome:
     """The process ran longer than it was allowed to and was ended."""
     return Outcome(TIMED_OUT, signum, clipped(text))
+
+
+def output_cut(outcome: Outcome, text: str) -> Outcome:
+    """The process ended so, but part of its output was given up; ``text`` says why."""
+    reason = f"{outcome.text}; {text}" if outcome.text else text
+    return Outcome(outcome.kind, outcome.value, clipped(reason), cut=True)
+
+
+def held_by(processes: int) -> str:
+    """Return why output is cut when so many processes (0: not known) hold it after the end of theirs."""
+    if not processes:
+        return "another process still holds the output; not waited for"
+    holders = "1 process still holds" if processes == 1 else f"{processes} processes still hold"
+    return f"{holders} the output; not waited for"
 
 
 def clipped(text: str) -> str:

@@ -60,6 +60,10 @@ class Root:
     def _effects_append(self, effect: events.Effect) -> None:
         self._effects.append(effect)
 
+    def release(self) -> None:
+        """Let go of the job's bytes; nothing is asked of this machine any more."""
+        self._subtree.release()
+
     def begin(self, now_s: float) -> list[events.Effect]:
         """Accept the job and ask the first level of the tree."""
         self._to_client(frames.Accepted(self.job_id))

@@ -92,6 +92,10 @@ class Subtree:
         #: The children by rank, for acknowledgements; None when it must be made anew.
         self._by_rank: tuple[list[int], list[Child]] | None = None
 
+    def release(self) -> None:
+        """Let go of the job's bytes: it is done, and whoever keeps this machine does not need them."""
+        self._credential = self._blob = b""
+
     # -- asking ---------------------------------------------------------------------------
 
     def spread(self, now_s: float) -> None:

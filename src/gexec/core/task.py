@@ -3,6 +3,9 @@
 Part of the node machine (core/node.py). It keeps output until it is acknowledged end to end,
 stops reading the process when the window is full, and reports the end only when the process has
 ended and both streams are closed, so that nothing can come after it.
+
+What the process left behind may hold its output. It is waited for until the spawner reports it or a
+deadline comes; then all that is there is read first, and the outcome says that the output was cut.
 """
 
 from __future__ import annotations
@@ -56,6 +59,10 @@ class Task:
         self._outcome: Outcome | None = None
         self._deadline_s: float | None = None
         self._out_of_time = False
+        #: While draining: bytes that the process itself may have written and that were not read yet.
+        self._unread = {STDOUT: 0, STDERR: 0}
+        #: Processes that hold the output after its end; 0: not known.
+        self._holders = 0
         #: stdin that was given to the process, and that its pipe has taken.
         self._fed = 0
         self._fed_eof = False
@@ -104,8 +111,8 @@ class Task:
         elif self._spec.timeout_s:
             self._deadline_s = now_s + self._spec.timeout_s
 
-    def process_ended(self, outcome: Outcome, now_s: float) -> None:
-        """The process ended, or could not be started.
+    def process_ended(self, event: events.TaskEnded, outcome: Outcome, now_s: float) -> None:
+        """The process ended so, or could not be started.
 
         That a short one ran may be told by its end alone.
         """
@@ -113,7 +120,8 @@ class Task:
             self.started(now_s)
         if self.state in (ENDED, DRAINING):
             return
-        if self._out_of_time and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
+        # One that had ended by itself when its time was over is not timed out.
+        if self._out_of_time and event.asked and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
             signum = outcome.value if outcome.kind == outcomes.KILLED else 0
             outcome = outcomes.timed_out(signum, f"ran longer than {self._spec.timeout_s:g} s")
         self._outcome = outcome
@@ -122,18 +130,40 @@ class Task:
             self._report(outcome)
             return
         self.state = DRAINING
+        self._unread[STDOUT], self._unread[STDERR] = event.unread
         self.stdin_broken()
         self._deadline_s = now_s + self._drain_s
         self._finish_if_drained()
 
     @property
     def _drain_s(self) -> float:
-        # What the process left behind gets its linger and its grace from the spawner; a second
-        # more, and whoever still holds the output is not of this job.
+        # What the process left behind is reported by the spawner, or gets its linger and its grace
+        # there; a second more, and whoever still holds the output is not of this job.
         return limits.LINGER_S + self._spec.kill_grace_s + 1.0
 
+    def left(self, holders: int) -> None:
+        """The process ended by itself, and so many others hold its output: read what is there."""
+        if self.state == DRAINING:
+            self._holders = holders
+            self._emit(events.DrainOutput())
+
+    def drained(self, now_s: float) -> None:
+        """All that could be read was read: give up the streams that others hold, and report that."""
+        if self.state != DRAINING:
+            return
+        held = [stream for stream, retained in self._streams.items() if not retained.closed]
+        if any(self._unread[stream] for stream in held):
+            self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
+            return
+        assert self._outcome is not None
+        self._outcome = outcomes.output_cut(self._outcome, outcomes.held_by(self._holders))
+        self._emit(events.CloseOutput())
+        for stream in held:
+            self._streams[stream].closed = True
+        self._finish_if_drained()
+
     def tick(self, now_s: float) -> None:
-        """Act on deadlines: the job's time-out, and the wait for leftover writers."""
+        """Act on deadlines: the job's timeout, and the wait for those who hold the output."""
         if self._deadline_s is None or now_s < self._deadline_s:
             return
         self._deadline_s = None
@@ -141,13 +171,8 @@ class Task:
             self._out_of_time = True
             self._emit(events.KillTask(False))
         elif self.state == DRAINING:
-            if any(stream.full and not stream.closed for stream in self._streams.values()):
-                self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
-                return
-            self._emit(events.CloseOutput())
-            for stream in self._streams.values():
-                stream.closed = True
-            self._finish_if_drained()
+            # A deadline decides nothing about what could have been read.
+            self._emit(events.DrainOutput())
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do."""
@@ -178,6 +203,11 @@ class Task:
         """True while a process of this job may exist here under the relay's eyes."""
         return self.state in (STARTING, RUNNING)
 
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process; one that ends it also ends what it left behind."""
+        if self.state in (STARTING, RUNNING, DRAINING):
+            self._emit(events.SignalTask(signum))
+
     def kill(self, now: bool) -> None:
         """End the process, and what it left behind if it has ended already."""
         if self.state in (STARTING, RUNNING, DRAINING):
@@ -192,6 +222,7 @@ class Task:
         retained = self._streams[stream]
         offset = retained.append(data)
         self._outbox.output(Output(self._ranges, stream, offset, data))
+        self._unread[stream] = max(0, self._unread[stream] - len(data))
         if retained.full:
             self._emit(events.ReadOutput(stream, False))
 
@@ -202,6 +233,8 @@ class Task:
 
     def acknowledged(self, stream: int, offset: int) -> None:
         """The reader at the top has everything before ``offset``."""
+        if not self.was_started:
+            return  # of bytes that this node wrote before its gexecd was started again
         retained = self._streams[stream]
         was_full = retained.full
         retained.acknowledge(offset)

@@ -56,7 +56,7 @@ class Acceptor:
         self._sources: Counter[str] = Counter()
         self._clients: dict[Link, int] = {}
         self._of_uid: Counter[int] = Counter()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[Link, asyncio.Task[None]] = {}
 
     def begin(self) -> None:
         """Start accepting."""
@@ -165,23 +165,22 @@ class Acceptor:
                 lambda: link.protocol,
                 sock,
                 ssl=self.contexts.accept,
-                # The link's own deadline comes first and says what was missing.
-                ssl_handshake_timeout=self._hello_s + 1,
+                # The link's own deadline comes first: it says what was missing, and sees pauses.
+                ssl_handshake_timeout=self._hello_s + tls.HANDSHAKE_BACKSTOP_S,
             ),
             link,
         )
 
     def _start(self, connecting: Awaitable[object], link: Link) -> None:
-        task = self._loop.create_task(self._connect(connecting, link))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._handshakes[link] = self._loop.create_task(self._connect(connecting, link))
 
-    @staticmethod
-    async def _connect(connecting: Awaitable[object], link: Link) -> None:
+    async def _connect(self, connecting: Awaitable[object], link: Link) -> None:
         try:
             await connecting
         except (OSError, ValueError) as error:
             link.abort(tls.failure(error))
+        finally:
+            self._handshakes.pop(link, None)
 
     def known(self, link: Link) -> None:
         """The peer has shown who it is: it no longer counts against the limits."""
@@ -193,6 +192,9 @@ class Acceptor:
 
     def forget(self, link: Link) -> None:
         """A link has ended."""
+        handshake = self._handshakes.pop(link, None)
+        if handshake is not None:
+            handshake.cancel()  # closes the socket
         self.known(link)
         uid = self._clients.pop(link, None)
         if uid is not None:

@@ -40,6 +40,7 @@ from gexec.errors import AuthError, GexecError, ProtocolError
 from gexec.host import sockets
 from gexec.host.config import AuthdSettings
 from gexec.host.keyfiles import read_pair
+from gexec.net.deadline import Deadline
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log, stderr_log
 from gexec.security.certificate import authority, leaf
@@ -172,9 +173,11 @@ class Authd:
     async def _serve(self, connection: socket.socket, uid: int) -> None:
         loop = asyncio.get_running_loop()
         answer: Frame | None = None
+        within = asyncio.timeout(None)
+        deadline = Deadline(loop, limits.AUTHD_IO_DEADLINE_S, lambda: within.reschedule(loop.time()))
         try:
             connection.setblocking(False)
-            async with asyncio.timeout(limits.AUTHD_IO_DEADLINE_S):
+            async with within:
                 answer = await self._answer(_Reader(connection), uid)
                 await loop.sock_sendall(connection, encode(0, answer))
                 if isinstance(answer, Refused):
@@ -185,6 +188,7 @@ class Authd:
         except (OSError, EOFError):
             pass  # the client went away: nobody to answer
         finally:
+            deadline.cancel()
             connection.close()
             self._connections[uid] -= 1
             if not self._connections[uid]:

@@ -19,6 +19,7 @@ from gexec.security.keys import VerifyKey
 
 #: A node that stands several times in a job, or is attached again, does not pay for each.
 _REMEMBERED: Final = 16
+_REMEMBERED_MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 class _Checked:
@@ -44,6 +45,7 @@ class Entry:
         self._keys = keys
         self._settings = settings
         self._known: OrderedDict[bytes, _Checked] = OrderedDict()
+        self._known_bytes = 0
         self._live: dict[bytes, _Checked] = {}
 
     def keep(self, raw: bytes) -> None:
@@ -51,10 +53,11 @@ class Entry:
         checked = self._live.get(raw)
         if checked is None:
             checked = self._live[raw] = self._known[raw]
+            self._drop(raw)
         checked.lives += 1
 
     def release(self, raw: bytes) -> None:
-        """One of the jobs with this credential has ended."""
+        """One of the jobs with this credential has ended; with the last one all is forgotten."""
         checked = self._live[raw]
         checked.lives -= 1
         if not checked.lives:
@@ -64,6 +67,7 @@ class Entry:
         """Take new keys; what was verified with the old ones is forgotten, but for the jobs that live."""
         self._keys = keys
         self._known.clear()
+        self._known_bytes = 0
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
         """Return what a credential and its blob say.
@@ -86,7 +90,27 @@ class Entry:
         )
         credentials.bound_to(credential, blob)
         spec = JobSpec.decode(blob, words=False)
+        spec.env = []  # for the spawner, which reads it from the blob
+        self._drop(raw)
         self._known[raw] = _Checked(blob, credential, spec)
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        self._known_bytes += len(blob)
+        while len(self._known) > 1 and (
+            len(self._known) > _REMEMBERED or self._known_bytes > _REMEMBERED_MAX_BYTES
+        ):
+            self._drop(next(iter(self._known)))
         return credential, spec
+
+    def shared(self, raw: bytes, blob: bytes) -> bytes:
+        """Return the one copy of a blob that was just checked: many ranks of a job may be on one node."""
+        known = self._live.get(raw) or self._known.get(raw)
+        return known.blob if known is not None and known.blob == blob else blob
+
+    def forget_known(self) -> None:
+        """Forget the jobs that were checked and do not live here (they were refused)."""
+        self._known.clear()
+        self._known_bytes = 0
+
+    def _drop(self, raw: bytes) -> None:
+        known = self._known.pop(raw, None)
+        if known is not None:
+            self._known_bytes -= len(known.blob)

@@ -28,12 +28,12 @@ from gexec.daemon.vetting import Admission
 from gexec.errors import AuthError, ConfigError, GexecError
 from gexec.host import memory, sockets
 from gexec.host.background import take_stderr
-from gexec.host.config import GexecdSettings, PolicySettings
+from gexec.host.config import LEAVE, GexecdSettings, PolicySettings
 from gexec.host.identity import node_names
 from gexec.host.keyfiles import read_verify_keys
 from gexec.observe.audit import AuditLog
 from gexec.observe.log import Log, stderr_log
-from gexec.proc import channel, identity
+from gexec.proc import channel, clock, identity
 from gexec.proc.channel import SpawnerPort
 from gexec.proc.messages import AcceptedKeys
 from gexec.security.policy import Policy
@@ -208,6 +208,7 @@ class Gexecd:
     ) -> int:
         identity.become_subreaper()
         identity.set_title("gexecd-spawner")
+        for_tasks = identity.raise_descriptors(_DESCRIPTORS_MAX)
         settings = self.settings
         self._admission = Admission(
             keys=self._keys,
@@ -226,6 +227,7 @@ class Gexecd:
             audit=self._audit,
             log=self._log.named("gexecd-spawner"),
             on_signal=self._signalled,
+            task_descriptors=for_tasks,
         )
         spawner.loop.watch(self._ready_read, self._relay_ready)
         if die_with_parent_fd is not None:
@@ -238,7 +240,8 @@ class Gexecd:
             status = spawner.run()
         finally:
             self._end_relay(spawner)
-        return status if self._is_ready or self._terms else 1
+        # That the relay is gone unasked is a failure: systemd starts gexecd again.
+        return status if self._terms else 1
 
     def _relay_ready(self) -> None:
         self._spawner.loop.unwatch(self._ready_read)
@@ -264,7 +267,7 @@ class Gexecd:
         if self._terms == 1 and self._spawner.relay_pid:
             os.kill(self._spawner.relay_pid, signal.SIGTERM)
             bound_s = self.settings.drain_s + _DRAIN_PATIENCE_S
-            self._spawner.loop.call_at(time.monotonic() + bound_s, lambda: self._spawner.shut_down(now=False))
+            self._spawner.loop.call_at(clock.now_s() + bound_s, lambda: self._spawner.shut_down(now=False))
         else:
             self._spawner.shut_down(now=True)
 
@@ -307,6 +310,7 @@ def policy_of(settings: PolicySettings) -> Policy:
         uid_min=settings.uid_min,
         allow_root=settings.root,
         jobs_per_user_max=settings.jobs_per_user_max,
+        leave_leftovers=settings.leftovers == LEAVE,
     )
 
 

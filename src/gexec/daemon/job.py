@@ -9,24 +9,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from gexec.core import events, frames, jobspec
 from gexec.core import outcome as outcomes
+from gexec.core.deadlines import SteadyClock, wake_s
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.daemon.launches import Launches
 from gexec.daemon.taskio import TaskIO
 from gexec.errors import ProtocolError
+from gexec.net.deadline import Deadline
 from gexec.net.link import Link
+from gexec.proc import messages
 from gexec.proc.channel import RelayChannel
+from gexec.proc.starting import no_room
+
+#: What the spawner says of one task.
+TaskEvent = (
+    messages.TaskStarted | messages.TaskReady | messages.TaskRefused | messages.TaskEnded | messages.TaskLeft
+)
 
 
 class Relay(Protocol):
     """What a job needs of the daemon around it."""
 
     spawner: RelayChannel
+    clock: SteadyClock
+    launches: Launches
 
     def dial(self, name: str, address: str, timeout_s: float) -> Link:
         """Return a link to a node, dialled if there is none. ValueError: not an address."""
@@ -56,7 +70,7 @@ class Relay(Protocol):
 class Child:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("channel", "link", "sent", "start", "waiting")
+    __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
 
     def __init__(self, link: Link, channel: int, start: Start) -> None:
         self.link = link
@@ -64,6 +78,13 @@ class Child:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
+        #: A lost child that is asked to attach gets so much time.
+        self.attach_by: Deadline | None = None
+
+    def close(self) -> None:
+        """It is no child any more."""
+        if self.attach_by is not None:
+            self.attach_by.cancel()
 
     def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
@@ -89,6 +110,7 @@ class Job:
     Args:
         key: how the relay finds it: (job id, low), or (job id, -1) for a root.
         credential, blob: as received, for the spawner.
+        uid: whom the credential speaks for.
     """
 
     def __init__(
@@ -99,6 +121,7 @@ class Job:
         spec: JobSpec,
         credential: bytes,
         blob: bytes,
+        uid: int,
     ) -> None:
         self.key = key
         self.spec = spec
@@ -110,11 +133,21 @@ class Job:
         self._blob = blob
         self._loop = asyncio.get_running_loop()
         self._queue: deque[events.Event] = deque()
+        #: What the machine is told when all that the process's pipes hold was read; then they are read first.
+        self._behind_output: deque[events.Event] = deque()
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = 0.0
+        #: When the machine has something to do, and when the timer comes, in the relay's steady time.
+        self._due_s: float | None = None
+        self._wake_s: float | None = None
+        self._uid = uid
         self._task: int | None = None
         self._io: TaskIO | None = None
+        self._checked = False
+        #: The spawner was asked for a launch and has not answered.
+        self._launching = False
+        #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
+        self._waiting: list[events.Effect] | None = None
 
     def is_same(self, start: Start) -> bool:
         """Tell whether a Start is for this node of this job, and within the job."""
@@ -131,7 +164,7 @@ class Job:
         """Let the machine begin."""
         self._busy = True
         try:
-            self._carry_out(self.machine.begin(self._loop.time()))
+            self._carry_out(self.machine.begin(self._now_s()))
         except Exception as error:
             self._fail(error)
         self._run_queue()
@@ -148,10 +181,12 @@ class Job:
 
     def _run_queue(self) -> None:
         try:
-            while self._queue and not self.machine.finished:
-                event = self._queue.popleft()
+            while not self.machine.finished:
+                event = self._next_event()
+                if event is None:
+                    break
                 try:
-                    effects = self.machine.handle(event, self._loop.time())
+                    effects = self.machine.handle(event, self._now_s())
                 except ProtocolError as error:
                     self._refuse(event, error)
                     continue
@@ -162,6 +197,21 @@ class Job:
             self._busy = False
         if not self.machine.finished:
             self._arm()
+
+    def _next_event(self) -> events.Event | None:
+        if not self._behind_output:
+            return self._queue.popleft() if self._queue else None
+        piece = self._io.next_piece() if self._io is not None else None
+        if piece is not None:
+            return piece
+        event = self._behind_output.popleft()
+        if self._io is not None and isinstance(event, events.TaskEnded):
+            event.unread = self._io.unread()
+            self._io.watch()  # whoever holds its output yet
+        return event
+
+    def _now_s(self) -> float:
+        return self._relay.clock.now(self._loop.time(), self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
@@ -187,15 +237,17 @@ class Job:
         self._finish()
 
     def _arm(self) -> None:
-        at_s = self.machine.next_deadline_s()
+        due_s = self.machine.next_deadline_s()
         if self._timer is not None:
-            if at_s is not None and self._timer_at_s == at_s:
+            if due_s is not None and self._due_s == due_s:
                 return
             self._timer.cancel()
             self._timer = None
-        if at_s is not None:
-            self._timer_at_s = at_s
-            self._timer = self._loop.call_at(at_s, self._tick)
+        self._due_s = self._wake_s = due_s
+        if due_s is not None:
+            behind_s = self._relay.clock.behind_s
+            self._wake_s = wake_s(self._loop.time() - behind_s, due_s)
+            self._timer = self._loop.call_at(self._wake_s + behind_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -219,9 +271,9 @@ class Job:
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
             elif isinstance(effect, events.RunTask):
-                self._run_task()
+                self._in_turn(self._run_task)
             elif isinstance(effect, events.CheckTask):
-                self._check_task()
+                self._in_turn(self._check_task)
             elif isinstance(effect, events.Finish):
                 self._finish()
             else:
@@ -229,6 +281,13 @@ class Job:
 
     def _task_effect(self, effect: events.Effect) -> None:
         """What concerns the process: nothing if there is none any more."""
+        if self._waiting is not None:
+            self._waiting.append(effect)
+            if isinstance(effect, events.KillTask):
+                self._waiting = None
+                unstarted = outcomes.not_started("the job was ended before this node's process started")
+                self.tell(events.TaskEnded(unstarted))
+            return
         io, task = self._io, self._task
         if isinstance(effect, events.SignalTask):
             if task is not None:
@@ -242,6 +301,8 @@ class Job:
             if task is not None:
                 self._relay.spawner.forget(task)
                 self._relay.spawner_asked()
+        elif isinstance(effect, events.DrainOutput):
+            self._behind_output.append(events.OutputDrained())
         elif io is None:
             return
         elif isinstance(effect, events.ReadOutput):
@@ -280,7 +341,8 @@ class Job:
         if link.opened:
             child.open()
         elif start.attach_only:
-            self._loop.call_later(self.spec.connect_timeout_s, self._attach_overdue, number, child)
+            overdue = partial(self._attach_overdue, number, child)
+            child.attach_by = Deadline(self._loop, self.spec.connect_timeout_s, overdue)
 
     def _attach_overdue(self, number: int, child: Child) -> None:
         """A lost child that is asked to attach gets no more time than a new one gets to be reached.
@@ -307,17 +369,47 @@ class Job:
         """The link to a child ended, or could not be made."""
         child = self.children.pop(number, None)
         if child is not None:
+            child.close()
             self.tell(events.ChildLost(number, text, child.sent))
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)
         if child is not None:
+            child.close()
             self._relay.close_channel(child.link, child.channel)
 
     # -- the process ----------------------------------------------------------------------
 
+    def _in_turn(self, launch: Callable[[], None]) -> None:
+        """Ask the spawner for a launch, now or when this user has not too many under way."""
+        asked: list[events.Effect] = []
+        self._waiting = asked
+
+        def begin() -> bool:
+            if self._waiting is not asked or self.machine.finished:
+                return False
+            self._waiting = None
+            self._launching = True
+            try:
+                launch()
+                for effect in asked:
+                    self._task_effect(effect)
+            except Exception as error:
+                # This may be another job's turn to go on, which has nothing to do with it.
+                self._launching = False
+                self._fail(error)
+            return self._launching
+
+        self._relay.launches.ask(self._uid, begin)
+
+    def _answered(self) -> None:
+        if self._launching:
+            self._launching = False
+            self._relay.launches.done(self._uid)
+
     def _check_task(self) -> None:
         self._task = self._relay.open_task(self)
+        self._checked = True
         try:
             self._relay.spawner.check(self._task, self.key[1], self.credential, self._blob)
         except OSError as error:
@@ -333,6 +425,7 @@ class Job:
             return
         if self._task is None:
             self._task = self._relay.open_task(self)
+        self._checked = False
         try:
             self._relay.spawner.run(self._task, self.key[1], self.credential, self._blob, io.child_fds)
             self._io = io
@@ -348,23 +441,30 @@ class Job:
             self._relay.close_task(self._task)
             self._relay.spawner.kill(self._task, True)  # a check that was passed
             self._task = None
-        self.tell(events.TaskEnded(outcomes.not_started(f"gexecd has no means left: {error.strerror}")))
+        self._launching = False
+        self.tell(events.TaskEnded(no_room(error.strerror or "no memory")))
 
-    def task_started(self) -> None:
-        """The spawner says that the process runs."""
-        if self._io is not None:
-            self._io.started()
-        self.tell(events.TaskStarted())
+    def task_event(self, event: TaskEvent) -> None:
+        """The spawner says something of the process."""
+        self._answered()
+        if isinstance(event, messages.TaskStarted):
+            if self._io is not None:
+                self._io.started()
+            self.tell(events.TaskStarted())
+        elif isinstance(event, messages.TaskReady):
+            self.tell(events.TaskReady())
+        elif isinstance(event, messages.TaskEnded):
+            self._task_ended(events.TaskEnded(event.outcome, event.ending))
+        elif isinstance(event, messages.TaskRefused):
+            self._task_ended(events.TaskEnded(event.outcome))
+        else:
+            self.tell(events.TaskLeft(event.holders))
 
-    def task_ended(self, outcome: outcomes.Outcome) -> None:
-        """The spawner says that the process ended, or did not start."""
-        self._task = None
-        was_busy, self._busy = self._busy, True
-        if self._io is not None:
-            self._io.drain()
-        self._queue.append(events.TaskEnded(outcome))
+    def _task_ended(self, ended: events.TaskEnded) -> None:
         # What was left of the output and the end are one turn of the machine's.
-        if not was_busy:
+        self._behind_output.append(ended)
+        if not self._busy:
+            self._busy = True
             self._run_queue()
 
     # -- end ------------------------------------------------------------------------------
@@ -375,8 +475,17 @@ class Job:
             self._timer = None
         if self._task is not None:
             self._relay.close_task(self._task)
+            if self._checked:  # it will not start: the spawner need not keep it
+                self._relay.spawner.kill(self._task, True)
+                self._relay.spawner_asked()
+        self._answered()
         if self._io is not None:
             self._io.close()
+        # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
+        self._io = None
+        self._blob = b""
+        self.machine.release()
+        self._queue.clear()
         for number in list(self.children):
             self._drop_child(number)
         self._relay.job_finished(self)

@@ -29,9 +29,8 @@ def tcp_listeners(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
             except OSError as error:
                 if address == "::" and not addresses and error.errno != errno.EADDRINUSE:
                     continue  # a kernel without IPv6
-                hint = ": is another gexecd running? choose another port with -P" if port else ""
                 raise ConfigError(
-                    f"cannot listen on {address} port {port}: {error.strerror}{hint}"
+                    f"cannot listen on {address} port {port}: {_reason(error, port)}"
                 ) from error
             listeners.append(listener)
             port = listener.getsockname()[1]
@@ -40,6 +39,18 @@ def tcp_listeners(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
             listener.close()
         raise
     return listeners
+
+
+def _reason(error: OSError, port: int) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}: give --bind an address of this machine"
+    if error.errno == errno.EADDRINUSE and port:
+        return f"{error.strerror}: is another gexecd running? choose another port with -P"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine has no such address: `ip address` shows those that it has"
+    if error.errno == errno.EACCES and port:
+        return f"{error.strerror}: only root may listen on it, choose another port with -P"
+    return error.strerror or str(error)
 
 
 def _listener(address: str, port: int) -> socket.socket:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from itertools import count
 from typing import Final
 
 from gexec.core import events, frames
+from gexec.core.deadlines import SteadyClock
 from gexec.core.frames import Frame, Refused, Start, Submit
 from gexec.core.node import Node
 from gexec.core.root import Root
@@ -21,14 +23,16 @@ from gexec.daemon.complaints import Complaints, tell_faults
 from gexec.daemon.context import RelayContext
 from gexec.daemon.entry import Entry
 from gexec.daemon.job import Job
+from gexec.daemon.launches import Launches
 from gexec.errors import CredentialError, ProtocolError
 from gexec.host import memory
+from gexec.net.deadline import Deadline
 from gexec.net.link import Link
 from gexec.net.loop import run
 from gexec.net.pool import Pool
 from gexec.net.tls import link_contexts
 from gexec.proc import messages
-from gexec.proc.channel import RelayChannel
+from gexec.proc.channel import MessageLost, RelayChannel
 from gexec.security.keys import load_public_keys
 
 #: A root's key has this instead of a rank.
@@ -52,6 +56,10 @@ async def _serve(context: RelayContext) -> int:
     return await relay.stopped
 
 
+#: How long after a job what it left in memory is given back, if nothing runs then.
+_TIDY_S: Final = 6.0
+
+
 class Party:
     """Who speaks on one connection, and which of its channels belong to which job."""
 
@@ -73,6 +81,8 @@ class RelayService:
     def __init__(self, context: RelayContext) -> None:
         self.spawner = RelayChannel(context.channel_socket)
         self.stopped: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.clock = SteadyClock(asyncio.get_running_loop().time())
+        self.launches = Launches()
         self._context = context
         self._settings = context.settings
         self._log = context.log
@@ -83,6 +93,7 @@ class RelayService:
         self._pool = Pool(self, contexts)
         self._acceptor = Acceptor(self, context, contexts, self._complaints)
         self._jobs: dict[tuple[bytes, int], Job] = {}
+        self._roots = 0
         self._tasks: dict[int, Job] = {}
         self._parties: dict[Link, Party] = {}
         self._task_numbers = count(1)
@@ -90,7 +101,10 @@ class RelayService:
         self._draining = False
         self._spawner_writing = False
         self._beat: asyncio.TimerHandle | None = None
-        self._beat_at_s = 0.0
+        self._tidying: asyncio.TimerHandle | None = None
+        #: When it is due, in the clock's time, and how far the clock was behind when it came last.
+        self._beat_due_s = 0.0
+        self._beat_behind_s = 0.0
 
     def begin(self) -> None:
         """Start serving."""
@@ -109,7 +123,7 @@ class RelayService:
         self._acceptor.stop()
         for link in self._parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
-        self._loop.call_later(self._settings.drain_s, self._stop, 0)
+        Deadline(self._loop, self._settings.drain_s, partial(self._stop, 0))
         self._stop_if_idle()
 
     def _stop_if_idle(self) -> None:
@@ -142,12 +156,20 @@ class RelayService:
                 self._loop.remove_writer(self.spawner.fileno())
 
     def _spawner_writable(self) -> None:
-        self.spawner.flush()
+        try:
+            self.spawner.flush()
+        except OSError as error:
+            # Something that it was asked for is lost, and would never be answered.
+            self._log.error(f"the spawner cannot be asked ({error.strerror}): ending")
+            self._stop(1)
         self.spawner_asked()
 
     def _spawner_readable(self) -> None:
         try:
             event = self.spawner.receive()
+        except MessageLost as lost:
+            self._log.error(f"a message of the spawner could not be taken: {lost}")
+            return
         except (ConnectionError, ProtocolError) as error:
             if not self._draining:
                 self._log.error(f"the spawner is gone ({error}): ending")
@@ -158,22 +180,14 @@ class RelayService:
             self._spawner_event(event)
 
     def _spawner_event(self, event: messages.Event) -> None:
-        if isinstance(event, (messages.TaskEnded, messages.TaskRefused)):
-            job = self._tasks.pop(event.task, None)
-            if job is not None:
-                job.task_ended(event.outcome)
-        elif isinstance(event, messages.TaskStarted):
-            job = self._tasks.get(event.task)
-            if job is not None:
-                job.task_started()
-        elif isinstance(event, messages.TaskReady):
-            job = self._tasks.get(event.task)
-            if job is not None:
-                job.tell(events.TaskReady())
-        elif isinstance(event, messages.Certificates):
+        if isinstance(event, messages.Certificates):
             self._renew(event)
-        else:
+        elif isinstance(event, messages.AcceptedKeys):
             self._entry.reload(load_public_keys(event.pem))
+        else:
+            job = self._tasks.get(event.task)
+            if job is not None:
+                job.task_event(event)
 
     def _renew(self, event: messages.Certificates) -> None:
         contexts = link_contexts(event.key_pem, event.certificate_pem, event.authority_pem)
@@ -259,13 +273,13 @@ class RelayService:
 
     def _beat_within(self, delay_s: float) -> None:
         """See to it that the next heartbeat comes within this time."""
-        at_s = self._loop.time() + delay_s
+        due_s = self._loop.time() - self.clock.behind_s + delay_s
         if self._beat is not None:
-            if self._beat_at_s <= at_s:
+            if self._beat_due_s <= due_s:
                 return
             self._beat.cancel()
-        self._beat_at_s = at_s
-        self._beat = self._loop.call_at(at_s, self._heartbeat)
+        self._beat_due_s = due_s
+        self._beat = self._loop.call_at(due_s + self.clock.behind_s, self._heartbeat)
 
     def _heartbeat(self) -> None:
         """Ask silent peers whether they live; give up dead ones and idle links.
@@ -276,7 +290,10 @@ class RelayService:
         settings = self._settings
         next_s = settings.link_idle_s
         now_s = self._loop.time()
+        paused_s = self._paused_s(now_s)
         for link, party in list(self._parties.items()):
+            # While this process stood still nobody could be heard.
+            link.heard_s = min(now_s, link.heard_s + paused_s)
             silent_s = now_s - link.heard_s
             if not link.opened:
                 continue
@@ -291,14 +308,21 @@ class RelayService:
                     link.send(0, frames.Ping(0))
         self._beat_within(next_s)
 
+    def _paused_s(self, now_s: float) -> float:
+        """Return how long this process stood still since the last heartbeat."""
+        self.clock.now(now_s, self._beat_due_s)
+        before_s, self._beat_behind_s = self._beat_behind_s, self.clock.behind_s
+        return self.clock.behind_s - before_s
+
     # -- jobs -----------------------------------------------------------------------------
 
     def _refusal(self) -> Refused | None:
         """Return why no new job is taken just now, None if one is."""
         if self._draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        if len(self._jobs) >= self._settings.jobs_max:
-            return Refused(frames.REFUSED_BUSY, f"gexecd has {len(self._jobs)} jobs, its limit (jobs_max)")
+        ranks = len(self._jobs) - self._roots  # those are bounded by the clients there may be
+        if ranks >= self._settings.jobs_max:
+            return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
         return None
 
     def _start(self, link: Link, party: Party, channel: int, start: Start) -> None:
@@ -312,6 +336,7 @@ class RelayService:
             # A job that this version does not know must not end the link, and other jobs with it.
             link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
+        start.blob = self._entry.shared(start.credential, start.blob)
         if start.high > spec.ranks:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
         key = (credential.job_id, start.low)
@@ -325,6 +350,7 @@ class RelayService:
         if start.attach_only:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
+        self._tidy_later()
         refusal = self._refusal()
         if refusal is not None:
             link.answer(channel, refusal)
@@ -336,7 +362,7 @@ class RelayService:
             parent=parent,
             orphan_grace_s=self._settings.orphan_grace_s,
         )
-        job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob)
+        job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob, credential.uid)
         self._entry.keep(start.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
@@ -353,6 +379,7 @@ class RelayService:
         except (CredentialError, ProtocolError) as error:
             link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return
+        self._tidy_later()
         refusal = self._refusal()
         if credential.uid != party.uid:
             refusal = Refused(
@@ -373,7 +400,8 @@ class RelayService:
             blob=submit.blob,
             client=parent,
         )
-        job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob)
+        self._roots += 1
+        job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob, credential.uid)
         self._entry.keep(submit.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
@@ -384,10 +412,23 @@ class RelayService:
         place = "the root" if job.key[1] == ROOT else f"rank {job.key[1]}"
         self._log.error(f"{place} of job {job.key[0].hex()} failed: {type(error).__name__}: {error}")
 
+    def _tidy_later(self) -> None:
+        if self._tidying is None:
+            self._tidying = self._loop.call_later(_TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Give free memory back, if nothing runs; else after the next job."""
+        self._tidying = None
+        if not self._jobs:
+            self._entry.forget_known()
+            memory.trim()
+
     def job_finished(self, job: Job) -> None:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
+            self._roots -= job.key[1] == ROOT
             self._entry.release(job.credential)
+        self._tidy_later()
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:

@@ -11,7 +11,7 @@ from gexec.daemon.enrolment import enrol
 from gexec.daemon.spawner import Spawner
 from gexec.errors import GexecError
 from gexec.observe.log import Log
-from gexec.proc import identity
+from gexec.proc import clock, identity
 from gexec.proc.messages import Certificates
 
 _RETRY_S: Final = 60.0
@@ -32,17 +32,17 @@ class Renewal:
         self._in(max(_SOONEST_S, (expires_s - time.time()) / 2))
 
     def _in(self, wait_s: float) -> None:
-        self._spawner.loop.call_at(time.monotonic() + wait_s, self._renew)
+        self._spawner.loop.call_at(clock.now_s() + wait_s, self._renew)
 
     def _renew(self) -> None:
-        read, write = os.pipe()
+        ends: tuple[int, ...] = ()
         try:
+            read, write = ends = os.pipe()
             pid = os.fork()
         except OSError as error:
-            os.close(read)
-            os.close(write)
-            self._log.warning(f"certificate not renewed: {error.strerror}; trying again")
-            self._in(_RETRY_S)
+            for end in ends:
+                os.close(end)
+            self._again(error.strerror or "it cannot be asked for")
             return
         if pid == 0:
             self._ask(write)
@@ -60,7 +60,7 @@ class Renewal:
             enrolment = enrol(self._authd_socket, self._names, patience_s=1.0)
             with os.fdopen(write, "wb") as pipe:
                 pipe.write(b"\0".join((*enrolment[:3], b"%d" % enrolment.expires_s)))
-        except GexecError as error:
+        except (GexecError, OSError) as error:
             self._log.warning(f"certificate not renewed: {error}; trying again")
         finally:
             os._exit(0)
@@ -72,6 +72,15 @@ class Renewal:
         if not raw:
             self._in(_RETRY_S)
             return
-        key, certificate, authority, expires_s = raw.split(b"\0")  # PEM holds no NUL
+        try:
+            key, certificate, authority, expires = raw.split(b"\0")  # PEM holds no NUL
+            expires_s = float(expires)
+        except ValueError:
+            self._again("the answer was cut short")
+            return
+        self.before(expires_s)
         self._spawner.tell(Certificates(key, certificate, authority))
-        self.before(float(expires_s))
+
+    def _again(self, why: str) -> None:
+        self._log.warning(f"certificate not renewed: {why}; trying again")
+        self._in(_RETRY_S)

@@ -1,15 +1,20 @@
 """The relay's ends of one process's stdin, stdout and stderr.
 
 A short command is over before it pays to watch its pipes, so they are watched only after WATCH_S; when
-the spawner says that the process has ended they are read to their end at once.
+the spawner says that the process has ended they are read to their end at once (``next_piece``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import select
+import termios
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
+from typing import Final
 
 from gexec import limits
 from gexec.core import events
@@ -17,6 +22,7 @@ from gexec.core.frames import STDERR, STDOUT
 
 #: A command shorter than this costs no event-loop registration at all.
 WATCH_S = 0.02
+_INT: Final = Struct("i")
 
 
 class TaskIO:
@@ -104,20 +110,25 @@ class TaskIO:
             self._loop.remove_reader(fd)
 
     def _readable(self, stream: int) -> None:
+        event = self._read_once(stream)
+        if event is not None:
+            self._tell(event)
+
+    def _read_once(self, stream: int) -> events.Event | None:
+        """Return what one read of a stream gives: OutputRead, OutputClosed, or None for nothing now."""
         fd = self._outputs.get(stream)
         if fd is None:
-            return
+            return None
         try:
             data = os.read(fd, limits.READ_CHUNK_BYTES)
         except BlockingIOError:
-            return
+            return None
         except OSError:
             data = b""
         if data:
-            self._tell(events.OutputRead(stream, data))
-        else:
-            self._close_output(stream)
-            self._tell(events.OutputClosed(stream))
+            return events.OutputRead(stream, data)
+        self._close_output(stream)
+        return events.OutputClosed(stream)
 
     def read(self, stream: int, on: bool) -> None:
         """Go on, or stop, reading a stream."""
@@ -125,18 +136,30 @@ class TaskIO:
         if self._watching:
             self._set_watched(stream, on)
 
-    def drain(self) -> None:
-        """The process has ended: read what is there now, as far as there is room for it."""
+    def watch(self) -> None:
+        """The process has ended: watch what holds its output, from now on."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        self._watching = True
-        for stream in list(self._outputs):
-            # A pipe holds 64 KiB unless its owner changed that: one read and one more for the end.
-            for _ in range(3):
-                if stream in self._outputs and self._on[stream]:
-                    self._readable(stream)
-            self._set_watched(stream, self._on[stream])
+        self._watch()
+
+    def next_piece(self) -> events.Event | None:
+        """Read once what a stream holds that may be read; None when there is nothing more now."""
+        for stream, fd in list(self._outputs.items()):
+            # That nobody holds an empty pipe shows without reading it.
+            if (self._on[stream] or _at_end(fd)) and (event := self._read_once(stream)) is not None:
+                return event
+        return None
+
+    def unread(self) -> tuple[int, int]:
+        """Return how many bytes of stdout and stderr wait in pipes that may not be read now."""
+        return self._unread(STDOUT), self._unread(STDERR)
+
+    def _unread(self, stream: int) -> int:
+        fd = self._outputs.get(stream)
+        if fd is None or self._on[stream]:
+            return 0
+        (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+        return int(count)
 
     def _close_output(self, stream: int) -> None:
         self._set_watched(stream, False)
@@ -214,3 +237,10 @@ class TaskIO:
             self._timer = None
         self._end_stdin()
         self.close_output()
+
+
+def _at_end(fd: int) -> bool:
+    """Tell whether a pipe is empty and has no writer any more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(not happened & select.POLLIN for _, happened in poll.poll(0))

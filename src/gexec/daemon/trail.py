@@ -7,10 +7,24 @@ from typing import Final
 from gexec.core.outcome import Outcome
 from gexec.daemon.vetting import Admitted
 from gexec.observe.audit import AuditLog
-from gexec.proc.messages import LaunchSpec
+from gexec.proc.messages import LaunchSpec, TaskLeft
 
 _ARGUMENTS_MAX: Final = 32
 _ARGUMENT_MAX_BYTES: Final = 256
+
+
+class EndedTask:
+    """What the spawner keeps of a task that has ended: who is asked about what it left behind."""
+
+    __slots__ = ("helper_pid", "job_hex", "leaves", "rank", "told", "uid")
+
+    def __init__(self, launch: LaunchSpec, uid: int, helper_pid: int) -> None:
+        self.job_hex = launch.job_hex
+        self.rank = launch.rank
+        self.leaves = launch.leaves
+        self.uid = uid
+        self.told = False
+        self.helper_pid = helper_pid  # 0 = the spawner started it itself
 
 
 class Trail:
@@ -54,6 +68,20 @@ class Trail:
         """A rank has ended."""
         self._audit.write(
             "exit", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, outcome=outcome.describe()
+        )
+
+    def left(self, left: TaskLeft, task: EndedTask) -> None:
+        """A rank ended by itself and left processes behind; of many only some are named."""
+        self._audit.write(
+            "left",
+            task=left.task,
+            job=task.job_hex,
+            rank=task.rank,
+            uid=task.uid,
+            action="left alone" if task.leaves else "ended",
+            processes=left.processes,
+            holders=left.holders,
+            names=left.shown,
         )
 
 

@@ -27,6 +27,7 @@ from gexec.security.replay import ReplayCache
 AUDIENCE: Final = "gexec"
 #: Verified jobs kept for the next rank of the same job on this node, and for how long.
 _KNOWN_MAX: Final = 4
+_KNOWN_MAX_BYTES: Final = 8 * 1024 * 1024
 _KNOWN_S: Final = 5.0
 #: Account facts are read anew after this long: a lock or a new group takes effect.
 _ACCOUNT_S: Final = 30.0
@@ -94,11 +95,13 @@ class Admission:
         self._policy = policy
         self._started_s = started_s
         self._account_of = account_of
-        self._skew_s = skew_s
+        #: Seconds by which clocks may differ.
+        self.skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
         self._replay = ReplayCache() if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known_bytes = 0
         self._accounts: dict[int, tuple[float, Account | None]] = {}
 
     def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
@@ -106,6 +109,7 @@ class Admission:
         self._keys = keys
         self._policy = policy
         self._known.clear()
+        self._known_bytes = 0
         self._accounts.clear()
 
     def admit(
@@ -146,7 +150,7 @@ class Admission:
                 credential.job_id,
                 rank,
                 uid=credential.uid,
-                expires_s=credential.expires_s + self._skew_s,
+                expires_s=credential.expires_s + self.skew_s,
                 now_s=now_s,
             )
         return Admitted(credential, job, account, self._launch(known, rank))
@@ -161,7 +165,7 @@ class Admission:
             realm=self._realm,
             audience=AUDIENCE,
             now_s=now_s,
-            skew_s=self._skew_s,
+            skew_s=self.skew_s,
             ttl_max_s=self._ttl_max_s,
         )
         credentials.bound_to(credential, blob)
@@ -175,11 +179,25 @@ class Admission:
             job = JobSpec.decode(blob)
         except ProtocolError as error:
             raise CredentialError("malformed", str(error)) from error
-        known = _Known(blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self._skew_s))
+        known = _Known(blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self.skew_s))
+        self._drop(raw)
         self._known[raw] = known
-        if len(self._known) > _KNOWN_MAX:
-            self._known.popitem(last=False)
+        self._known_bytes += len(blob)
+        while len(self._known) > 1 and (
+            len(self._known) > _KNOWN_MAX or self._known_bytes > _KNOWN_MAX_BYTES
+        ):
+            self._drop(next(iter(self._known)))
         return known
+
+    def _drop(self, raw: bytes) -> None:
+        known = self._known.pop(raw, None)
+        if known is not None:
+            self._known_bytes -= len(known.blob)
+
+    def expire(self, now_s: float) -> None:
+        """Forget the verified jobs whose time is over (``now_s``: UNIX time)."""
+        for raw in [raw for raw, known in self._known.items() if known.until_s < now_s]:
+            self._drop(raw)
 
     def _check_target(self, name: bytes, credential: Credential) -> None:
         """Refuse a job that was signed for another node (attacks 18, 23, 24, 66)."""
@@ -233,6 +251,7 @@ class Admission:
             kill_grace_s=job.kill_grace_s,
             job_id=known.credential.job_id,
             rank=rank,
+            leaves=self._policy.leave_leftovers,
         )
 
 

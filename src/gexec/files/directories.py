@@ -199,23 +199,37 @@ def kind_of(above: int, name: bytes) -> str:
     return "a directory" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "something special"
 
 
+#: Why a call failed, and what to do.
 _REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "the system does not permit it",
-    errno.EISDIR: "there is a directory of that name",
-    errno.ENOTEMPTY: "there is a directory of that name",
-    errno.ENAMETOOLONG: "the name is too long for this file system",
-    errno.EFBIG: "the file is too large for this file system",
-    errno.EMFILE: "too many open files",
+    errno.ENOSPC: "the disk is full; free space there",
+    errno.EDQUOT: "the disk quota is used up; free space or raise the quota",
+    errno.EROFS: "the file system is read-only; mount it read-write",
+    errno.EACCES: "permission denied; copy as a user who may write there",
+    errno.EPERM: "the system does not permit it; see lsattr for an immutable flag, and who owns it",
+    errno.EISDIR: "there is a directory of that name; remove it first",
+    errno.ENOTEMPTY: "there is a directory of that name; remove it first",
+    errno.ENOTDIR: "a part of its path is not a directory; remove that first",
+    errno.ELOOP: "a part of its path is a symbolic link, and none is followed; remove that first",
+    errno.EEXIST: "something of that name came meanwhile; copy again",
+    errno.ENOENT: "its directory was removed meanwhile; copy again",
+    errno.ENAMETOOLONG: "the name is too long for this file system; shorten it",
+    errno.EFBIG: "the file is too large for this file system or the limit (ulimit -f); raise it",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this node; close some",
+    errno.EXDEV: "another file system is mounted on it; unmount it, or write its file where that is",
+    errno.EBUSY: "it is in use, as a mount point or by the system; unmount it first (see findmnt)",
+    errno.ETXTBSY: "it is a program that runs; end it first",
+    errno.EMLINK: "it has as many names as this file system allows; remove some",
+    errno.EIO: "the disk reports an input/output error; check the disk",
+    errno.ESTALE: "the file server does not know it any more; mount the file system again",
+    errno.EOPNOTSUPP: "this file system cannot do that; choose a destination on another one",
+    errno.EINVAL: "this file system does not take such a name or attribute; choose another destination",
 }
 
 
 def reason(error: OSError) -> str:
-    """Return why a call failed, in words."""
-    return _REASONS.get(error.errno or 0) or f"the system says: {error.strerror}"
+    """Return why a call failed and what to do, in words."""
+    return _REASONS.get(error.errno or 0) or f"the system reports: {error.strerror}"
 
 
 def _is_guarded(status: os.stat_result) -> bool:

@@ -260,7 +260,11 @@ def _open_destination(destination: str, *, make_parents: bool) -> int:
         raise GexecError(
             f"the destination {shown(os.fsencode(destination))} is missing (--parents makes it)"
         ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise GexecError(
+            f"the destination {shown(os.fsencode(destination))} is not a directory: remove what is there"
+        ) from error
     except OSError as error:
         raise GexecError(
-            f"the destination {shown(os.fsencode(destination))} cannot be used: {error.strerror}"
+            f"the destination {shown(os.fsencode(destination))} cannot be used: {reason(error)}"
         ) from error

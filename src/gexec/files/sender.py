@@ -14,7 +14,7 @@ import pwd
 import stat
 
 from gexec import limits
-from gexec.errors import UsageError
+from gexec.errors import ProtocolError, UsageError
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.reading import ShrunkError, content_digest, pieces
@@ -33,7 +33,8 @@ _GATHERED_BYTES = 128 * 1024
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
 #: How often a small file is read again when it changes meanwhile.
 _TRIES = 3
-_CHANGED = "it changed while it was read"
+_CHANGED = "it changed while it was read; copy it when nobody writes to it"
+_NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -86,7 +87,13 @@ def _distinct(roots: list[Root]) -> list[Root]:
     """Return the roots in the order of the stream, without those that another one brings along."""
     kept: list[Root] = []
     for root in sorted(roots, key=lambda root: root.name.split(b"/")):
-        check_path(root.name)
+        try:
+            check_path(root.name)
+        except ProtocolError as error:
+            raise UsageError(
+                f"{shown(root.path)}: its path is longer or deeper than can be copied; move it to a "
+                "shorter path"
+            ) from error
         above = kept[-1] if kept else None
         if above is not None and is_below(root.name.split(b"/"), above.name.split(b"/")):
             if root.path != above.path + root.name[len(above.name) :]:
@@ -137,14 +144,19 @@ class Sender:
                 self._skip(root.path, root.name, _reason(error))
                 continue
             try:
-                yield from self._node(above, base, root.path, root.name)
+                yield from self._node(above, base, root.path, root.name, is_named=True)
             finally:
                 os.close(above)
         self._gathered += self._encoder.end(self.problems)
         yield self._gathered
 
-    def _node(self, above: int, base: bytes, path: bytes, name: bytes) -> Iterator[Buffer]:
-        """Send one thing, whatever it is: ``base`` in the directory ``above``; ``path`` is for sentences."""
+    def _node(
+        self, above: int, base: bytes, path: bytes, name: bytes, is_named: bool = False
+    ) -> Iterator[Buffer]:
+        """Send one thing, whatever it is: ``base`` in the directory ``above``; ``path`` is for sentences.
+
+        ``is_named``: the user asked for it by name, so that its absence on the nodes is a failure.
+        """
         try:
             kind = stat.S_IFMT(os.lstat(base, dir_fd=above).st_mode)
             if kind == stat.S_IFREG:
@@ -153,9 +165,13 @@ class Sender:
                 yield from self._directory(above, base, path, name)
             elif kind == stat.S_IFLNK:
                 self._symlink(above, base, name)
+            elif is_named:
+                self._skip(
+                    path, name, f"it is {_KINDS.get(kind, 'a special file')}; only contents are copied"
+                )
             else:
                 # No failure; and receivers leave alone what they have there.
-                self._on_problem(f"{shown(path)}: {_KINDS.get(kind, 'something special')} is not copied")
+                self._on_problem(f"{shown(path)}: {_KINDS.get(kind, 'a special file')} is not copied")
                 self._gathered += self._encoder.skipped(name, "")
         except OSError as error:
             self._skip(path, name, _reason(error))
@@ -195,7 +211,7 @@ class Sender:
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EAGAIN, _CHANGED)
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if status.st_size <= _SMALL_BYTES:
                 self._small_file(descriptor, status, path, name)
             elif self._digests_only:
@@ -212,7 +228,8 @@ class Sender:
             if _same(before, status) and len(content) == status.st_size:
                 break
         else:
-            self._skip(path, name, _CHANGED)
+            # A file that is written to has another size or time than before; one of /proc has neither.
+            self._skip(path, name, _NO_SIZE if _same(before, status) else _CHANGED)
             return
         self._gathered += self._encoder.file(name, self._meta(status), len(content))
         hashed = ContentHash()
@@ -319,9 +336,20 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
     return before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns
 
 
+#: Why something cannot be read, and what to do.
+_REASONS = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "you may not read it; copy as a user who may",
+    errno.EPERM: "the system does not permit to read it; copy as a user who may",
+    errno.ELOOP: "it became something else meanwhile; copy again",
+    errno.ENOTDIR: "it, or a directory above it, became something else meanwhile; copy again",
+    errno.EIO: "the disk reports an input/output error; check the disk of this host",
+    errno.ESTALE: "its file server does not know it any more; mount the file system again",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this host; close some",
+    errno.ENAMETOOLONG: "its name is too long for the file system; shorten it",
+}
+
+
 def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return "there is no such file"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "you may not read it"
-    return f"it cannot be read: {error.strerror}"
+    return _REASONS.get(error.errno or 0) or f"it cannot be read: {error.strerror}"

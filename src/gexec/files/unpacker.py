@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from gexec.errors import GexecError, ProtocolError, UsageError
+from gexec.files.directories import reason
 from gexec.files.receiver import Receiver
 from gexec.render.text import shown
 
@@ -95,7 +96,7 @@ class Unpacker:
             if os.path.islink(path):
                 raise GexecError(f"{shown(os.fsencode(path))} is a symbolic link: remove it first") from None
         except OSError as error:
-            raise GexecError(f"{shown(os.fsencode(path))} cannot be made: {error.strerror}") from error
+            raise GexecError(f"{shown(os.fsencode(path))} cannot be made: {reason(error)}") from error
         return Receiver(
             path,
             self._options,

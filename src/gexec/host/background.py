@@ -29,7 +29,7 @@ def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs
         daemon: ``gexecd`` or ``authd``.
         socket: the path of its socket.
         log: as named by the administrator; empty = ``DAEMON.log`` in LOG_DIRECTORY for root, else
-            beside the socket. The directory is made if it is missing.
+            beside the socket. The directory is made if it is missing, but not the socket's.
         audit: as named; empty = ``DAEMON-audit.log`` beside the log.
 
     Raises:
@@ -40,7 +40,8 @@ def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs
     else:
         directory = LOG_DIRECTORY if os.geteuid() == 0 else os.path.dirname(os.path.abspath(socket))
     try:
-        os.makedirs(directory, mode=0o750, exist_ok=True)
+        if log or os.geteuid() == 0:
+            os.makedirs(directory, mode=0o750, exist_ok=True)
     except OSError as cause:
         raise ConfigError(f"cannot make {directory} for the log: {cause.strerror}") from cause
     return Logs(

@@ -23,6 +23,9 @@ AUTHD_SOCKET = "/run/gexec/authd.sock"
 PRIVATE_KEY = "/etc/auth_priv.pem"
 PUBLIC_KEY = "/etc/auth_pub.pem"
 REALM = "gexec"
+#: Values of [policy] leftovers.
+LEAVE = "leave"
+KILL = "kill"
 #: sockaddr_un holds 108 bytes with the terminating NUL.
 SOCKET_PATH_MAX_BYTES = 107
 REALM_MAX_BYTES = 64
@@ -44,11 +47,14 @@ class PolicySettings:
     allow_groups: tuple[str, ...] = ()
     deny_groups: tuple[str, ...] = ()
     jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
+    leftovers: str = LEAVE  #: what becomes of what a command leaves behind when it ends by itself
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_between(self, "uid_min", 0, 2**32 - 2)
         _check_between(self, "jobs_per_user_max", 1, limits.JOBS_MAX)
+        if self.leftovers not in (LEAVE, KILL):
+            raise ConfigError(f'leftovers = {self.leftovers[:80]!r}: expected "leave" or "kill"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +234,7 @@ _EXPECTED = {
     "bool": "true or false",
     "str": "a text in quotes",
     "tuple[str, ...]": "an array of texts",
+    "PolicySettings": "a table, [policy]",
 }
 
 
@@ -235,9 +242,9 @@ def _check_types(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         kind = str(each.type)
-        if kind not in _EXPECTED:
-            continue
-        if kind == "int":
+        if kind == "PolicySettings":  # a table of its own, which checks itself
+            right = isinstance(value, PolicySettings)
+        elif kind == "int":
             right = isinstance(value, int) and not isinstance(value, bool)
         elif kind == "float":
             right = isinstance(value, int | float) and not isinstance(value, bool)
@@ -245,6 +252,8 @@ def _check_types(settings: Any) -> None:
             right = isinstance(value, bool)
         elif kind == "str":
             right = isinstance(value, str) and "\0" not in value
+        elif kind != "tuple[str, ...]":  # a setting nobody checks would be taken as it comes
+            raise TypeError(f"{type(settings).__name__}.{each.name}: no check for values of type {kind}")
         else:
             right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
         if not right:

@@ -30,3 +30,15 @@ def settle() -> None:
         malloc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
     except AttributeError:
         pass  # a C library without mallopt (musl) does as it thinks best
+
+
+def trim() -> None:
+    """Give what is free back to the machine: a few milliseconds, so call it when nothing is to be done.
+
+    Large blocks leave gaps between small ones that live, which malloc keeps by itself.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # as above

@@ -12,6 +12,8 @@ from gexec.errors import ConfigError
 from gexec.host.config import SOCKET_PATH_MAX_BYTES
 from gexec.host.trusted import check_directories
 
+#: The only directory that is made for a socket: any other that is missing is probably misspelt.
+RUN_DIRECTORY = "/run/gexec"
 #: How long a daemon waits for another one that is just starting with the same socket.
 _LOCK_WAIT_S = 5.0
 
@@ -19,7 +21,8 @@ _LOCK_WAIT_S = 5.0
 def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024) -> socket.socket:
     """Return a listening SOCK_STREAM socket at ``path``, non-blocking and close-on-exec.
 
-    The directory is made (0755) if it is missing. It must belong to root or to the caller, and
+    The directory must be there; only /run/gexec is made (0755), because /run is empty after each
+    boot. It must belong to root or to the caller, and
     nobody else may write to it. A socket that a dead daemon left behind is replaced; a live one,
     another user's, and anything that is no socket is not.
 
@@ -66,6 +69,8 @@ def remove(path: str, what: str) -> None:
 
 def _prepare_directory(directory: str, what: str) -> None:
     if not os.path.lexists(directory):
+        if directory != RUN_DIRECTORY:
+            raise ConfigError(f"{what}: there is no {directory} for the socket: make it, or correct --socket")
         os.makedirs(directory, mode=0o755, exist_ok=True)
     status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode):

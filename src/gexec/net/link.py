@@ -1,8 +1,8 @@
 """A link: one connection in frames, for a TLS stream between daemons and a client's unix socket alike.
 
-Frames sent within one turn of the event loop go out in one write. Nothing is ever paused: what
-may be under way is bounded by the windows of the jobs (docs/protocol.md, Flow), so that a slow job
-never holds up another one on the same link.
+Frames sent within one turn of the event loop go out in one write. Who sends is never paused: what may
+be under way is bounded by the windows of the jobs (docs/protocol.md, Flow), so that a slow job never
+holds up another one on the same link. What a peer does not take yet waits here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from gexec.core import frames
 from gexec.core.frames import Frame
 from gexec.errors import ProtocolError
 from gexec.net import tls
+from gexec.net.deadline import Deadline
 from gexec.version import VERSION
 
 #: How long a frame that nobody waits for may wait for company.
 UNHURRIED_S: Final = 1.0
 #: All links of a process read into one buffer: the event loop fills and hands it over in one step.
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
-#: What may wait is bounded by the jobs' windows, not by the transport; the most that uvloop takes.
-_UNBOUNDED_BYTES: Final = 2**30
+#: TLS keeps what it encrypts in a buffer that never shrinks while the connection lives: it gets pieces of
+#: this size, and no more while as much waits there. A link that carried a large job then holds no megabytes.
+_PIECE_BYTES: Final = 256 * 1024
 #: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
@@ -87,6 +89,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
         self._pending: list[bytes] = []
+        #: The transport takes no more just now.
+        self._paused = False
         self._flushing = False
         self._unhurried: asyncio.TimerHandle | None = None
         self._closed = False
@@ -94,11 +98,16 @@ class Link:
         self._unread_bytes = 0
         self._accepted = accepted
         self._hello_s = hello_s
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Deadline | None = None
         if accepted:
-            self._deadline = self._loop.call_later(hello_s, self._no_hello)
+            self._deadline = Deadline(self._loop, hello_s, self._no_hello)
 
     # -- the connection -------------------------------------------------------------------
+
+    def expect_hello(self, within_s: float) -> None:
+        """Give a dialled peer, whose machine has answered, so long for TLS and its Hello."""
+        self._hello_s = within_s
+        self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
     def connected(self, transport: asyncio.Transport) -> None:
         """The connection is there, TLS included."""
@@ -106,13 +115,13 @@ class Link:
             transport.abort()
             return
         self.transport = transport
-        transport.set_write_buffer_limits(high=_UNBOUNDED_BYTES)
+        transport.set_write_buffer_limits(high=_PIECE_BYTES)
         self.heard_s = self._loop.time()
         if self._accepted:
             name = tls.peer_name(transport)
             self.label = f"{name} ({self.label})" if name else self.label
-        else:
-            self._deadline = self._loop.call_later(self._hello_s, self._no_hello)
+        elif self._deadline is None:
+            self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
 
     def received(self, data: bytes) -> None:
@@ -166,9 +175,33 @@ class Link:
         if self._unhurried is not None:
             self._unhurried.cancel()
             self._unhurried = None
-        if self._pending and self.transport is not None and not self._closed:
-            self.transport.write(b"".join(self._pending))
-        self._pending.clear()
+        if self.transport is None or self._closed:
+            self._pending.clear()
+        elif self._pending and not self._paused:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            if len(data) <= _PIECE_BYTES:
+                self.transport.write(data)
+            else:
+                self._write_pieces(self.transport, data)
+
+    def _write_pieces(self, transport: asyncio.Transport, data: bytes) -> None:
+        position = 0
+        while position < len(data) and not self._paused:
+            end = position + _PIECE_BYTES
+            transport.write(data[position:end])
+            position = end
+        if position < len(data):
+            self._pending.append(data[position:])
+
+    def pause(self) -> None:
+        """The peer does not take what was written: write no more for now."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """It takes more again."""
+        self._paused = False
+        self._flush()
 
     def _connection_frame(self, frame: Frame) -> None:
         if isinstance(frame, frames.Hello):
@@ -205,8 +238,11 @@ class Link:
         if self._closed:
             return
         self._reason = self._reason or text
+        self._paused = False
         self._flush()
         if self.transport is not None:
+            if self._pending:
+                self.transport.write(b"".join(self._pending))
             self.transport.close()
         self._end()
 
@@ -241,6 +277,12 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._link.received(bytes(_BUFFER[:nbytes]))
+
+    def pause_writing(self) -> None:
+        self._link.pause()
+
+    def resume_writing(self) -> None:
+        self._link.resume()
 
     def eof_received(self) -> bool:
         return False

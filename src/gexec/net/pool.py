@@ -15,6 +15,7 @@ import socket
 from gexec import limits
 from gexec.core import frames
 from gexec.net import tls
+from gexec.net.deadline import Deadline
 from gexec.net.link import Link, LinkOwner
 from gexec.net.tls import LinkContexts
 
@@ -26,7 +27,7 @@ class Pool:
         self.contexts = contexts
         self._owner = owner
         self._links: dict[tuple[str, str], Link] = {}
-        self._dials: set[asyncio.Task[None]] = set()
+        self._dials: dict[Link, asyncio.Task[None]] = {}
 
     def get(self, name: str, address: str, timeout_s: float) -> Link:
         """Return the link to a node, dialling it if there is none.
@@ -54,9 +55,8 @@ class Pool:
         link = Link(self._owner, frames.FROM_CHILD, label, source=label)
         link.give_up_s = now_s + timeout_s
         self._links[key] = link
-        task = asyncio.get_running_loop().create_task(self._dial(link, name, host, port, timeout_s))
-        self._dials.add(task)
-        task.add_done_callback(self._dials.discard)
+        dial = self._dial(link, name, host, port, timeout_s)
+        self._dials[link] = asyncio.get_running_loop().create_task(dial)
         return link
 
     async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
@@ -73,6 +73,7 @@ class Pool:
                 link.abort(f"no answer within {timeout_s:g} s")
                 return
             link.give_up_s = loop.time() + _patience_s(timeout_s)
+            link.expect_hello(_patience_s(timeout_s))
             # The machine is there, and somebody listens: from here on it may be slow, but not dead.
             self._owner.link_reached(link)
             await loop.create_connection(
@@ -80,16 +81,21 @@ class Pool:
                 sock=sock,
                 ssl=self.contexts.dial,
                 server_hostname=name,
-                ssl_handshake_timeout=_patience_s(timeout_s),
+                # The link's own deadline comes first: it sees pauses of this process.
+                ssl_handshake_timeout=_patience_s(timeout_s) + tls.HANDSHAKE_BACKSTOP_S,
             )
         except (OSError, ValueError) as error:
             link.abort(tls.failure(error))
         finally:
+            self._dials.pop(link, None)
             if link.transport is None and sock is not None:
                 sock.close()
 
     def forget(self, link: Link) -> None:
-        """Drop a link that has ended."""
+        """Drop a link that has ended, and stop dialling it."""
+        dial = self._dials.pop(link, None)
+        if dial is not None and dial is not asyncio.current_task():
+            dial.cancel()
         for key, known in list(self._links.items()):
             if known is link:
                 del self._links[key]
@@ -109,16 +115,16 @@ async def _connect(sock: socket.socket, address: tuple[str, int], timeout_s: flo
         loop = asyncio.get_running_loop()
         answered = asyncio.Event()
         loop.add_writer(sock, answered.set)
+        deadline = Deadline(loop, timeout_s, answered.set)
         try:
-            async with asyncio.timeout(timeout_s):
-                await answered.wait()
-        except TimeoutError:
-            # Who got no processor time for so long hears of the time-out before the answer.
-            if not _is_connected(sock):
-                raise
+            await answered.wait()
         finally:
+            deadline.cancel()
             loop.remove_writer(sock)
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        # The answer may have come after all, if both were there at once.
+        if not error and not _is_connected(sock):
+            raise TimeoutError
     if error:
         raise OSError(error, os.strerror(error))
 

@@ -10,6 +10,10 @@ import asyncio
 import os
 import ssl
 from dataclasses import dataclass
+from typing import Final
+
+#: What the event loop's own limit of a handshake adds to the link's, which comes first.
+HANDSHAKE_BACKSTOP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)

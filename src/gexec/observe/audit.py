@@ -11,6 +11,11 @@ from typing import Final
 from gexec.observe.log import Log, printable
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
+#: What a line has of one text, in bytes or characters, and of one list: a line stays below 1 MiB.
+FIELD_MAX: Final = 1024
+ITEMS_MAX: Final = 33
+#: The mark of what was cut off.
+_MARK_MAX: Final = 40
 
 
 class AuditLog:
@@ -85,11 +90,17 @@ def _json(value: object) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, bytes):
-        return _quoted(value.decode("utf-8", "backslashreplace"))
+        shown = value if len(value) <= FIELD_MAX else value[:FIELD_MAX] + b"... (%d bytes)" % len(value)
+        return _quoted(shown.decode("utf-8", "backslashreplace"))
     if isinstance(value, (list, tuple)):
-        return f"[{','.join([_json(item) for item in value])}]"
+        items = [_json(item) for item in value[:ITEMS_MAX]]
+        if len(value) > ITEMS_MAX:
+            items.append(f'"... ({len(value)} in all)"')
+        return f"[{','.join(items)}]"
     return _ENCODER.encode(value).replace("\x7f", "\\u007f")
 
 
 def _quoted(text: str) -> str:
+    if len(text) > FIELD_MAX + _MARK_MAX:
+        text = f"{text[:FIELD_MAX]}... ({len(text)} characters)"
     return encode_basestring_ascii(printable(text))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from typing import Final
+
+#: Characters of one entry; peers and users have a say in some of them.
+LINE_MAX: Final = 4096
 
 
 def printable(text: str) -> str:
@@ -53,6 +57,8 @@ class Log:
 
     def _write(self, level: str, text: str) -> None:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        if len(text) > LINE_MAX:
+            text = f"{text[:LINE_MAX]}... ({len(text)} characters)"
         line = f"{moment} {self.name}[{os.getpid()}] {level}: {printable(text)}\n"
         try:
             os.write(self._fd, line.encode("utf-8", "backslashreplace"))

@@ -16,6 +16,7 @@ import socket
 from collections import deque
 from typing import Final
 
+from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.proc import messages
 from gexec.proc.messages import Event, Message, Request
@@ -28,13 +29,36 @@ _DATAGRAM_BYTES: Final = _HEAD_BYTES + messages.INLINE_MAX_BYTES
 # Plain integers: arithmetic of the enum's members makes new members at each call.
 _SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
 _RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC)
-_CUT: Final = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+_TRUNCATED: Final = int(socket.MSG_TRUNC)
+_DESCRIPTORS_CUT: Final = int(socket.MSG_CTRUNC)
 _MEMFD_FLAGS: Final = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 #: Messages taken in one go, so that a peer that never pauses does not keep the caller from the rest.
 _BUFFER_BYTES: Final = 1024 * 1024
+#: What a helper may leave unread in the spawner, beside its socket's buffer. All launches that may be under
+#: way find room, however small that buffer is: a helper that is slow costs nobody a rank. And some
+#: signals to each task of a node, which bring neither payload nor descriptors.
+_UNREAD_MAX: Final = 4 * limits.JOBS_MAX
+_UNREAD_FDS_MAX: Final = _FDS_MAX * limits.LAUNCHES_UNDER_WAY_MAX
+_UNREAD_BYTES_MAX: Final = _DATAGRAM_BYTES * limits.LAUNCHES_UNDER_WAY_MAX
 #: What a full socket or a short-lived shortage says: try again when it is writable.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+
+
+class MessageLost(Exception):
+    """A message came, but not all of it could be taken: this process is out of descriptors or memory.
+
+    It is the receiver's own shortage, so the peer is not to blame; the message is gone.
+
+    Attributes:
+        kind, task, value: of its head.
+    """
+
+    def __init__(self, kind: int, task: int, value: int, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+        self.task = task
+        self.value = value
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -52,13 +76,25 @@ class Endpoint:
         sock: a connected SOCK_SEQPACKET socket; the endpoint owns it from now on.
         queued_max: messages that may wait for a peer that does not read; one more raises
             ProtocolError, since such a peer is not a gexec process any more.
+        queued_fds_max: descriptors that may wait with them; one more raises OSError.
+        queued_bytes_max: bytes that messages with a payload may make the queue hold; None = any number.
     """
 
-    def __init__(self, sock: socket.socket, queued_max: int = 65_536) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        queued_max: int = 65_536,
+        queued_fds_max: int = 65_536,
+        queued_bytes_max: int | None = None,
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._queued_max = queued_max
+        self._queued_fds_max = queued_fds_max
+        self._queued_fds = 0
+        self._queued_bytes_max = queued_bytes_max
+        self._queued_bytes = 0
 
     def fileno(self) -> int:
         """Return the socket's descriptor, for a poller."""
@@ -78,6 +114,10 @@ class Endpoint:
         """Send a message now or queue it; never blocks. The caller keeps its own fds.
 
         A peer that is gone is not told here but by ``receive``.
+
+        Raises:
+            ProtocolError: the peer leaves too much unread.
+            OSError: no descriptor or memory for this message, or too many wait already: it was not sent.
         """
         payload, flags, fds, memfd = message.payload, 0, message.fds, -1
         if len(payload) > messages.INLINE_MAX_BYTES:
@@ -88,21 +128,35 @@ class Endpoint:
             if self._queue or not self._sent(data, fds):
                 if len(self._queue) >= self._queued_max:
                     raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
+                if self._is_over(len(fds), len(data) if payload else 0):
+                    raise OSError(errno.EAGAIN, "it has not taken up what it was sent before")
                 # The caller closes its own after the call, so the queue keeps copies.
-                copies = tuple([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds])
-                self._queue.append((data, copies))
+                self._queue.append((data, _copies(fds)))
+                self._queued_fds += len(fds)
+                self._queued_bytes += len(data)
         finally:
             if memfd >= 0:
                 os.close(memfd)
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send what waits, as far as the socket takes it.
+
+        Raises:
+            OSError: a message cannot be sent at all, and is given up.
+        """
         while self._queue:
             data, fds = self._queue[0]
-            if not self._sent(data, fds):
+            sent = True
+            try:
+                sent = self._sent(data, fds)
+            finally:
+                if sent:
+                    self._queue.popleft()
+                    self._queued_fds -= len(fds)
+                    self._queued_bytes -= len(data)
+                    _close_all(fds)
+            if not sent:
                 return
-            self._queue.popleft()
-            _close_all(fds)
 
     def receive(self) -> Message | None:
         """Return the next message; None when there is none.
@@ -113,6 +167,7 @@ class Endpoint:
         Raises:
             ConnectionError: the peer closed the channel (after all that it said was returned).
             ProtocolError: it said something that is not a message.
+            MessageLost: it said something that this process has no room for.
         """
         try:
             return self._received()
@@ -125,6 +180,13 @@ class Endpoint:
             _close_all(fds)
         self._queue.clear()
         self._sock.close()
+
+    def _is_over(self, fds: int, size: int) -> bool:
+        """Tell whether so much more, with a payload or descriptors, is too much for the queue."""
+        if fds and self._queued_fds + fds > self._queued_fds_max:
+            return True
+        most = self._queued_bytes_max
+        return most is not None and size > 0 and self._queued_bytes + size > most
 
     def _sent(self, data: bytes, fds: tuple[int, ...]) -> bool:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -150,14 +212,21 @@ class Endpoint:
         try:
             if not data:
                 raise ConnectionResetError("the peer closed the channel")
-            if flags & _CUT or len(data) < _HEAD_BYTES:
-                raise ProtocolError(f"a message of {len(data)} bytes or its descriptors were cut")
+            if flags & _TRUNCATED or len(data) < _HEAD_BYTES:
+                raise ProtocolError(f"a message of {len(data)} bytes was cut")
             kind_, flags_, task, value = messages.HEAD.unpack_from(data)
+            if flags & _DESCRIPTORS_CUT:
+                if len(fds) >= _FDS_MAX:
+                    raise ProtocolError(f"message {kind_} brings more than {_FDS_MAX} file descriptors")
+                raise MessageLost(kind_, task, value, os.strerror(errno.EMFILE))
             payload = data[_HEAD_BYTES:]
             if flags_ == messages.FLAG_MEMFD and fds and not payload:
                 memfd = fds.pop()
                 try:
                     payload = _unsealed(memfd)
+                except (OSError, MemoryError) as error:
+                    why = error.strerror if isinstance(error, OSError) else None
+                    raise MessageLost(kind_, task, value, why or os.strerror(errno.ENOMEM)) from error
                 finally:
                     os.close(memfd)
             elif flags_:
@@ -254,7 +323,12 @@ class HelperPort:
     """The spawner's end of the channel to a helper."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.endpoint = Endpoint(sock, queued_max=1024)
+        self.endpoint = Endpoint(
+            sock,
+            queued_max=_UNREAD_MAX,
+            queued_fds_max=_UNREAD_FDS_MAX,
+            queued_bytes_max=_UNREAD_BYTES_MAX,
+        )
 
     def receive(self) -> Event | None:
         """Return the next event, None if there is none now."""
@@ -316,6 +390,17 @@ def _unsealed(memfd: int) -> bytes:
         chunks.append(chunk)
         position += len(chunk)
     return b"".join(chunks)
+
+
+def _copies(fds: tuple[int, ...]) -> tuple[int, ...]:
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3))
+    except OSError:
+        _close_all(tuple(copies))
+        raise
+    return tuple(copies)
 
 
 def _close_all(fds: tuple[int, ...]) -> None:

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterable
+from stat import S_ISFIFO
 from typing import Final, NamedTuple
 
 #: One read: 65536 bytes hold the pids of some 9000 children.
 _READ_BYTES: Final = 64 * 1024
 _ENVIRON_MAX_BYTES: Final = 2 * 1024 * 1024
+#: Descriptors of one process that are looked at.
+_FDS_MAX: Final = 1024
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 #: Rounds of looking for children that were forked while the tree was being stopped.
 _STOP_ROUNDS_MAX: Final = 12
 
@@ -50,12 +56,19 @@ class Children:
 
 
 class Stat(NamedTuple):
-    """What is used of /proc/PID/stat."""
+    """What is used of /proc/PID/stat. ``born`` is when it was started, as in ``ticks``."""
 
     parent: int
     group: int
     session: int
     state: str
+    born: int
+    name: str
+
+
+def ticks() -> int:
+    """Return the time since boot in the kernel's clock ticks, which processes' starts are given in."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
 
 
 def stat_of(pid: int) -> Stat | None:
@@ -71,11 +84,13 @@ def stat_of(pid: int) -> Stat | None:
     finally:
         os.close(fd)
     # The command's name is in parentheses and may hold anything, parentheses too.
-    behind = raw.rfind(b")") + 2
-    fields = raw[behind:].split()
-    if len(fields) < 4:
+    begin, end = raw.find(b"(") + 1, raw.rfind(b")")
+    fields = raw[end + 2 :].split()
+    if len(fields) < 20:
         return None
-    return Stat(int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode("ascii", "replace"))
+    name = raw[begin:end].decode("utf-8", "backslashreplace")
+    state = fields[0].decode("ascii", "replace")
+    return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name)
 
 
 def children_of(pid: int) -> list[int]:
@@ -127,6 +142,33 @@ def environ_of(pid: int) -> list[bytes]:
         return []
     finally:
         os.close(fd)
+
+
+def pipe_inodes(fds: Iterable[int]) -> frozenset[int]:
+    """Return the inodes of those of this process's descriptors that are pipes."""
+    states = [os.fstat(fd) for fd in fds]
+    return frozenset([state.st_ino for state in states if S_ISFIFO(state.st_mode)])
+
+
+def pipes_of(pid: int) -> set[int]:
+    """Return the inodes of the pipes that a process holds; empty if that cannot be read.
+
+    Of a process with more than 1024 descriptors the others are not looked at.
+    """
+    found: set[int] = set()
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return found
+    for name in names[:_FDS_MAX]:
+        try:
+            target = os.readlink(f"{directory}/{name}")
+        except OSError:
+            continue  # closed meanwhile
+        if target.startswith("pipe:["):
+            found.add(int(target[6:-1]))
+    return found
 
 
 def uid_of(pid: int) -> int | None:

@@ -12,37 +12,57 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
+from gexec.core.deadlines import wake_s
 from gexec.errors import ProtocolError
-from gexec.proc import channel, identity
-from gexec.proc.channel import HelperPort, SpawnerPort
+from gexec.proc import channel, clock, identity, starting
+from gexec.proc.channel import HelperPort, MessageLost, SpawnerPort
 from gexec.proc.launcher import Launcher
-from gexec.proc.messages import Event, ForgetTask, KillTask, Launch, Request, SignalTask
+from gexec.proc.messages import LAUNCH, Event, ForgetTask, KillTask, Launch, Request, SignalTask, TaskRefused
 
 #: A helper without tasks ends after this long.
 IDLE_S: Final = 300.0
 
 
 def fork_helper(
-    uid: int, gid: int, groups: Sequence[int], *, idle_s: float = IDLE_S
+    uid: int,
+    gid: int,
+    groups: Sequence[int],
+    *,
+    idle_s: float = IDLE_S,
+    descriptors: int | None = None,
 ) -> tuple[int, HelperPort]:
     """Fork a helper for this user; return its pid and the spawner's end of its channel.
 
     Must be called from a single-threaded process. The child closes every descriptor it inherits,
     the relay's channel first of all, before it becomes the user.
+
+    Raises:
+        OSError: there is no descriptor, process or memory for it.
     """
     ours, theirs = channel.pair()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
     if pid == 0:
-        _be_helper(theirs, uid, gid, groups, idle_s)
+        _be_helper(theirs, uid, gid, groups, idle_s, descriptors)
     theirs.close()
     return pid, HelperPort(ours)
 
 
-def _be_helper(sock: socket.socket, uid: int, gid: int, groups: Sequence[int], idle_s: float) -> NoReturn:
+def _be_helper(
+    sock: socket.socket,
+    uid: int,
+    gid: int,
+    groups: Sequence[int],
+    idle_s: float,
+    descriptors: int | None,
+) -> NoReturn:
     status = 70
     try:
         signal.set_wakeup_fd(-1)
@@ -52,6 +72,8 @@ def _be_helper(sock: socket.socket, uid: int, gid: int, groups: Sequence[int], i
         fd = sock.detach()
         identity.close_inherited([fd])
         identity.null_stdio()
+        if descriptors is not None:
+            identity.limit_descriptors(descriptors)
         os.setsid()
         os.chdir("/")
         os.umask(0o077)
@@ -79,15 +101,14 @@ class _Helper:
         self._gone = False
 
     def loop(self) -> None:
-        idle_since_s = time.monotonic()
+        idle_since_s = clock.now_s()
         while not self._gone:
-            now_s = time.monotonic()
             if self._busy():
-                idle_since_s = now_s
+                idle_since_s = clock.now_s()
             deadline_s = self._launcher.next_deadline_s()
             until_s = idle_since_s + self._idle_s if deadline_s is None else deadline_s
-            self._poll(max(0.0, until_s - now_s), with_channel=True)
-            if not self._busy() and time.monotonic() - idle_since_s >= self._idle_s:
+            self._poll(until_s, with_channel=True)
+            if not self._busy() and clock.now_s() - idle_since_s >= self._idle_s:
                 return
         self._leave()
 
@@ -99,16 +120,18 @@ class _Helper:
         self._launcher.end_all(now=False)
         while not self._launcher.settled:
             deadline_s = self._launcher.next_deadline_s()
-            now_s = time.monotonic()
-            self._poll(0.1 if deadline_s is None else max(0.0, deadline_s - now_s), with_channel=False)
+            self._poll(clock.now_s() + 0.1 if deadline_s is None else deadline_s, with_channel=False)
 
-    def _poll(self, timeout_s: float, with_channel: bool) -> None:
+    def _poll(self, until_s: float, with_channel: bool) -> None:
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         endpoint = self._port.endpoint
         if with_channel:
             poller.register(endpoint, select.POLLIN | (select.POLLOUT if endpoint.wants_write else 0))
-        for fd, _ in poller.poll(int(timeout_s * 1000) + 1):
+        until_s = wake_s(clock.now_s(), until_s)
+        ready = poller.poll(int(max(0.0, until_s - clock.now_s()) * 1000) + 1)
+        clock.awake(until_s)
+        for fd, _ in ready:
             if fd == self._wake_read:
                 os.read(fd, 4096)
                 self._launcher.reap()
@@ -120,11 +143,21 @@ class _Helper:
         try:
             self._port.endpoint.flush()
             request = self._port.receive()
+        except MessageLost as lost:
+            if lost.kind == LAUNCH:
+                self._tell(TaskRefused(lost.task, starting.no_room(str(lost))))
+            return
         except (ConnectionError, ProtocolError):
             self._gone = True
             return
-        if request is not None:
+        if request is None:
+            return
+        try:
             self._handle(request)
+        except Exception as error:
+            # Trouble with one task is that task's: the user's others go on.
+            if isinstance(request, Launch):
+                self._tell(TaskRefused(request.task, starting.unexpected(error)))
 
     def _handle(self, request: Request) -> None:
         if isinstance(request, Launch):

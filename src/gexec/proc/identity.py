@@ -107,12 +107,21 @@ def close_inherited(keep: Sequence[int]) -> None:
                 pass
 
 
-def raise_descriptors(wanted: int) -> None:
-    """Raise this process's limit of descriptors to ``wanted``, or as near as it may."""
+def raise_descriptors(wanted: int) -> int:
+    """Raise this process's soft limit of descriptors to ``wanted`` or near it; return the old one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return soft
+
+
+def limit_descriptors(soft: int) -> int:
+    """Set this process's soft limit of descriptors, which may be below what is open; return the old one."""
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != before:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return before
 
 
 def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:

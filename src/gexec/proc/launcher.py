@@ -6,25 +6,28 @@ no event loop of its own: the owner calls ``reap`` after SIGCHLD and ``tick`` wh
 
 The process must be a child subreaper (``proc.identity.become_subreaper``): whatever a task leaves
 behind then becomes a child of this process, is found among its children (``proc.leftovers``), and
-is ended.
+is left alone or ended.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from gexec.core import outcome
 from gexec.core.deadlines import earlier
 from gexec.core.outcome import Outcome
 from gexec.limits import LINGER_S
-from gexec.proc import descendants, starting
+from gexec.proc import clock, descendants, starting
 from gexec.proc.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.proc.messages import Event, LaunchSpec, TaskEnded, TaskReady, TaskRefused, TaskStarted
 from gexec.proc.starting import Refusal
-from gexec.proc.task import Task
+from gexec.proc.task import Task, mark_of
+
+#: Signals that ask for an end: a task that ends after one of them has not ended by itself.
+_ENDS: Final = frozenset([signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM])
 
 
 class Launcher:
@@ -34,7 +37,8 @@ class Launcher:
         emit: called with each event.
         other_ended: called with (pid, wait status) of a reaped child that is no task.
         not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
-        linger_s: how long leftovers of an ended task may live.
+        linger_s: when it is told what a task left behind that ended by itself; see ``Leftovers``.
+        descriptors: the soft limit of descriptors that tasks get; None = this process's own.
     """
 
     def __init__(
@@ -44,12 +48,15 @@ class Launcher:
         other_ended: Callable[[int, int], None] | None = None,
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
+        descriptors: int | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
+        self._uid = os.geteuid()
+        self._descriptors = descriptors
         self._tasks: dict[int, Task] = {}
         self._by_pid: dict[int, Task] = {}
-        self._leftovers = Leftovers(self._by_pid, not_orphans, linger_s)
+        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
 
     @property
     def tasks(self) -> int:
@@ -74,16 +81,26 @@ class Launcher:
             if number in self._tasks:
                 self._emit(TaskRefused(number, outcome.not_started("the task number is in use")))
                 return
-            pid = starting.spawn(spec, fds)
+            since = descendants.ticks()
+            outputs = descendants.pipe_inodes(fds[1:])
+            pid = starting.spawn(spec, fds, self._descriptors)
         except Refusal as refusal:
             self._emit(TaskRefused(number, refusal.outcome))
             return
         finally:
             for fd in fds:
                 os.close(fd)
-        task = Task(number, pid, spec)
+        task = Task(
+            number,
+            pid,
+            mark_of(spec.job_id, spec.rank),
+            uid=self._uid,
+            since=since,
+            kill_grace_s=spec.kill_grace_s,
+            leaves=spec.leaves,
+        )
+        task.outputs = outputs
         self._tasks[number] = self._by_pid[pid] = task
-        self._leftovers.task_started(task)
         self._emit(TaskStarted(number, pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
@@ -98,48 +115,67 @@ class Launcher:
     # -- signals and ends --------------------------------------------------------------------
 
     def signal(self, number: int, signum: int) -> None:
-        """Send a signal to the task's process group; nothing if it has ended."""
+        """Send a signal to the task's process group.
+
+        One that asks for its end (INT, TERM, HUP, QUIT, KILL) ends what it left behind if it has
+        ended already.
+        """
         task = self._tasks.get(number)
         if task is not None:
+            task.signalled = task.signalled or signum in _ENDS
             _signal_group(task.pid, signum)
+        elif signum in _ENDS:
+            self.kill(number, signum == signal.SIGKILL)
 
     def kill(self, number: int, now: bool) -> None:
-        """End a task: HUP, TERM and CONT to all its processes, KILL after its grace; or KILL at once."""
+        """End a task: HUP, TERM and CONT to all its processes, KILL after its grace; or KILL at once.
+
+        Of a task that has ended it ends what was left behind, while the task is remembered.
+        """
         task = self._tasks.get(number)
         if task is not None:
+            self._leftovers.survey()
             self._end(task, now)
+        else:
+            self._leftovers.end_past(number, now, clock.now_s())
+            self.tick()
 
     def forget(self, number: int) -> None:
         """Emit no more events of a task and leave it, and what it leaves behind, alone."""
-        task = self._tasks.pop(number, None) or self._leftovers.past_task(number)
+        task = self._tasks.pop(number, None)
         if task is not None:
             task.detached = True
             task.hard_at_s = None
-            self._leftovers.spare(task)
+            self._leftovers.forget(task)
+        else:
+            self._leftovers.forget_past(number)
 
     def end_all(self, now: bool) -> None:
         """End every attached task."""
+        self._leftovers.survey()
         for task in list(self._tasks.values()):
             self._end(task, now)
         if now:
-            self._leftovers.hurry(time.monotonic())
+            self._leftovers.hurry(clock.now_s())
             self.tick()
 
-    def hunt(self, uid: int, spared: set[tuple[bytes, ...]]) -> None:
-        """End what a user's dead helper left behind, but for detached tasks (their marks).
+    def lost(
+        self, tasks: Iterable[Task], left_marks: Iterable[tuple[bytes, bytes]], left_pids: Iterable[int]
+    ) -> None:
+        """Take over what a user's dead helper had: end its tasks, leave alone what it left alone.
 
-        Call it after the helper was reaped: its tasks are then children of this process.
+        Call it from ``other_ended``, which tells that the helper was reaped: its children are then
+        children of this process.
         """
-        self._leftovers.hunt(uid, spared)
-        self.tick()
+        self._leftovers.lost(tasks, left_marks, left_pids)
 
     def _end(self, task: Task, now: bool) -> None:
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         if now:
             task.hard_at_s = now_s
             self._kill_hard(task)
         elif task.hard_at_s is None:
-            task.hard_at_s = now_s + task.spec.kill_grace_s
+            task.hard_at_s = now_s + task.kill_grace_s
             for signum in GENTLE:
                 _signal_group(task.pid, signum)
             self._signal_outside_group(task)
@@ -166,8 +202,9 @@ class Launcher:
 
     def reap(self) -> None:
         """Collect every child that has ended; emits TaskEnded. Call it after SIGCHLD."""
+        now_s = clock.now_s()
+        others: list[tuple[int, int]] = []
         reaped = False
-        now_s = time.monotonic()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -179,16 +216,22 @@ class Launcher:
             self._leftovers.reaped(pid)
             task = self._by_pid.pop(pid, None)
             if task is None:
-                if self._other_ended is not None:
-                    self._other_ended(pid, status)
-                continue
-            task.ended_s = now_s
-            self._leftovers.task_ended(task)
-            if not task.detached:
-                del self._tasks[task.number]
-                self._emit(TaskEnded(task.number, _outcome(status)))
+                others.append((pid, status))
+            else:
+                self._ended(task, status, now_s)
+        if self._other_ended is not None:
+            for pid, status in others:
+                self._other_ended(pid, status)
         if reaped:
-            self._leftovers.survey(now_s)
+            self._leftovers.settle(now_s)
+
+    def _ended(self, task: Task, status: int, now_s: float) -> None:
+        task.ended_s = now_s
+        task.until = descendants.ticks()
+        self._leftovers.task_ended(task)
+        if not task.detached:
+            del self._tasks[task.number]
+            self._emit(TaskEnded(task.number, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 
@@ -201,7 +244,7 @@ class Launcher:
 
     def tick(self) -> None:
         """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""
-        now_s = time.monotonic()
+        now_s = clock.now_s()
         for task in list(self._by_pid.values()):
             if task.hard_at_s is not None and task.hard_at_s <= now_s:
                 self._kill_hard(task)

@@ -6,11 +6,11 @@ import heapq
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gexec.core.deadlines import earlier
+from gexec.core.deadlines import earlier, wake_s
+from gexec.proc import clock
 
 _CHILD: Final = int(signal.SIGCHLD)
 _READ: Final = select.POLLIN
@@ -23,10 +23,15 @@ class PollLoop:
     Args:
         on_signal: called in a turn of the loop with each signal that ``take_signals`` took; with
             SIGCHLD before all others. A signal that came twice between two turns is told once.
+        on_fault: called with what a handler, ``on_signal`` or a timer raised; the others have their turn
+            as if nothing had happened. None = it is raised, and ends the turn.
     """
 
-    def __init__(self, on_signal: Callable[[int], None]) -> None:
+    def __init__(
+        self, on_signal: Callable[[int], None], on_fault: Callable[[Exception], None] | None = None
+    ) -> None:
         self._on_signal = on_signal
+        self._on_fault = on_fault
         self._poller = select.poll()
         self._handlers: dict[int, Callable[[], object]] = {}
         self._writing: set[int] = set()
@@ -68,36 +73,61 @@ class PollLoop:
         return fd in self._handlers
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
-        """Call once, at this monotonic time."""
+        """Call once, at this time of ``proc.clock``."""
         self._timers_made += 1
         heapq.heappush(self._timers, (when_s, self._timers_made, callback))
 
     def turn(self, due_s: float | None) -> None:
-        """Wait for something to happen, at most until ``due_s`` (monotonic), and handle it."""
-        for fd, _ in self._poller.poll(self._timeout_ms(due_s)):
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                handler()
-        if self._timers:
-            now_s = time.monotonic()
-            while self._timers and self._timers[0][0] <= now_s:
-                heapq.heappop(self._timers)[2]()
+        """Wait for something to happen, at most until ``due_s`` (of ``proc.clock``), and handle it.
 
-    def _timeout_ms(self, due_s: float | None) -> int:
+        Who calls looks at its own deadlines afterwards.
+        """
         if self._timers:
             due_s = earlier(due_s, self._timers[0][0])
-        if due_s is None:
-            return -1
-        wait_s = due_s - time.monotonic()
-        return int(wait_s * 1000) + 1 if wait_s > 0 else 0
+        if due_s is not None:
+            due_s = wake_s(clock.now_s(), due_s)
+        ready = self._poller.poll(_timeout_ms(due_s))
+        clock.awake(due_s)
+        for fd, _ in ready:
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                try:
+                    handler()
+                except Exception as error:
+                    self._fault(error)
+        if self._timers:
+            now_s = clock.now_s()
+            while self._timers and self._timers[0][0] <= now_s:
+                try:
+                    heapq.heappop(self._timers)[2]()
+                except Exception as error:
+                    self._fault(error)
+
+    def _fault(self, error: Exception) -> None:
+        if self._on_fault is None:
+            raise error
+        self._on_fault(error)
 
     def _woken(self) -> None:
         raw = os.read(self._wake_read, 4096)
         if _CHILD in raw:
-            self._on_signal(_CHILD)
+            self._tell_signal(_CHILD)
         if len(raw) > 1 or raw[0] != _CHILD:
             for signum in set(raw) - {_CHILD}:
-                self._on_signal(signum)
+                self._tell_signal(signum)
+
+    def _tell_signal(self, signum: int) -> None:
+        try:
+            self._on_signal(signum)
+        except Exception as error:
+            self._fault(error)
+
+
+def _timeout_ms(due_s: float | None) -> int:
+    if due_s is None:
+        return -1
+    wait_s = due_s - clock.now_s()
+    return int(wait_s * 1000) + 1 if wait_s > 0 else 0
 
 
 def _noted(signum: int, frame: object) -> None:

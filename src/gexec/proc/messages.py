@@ -37,11 +37,18 @@ REFUSED: Final = 18
 ENDED: Final = 19
 CERTIFICATES: Final = 20
 KEYS: Final = 21
+LEFT: Final = 22
 
 _U16: Final = Struct("!H")
+_COUNT: Final = Struct("!I")
 _OUTCOME: Final = Struct("!Bi")
 _THREE: Final = Struct("!III")
 _SPEC: Final = Struct("!BHI16sIIIII")
+_REMOTE_PATH: Final = 1
+_LEAVES: Final = 2
+#: Processes that are named in one TaskLeft, and the bytes of each name.
+LEFT_SHOWN_MAX: Final = 32
+LEFT_NAME_MAX_BYTES: Final = 80
 
 
 class Message(Record):
@@ -60,11 +67,13 @@ class Message(Record):
 class LaunchSpec(Record):
     """One task, ready to be started: what is left of a job when everything has been checked.
 
-    ``job_hex`` is the job id as people see it.
+    ``job_hex`` is the job id as people see it; ``leaves``: what the task leaves behind when it
+    ends by itself is left alone.
     """
 
     __slots__ = (
-        "argv", "cwd", "env", "job_hex", "job_id", "kill_grace_s", "program", "rank", "remote_path", "umask",
+        "argv", "cwd", "env", "job_hex", "job_id", "kill_grace_s", "leaves", "program", "rank", "remote_path",
+        "umask",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +87,7 @@ class LaunchSpec(Record):
         kill_grace_s: float,
         job_id: bytes,
         rank: int,
+        leaves: bool = True,
     ) -> None:
         self.program = program
         self.argv = argv
@@ -89,13 +99,15 @@ class LaunchSpec(Record):
         self.job_id = job_id
         self.job_hex = job_id.hex()
         self.rank = rank
+        self.leaves = leaves
 
     def pack(self) -> bytes:
         """Return the payload of a LAUNCH."""
         argv = b"\0".join(self.argv)
         env = b"\0".join(self.env)
+        flags = (_REMOTE_PATH if self.remote_path else 0) | (_LEAVES if self.leaves else 0)
         head = _SPEC.pack(
-            self.remote_path, self.umask, self.rank, self.job_id, int(self.kill_grace_s * 1000),
+            flags, self.umask, self.rank, self.job_id, int(self.kill_grace_s * 1000),
             len(self.program), len(argv), len(env), len(self.cwd),
         )  # fmt: skip
         return b"".join((head, self.program, argv, env, self.cwd))
@@ -103,11 +115,21 @@ class LaunchSpec(Record):
     @classmethod
     def unpack(cls, payload: bytes) -> LaunchSpec:
         """Return the spec of a payload."""
-        remote_path, umask, rank, job_id, grace_ms, *lengths = _SPEC.unpack_from(payload)
+        flags, umask, rank, job_id, grace_ms, *lengths = _SPEC.unpack_from(payload)
         program, argv, env, cwd = _fields(payload, _SPEC.size, lengths)
         entries = env.split(b"\0") if env else []
+        remote_path, leaves = bool(flags & _REMOTE_PATH), bool(flags & _LEAVES)
         return cls(
-            program, argv.split(b"\0"), entries, cwd, umask, bool(remote_path), grace_ms / 1000, job_id, rank
+            program,
+            argv.split(b"\0"),
+            entries,
+            cwd,
+            umask,
+            remote_path,
+            grace_ms / 1000,
+            job_id,
+            rank,
+            leaves,
         )
 
 
@@ -214,13 +236,34 @@ class TaskRefused(Record):
 
 
 class TaskEnded(Record):
-    """The task's process ended."""
+    """The task's process ended.
 
-    __slots__ = ("outcome", "task")
+    ``ending`` says whether this side had begun to end it; if not, the task has ended by itself.
+    """
 
-    def __init__(self, task: int, outcome: Outcome) -> None:
+    __slots__ = ("ending", "outcome", "task")
+
+    def __init__(self, task: int, outcome: Outcome, ending: bool = False) -> None:
         self.task = task
         self.outcome = outcome
+        self.ending = ending
+
+
+class TaskLeft(Record):
+    """The task ended by itself, and ``holders`` of the processes that it left hold its output.
+
+    It comes once, limits.LINGER_S after TaskEnded. The relay gets it only if there are holders, and
+    nothing but their number; they are left alone. A helper also says, for the audit log, how many
+    processes were left (``processes``) and what some of them are (``shown``: "PID NAME").
+    """
+
+    __slots__ = ("holders", "processes", "shown", "task")
+
+    def __init__(self, task: int, holders: int, processes: int = 0, shown: tuple[str, ...] = ()) -> None:
+        self.task = task
+        self.holders = holders
+        self.processes = processes
+        self.shown = shown
 
 
 class Certificates(Record):
@@ -243,7 +286,7 @@ class AcceptedKeys(Record):
         self.pem = pem
 
 
-Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | Certificates | AcceptedKeys
+Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | TaskLeft | Certificates | AcceptedKeys
 
 
 # -- coding ------------------------------------------------------------------------------------
@@ -274,7 +317,9 @@ def event_message(event: Event) -> Message:
     if isinstance(event, TaskRefused):
         return Message(REFUSED, event.task, 0, _packed_outcome(event.outcome), ())
     if isinstance(event, TaskEnded):
-        return Message(ENDED, event.task, 0, _packed_outcome(event.outcome), ())
+        return Message(ENDED, event.task, int(event.ending), _packed_outcome(event.outcome), ())
+    if isinstance(event, TaskLeft):
+        return Message(LEFT, event.task, event.holders, _packed_left(event), ())
     if isinstance(event, Certificates):
         pems = (event.key_pem, event.certificate_pem, event.authority_pem)
         head = _THREE.pack(len(event.key_pem), len(event.certificate_pem), len(event.authority_pem))
@@ -323,8 +368,10 @@ def event_of(message: Message) -> Event:
             return TaskReady(task)
         if kind == REFUSED:
             return TaskRefused(task, _unpacked_outcome(payload))
-        if kind == ENDED:
-            return TaskEnded(task, _unpacked_outcome(payload))
+        if kind == ENDED and value <= 1:
+            return TaskEnded(task, _unpacked_outcome(payload), bool(value))
+        if kind == LEFT and (value >= 1 or payload):
+            return _unpacked_left(task, value, payload)
         if kind == CERTIFICATES:
             key, certificate, authority = _fields(payload, _THREE.size, _THREE.unpack_from(payload))
             return Certificates(key, certificate, authority)
@@ -332,7 +379,7 @@ def event_of(message: Message) -> Event:
             return AcceptedKeys(payload)
     except StructError as error:
         raise ProtocolError(f"message {kind} is cut short: {error}") from error
-    raise ProtocolError(f"message {kind} is not an event")
+    raise ProtocolError(f"message {kind} with value {value} is not an event")
 
 
 def _no_fds(kind: int, fds: tuple[int, ...]) -> None:
@@ -363,6 +410,25 @@ def _unpacked_outcome(payload: bytes) -> Outcome:
     if kind >= len(OUTCOME_NAMES) or len(text) > limits.TEXT_MAX_BYTES or not 0 <= value <= 65535:
         raise ProtocolError(f"outcome {kind} with value {value} and {len(text)} bytes of text is not known")
     return Outcome(kind, value, text.decode("utf-8", "replace"))
+
+
+def _packed_left(event: TaskLeft) -> bytes:
+    if not event.processes:
+        return b""
+    shown = [name.encode("utf-8", "backslashreplace")[:LEFT_NAME_MAX_BYTES] for name in event.shown]
+    return _COUNT.pack(event.processes) + b"\0".join(shown[:LEFT_SHOWN_MAX])
+
+
+def _unpacked_left(task: int, holders: int, payload: bytes) -> TaskLeft:
+    if not payload:
+        return TaskLeft(task, holders)
+    (processes,) = _COUNT.unpack_from(payload)
+    names = payload[_COUNT.size :].split(b"\0")
+    if len(names) > LEFT_SHOWN_MAX or len(max(names, key=len)) > LEFT_NAME_MAX_BYTES:
+        raise ProtocolError(f"message {LEFT} names more processes than it may")
+    return TaskLeft(
+        task, holders, processes, tuple([name.decode("utf-8", "replace") for name in names if name])
+    )
 
 
 def _fields(payload: bytes, position: int, lengths: tuple[int, ...] | list[int]) -> list[bytes]:

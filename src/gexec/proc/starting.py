@@ -10,6 +10,7 @@ from typing import Final
 
 from gexec.core import outcome
 from gexec.core.outcome import Outcome
+from gexec.proc import identity
 from gexec.proc.messages import LaunchSpec
 
 _DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
@@ -24,17 +25,31 @@ class Refusal(Exception):
         self.outcome = refused
 
 
-def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
+def no_room(reason: str) -> Outcome:
+    """Return the outcome of a task for which this node's gexecd has no descriptor, memory or process left."""
+    return outcome.not_started(f"gexecd on this node is out of resources: {reason}")
+
+
+def unexpected(error: Exception) -> Outcome:
+    """Return the outcome of a task that something failed for which nothing is foreseen."""
+    return outcome.not_started(f"gexecd on this node failed on this process: {type(error).__name__}: {error}")
+
+
+def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None) -> int:
     """Start what a task runs, with these as stdin, stdout and stderr; return its pid.
 
-    The process is in this one's session, in a group of its own.
+    The process is in this one's session, in a group of its own, with ``descriptors`` as its soft limit
+    of them, if given: it gets this process's limits, so that one is changed for the moment.
 
     Raises:
         Refusal: it cannot be started, and why.
     """
     env = _environment(spec)
+    limit: int | None = None
     umask = os.umask(spec.umask)
     try:
+        if descriptors is not None:
+            limit = identity.limit_descriptors(descriptors)
         _enter(spec.cwd)
         program = _looked_up(spec, env) if spec.remote_path and b"/" not in spec.program else spec.program
         return os.posix_spawn(
@@ -50,7 +65,13 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
         )
     except OSError as error:
         raise _spawn_refusal(spec, error) from error
+    except ValueError as error:
+        # An empty first argument, or a variable without a name.
+        text = f"program {_shown(spec.program)}: its arguments or environment cannot be passed on: {error}"
+        raise Refusal(outcome.not_started(text)) from error
     finally:
+        if limit is not None:
+            identity.limit_descriptors(limit)
         os.umask(umask)
         os.chdir("/")
 

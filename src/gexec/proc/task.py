@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from gexec.proc.messages import LaunchSpec
-
 
 def mark_of(job_id: bytes, rank: int) -> tuple[bytes, bytes]:
     """Return the environment entries by which a task's processes are recognised."""
@@ -11,23 +9,57 @@ def mark_of(job_id: bytes, rank: int) -> tuple[bytes, bytes]:
 
 
 class Task:
-    """A started task, until everything that it left behind is gone.
+    """A started task, and for a while what is known of it after its end.
 
-    Attributes:
+    Args:
         number: what the relay calls it.
         pid: its process, which leads its process group.
+        mark: the environment entries that its processes have.
+        uid: who it runs as.
+        since: when it was started, in ``descendants.ticks``.
+        kill_grace_s: from HUP and TERM to KILL.
+        leaves: what it leaves behind when it ends by itself is left alone (the node's policy).
+
+    Attributes:
+        until: when its process was reaped, in ticks; None = it runs.
+        ended_s: the same, monotonic.
+        outputs: the inodes of its stdout and stderr, if they are pipes.
         detached: nobody waits for it, and what it leaves behind is left alone.
         hard_at_s: when SIGKILL comes (monotonic); None = nobody wants its end.
-        ended_s: when its process was reaped.
+        signalled: it was sent a signal that asks for its end (^C).
     """
 
-    __slots__ = ("detached", "ended_s", "hard_at_s", "mark", "number", "pid", "spec")
+    __slots__ = (
+        "detached", "ended_s", "hard_at_s", "kill_grace_s", "leaves", "mark", "number", "outputs", "pid",
+        "signalled", "since", "uid", "until",
+    )  # fmt: skip
 
-    def __init__(self, number: int, pid: int, spec: LaunchSpec) -> None:
+    def __init__(
+        self,
+        number: int,
+        pid: int,
+        mark: tuple[bytes, bytes],
+        *,
+        uid: int,
+        since: int,
+        kill_grace_s: float,
+        leaves: bool = True,
+    ) -> None:
         self.number = number
         self.pid = pid
-        self.spec = spec
-        self.mark = mark_of(spec.job_id, spec.rank)
+        self.mark = mark
+        self.uid = uid
+        self.since = since
+        self.kill_grace_s = kill_grace_s
+        self.leaves = leaves
+        self.until: int | None = None
+        self.ended_s: float | None = None
+        self.outputs: frozenset[int] = frozenset()
         self.detached = False
         self.hard_at_s: float | None = None
-        self.ended_s: float | None = None
+        self.signalled = False
+
+    @property
+    def ending(self) -> bool:
+        """True when somebody asked for its end: it has not ended, or will not end, by itself."""
+        return not self.detached and (self.hard_at_s is not None or self.signalled)

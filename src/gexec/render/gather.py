@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from gexec.core import ranks as sets
 from gexec.core.frames import STDERR, STDOUT
-from gexec.core.outcome import EXITED, KILLED, NAMES
 from gexec.render.distinct import Distinct, pieces
 from gexec.render.fold import fold
 from gexec.render.prefix import prefixes
@@ -248,4 +247,4 @@ def _word(outcome: Outcome | None) -> str:
         return "so far"
     if outcome.ok:
         return ""
-    return outcome.describe() if outcome.kind in (EXITED, KILLED) else NAMES[outcome.kind]
+    return outcome.summary

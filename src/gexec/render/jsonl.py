@@ -162,12 +162,14 @@ class Jsonl(View):
     # -- everything else -----------------------------------------------------------------------
 
     def _details(self, outcome: Outcome) -> bytes:
-        if outcome.kind == EXITED:
-            return b',"status":%d' % outcome.value
         details = b""
-        if outcome.kind in (KILLED, TIMED_OUT):
+        if outcome.kind == EXITED:
+            details = b',"status":%d' % outcome.value
+        elif outcome.kind in (KILLED, TIMED_OUT):
             details = b',"signal":%d' % outcome.value
-        if outcome.kind != KILLED:
+        if outcome.cut:
+            details += b',"cut":true'
+        if outcome.cut or outcome.kind not in (EXITED, KILLED):
             details += b',"reason":%b' % self._dumps(outcome.text).encode()
         return details
 

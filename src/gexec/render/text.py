@@ -6,13 +6,18 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """Return ``text`` with every character that could steer a terminal written as an escape.
 
-    Names and reasons come from other machines; ``\\x1b[2J`` in one must stay seven letters.
+    Names and reasons come from other machines; ``\\x1b[2J`` in one must stay seven letters. A byte that
+    was not UTF-8 (a lone surrogate, see PEP 383) is written as the byte, ``\\xff``.
     """
     if text.isprintable():
         return text
-    return "".join(
-        [c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text]
-    )
+    return "".join([c if c.isprintable() else _escape(c) for c in text])
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:x}"
+    return character.encode("unicode_escape", "surrogatepass").decode()
 
 
 def shown(raw: bytes) -> str:

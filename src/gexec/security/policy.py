@@ -52,7 +52,8 @@ class Account:
 class Policy:
     """The node's rules. A name in a deny list wins; an allow list, if any, must name the user.
 
-    ``uid_min`` does not concern root, for whom there is ``allow_root``.
+    ``uid_min`` does not concern root, for whom there is ``allow_root``. ``leave_leftovers``: what a
+    task leaves behind when it ends by itself is left alone, and not ended.
     """
 
     allow_users: frozenset[str] = frozenset()
@@ -63,6 +64,7 @@ class Policy:
     allow_root: bool = True
     allow_nologin: bool = False
     jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
+    leave_leftovers: bool = True
 
     def refusal(self, account: Account, *, jobs_running: int, now_s: float) -> str | None:
         """Return why this account may not start one more job here, or None if it may."""

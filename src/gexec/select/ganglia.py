@@ -10,14 +10,25 @@ import math
 
 from gexec import limits
 from gexec.errors import GexecError
+from gexec.select.nodes import folded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: A host that gmond has not heard of for so long is down.
+#: A host that nobody has heard of for so long is down.
 UP_WITHIN_S = 60
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:%")
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
+#: Why a host is not taken, behind its number: "3 with a broken name".
+BROKEN_NAME = "with a broken name"
+BROKEN_ADDRESS = "with a broken address, or none"
+AGAIN = "named once more"
+NO_AGE = "without the time of its last report"
+SILENT = f"not heard of for {UP_WITHIN_S} s"
+SOURCE_SILENT = f"in a cluster whose source is silent for {UP_WITHIN_S} s"
+UNTOLD = "without the metric gexec"
+OFF = "with gexec = no in its gmond.conf"
+_NEVER = math.inf
 
 
 class AnswerError(GexecError):
@@ -25,32 +36,97 @@ class AnswerError(GexecError):
 
 
 class Host:
-    """One host as gmond sees it. ``load`` is load_one - cpu_num, infinite if gmond does not know it."""
+    """One host as gmond sees it.
 
-    __slots__ = ("address", "gexec", "load", "name", "up")
+    Attributes:
+        age_s: since when nothing was heard of it, infinite if gmond does not tell.
+        load: load_one - cpu_num, infinite if gmond does not know it.
+        lack: why it is not up, or does not run gexec; "" if it is usable.
+    """
 
-    def __init__(self, name: str, address: str, up: bool, gexec: bool, load: float) -> None:
+    __slots__ = ("address", "age_s", "lack", "load", "name")
+
+    def __init__(self, name: str, address: str, age_s: float, load: float, lack: str) -> None:
         self.name = name
         self.address = address
-        self.up = up
-        self.gexec = gexec
+        self.age_s = age_s
         self.load = load
+        self.lack = lack
+
+    @property
+    def up(self) -> bool:
+        """Whether it was heard of lately, or may have been: a host without a time is down."""
+        return self.age_s < UP_WITHIN_S
 
 
-def usable(hosts: Iterable[Host]) -> list[Host]:
-    """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
-    return sorted([host for host in hosts if host.up and host.gexec], key=lambda host: host.load)
+class Hosts:
+    """The hosts of one answer, each name once (as DNS compares names), in the order of the answer.
+
+    Attributes:
+        hosts: those with a name and an address; of several with a name, the one heard of last.
+        entries: how many there were in the answer.
+        left_out: reason -> how many entries are not among ``hosts``.
+    """
+
+    __slots__ = ("_found", "entries", "left_out")
+
+    def __init__(self) -> None:
+        self._found: dict[str, Host] = {}
+        self.entries = 0
+        self.left_out: dict[str, int] = {}
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts."""
+        return list(self._found.values())
+
+    def add(self, host: Host) -> None:
+        """Take a host; of two with the same name, the one heard of last, then the usable one."""
+        key = folded(host.name)
+        other = self._found.get(key)
+        if other is not None:
+            self.leave_out(AGAIN)
+            if (other.age_s, other.lack != "") <= (host.age_s, host.lack != ""):
+                return
+        self._found[key] = host
+
+    def leave_out(self, reason: str) -> None:
+        """Count an entry that is not taken."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def usable(self) -> list[Host]:
+        """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
+        return sorted([host for host in self.hosts if not host.lack], key=lambda host: host.load)
+
+    def reasons(self) -> str:
+        """Return how many entries are not usable, by reason: ``2 not heard of for 60 s``; "" if all are."""
+        counts = dict(self.left_out)
+        for host in self.hosts:
+            if host.lack:
+                counts[host.lack] = counts.get(host.lack, 0) + 1
+        return ", ".join([f"{count} {reason}" for reason, count in sorted(counts.items(), key=_most_first)])
+
+    def lack(self) -> str:
+        """Return what is said of an answer with no usable host: how many it has, and why none will do."""
+        if not self.entries:
+            return "tells of no host: is it a gmond that is deaf, or a gmetad that sends summaries?"
+        count = f"{self.entries} hosts" if self.entries > 1 else "1 host"
+        return f"tells of {count}, none that is up and runs gexec: {self.reasons()}"
+
+
+def _most_first(counted: tuple[str, int]) -> tuple[int, str]:
+    return -counted[1], counted[0]
 
 
 def down(hosts: Iterable[Host]) -> set[str]:
-    """Return the names, in lower case, and the addresses of hosts that are not up.
+    """Return the names as DNS compares them, and the addresses, of hosts that are not up.
 
     The first label of a full name counts too, so that node1 finds node1.cluster; but none that a
     host which is up has as well.
     """
     known: dict[bool, set[str]] = {True: set(), False: set()}
     for host in hosts:
-        name = host.name.lower()
+        name = folded(host.name)
         known[host.up] |= {name, host.address.lower()}
         label = name.partition(".")[0]
         if not label.isdigit():
@@ -58,15 +134,17 @@ def down(hosts: Iterable[Host]) -> set[str]:
     return known[False] - known[True]
 
 
-def parse(chunks: Iterable[bytes]) -> list[Host]:
-    """Return the hosts of a gmond's answer, in its order.
+def parse(chunks: Iterable[bytes]) -> Hosts:
+    """Return the hosts of a gmond's or gmetad's answer.
+
+    An entry that is wrong is left out and counted: devices report names and numbers as they like.
 
     Args:
         chunks: the document in pieces of any size.
 
     Raises:
-        AnswerError: not XML, not gmond's, cut off, with entities, too deep, too large, or with a
-            name or number that is none. What ``chunks`` raises comes through.
+        AnswerError: not XML, not gmond's, cut off, with entities, too deep, or too large. What
+            ``chunks`` raises comes through.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -109,10 +187,10 @@ class _Document:
     """The parser's target: keeps the hosts, forgets everything else at once."""
 
     def __init__(self) -> None:
-        self.hosts: list[Host] = []
+        self.hosts = Hosts()
         self.tags = 0
         self._depth = 0
-        self._local_time_s: int | None = None
+        self._local_time_s = _NEVER
         self._host: dict[str, str] | None = None
         self._metrics: dict[str, str] = {}
 
@@ -126,12 +204,13 @@ class _Document:
             if name in ("gexec", "load_one", "cpu_num"):
                 self._metrics[name] = attributes.get("VAL", "")
         elif tag == "HOST":
-            if len(self.hosts) >= limits.RANKS_MAX:
+            if self.hosts.entries >= limits.RANKS_MAX:
                 raise AnswerError(f"it names more than {limits.RANKS_MAX} hosts")
+            self.hosts.entries += 1
             self._host = attributes
             self._metrics = {}
         elif tag == "CLUSTER":
-            self._local_time_s = _whole("LOCALTIME", attributes.get("LOCALTIME"))
+            self._local_time_s = _seconds(attributes.get("LOCALTIME"))
         elif self._depth == 1 and tag != "GANGLIA_XML":
             raise AnswerError(f"its answer is {tag[:40]!r}, not GANGLIA_XML: is it a gmond?")
 
@@ -139,33 +218,70 @@ class _Document:
         self.tags += 1
         self._depth -= 1
         if tag == "HOST" and self._host is not None:
-            self.hosts.append(self._finished(self._host))
+            self._finish(self._host)
             self._host = None
         elif tag == "CLUSTER":
-            self._local_time_s = None
+            self._local_time_s = _NEVER
 
     def close(self) -> None:
         pass
 
-    def _finished(self, host: dict[str, str]) -> Host:
+    def _finish(self, host: dict[str, str]) -> None:
         name, address = host.get("NAME", ""), host.get("IP", "")
-        for text in (name, address):
-            if not (text and len(text) <= limits.NAME_MAX_BYTES and _NAME_CHARACTERS.issuperset(text)):
-                raise AnswerError(f"it names a host {text[:80]!r}: expected a name and an address")
-        if self._local_time_s is None:
-            raise AnswerError(f"host {name} is in no cluster")
-        age_s = self._local_time_s - _whole("REPORTED", host.get("REPORTED"))
+        if not is_name(name):
+            self.hosts.leave_out(BROKEN_NAME)
+            return
+        if not is_address(address):
+            self.hosts.leave_out(BROKEN_ADDRESS)
+            return
+        # gmetad repeats what a silent source said last: LOCALTIME stands still, and only TN grows.
+        # A gmond whose clock was set back tells of a report to come: that is no age either.
+        silent_s = _seconds(host.get("TN"))
+        reported_s = abs(self._local_time_s - _seconds(host.get("REPORTED")))
+        known = [age_s for age_s in (silent_s, reported_s) if math.isfinite(age_s)]
+        age_s = max(known) if known else _NEVER
         metrics = self._metrics
+        if not known:
+            lack = NO_AGE
+        elif age_s >= UP_WITHIN_S:
+            lack = SOURCE_SILENT if reported_s < UP_WITHIN_S else SILENT
+        elif metrics.get("gexec") != "ON":
+            lack = OFF if "gexec" in metrics else UNTOLD
+        else:
+            lack = ""
         # One node's nonsense must not hide a cluster: whose load is not known comes last.
         load = _number(metrics.get("load_one", "")) - _number(metrics.get("cpu_num", "1"))
-        load = load if math.isfinite(load) else math.inf
-        return Host(name, address, abs(age_s) < UP_WITHIN_S, metrics.get("gexec") == "ON", load)
+        name = name.removesuffix(".")  # certificates are for names without it
+        self.hosts.add(Host(name, address, age_s, load if math.isfinite(load) else math.inf, lack))
 
 
-def _whole(what: str, text: str | None) -> int:
-    if text is not None and text.isascii() and text.isdigit() and len(text) <= 18:
-        return int(text)
-    raise AnswerError(f"its {what} is {(text or '')[:40]!r}: expected seconds since 1970")
+def is_name(text: str) -> bool:
+    """Tell whether a text can be a host's name: a name in DNS, or an IP address."""
+    if not 0 < len(text) <= limits.NAME_MAX_BYTES:
+        return False
+    if ":" in text:
+        return is_address(text)
+    # Not "-rf", "..", "a..b": no resolver takes them, and an option is no name.
+    labels = text.removesuffix(".").split(".")
+    return _NAME_CHARACTERS.issuperset(text) and all(label and label[0] != "-" for label in labels)
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address, of IPv6 with or without a zone."""
+    from ipaddress import ip_address
+
+    try:
+        return len(text) <= limits.NAME_MAX_BYTES and text.isascii() and bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def _seconds(text: str | None) -> float:
+    """Return whole seconds, infinite if there are none. TN is below 0 when a clock was set back."""
+    digits = (text or "").removeprefix("-")
+    if text and digits.isascii() and digits.isdigit() and len(digits) <= 18:
+        return abs(int(text))
+    return _NEVER
 
 
 def _number(text: str) -> float:

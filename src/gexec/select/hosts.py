@@ -9,7 +9,9 @@ HOSTS_MAX_BYTES = 16 * 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return name (lower case) -> address. The first line that has a name wins, as in /etc/hosts.
+    """Return name -> address. The first line that has a name wins, as in /etc/hosts.
+
+    Names are in lower case and without a trailing dot (``select.nodes.folded``).
 
     Addresses are not looked at here: only those of a job's own nodes are worth the time.
 
@@ -22,10 +24,10 @@ def parse(text: str) -> dict[str, str]:
             line = line.partition("#")[0]
         words = line.split()
         if len(words) == 2:  # nearly all lines
-            table.setdefault(words[1], words[0])
+            table.setdefault(words[1].removesuffix("."), words[0])
         elif len(words) == 1:
-            raise UsageError(f"line {number} has one word: expected an address and its names")
+            raise UsageError(f"line {number} has one field: expected an address and its names")
         else:
             for name in words[1:]:
-                table.setdefault(name, words[0])
+                table.setdefault(name.removesuffix("."), words[0])
     return table

@@ -3,7 +3,36 @@
 from __future__ import annotations
 
 from gexec.errors import UsageError
-from gexec.select.nodes import Node, is_nodeset, split_port
+from gexec.select.nodes import Node, is_nodeset, quoted, split_port
+
+#: What Windows and some editors put before UTF-8, as text, and in a variable under LC_ALL=C.
+_MARKS = ("\ufeff", "\udcef\udcbb\udcbf")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BINARY = bytes([byte for byte in range(32) if byte not in b"\t\n\v\f\r"]) + b"\x7f"
+
+
+def decoded(raw: bytes, name: str) -> str:
+    """Return the text of a list of names, without byte order marks.
+
+    Bytes that are not UTF-8 are kept: they may be a name's. Lines may end with CR LF, whose CR is white
+    space to all who read the text.
+
+    Raises:
+        UsageError: UTF-16 or 32, or control characters; the sentence begins with ``name``.
+    """
+    head = raw[:64]
+    if raw.startswith(_UTF16) or (len(head) > 3 and not (any(head[1::2]) and any(head[0::2]))):
+        raise UsageError(f"{name} is UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`")
+    if len(raw.translate(None, _BINARY)) < len(raw):
+        raise UsageError(f"{name} is binary: expected a text with names")
+    return unmarked(raw.decode("utf-8", "surrogateescape"))
+
+
+def unmarked(text: str) -> str:
+    """Return the text without byte order marks, also those in the middle of joined files."""
+    for mark in _MARKS:
+        text = text.replace(mark, "")
+    return text
 
 
 def uncommented(text: str) -> list[str]:
@@ -43,7 +72,7 @@ def parse_hosts_file(text: str, name: str) -> list[Node]:
         words = line.split()
         if len(words) > 1 or "@" in line or is_nodeset(line):
             raise UsageError(
-                f"{where}: {line[:80]!r}: expected host or host:port; node sets are for --nodelist, "
+                f"{where}: {quoted(line)}: expected host or host:port; node sets are for --nodelist, "
                 "and gexec runs as the user who calls it, so a file names no users"
             )
         nodes.append(split_port(words[0], where))

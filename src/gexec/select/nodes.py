@@ -1,4 +1,4 @@
-"""Nodes as they are named: plain lists of names, leaving out, counting and drawing.
+"""Nodes as they are named: plain lists of names, counting and drawing.
 
 Names are opaque and kept to the letter; one that stands twice runs two processes. Ranges, groups,
 wildcards and operators are :mod:`gexec.select.nodeset`'s, which is loaded only when a text holds
@@ -11,10 +11,20 @@ from gexec.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 #: A node as it was named: the name without its port, and the port or 0 if none was given.
 Node = tuple[str, int]
+
+
+def folded(name: str) -> str:
+    """Return a name as DNS compares it: without its case and its trailing dot."""
+    return name.lower().removesuffix(".")
+
+
+def quoted(text: str) -> str:
+    """Return the beginning of a text in quotes, for an error; a byte that is not UTF-8 is ``\\xff``."""
+    return repr(text[:80]).replace("\\udc", "\\x")
 
 
 def is_nodeset(text: str) -> bool:
@@ -54,27 +64,27 @@ def split_port(word: str, source: str) -> Node:
         user, _, address = word.partition("[")
         name, closing, rest = address.partition("]")
         if not closing or not name or (rest and rest[0] != ":"):
-            raise UsageError(f"{source}: {word[:80]!r}: expected [IPv6 address]:port")
+            raise UsageError(f"{source}: {quoted(word)}: expected [IPv6 address]:port")
         return user + name, _port(word, rest[1:], source) if rest else 0
     if word.count(":") != 1:
         return word, 0
     name, _, port = word.partition(":")
     if not name:
-        raise UsageError(f"{source}: {word[:80]!r}: expected a name before the colon")
+        raise UsageError(f"{source}: {quoted(word)}: expected a name before the colon")
     return name, _port(word, port, source)
+
+
+def spelled(name: str, port: int) -> str:
+    """Return a node as it is named: the reverse of :func:`split_port`."""
+    if not port:
+        return name
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def _port(word: str, text: str, source: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535:
         return int(text)
-    raise UsageError(f"{source}: {word[:80]!r}: expected a port from 1 to 65535 after the colon")
-
-
-def without(nodes: Sequence[Node], left_out: Iterable[Node]) -> list[Node]:
-    """Return ``nodes`` without those of ``left_out``; one that has no port stands for every port."""
-    unwanted = set(left_out)
-    names = {name for name, port in unwanted if not port}
-    return [node for node in nodes if node[0] not in names and node not in unwanted]
+    raise UsageError(f"{source}: {quoted(word)}: expected a port from 1 to 65535 after the colon")
 
 
 def first(nodes: list[Node], count: int, source: str) -> list[Node]:

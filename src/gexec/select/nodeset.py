@@ -6,7 +6,8 @@
     a^b          those that are in one only     @*  @source:*       all nodes of a source
                                                 node1*  n?          wildcards
 
-Operators are done from left to right. Each node comes once, at the place where it was first named.
+Operators are done from left to right. Each node comes once, at the place where it was first named;
+names are compared as :mod:`gexec.select.matching` does.
 What a group holds, and which are all nodes, comes from a :class:`Lookup`. The time it takes grows
 with the names that are written out, which are bounded, never with their square.
 """
@@ -15,7 +16,8 @@ from __future__ import annotations
 
 from gexec import limits
 from gexec.errors import UsageError
-from gexec.select.nodes import Node, split_port
+from gexec.select.matching import Nodes, glob_hint, some
+from gexec.select.nodes import Node, folded, quoted, spelled, split_port
 from gexec.select.ranges import expand
 
 TYPE_CHECKING = False
@@ -30,17 +32,25 @@ if TYPE_CHECKING:
             """Return the nodes of a group as text, a node set; ``source`` "" = the default one."""
             ...
 
-        def everything(self, source: str) -> str:
-            """Return all nodes of a group source as text, a node set; "" = the default one."""
+        def everything(self, source: str) -> list[tuple[str, str]]:
+            """Return all nodes of a group source; "" = the default one.
+
+            They are in one or more parts: its name for a person, and its nodes as text, a node set.
+            """
             ...
 
-        def universe(self) -> list[Node]:
-            """Return the nodes among which wildcards choose."""
+        def universes(self) -> Iterator[list[Node]]:
+            """Yield the nodes among which wildcards choose; later ones if none matches before."""
+            ...
+
+        def problem(self, text: str) -> None:
+            """Take note of a sentence about what is skipped or matches nothing; may raise UsageError."""
             ...
 
 
 #: Stands for a bracket's inside while the text around it is taken apart.
 _HOLE = "\0"
+_OPERATORS = ("!", "&", "^")
 
 
 def evaluate(text: str, where: str, lookup: Lookup) -> list[Node]:
@@ -57,63 +67,37 @@ def evaluate(text: str, where: str, lookup: Lookup) -> list[Node]:
     return _Evaluation(lookup).text(text, where, "")
 
 
+def operands(text: str, where: str, lookup: Lookup) -> list[tuple[str, list[Node], bool]]:
+    """Return each word of a node set, its nodes, and whether these are names that it writes out.
+
+    Nodes of groups, wildcards and operators are not written out. A text with operators is one word.
+    Arguments and errors are those of :func:`evaluate`.
+    """
+    evaluation = _Evaluation(lookup, quiet=True)
+    words = list(_words(text, where))
+    if any(word[0] in _OPERATORS for word in words):
+        return [(text, evaluation.text(text, where, ""), False)]
+    found = []
+    for pieces in words:
+        nodes = evaluation.operand(pieces, where, "", lookup.universes)
+        found.append((_written(pieces), nodes, _is_names(pieces)))
+    return found
+
+
 def matching(nodes: list[Node], mask: str) -> list[Node]:
     """Return the nodes whose name matches a mask with ``*`` and ``?``."""
     from fnmatch import filter as matching_names
 
-    names = set(matching_names({name for name, _ in nodes}, mask))
-    return [node for node in nodes if node[0] in names]
-
-
-class _Set:
-    """Names with their ports, each once, in the order in which they came."""
-
-    __slots__ = ("_ports",)
-
-    def __init__(self) -> None:
-        self._ports: dict[str, dict[int, None]] = {}
-
-    def nodes(self) -> list[Node]:
-        return [(name, port) for name, ports in self._ports.items() for port in ports]
-
-    def add(self, nodes: list[Node]) -> None:
-        ports = self._ports
-        for name, port in nodes:
-            ports.setdefault(name, {})[port] = None
-
-    def remove(self, nodes: list[Node]) -> None:
-        for name, port in nodes:
-            ports = self._ports.get(name)
-            if ports is None:
-                continue
-            if port:
-                ports.pop(port, None)
-            if not port or not ports:
-                del self._ports[name]
-
-    def keep(self, nodes: list[Node]) -> None:
-        wanted = _Set()
-        wanted.add(nodes)
-        kept = [node for node in self.nodes() if wanted.covers(node)]
-        self._ports = {}
-        self.add(kept)
-
-    def toggle(self, nodes: list[Node]) -> None:
-        new = [node for node in nodes if not self.covers(node)]
-        self.remove(nodes)
-        self.add(new)
-
-    def covers(self, node: Node) -> bool:
-        """Tell whether the node is in the set, or its name is there without a port."""
-        ports = self._ports.get(node[0])
-        return ports is not None and (0 in ports or node[1] in ports)
+    names = set(matching_names({folded(name) for name, _ in nodes}, folded(mask)))
+    return [node for node in nodes if folded(node[0]) in names]
 
 
 class _Evaluation:
     """One evaluation: what groups were found to hold, and how much may still be written out."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, lookup: Lookup, quiet: bool = False) -> None:
         self._lookup = lookup
+        self._quiet = quiet  # the caller itself looks for what matches nothing
         self._groups: dict[str, list[Node]] = {}
         self._open: list[str] = []
         self._names_left = limits.NODESET_NAMES_MAX
@@ -121,22 +105,28 @@ class _Evaluation:
 
     def text(self, text: str, where: str, source: str) -> list[Node]:
         """Evaluate one text; ``source`` is that of groups which name none."""
-        found = _Set()
+        found = Nodes()
         operator = ","
         begun = False
         for pieces in _words(text, where):
             word = pieces[0]
-            if word in ("!", "&", "^"):
+            if word in _OPERATORS:
                 if not begun or operator != ",":
-                    raise UsageError(f"{where}: {text[:80]!r}: expected a name before {word!r}")
+                    raise UsageError(f"{where}: {quoted(text)}: expected a name before {word!r}")
                 operator = word
                 continue
-            universe = found.nodes if operator in ("!", "&") else self._lookup.universe
-            nodes = self._operand(pieces, where, source, universe)
+            within = operator in ("!", "&")
+            universes = (lambda: iter((found.nodes(),))) if within else self._lookup.universes
+            nodes = self.operand(pieces, where, source, universes)
+            told = not (self._open or self._quiet)  # groups' own texts may name more than there is
+            if told and not (nodes or within or _is_names(pieces) or pieces[0][:1] == "@"):
+                self._lookup.problem(f"{where}: {quoted(_written(pieces))} matches none of the known nodes")
             if operator == ",":
                 found.add(nodes)
             elif operator == "!":
-                found.remove(nodes)
+                vain = found.remove(nodes)
+                if told:
+                    self._removed(pieces, nodes, vain, where)
             elif operator == "&":
                 found.keep(nodes)
             else:
@@ -144,36 +134,54 @@ class _Evaluation:
             operator = ","
             begun = True
         if operator != ",":
-            raise UsageError(f"{where}: {text[:80]!r}: expected a name after {operator!r}")
+            raise UsageError(f"{where}: {quoted(text)}: expected a name after {operator!r}")
         return found.nodes()
 
-    def _operand(
-        self, pieces: list[str], where: str, source: str, universe: Callable[[], list[Node]]
+    def operand(
+        self, pieces: list[str], where: str, source: str, universes: Callable[[], Iterator[list[Node]]]
     ) -> list[Node]:
+        """Return the nodes of a word that is no operator."""
         names = expand(pieces, limits.RANKS_MAX, where) if len(pieces) > 1 else pieces
         if names[0][0] == "@":
             return [node for name in names for node in self._group(name, where, source)]
-        if any("*" in piece or "?" in piece for piece in pieces[::2]):
-            return [node for name in names for node in self._wildcard(name, where, universe)]
+        if not _is_names(pieces):
+            return [node for name in names for node in self._wildcard(name, where, universes)]
         self._spend(len(names), where)
         if ":" in "".join(pieces):
             return [split_port(name, where) for name in names]
         return [(name, 0) for name in names]
 
-    def _wildcard(self, mask: str, where: str, universe: Callable[[], list[Node]]) -> list[Node]:
+    def _removed(self, pieces: list[str], nodes: list[Node], vain: list[Node], where: str) -> None:
+        """Report what was to be removed and was not there."""
+        word = _written(pieces)
+        if len(vain) == len(nodes):
+            shown = quoted(word)
+        elif vain and _is_names(pieces):
+            shown = some([spelled(*node) for node in vain])
+        else:
+            return
+        hint = glob_hint(word)
+        self._lookup.problem(
+            f"{where}: {shown} after '!' matches no node before it{'; ' + hint if hint else ''}"
+        )
+
+    def _wildcard(self, mask: str, where: str, universes: Callable[[], Iterator[list[Node]]]) -> list[Node]:
         self._masks_left -= 1
         if self._masks_left < 0:
-            raise UsageError(f"{where}: {mask[:80]!r}: more than {limits.NODESET_MASKS_MAX} wildcards")
+            raise UsageError(f"{where}: {quoted(mask)}: more than {limits.NODESET_MASKS_MAX} wildcards")
         mask, port = split_port(mask, where)
-        found = matching(universe(), mask)
-        return [(name, port) for name, _ in found] if port else found
+        for nodes in universes():
+            found = matching(nodes, mask)
+            if found:
+                return [(name, port) for name, _ in found] if port else found
+        return []
 
     def _group(self, word: str, where: str, source: str) -> list[Node]:
         before, colon, name = word[1:].partition(":")
         if not colon:
             before, name = source, before
         if not name or "@" in name or (name != "*" and ("*" in name or "?" in name)):
-            raise UsageError(f"{where}: {word[:80]!r}: expected @group, @source:group or @source:*")
+            raise UsageError(f"{where}: {quoted(word)}: expected @group, @source:group or @source:*")
         group = f"@{before}:{name}" if before else f"@{name}"
         known = self._groups.get(group)
         if known is None:
@@ -185,11 +193,24 @@ class _Evaluation:
         if group in self._open or len(self._open) >= limits.GROUP_DEPTH_MAX:
             chain = " ".join([*self._open[:5], group])
             raise UsageError(f"{where}: groups that hold each other, or too deep a chain: {chain[:200]}")
-        held = self._lookup.everything(source) if name == "*" else self._lookup.group(source, name)
         self._open.append(group)
-        nodes = self.text(held, f"group {group[:80]}", source)
-        self._open.pop()
-        return nodes
+        try:
+            if name != "*":
+                return self.text(self._lookup.group(source, name), f"group {quoted(group)[1:-1]}", source)
+            parts = self._lookup.everything(source)
+            return [node for label, held in parts for node in self._part(label, held, source, len(parts) > 1)]
+        finally:
+            self._open.pop()
+
+    def _part(self, label: str, held: str, source: str, one_of_many: bool) -> list[Node]:
+        """Return the nodes of a part of a source; one that is malformed does not hide the others."""
+        try:
+            return self.text(held, label, source)
+        except UsageError as error:
+            if not one_of_many or self._names_left < 0 or self._masks_left < 0:
+                raise
+            self._lookup.problem(f"{error}; this group is skipped")
+            return []
 
     def _spend(self, count: int, where: str) -> None:
         self._names_left -= count
@@ -197,6 +218,16 @@ class _Evaluation:
             raise UsageError(
                 f"{where}: more than {limits.NODESET_NAMES_MAX} names are written out: name fewer at a time"
             )
+
+
+def _is_names(pieces: list[str]) -> bool:
+    """Tell whether a word writes out names: neither groups nor wildcards."""
+    return pieces[0][:1] != "@" and not any("*" in piece or "?" in piece for piece in pieces[::2])
+
+
+def _written(pieces: list[str]) -> str:
+    """Return a word as it was written."""
+    return "".join([f"[{piece}]" if index % 2 else piece for index, piece in enumerate(pieces)])
 
 
 def _words(text: str, where: str) -> Iterator[list[str]]:
@@ -208,13 +239,13 @@ def _words(text: str, where: str) -> Iterator[list[str]]:
     for piece in opened:
         content, closing, after = piece.partition("]")
         if not closing:
-            raise UsageError(f"{where}: {('[' + piece)[:80]!r}: the bracket is not closed")
+            raise UsageError(f"{where}: {quoted('[' + piece)}: the bracket is not closed")
         inside.append(content)
         outside += _HOLE + after
     if "]" in outside:
         before = outside.partition("]")[0].replace(_HOLE, "[...]")
-        raise UsageError(f"{where}: {before[-80:] + ']'!r}: a bracket is closed that was not opened")
-    for mark in "!&^":
+        raise UsageError(f"{where}: {quoted(before[-79:] + ']')}: a bracket is closed that was not opened")
+    for mark in _OPERATORS:
         outside = outside.replace(mark, f" {mark} ")
     contents = iter(inside)
     for word in outside.replace(",", " ").split():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from gexec import limits
 from gexec.errors import UsageError
+from gexec.select.nodes import quoted
 
 #: A number of a range has at most so many digits: no node has more.
 _DIGITS_MAX = 18
@@ -26,7 +27,7 @@ def expand(pieces: list[str], room: int, source: str) -> list[str]:
         UsageError: a malformed range, or more names than ``room``.
     """
     shown = "".join([f"[{piece}]" if index % 2 else piece for index, piece in enumerate(pieces)])
-    where = f"{source}: {shown[:80]!r}"
+    where = f"{source}: {quoted(shown)}"
     ranges = [[_range(part, where) for part in inside.split(",")] for inside in pieces[1::2]]
     count = 1
     for bracket in ranges:
@@ -52,13 +53,13 @@ def _range(text: str, where: str) -> tuple[int, int, int, int]:
     for number in (low, high, step):
         if not (number.isascii() and number.isdigit() and len(number) <= _DIGITS_MAX):
             raise UsageError(
-                f"{where}: {text[:40]!r}: expected numbers such as 7, 1-9 or 1-9/2, commas between them"
+                f"{where}: {quoted(text[:40])}: expected numbers such as 7, 1-9 or 1-9/2, commas between them"
             )
     width = max([len(number) for number in (low, high) if number[0] == "0" and len(number) > 1], default=0)
     if width and len(low) != len(high):
         raise UsageError(
-            f"{where}: {text[:40]!r}: both ends of a padded range have the same number of digits"
+            f"{where}: {quoted(text[:40])}: both ends of a padded range have the same number of digits"
         )
     if int(low) > int(high) or int(step) == 0:
-        raise UsageError(f"{where}: {text[:40]!r}: a range runs upward, in steps of at least 1")
+        raise UsageError(f"{where}: {quoted(text[:40])}: a range runs upward, in steps of at least 1")
     return int(low), int(high), int(step), width

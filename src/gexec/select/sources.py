@@ -10,11 +10,13 @@ from gexec.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gexec.select.nodes import Node
 
 DEFAULT_NODELIST = "/etc/gexec/nodelist"
+#: What GEXEC_NODELIST says where no list counts, this machine's own neither.
+NO_NODELIST = "/dev/null"
 DEFAULT_GMOND = "127.0.0.1:8649"
 
 
@@ -29,11 +31,16 @@ class Selection:
         count: the first so many nodes, 0 = all.
         pick: so many nodes by lot, 0 = all.
         skip_down: leave out nodes that are known to be down.
+        not_here: full names and addresses of this host, which is left out if it is among the nodes.
         administrator: the order of enexec, ensh and ensync, where the node list file comes first.
+        strict: a name to exclude, a wildcard or a group that comes to nothing is an error.
+        warn: takes a sentence about each of these otherwise, and about what a group source has
+            that is not usable; None = Python's warnings.
     """
 
     __slots__ = (
-        "administrator", "count", "exclude", "hosts_file", "nodelist", "nodes", "pick", "skip_down",
+        "administrator", "count", "exclude", "hosts_file", "nodelist", "nodes", "not_here", "pick",
+        "skip_down", "strict", "warn",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -44,7 +51,10 @@ class Selection:
         self.count = 0
         self.pick = 0
         self.skip_down = False
+        self.not_here: Sequence[str] = ()
         self.administrator = False
+        self.strict = False
+        self.warn: Callable[[str], object] | None = None
 
 
 class Choice:
@@ -77,17 +87,27 @@ class Source:
         name: how it is called in words for a person, such as ``GEXEC_SVRS``.
         kind: TEXT (value: names or a node set), STDIN (names), LIST (path of a file of names),
             HOSTS (the same in pssh's form) or GMOND (servers, with white space between).
-        value: None if the variable is not set.
-        optional: a file that need not be there.
+        value: None if the variable is not set. One that is set has to be usable: a job that was
+            meant for its nodes must not run on those of the next source.
+        optional: a file that may be missing, a server that may not run.
+        remedy: what to do if it names no node.
     """
 
-    __slots__ = ("kind", "name", "optional", "value")
+    __slots__ = ("kind", "name", "optional", "remedy", "value")
 
-    def __init__(self, name: str, kind: int, value: str | None, optional: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: int,
+        value: str | None,
+        optional: bool = False,
+        remedy: str = "put names into it, or unset it",
+    ) -> None:
         self.name = name
         self.kind = kind
         self.value = value
         self.optional = optional
+        self.remedy = remedy
 
 
 #: Sources without flags: of gexec, and of the commands in the administrator's order.
@@ -104,42 +124,56 @@ _ADMINISTRATORS_ORDER = (
 
 def flags(selection: Selection) -> list[Source]:
     """Return the sources that flags name, [] if none does; their nodes are taken together."""
+    remedy = "give names, such as -w node001,node002"
     found = [
-        Source("-w -", STDIN, "") if text == "-" else Source("-w", TEXT, text) for text in selection.nodes
+        Source("-w -", STDIN, "", remedy=remedy) if text == "-" else Source("-w", TEXT, text, remedy=remedy)
+        for text in selection.nodes
     ]
     if sum([source.kind == STDIN for source in found]) > 1:
-        raise UsageError("option -w - stands twice: stdin can be read once")
-    if selection.nodelist:
-        found.append(Source(f"node list {selection.nodelist}", LIST, selection.nodelist))
-    if selection.hosts_file:
-        found.append(Source(f"hosts file {selection.hosts_file}", HOSTS, selection.hosts_file))
+        raise UsageError("option -w - is given twice: stdin can be read once")
+    for what, kind, path in (
+        ("node list", LIST, selection.nodelist),
+        ("hosts file", HOSTS, selection.hosts_file),
+    ):
+        if path:
+            found.append(Source(f"{what} {path}", kind, path, remedy="put names into it"))
     return found
 
 
 def plan(administrator: bool, environ: Mapping[str, str]) -> list[Source]:
-    """Return the sources without flags in their order; the first that names a node is taken."""
+    """Return the sources without flags in their order; the first that is there is taken."""
     order = _ADMINISTRATORS_ORDER if administrator else _ORDER
     found = []
     for name in order:
         value = environ.get(name)
         if name == "nodelist":
-            found.append(_nodelist(environ))
+            if environ.get("GEXEC_NODELIST") != NO_NODELIST:
+                found.append(_nodelist(environ))
         elif name == "gmond":
-            found.append(Source("gmond", GMOND, DEFAULT_GMOND))
+            found.append(Source("gmond", GMOND, DEFAULT_GMOND, optional=True))
         elif name == "GEXEC_SVRS":
             found.append(Source(name, TEXT, value))
         elif name == "GEXEC_GMOND_SVRS":
-            found.append(Source(name, GMOND, value))
-        elif value:  # only inside of an allocation; elsewhere nobody needs to hear of it
-            found.append(Source(name, TEXT if name == "SLURM_JOB_NODELIST" else LIST, value))
+            found.append(Source(name, GMOND, value, remedy="check the servers, or unset it"))
+        elif value is not None:  # only inside of an allocation; elsewhere it need not be mentioned
+            if name == "PBS_NODEFILE":
+                found.append(Source(f"{name} {value}".rstrip(), LIST, value))
+            else:
+                found.append(Source(name, TEXT, value))
     return found
 
 
 def _nodelist(environ: Mapping[str, str]) -> Source:
     path = environ.get("GEXEC_NODELIST")
-    if path:
+    if path is not None:
         return Source(f"node list {path} (GEXEC_NODELIST)", LIST, path)
-    return Source(f"node list {DEFAULT_NODELIST}", LIST, DEFAULT_NODELIST, optional=True)
+    return Source(
+        f"node list {DEFAULT_NODELIST}",
+        LIST,
+        DEFAULT_NODELIST,
+        optional=True,
+        remedy="put names into it, or remove it",
+    )
 
 
 def gmond_servers(environ: Mapping[str, str]) -> str:
@@ -147,14 +181,14 @@ def gmond_servers(environ: Mapping[str, str]) -> str:
     return environ.get("GEXEC_GMOND_SVRS") or DEFAULT_GMOND
 
 
-def nothing(looked_at: Sequence[str], named: bool) -> UsageError:
-    """Return the error of a choice without nodes.
+def unusable(source: Source, notes: Sequence[str] = ()) -> UsageError:
+    """Return the error of a source that is set and names no node; a line for each note follows."""
+    what = "names none" if source.value or source.kind == STDIN else "is set but empty"
+    if source.kind == TEXT and source.name == "-w":
+        what = "names none"
+    return UsageError(f"no nodes: {source.name} {what}: {source.remedy}", notes)
 
-    Args:
-        looked_at: what was found at each source, in words.
-        named: whether flags named the sources.
-    """
-    told = ", ".join(looked_at)
-    if named:
-        return UsageError(f"no nodes: {told}: give names, such as -w node001,node002")
-    return UsageError(f"no nodes: {told}; set GEXEC_SVRS to the nodes' names, or name nodes with -w")
+
+def nothing(looked_at: Sequence[str]) -> UsageError:
+    """Return the error of no source without flags; a line for each says what was found there."""
+    return UsageError("no nodes: set GEXEC_SVRS to their names, or give them with -w", looked_at)

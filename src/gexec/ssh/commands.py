@@ -6,7 +6,7 @@ import math
 import os
 
 from gexec import limits
-from gexec.ssh import destination, script
+from gexec.ssh import destination, script, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +51,10 @@ class Commands:
 
 
 def _options(job: JobSpec, ask: bool) -> list[bytes]:
-    settings = [
-        f"ConnectTimeout={max(1, math.ceil(job.connect_timeout_s))}",
-        f"ServerAliveInterval={round(limits.LOST_AFTER_S / _ALIVE_COUNT)}",
-        f"ServerAliveCountMax={_ALIVE_COUNT}",
-        "LogLevel=ERROR",
-        "RemoteCommand=none",
-    ]
-    if not ask:
-        settings.append("BatchMode=yes")
-    return [b"-T", b"-x", *(word for setting in settings for word in (b"-o", setting.encode()))]
+    words = settings.words(
+        connect_timeout_s=max(1, math.ceil(job.connect_timeout_s)),
+        alive_interval_s=round(limits.LOST_AFTER_S / _ALIVE_COUNT),
+        alive_count=_ALIVE_COUNT,
+        ask=ask,
+    )
+    return [word.encode() for word in words]

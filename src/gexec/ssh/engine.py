@@ -32,6 +32,7 @@ from gexec.core.frames import (
 from gexec.core.jobspec import DETACHED, STRICT, JobSpec
 from gexec.errors import GexecError, ProtocolError
 from gexec.proc.loop import PollLoop
+from gexec.ssh import settings
 from gexec.ssh.commands import Commands
 from gexec.ssh.link import ClientLink
 from gexec.ssh.process import exit_status
@@ -137,7 +138,7 @@ class Engine:
             job=job,
             commands=Commands(job, self._ssh, mark, self._chdir, self._ask),
             mark=mark,
-            env=dict(os.environb),
+            env=dict(os.environb) | settings.environment(self._ask),
             ask=self._ask,
             loop=self._loop,
             client=self._client,

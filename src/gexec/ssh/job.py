@@ -16,7 +16,7 @@ from gexec.client.job import new_gpid
 from gexec.client.session import JobSession
 from gexec.core.jobspec import NO_STDIN, REMOTE_PATH, JobSpec
 from gexec.errors import DaemonError, UsageError
-from gexec.ssh import destination, script
+from gexec.ssh import destination, script, settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Options:
         self.chdir = chdir
 
     def words(self) -> list[str]:
-        """Return ssh's absolute path and options. UsageError: there is no such program."""
+        """Return ssh's absolute path and options. UsageError: no such program, or no option for a job."""
         given = list(self.command) or _configured(os.environ.get("GEXEC_SSH")) or ["ssh"]
         program = _found(given[0])
         if program is None:
@@ -65,6 +65,7 @@ class Options:
         found = [program, *given[1:], *self.arguments]
         if any("\0" in word for word in found) or "\0" in self.chdir:
             raise UsageError("an option for ssh holds a NUL byte, which no program can get")
+        settings.check(found)
         return found
 
 
@@ -126,6 +127,7 @@ def open_session(job: JobSpec, options: Options | None = None) -> tuple[_socket.
     """
     options = options or Options()
     words = options.words()
+    words += settings.new_words(words)
     blob = job.encode()
     lines = script.JobLines(job, b"0" * 32, os.fsencode(options.chdir))
     longest = max(range(job.ranks), key=lambda rank: len(job.names[rank]))

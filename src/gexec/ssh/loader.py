@@ -26,7 +26,8 @@ MODULES = (
 _DIGITS = 8
 # The archive is kept in a memfd, so that nothing is written to the node's disk but the files.
 _LOADER = f"""\
-import os,sys
+import os,sys,_signal
+_signal.signal(2,_signal.SIG_DFL)
 if sys.version_info<(3,11):sys.exit('gexec-receive: Python here is older than 3.11')
 def read(n):
  d=b''

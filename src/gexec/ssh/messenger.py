@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 from gexec import limits
+from gexec.proc import clock
 from gexec.proc.loop import PollLoop
 from gexec.ssh.process import SshProcess, spawn
 
@@ -77,7 +77,7 @@ class Messengers:
         except OSError:
             return  # no room for it: the deadlines see to the end
         self._under_way[pid] = process
-        self._loop.call_at(time.monotonic() + _WITHIN_S, lambda: self._recall(pid))
+        self._loop.call_at(clock.now_s() + _WITHIN_S, lambda: self._recall(pid))
 
     def _recall(self, pid: int) -> None:
         if pid in self._under_way:

@@ -39,6 +39,8 @@ class SshProcess:
         self.out_of_time = ""
         self.asked_kill = False
         self.forced = False
+        #: Ended here while something on the node held the output of a command that had ended.
+        self.cut = False
         opened: list[int] = []
         try:
             theirs_in, ours_in = os.pipe()

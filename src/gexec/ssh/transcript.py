@@ -14,6 +14,11 @@ PREAMBLE_MAX_BYTES = 8 * 1024
 #: Of them in one sentence, in characters: a node may say anything.
 _TOLD_MAX = 500
 _NUMBER_MAX = 10
+#: What ssh says when the connection through another ssh or a proxy has ended.
+_CONSEQUENCES = (
+    "kex_exchange_identification: ", "ssh_exchange_identification: ", "banner exchange: ",
+    "stdio forwarding failed", "Connection closed by UNKNOWN port ",
+)  # fmt: skip
 
 
 class Marked:
@@ -108,6 +113,9 @@ class Transcript:
             lines = [line.strip() for line in self._preamble[stream].decode("utf-8", "replace").splitlines()]
             lines = [line for line in lines if line]
             if lines:
+                # What follows from the end of a jump host's ssh comes after what that has said itself.
+                while len(lines) > 1 and lines[-1].startswith(_CONSEQUENCES):
+                    lines.pop()
                 # "Host key verification failed." is the consequence; the line before it is the reason.
                 last = lines[-1]
                 reason = lines[-2] if last.startswith("Host key") and len(lines) > 1 else ""

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 from gexec import limits
 from gexec.core.frames import OFFSET_ALL, Done, Ended, Output, Started, StdinTaken
 from gexec.core.frames import Stdin as StdinFrame
 from gexec.core.jobspec import NO_STDIN, JobSpec
-from gexec.core.outcome import Outcome, not_started
+from gexec.core.outcome import Outcome, held_by, not_started, output_cut
 from gexec.errors import GexecError, ProtocolError
+from gexec.proc import clock
 from gexec.proc.loop import PollLoop
 from gexec.ssh import script
 from gexec.ssh.commands import Commands
@@ -272,8 +272,14 @@ class Work:
             self._close_stdin(process)
         if transcript.complete and not was_complete:
             # What the command left behind may hold the connection; it is let be, and not waited for.
-            self._later(limits.LINGER_S, lambda: process.send_signal(signal.SIGTERM))
-            self._later(limits.LINGER_S + CONFIRM_S, lambda: process.send_signal(signal.SIGKILL))
+            self._later(limits.LINGER_S, lambda: self._not_waited_for(process))
+
+    def _not_waited_for(self, process: SshProcess) -> None:
+        """End an ssh whose command has ended while something on the node holds its output."""
+        if process.status is None:
+            process.cut = True
+            process.send_signal(signal.SIGTERM)
+            self._later(CONFIRM_S, lambda: process.send_signal(signal.SIGKILL))
 
     def _output(self, process: SshProcess, stream: int, data: bytes) -> None:
         if data:
@@ -388,10 +394,12 @@ class Work:
             asked_kill=process.asked_kill,
             forced=process.forced,
         )
+        if process.cut:
+            outcome = output_cut(outcome, held_by(0))
         self._report(process.rank, outcome, *process.sent.values())
 
     def _report(self, rank: int, outcome: Outcome, stdout_bytes: int = 0, stderr_bytes: int = 0) -> None:
         self._client.say(Ended(((rank, rank + 1),), outcome, stdout_bytes, stderr_bytes))
 
     def _later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        self._loop.call_at(time.monotonic() + delay_s, callback)
+        self._loop.call_at(clock.now_s() + delay_s, callback)

@@ -7,6 +7,7 @@ from collections import deque
 from gexec import limits
 from gexec.core import events, frames
 from gexec.core import outcome as outcomes
+from gexec.core.deadlines import SteadyClock, wake_s
 from gexec.core.frames import Frame, Start
 from gexec.core.jobspec import JobSpec
 from gexec.core.node import Node
@@ -39,6 +40,14 @@ class Cluster:
         return [self.root, *self.nodes]
 
 
+class SimMachine:
+    """Where a daemon and its processes run; frozen when the machine is suspended."""
+
+    def __init__(self) -> None:
+        self.life = 0
+        self.frozen_until_s = 0.0
+
+
 class SimDaemon:
     """One gexecd: links, the machines of its jobs, its processes and its memory of what it started."""
 
@@ -49,6 +58,8 @@ class SimDaemon:
         self.alive = True
         self.life = 0
         self.frozen_until_s = 0.0
+        self.machine = SimMachine()
+        self.clock = SteadyClock(0.0)
         self.slow = 1.0
         self.refuses = False
         self.swallows = False
@@ -66,6 +77,8 @@ class SimDaemon:
         self.alive = False
         self.life += 1
         self.frozen_until_s = 0.0
+        self.machine.life += 1
+        self.machine.frozen_until_s = 0.0
         self.swallows = self.swallows or vanish
         for job in self.jobs.values():
             job.die()
@@ -82,13 +95,17 @@ class SimDaemon:
     def restart(self) -> None:
         """A new daemon takes its place; it knows nothing."""
         self.alive = True
+        self.clock = SteadyClock(self.world.now_s)
         self.swallows = False
         self.refuses = False
         self.born_s = self.world.now_s
 
-    def freeze(self, duration_s: float) -> None:
-        """Everything that happens to it waits until then."""
-        self.frozen_until_s = self.world.now_s + duration_s
+    def freeze(self, duration_s: float, machine: bool = True) -> None:
+        """Everything that happens to it, and with ``machine`` to its processes, waits until then."""
+        until_s = self.world.now_s + duration_s
+        self.frozen_until_s = max(self.frozen_until_s, until_s)
+        if machine:
+            self.machine.frozen_until_s = max(self.machine.frozen_until_s, until_s)
         for link in list(self.links.values()):
             link.watch_frozen(DIALLER if link.ends[DIALLER] is self else ACCEPTOR)
 
@@ -202,7 +219,10 @@ class Job:
         self._daemon = daemon
         self._world = daemon.world
         self._queue: deque[events.Event] = deque()
+        #: As in gexec.daemon.job: told when all that may be read of the process's pipes was read.
+        self._behind_output: deque[events.Event] = deque()
         self._busy = False
+        self._wake_s: float | None = None
         self._tick_at_s: float | None = None
 
     def __str__(self) -> str:
@@ -213,7 +233,7 @@ class Job:
     def begin(self) -> None:
         """Let the machine begin."""
         self._busy = True
-        self._carry_out(self.machine.begin(self._world.now_s))
+        self._carry_out(self.machine.begin(self._now_s()))
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
@@ -224,10 +244,9 @@ class Job:
             self._run_queue()
 
     def _run_queue(self) -> None:
-        while self._queue and not self.machine.finished:
-            event = self._queue.popleft()
+        while not self.machine.finished and (event := self._next_event()) is not None:
             try:
-                effects = self.machine.handle(event, self._world.now_s)
+                effects = self.machine.handle(event, self._now_s())
             except ProtocolError as error:
                 # Nobody here forges anything, so a machine that complains is wrong about an honest peer.
                 raise Violation(f"{self} refuses {event} as no protocol: {error}") from error
@@ -236,12 +255,32 @@ class Job:
         if not self.machine.finished:
             self._arm()
 
+    def _next_event(self) -> events.Event | None:
+        if not self._behind_output:
+            return self._queue.popleft() if self._queue else None
+        piece = self.process.next_piece() if self.process is not None else None
+        if piece is not None:
+            self._check_kept(piece)
+            return piece
+        event = self._behind_output.popleft()
+        if self.process is not None and isinstance(event, events.TaskEnded):
+            event.unread = self.process.unread()
+        return event
+
+    def _now_s(self) -> float:
+        return self._daemon.clock.now(self._world.now_s, self._wake_s)
+
     def _arm(self) -> None:
-        at_s = self.machine.next_deadline_s()
-        if at_s is None or (self._tick_at_s is not None and self._tick_at_s <= at_s):
+        due_s = self._wake_s = self.machine.next_deadline_s()
+        if due_s is None:
+            self._tick_at_s = None
             return
-        self._tick_at_s = at_s
-        self._world.after(max(0.0, at_s - self._world.now_s), self._daemon, self._tick, at_s)
+        behind_s = self._daemon.clock.behind_s
+        self._wake_s = wake_s(self._world.now_s - behind_s, due_s)
+        at_s = max(self._world.now_s, self._wake_s + behind_s)
+        if self._tick_at_s is None or at_s < self._tick_at_s:
+            self._tick_at_s = at_s
+            self._world.after(at_s - self._world.now_s, self._daemon, self._tick, at_s)
 
     def _tick(self, at_s: float) -> None:
         if self._tick_at_s == at_s and not self.machine.finished:
@@ -274,6 +313,8 @@ class Job:
                     child = self.children.pop(number, None)
                     if child is not None:
                         child.link.children.pop(child.channel, None)
+                case events.DrainOutput():
+                    self._behind_output.append(events.OutputDrained())
                 case events.Finish():
                     self._finish()
                 case _:
@@ -366,8 +407,18 @@ class Job:
         )
 
     def tell_of_process(self, event: events.Event) -> None:
-        """Something happened to the process; check on the way that what is kept of it is bounded."""
-        self.tell(event)
+        """Something happened to the process."""
+        if not isinstance(event, events.TaskEnded):
+            self._check_kept(event)
+            self.tell(event)
+            return
+        self._behind_output.append(event)
+        if not self._busy:
+            self._busy = True
+            self._run_queue()
+
+    def _check_kept(self, event: events.Event) -> None:
+        """Check that what is kept of the process's output is bounded."""
         if isinstance(event, events.OutputRead) and isinstance(self.machine, Node):
             kept = self.machine.retained_bytes
             bound = 2 * (self._daemon.cluster.spec.window + limits.READ_CHUNK_BYTES)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gexec import limits
+from gexec.core.deadlines import Countdown
 from gexec.core.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
 from gexec.errors import ProtocolError
 from gexec.testing.world import World
@@ -47,14 +49,13 @@ class SimLink:
     def dial(self, timeout_s: float) -> None:
         """Try to connect; the dialler hears ``link_reached`` and ``link_opened``, or ``link_closed``."""
         self.world.after(self._delay_s(), None, self._arrive)
-        self.world.after(timeout_s, self.ends[DIALLER], self._time_out)
+        self._deadline(timeout_s, DIALLER, self._time_out)
 
     def _reached(self) -> None:
         if self.open[DIALLER] and not self.opened and not self.reached:
             self.reached = True
             self.ends[DIALLER].link_reached(self)
-            text = "no answer within the time for a handshake"
-            self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[DIALLER], self._fail, text)
+            self._deadline(limits.HANDSHAKE_TIMEOUT_S, DIALLER, self._no_handshake)
 
     def _arrive(self) -> None:
         acceptor = self.ends[ACCEPTOR]
@@ -73,7 +74,19 @@ class SimLink:
         self.ends[ACCEPTOR].links[self.number] = self
         self.world.after(self._delay_s(), self.ends[DIALLER], self._connected)
         # A dialler that died or gave up meanwhile is noticed like any other.
-        self.world.after(limits.HANDSHAKE_TIMEOUT_S, self.ends[ACCEPTOR], self._check_accepted)
+        self._deadline(limits.HANDSHAKE_TIMEOUT_S, ACCEPTOR, self._check_accepted)
+
+    def _deadline(self, delay_s: float, side: int, call: Callable[[], None]) -> None:
+        """As gexec.net.deadline: a pause of the one who waits is not held against the other."""
+        countdown = Countdown(self.world.now_s, delay_s)
+
+        def due() -> None:
+            if countdown.over(self.world.now_s):
+                call()
+            else:
+                self.world.at(countdown.due_s, self.ends[side], due)
+
+        self.world.at(countdown.due_s, self.ends[side], due)
 
     def _check_accepted(self) -> None:
         if not self.opened and self.open[ACCEPTOR]:
@@ -89,6 +102,9 @@ class SimLink:
     def _time_out(self) -> None:
         if not self.reached:
             self._fail("no answer within the connect time-out")
+
+    def _no_handshake(self) -> None:
+        self._fail("no answer within the time for a handshake")
 
     def _fail(self, text: str) -> None:
         if not self.opened and self.open[DIALLER]:
@@ -107,8 +123,7 @@ class SimLink:
         data = encode(channel, frame)
         if not self.silent[side]:
             self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-            delay_s = self._last_s[side] - self.world.now_s
-            self.world.after(delay_s, self.ends[1 - side], self._deliver, 1 - side, data)
+            self.world.at(self._last_s[side], self.ends[1 - side], self._deliver, 1 - side, data)
 
     def _deliver(self, side: int, data: bytes) -> None:
         if not self.open[side] or self.silent[1 - side]:
@@ -146,8 +161,7 @@ class SimLink:
             self._watch(1 - side)
             return
         self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-        delay_s = self._last_s[side] - self.world.now_s
-        self.world.after(delay_s, other, self.close, 1 - side, "the connection was reset")
+        self.world.at(self._last_s[side], other, self.close, 1 - side, "the connection was reset")
 
     def hush(self, side: int) -> None:
         """From now on nothing that the end ``side`` sends arrives; the other gives it up in time."""
@@ -156,14 +170,15 @@ class SimLink:
             self._watch(1 - side)
 
     def _watch(self, side: int) -> None:
-        delay_s = limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)
-        self.world.after(delay_s, self.ends[side], self.close, side, "no answer for 15 s")
+        self._deadline(self._silence_s(), side, lambda: self.close(side, "no answer for 15 s"))
 
     def watch_frozen(self, side: int) -> None:
         """The end ``side`` is frozen just now: if it still is in LOST_AFTER_S, the other gives it up."""
-        delay_s = limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)
-        self.world.after(delay_s, self.ends[1 - side], self._give_up_frozen, side)
+        self._deadline(self._silence_s(), 1 - side, lambda: self._give_up_frozen(side))
 
     def _give_up_frozen(self, side: int) -> None:
         if self.ends[side].frozen_until_s > self.world.now_s:
             self.close(1 - side, "no answer for 15 s")
+
+    def _silence_s(self) -> float:
+        return limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)

@@ -67,8 +67,25 @@ def scenario(seed: int) -> Scenario:
     made = Scenario(spec, plans, _habits(rng, ranks, with_stdin), disturbed=bool(spec.timeout_s))
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
         _break(rng, made, rng.choice(KINDS))
+    _pause(Random(f"pauses of {seed}"), made)
     made.faults.sort(key=lambda fault: fault.at_s)
     return made
+
+
+def _pause(rng: Random, made: Scenario) -> None:
+    """Suspend machines, or stop daemons alone, at any time and for any time: in every third seed."""
+    if rng.random() < 0.65:
+        return
+    long_s = rng.choice((2.0, 13.0, 20.0, 40.0, 120.0))
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at_s = rng.choice((rng.uniform(0, 0.01), rng.uniform(0, 0.3), rng.uniform(0, 3), rng.uniform(0, 30)))
+        kind = rng.choice(("freeze", "freeze", "stop", "suspend"))
+        rank = -1 if kind == "suspend" else rng.randrange(made.spec.ranks)
+        made.faults.append(Fault(at_s, kind, rank, rng.uniform(0, long_s)))
+    if rng.random() < 0.3:
+        for plan in made.plans:
+            plan.leaves_s = rng.choice((0.0, 1.0, 10.0, 30.0))
+            plan.chatters = rng.random() < 0.3
 
 
 # -- the job ----------------------------------------------------------------------------------

@@ -94,7 +94,8 @@ class Simulation:
         owed = sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
         jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs]
         running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
-        return f"at {self.world.now_s:.1f} s without outcome: {owed}; nodes: {jobs}; processes: {running}"
+        where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
+        return f"at {self.world.now_s:.1f} s without {where}"
 
     # -- faults ---------------------------------------------------------------------------
 
@@ -119,9 +120,17 @@ class Simulation:
                 daemon.slow = 100.0
             case "freeze":
                 daemon.freeze(fault.value)
+            case "stop":
+                daemon.freeze(fault.value, machine=False)
+            case "suspend":
+                for each in self.cluster.daemons:
+                    if each.alive:
+                        each.freeze(fault.value)
             case "drop":
                 for link in self._upward(daemon):
-                    link.close(self.world.rng.choice((DIALLER, ACCEPTOR)), "the link was lost")
+                    side = self.world.rng.choice((DIALLER, ACCEPTOR))
+                    # A frozen end sees it when it wakes up.
+                    self.world.after(0.0, link.ends[side], link.close, side, "the link was lost")
             case "silence":
                 for link in self._upward(daemon):
                     link.hush(ACCEPTOR if fault.value else DIALLER)
@@ -144,7 +153,7 @@ class Simulation:
             if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & 2:
                 plan = self.made.plans[rank]
                 expected = plan.refusal or outcomes.exited(plan.status)
-                if outcome.kind != expected.kind or outcome.value != expected.value:
+                if (outcome.kind, outcome.value) != (expected.kind, expected.value):
                     raise Violation(f"rank {rank} is {outcome.describe()}: expected {expected.describe()}")
 
     def _check_truth(self, rank: int, outcome: outcomes.Outcome) -> None:
@@ -162,18 +171,34 @@ class Simulation:
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it did run")
         elif outcome.kind != outcomes.LOST:
             truth = record.outcome
-            if truth is None or (outcome.kind != outcomes.TIMED_OUT and outcome != truth):
+            if truth is None or (
+                outcome.kind != outcomes.TIMED_OUT
+                and (outcome.kind, outcome.value) != (truth.kind, truth.value)
+            ):
                 raise Violation(f"rank {rank} is {outcome.describe()}, but in truth {truth}")
-            # What a leftover holds back after its time is cut off; the process wrote all before.
-            if received != written and self.made.plans[rank].leaves_s == 0:
-                lengths = [len(each) for each in (*received, *written)]
-                raise Violation(f"rank {rank} ended, but its output is not whole: {lengths}")
+            self._check_whole(rank, outcome, [len(got) for got in received], [len(had) for had in written])
         if rank in self.client.started and not ran:
             raise Violation(f"rank {rank} is told to have started, but did not")
         if not self.made.habits.stdin.startswith(record.stdin):
             raise Violation(f"rank {rank} read something else than the client's stdin")
         if record.stdin_eof and len(record.stdin) != len(self.made.habits.stdin):
             raise Violation(f"rank {rank} read the end of stdin after {len(record.stdin)} bytes")
+
+    def _check_whole(
+        self, rank: int, outcome: outcomes.Outcome, received: list[int], written: list[int]
+    ) -> None:
+        """All that the process wrote came; what others wrote after it may be cut, and then is marked."""
+        record = self.cluster.records[rank]
+        if outcome.cut and not self.made.plans[rank].leaves_s:
+            raise Violation(f"rank {rank} is {outcome.describe()}, but nobody held its output")
+        if not outcome.cut and received != written:
+            raise Violation(f"rank {rank} ended, but its output is not whole: {received} of {written}")
+        if any(got < own for got, own in zip(received, record.own, strict=True)):
+            raise Violation(f"rank {rank}: of what it wrote itself {received} came: {record.own}")
+
+
+def _few(numbers: list[int]) -> str:
+    return f"{numbers[:8]}" + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
 
 
 def simulate(seed: int, tracing: bool = False) -> Result:

@@ -37,30 +37,33 @@ class World:
         self.events = 0
         self._tracing = tracing
         self._hash = hashlib.sha256()
-        self._heap: list[tuple[float, int, Host | None, int, Callable[..., None], tuple[Any, ...]]] = []
+        #: When it happens, when it was to happen, a number, to whom, in which life, what.
+        self._heap: list[
+            tuple[float, float, int, Host | None, int, Callable[..., None], tuple[Any, ...]]
+        ] = []
         self._numbers = 0
 
     def after(self, delay_s: float, host: Host | None, call: Callable[..., None], *arguments: Any) -> None:
         """Have ``call(*arguments)`` happen to ``host``: not if it died meanwhile, later if it is frozen."""
-        life = host.life if host is not None else 0
-        self._push(self.now_s + delay_s, host, life, call, arguments)
+        self.at(self.now_s + delay_s, host, call, *arguments)
 
-    def _push(
-        self, at_s: float, host: Host | None, life: int, call: Callable[..., None], arguments: tuple[Any, ...]
-    ) -> None:
+    def at(self, at_s: float, host: Host | None, call: Callable[..., None], *arguments: Any) -> None:
+        """As ``after``, at this time: sums are not exact, and what is to keep an order needs the same one."""
+        life = host.life if host is not None else 0
         self._numbers += 1
-        heapq.heappush(self._heap, (at_s, self._numbers, host, life, call, arguments))
+        heapq.heappush(self._heap, (at_s, at_s, self._numbers, host, life, call, arguments))
 
     def step(self) -> bool:
         """Let the next thing happen; False if there is none."""
         if not self._heap:
             return False
-        self.now_s, _, host, life, call, arguments = heapq.heappop(self._heap)
+        self.now_s, due_s, number, host, life, call, arguments = heapq.heappop(self._heap)
         if host is not None:
             if host.life != life:
                 return True
             if host.frozen_until_s > self.now_s:
-                self._push(host.frozen_until_s, host, life, call, arguments)
+                # Then in the order in which it was to happen.
+                heapq.heappush(self._heap, (host.frozen_until_s, due_s, number, host, life, call, arguments))
                 return True
         self.events += 1
         call(*arguments)

@@ -1,0 +1,287 @@
+"""Do daemons stay as small as they are? Large jobs of every kind, and many small ones, on one cluster.
+
+Usage: python bench/soak.py [--rounds 10] [--small 2000] [--nodes 6]
+
+Prints memory and descriptors of each role at the start, after the warm-up and at the end. Exit status: 0 all
+within the bounds (docs/benchmarks.md), 1 something grew over them or a job ended otherwise than it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from run import BIN, JOB_DEADLINE_S, below, daemons
+
+from gexec.cluster import control
+from gexec.cluster.layout import Layout, environment
+
+#: How much a process may be larger at the end than after the warm-up, in MiB, and in descriptors: links to
+#: other nodes come and go.
+BOUNDS = {"spawner": (8.0, 8), "relay": (12.0, 32), "authd": (4.0, 8), "helper": (8.0, 8)}
+#: The daemons give memory back some seconds after the last job.
+IDLE_S = 10.0
+#: 0.8 MB of environment, as the largest of jobs bring.
+LARGE = {f"SOAK{number}": "x" * 100_000 for number in range(8)}
+MIB = 1024 * 1024
+
+
+class SoakError(Exception):
+    """A job ended otherwise than it should; the sentence says how."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one process uses."""
+
+    mib: float
+    descriptors: int
+
+
+class Soak:
+    """A cluster whose last node is killed in its first job, and the jobs on it."""
+
+    def __init__(self, nodes: int, folder: Path) -> None:
+        self.place = Layout(folder / "cluster")
+        self.place.dir.mkdir(mode=0o755)
+        self.files = folder / "files"
+        self.files.mkdir()
+        for number in range(20):
+            (self.files / f"f{number}").write_bytes(os.urandom(200_000))
+        self._command("gexecctl", "cluster", "up", str(nodes), "--dir", str(self.place.dir))
+        self.state = control.require(self.place)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
+        self.small = clean | environment(self.place, self.state)
+        self.large = self.small | LARGE
+        self.names = [node.name for node in self.state.nodes]
+        self.living = ",".join(self.names[:-1])
+        self.everyone = ",".join(self.names)
+        self._fetched = folder / "fetched"
+
+    def _command(self, *words: str) -> None:
+        subprocess.run(
+            [sys.executable, str(BIN / words[0]), *words[1:]], check=True, stdout=subprocess.DEVNULL
+        )
+
+    def down(self) -> None:
+        """End the cluster."""
+        self._command("gexecctl", "cluster", "down", "--dir", str(self.place.dir))
+
+    # -- jobs ---------------------------------------------------------------------------------
+
+    def run(self, expected: int, *words: str, command: str = "gexec", **options: object) -> None:
+        """Run a command with the large environment; it must end with this status."""
+        arguments = [sys.executable, str(BIN / command), *words]
+        done = subprocess.run(  # type: ignore[call-overload]
+            arguments,
+            env=self.large,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=JOB_DEADLINE_S,
+            **({"stdin": subprocess.DEVNULL} if "input" not in options else {}),
+            **options,
+        )
+        if done.returncode != expected:
+            said = f"status {done.returncode}, expected {expected}: {done.stderr[-500:]!r}"
+            raise SoakError(f"{' '.join(words)[:80]}: {said}")
+
+    def lose_a_node(self) -> None:
+        """Kill a node's daemon in the middle of a job; it stays dead."""
+        with self._begun(self.everyone) as job:
+            for process in control.node_processes(self.state, self.names[-1]):
+                os.kill(process.pid, signal.SIGKILL)
+            job.send_signal(signal.SIGINT)
+            job.wait(JOB_DEADLINE_S)
+
+    def interrupt(self) -> None:
+        """A job that ^C ends."""
+        with self._begun(self.living) as job:
+            job.send_signal(signal.SIGINT)
+            if job.wait(JOB_DEADLINE_S) != 130:
+                raise SoakError(f"a job that was interrupted ended with {job.returncode}")
+
+    def leave(self) -> None:
+        """A job whose client is killed."""
+        with self._begun(self.living) as job:
+            job.kill()
+
+    def _begun(self, nodes: str) -> subprocess.Popen[bytes]:
+        words = [sys.executable, str(BIN / "gexec"), "-w", nodes, "sh", "-c", "echo up; exec sleep 600"]
+        job = subprocess.Popen(
+            words, env=self.large, stdin=subprocess.DEVNULL, stdout=-1, stderr=subprocess.DEVNULL
+        )
+        assert job.stdout is not None
+        for _ in nodes.split(","):
+            if b"up" not in job.stdout.readline():
+                raise SoakError("a job that was to be ended does not begin")
+        return job
+
+    def kinds(self) -> dict[str, Callable[[], None]]:
+        """Return the large jobs, by what they are."""
+        some = self.living
+        fetched = str(self._fetched)
+        return {
+            "plain": lambda: self.run(0, "-w", some, "true"),
+            "plain, a dead node": lambda: self.run(255, "-w", self.everyone, "true"),
+            "strict": lambda: self.run(0, "--strict", "-w", some, "true"),
+            "strict, a dead node": lambda: self.run(255, "--strict", "-w", self.everyone, "true"),
+            "not started": lambda: self.run(255, "-w", some, "--remote-path", "no-such-program"),
+            "timed out": lambda: self.run(124, "-w", some, "--timeout", "0.3", "sleep", "600"),
+            "detached": lambda: self.run(0, "-d", "-w", some, "true"),
+            "interrupted": self.interrupt,
+            "client killed": self.leave,
+            "output": lambda: self.run(0, "-w", some, "head", "-c", str(4 * MIB), "/dev/zero"),
+            "stdin": lambda: self.run(0, "-w", some, "sh", "-c", "cat >/dev/null", input=bytes(4 * MIB)),
+            "one node 500 times": lambda: self.run(0, "-w", ",".join([self.names[0]] * 500), "true"),
+            "a service left behind": lambda: self.run(
+                0, "-w", some, "sh", "-c", "setsid sleep 3 </dev/null >/dev/null 2>&1 & exit 0"
+            ),
+            "output held": lambda: self.run(255, "-w", some, "sh", "-c", "sleep 4 & exit 0"),
+            "ensync": lambda: self.run(
+                0,
+                "-w",
+                some,
+                "--parents",
+                "--dest",
+                f"{self.place.dir}/copies/%h",
+                str(self.files),
+                command="ensync",
+            ),
+            "fetch": lambda: self.run(0, "-w", some, "--fetch", str(self.files), "--to", fetched),
+        }
+
+    def many_small(self, count: int) -> None:
+        """Run so many jobs of four nodes."""
+        words = [sys.executable, str(BIN / "gexec"), "-w", ",".join(self.names[:4]), "true"]
+        for _ in range(count):
+            if subprocess.run(words, env=self.small, stdin=subprocess.DEVNULL, check=False).returncode:
+                raise SoakError("a job of four nodes failed")
+
+    # -- measuring ----------------------------------------------------------------------------
+
+    def use(self) -> dict[int, tuple[str, Use]]:
+        """Return role and use of each daemon of the cluster by pid, after a rest."""
+        until_s = time.monotonic() + IDLE_S
+        while time.monotonic() < until_s:
+            time.sleep(0.5)
+        found: dict[int, tuple[str, Use]] = {}
+        for pid in below(self.state.supervisor.pid):
+            role = role_of(pid)
+            if role:
+                found[pid] = role, Use(resident_mib(pid), len(os.listdir(f"/proc/{pid}/fd")))
+        return found
+
+
+def role_of(pid: int) -> str:
+    """Return which of the cluster's daemons a process is, or ""."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+    return name.removeprefix("gexecd-") if name.removeprefix("gexecd-") in BOUNDS else ""
+
+
+def resident_mib(pid: int) -> float:
+    """Return how much of a process is in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def table(title: str, found: dict[int, tuple[str, Use]]) -> str:
+    """Return a line for each role: how many, the largest and the sum."""
+    lines = [title]
+    for role in BOUNDS:
+        uses = [use for each, use in found.values() if each == role]
+        if uses:
+            largest, total = max(use.mib for use in uses), sum(use.mib for use in uses)
+            descriptors = max(use.descriptors for use in uses)
+            memory = f"{largest:7.1f} MiB at most, {total:8.1f} in all"
+            lines.append(f"  {len(uses):4} {role:8} {memory}, {descriptors:4} descriptors")
+    return "\n".join(lines)
+
+
+def grown(before: dict[int, tuple[str, Use]], after: dict[int, tuple[str, Use]]) -> list[str]:
+    """Return a sentence for each process that grew over its bounds."""
+    said = []
+    for pid, (role, use) in after.items():
+        if pid not in before:
+            continue
+        old = before[pid][1]
+        mib, descriptors = BOUNDS[role]
+        if use.mib - old.mib > mib or use.descriptors - old.descriptors > descriptors:
+            said.append(
+                f"{role} {pid}: {old.mib:.1f} to {use.mib:.1f} MiB, {old.descriptors} to {use.descriptors} "
+                f"descriptors: at most {mib:g} MiB and {descriptors} more are allowed"
+            )
+    return said
+
+
+def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
+    """Run it all; return the exit status."""
+    with ExitStack() as stack:
+        cluster = Soak(nodes, folder)
+        stack.callback(cluster.down)
+        print(table("at the start", cluster.use()), flush=True)
+        cluster.lose_a_node()
+        kinds = cluster.kinds()
+        before: dict[int, tuple[str, Use]] = {}
+        for turn in range(rounds + 2):
+            for name, job in kinds.items():
+                try:
+                    job()
+                except SoakError as error:
+                    print(f"{name}: {error}")
+                    return 1
+            if turn == 1:
+                cluster.many_small(min(small, 20))
+                before = cluster.use()
+                print(
+                    table(f"after the warm-up: 2 rounds of {len(kinds)} large jobs, 20 small ones", before),
+                    flush=True,
+                )
+        between = cluster.use()
+        print(table(f"after {rounds} more rounds", between), flush=True)
+        said = grown(before, between)
+        cluster.many_small(small)
+        after = cluster.use()
+        print(table(f"after {small} small jobs", after))
+        said += grown(before, after)
+    print("\n".join(said) or "within the bounds")
+    return 1 if said else 0
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Large jobs of every kind, and what the daemons keep of them."
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="of all kinds of large jobs (default: 10)")
+    parser.add_argument("--small", type=int, default=2000, help="jobs of four nodes (default: 2000)")
+    parser.add_argument("--nodes", type=int, default=6, help="of the cluster, 5 or more (default: 6)")
+    options = parser.parse_args()
+    if options.nodes < 5 or options.rounds < 1 or options.small < 0:
+        parser.error("expected 5 nodes or more, 1 round or more, and no negative number")
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    print(f"daemons: {daemons()}")
+    folder = Path(tempfile.mkdtemp(prefix="gxs", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        return soak(options.nodes, options.rounds, options.small, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

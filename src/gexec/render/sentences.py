@@ -1,0 +1,132 @@
+"""Equal lines that many ranks write to standard error, once with the folded names. Pure.
+
+For jobs of our own programs, which write sentences there: one of a full disk on a thousand nodes is one
+line. Imported when files are copied or fetched.
+"""
+
+from __future__ import annotations
+
+from gexec.core import ranks as sets
+from gexec.core.frames import STDERR
+from gexec.render.fold import fold_bounded
+from gexec.render.text import shown
+from gexec.render.wrapped import Wrapped
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gexec.core.outcome import Outcome
+    from gexec.core.ranks import Ranges
+    from gexec.render.view import View
+
+#: So many different lines are kept, of so many bytes in all; further ones are written as they come.
+LINES_MAX = 1000
+KEPT_MAX_BYTES = 1024 * 1024
+#: A longer line is no sentence: it is written in pieces, each as a line.
+LINE_MAX_BYTES = 16 * 1024
+#: What all ranks have begun to write.
+_BEGUN_MAX_BYTES = 4 * 1024 * 1024
+
+
+class Sentences(Wrapped):
+    """Keeps each different line of standard error with the ranks that wrote it, until ``finish``.
+
+    Args:
+        view: shows standard output.
+        names: of the nodes, by rank.
+        neutral: returns a rank's line as the other ranks would write it. A line of one rank alone is
+            written as it came.
+    """
+
+    __slots__ = ("_begun", "_begun_bytes", "_kept", "_kept_bytes", "_names", "_neutral")
+
+    def __init__(
+        self, view: View, names: Sequence[bytes], neutral: Callable[[int, bytes], bytes] | None = None
+    ) -> None:
+        super().__init__(view)
+        self._names = names
+        self._neutral = neutral
+        #: Line, neutral -> (the first one as it came, bit N: rank N wrote it). Bits: 1000 lines of 10,000
+        #: ranks are little over a megabyte.
+        self._kept: dict[bytes, tuple[bytes, int]] = {}
+        self._kept_bytes = 0
+        self._begun: dict[int, bytes] = {}
+        self._begun_bytes = 0
+
+    def started(self, ranks: Ranges) -> None:
+        """See View. A rank that was lost may start once more: nothing follows what it had begun."""
+        self._complete(ranks)
+        super().started(ranks)
+
+    def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
+        """See View."""
+        if stream != STDERR:
+            super().output(stream, ranks, data)
+            return
+        first, *later = data.split(b"\n")
+        for rank in sets.members(ranks):
+            taken, part = 0, first
+            for next_part in later:
+                taken += self._line(rank, self._pop(rank) + part, len(part) + 1)
+                part = next_part
+            taken += self._begin(rank, part)
+            if taken:
+                self.taken.append((STDERR, ((rank, rank + 1),), taken))
+
+    def ended(self, ranks: Ranges, outcome: Outcome) -> None:
+        """See View."""
+        self._complete(ranks)
+        super().ended(ranks, outcome)
+
+    def finish(self) -> None:
+        """See View. What is kept is written now, in the order in which it first came."""
+        for rank in sorted(self._begun):
+            self._line(rank, self._pop(rank), 0)
+        for line, (raw, bits) in self._kept.items():
+            ranks = [rank for rank in range(bits.bit_length()) if bits >> rank & 1]
+            names = fold_bounded([shown(self._names[rank]) for rank in ranks])
+            text = names.encode() + b" " + (raw if len(ranks) == 1 else line) + b"\n"
+            self.writes.append((STDERR, text, None))
+        self._kept.clear()
+        super().finish()
+
+    def _complete(self, ranks: Ranges) -> None:
+        for rank in sets.members(ranks) if self._begun else ():
+            if rank in self._begun:
+                self._line(rank, self._pop(rank), 0)
+
+    def _begin(self, rank: int, part: bytes) -> int:
+        """Keep the begin of a line; return how much of it is taken."""
+        begun = self._pop(rank) + part
+        if len(begun) > LINE_MAX_BYTES or self._begun_bytes + len(begun) > _BEGUN_MAX_BYTES:
+            return self._line(rank, begun, len(part))
+        if begun:
+            self._begun[rank] = begun
+            self._begun_bytes += len(begun)
+        return len(part)
+
+    def _pop(self, rank: int) -> bytes:
+        begun = self._begun.pop(rank, b"")
+        self._begun_bytes -= len(begun)
+        return begun
+
+    def _line(self, rank: int, raw: bytes, count: int) -> int:
+        """Keep or write a line, ``count`` bytes of which are not taken yet; return how many now are."""
+        line = self._neutral(rank, raw) if self._neutral is not None else raw
+        known = self._kept.get(line)
+        if known is not None:
+            self._kept[line] = known[0], known[1] | 1 << rank
+            return count
+        size = len(line) + len(raw)
+        if (
+            len(raw) <= LINE_MAX_BYTES
+            and self._kept_bytes + size <= KEPT_MAX_BYTES
+            and len(self._kept) < LINES_MAX
+        ):
+            self._kept[line] = raw, 1 << rank
+            self._kept_bytes += size
+            return count
+        text = shown(self._names[rank]).encode() + b" " + raw + b"\n"
+        self.writes.append((STDERR, text, (STDERR, ((rank, rank + 1),), count) if count else None))
+        return 0

@@ -179,3 +179,6 @@ def window_bytes(ranks: int) -> int:
     (twice that with both streams busy), but each stream keeps enough to move.
     """
     return max(WINDOW_MIN_BYTES, min(WINDOW_MAX_BYTES, JOB_WINDOW_BYTES // max(1, ranks)))
+
+#: Standard input that is kept for the batches and attempts after the first.
+STDIN_KEPT_MAX_BYTES = 64 * 1024 * 1024

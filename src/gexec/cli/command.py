@@ -296,8 +296,7 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     request.timeout_s = seconds_of(parsed, "timeout", 0.0)
     request.connect_timeout_s = seconds_of(parsed, "connect-timeout", request.connect_timeout_s)
     request.chdir = parsed.last("chdir") or ""
-    rounds = "batch" in parsed.values or "retries" in parsed.values
-    request.stdin = not (parsed.flag("no-stdin") or rounds or _stdin_is_null())
+    request.stdin = not (parsed.flag("no-stdin") or _stdin_is_null())
     return request
 
 

@@ -13,8 +13,10 @@ from gexec.cli.options import integer
 from gexec.client.console import Console, finish
 from gexec.client.interrupts import DEADLY, Interrupts
 from gexec.client.job import part
+from gexec.client.kept import KeptInput
 from gexec.client.session import OVER
 from gexec.client.sink import Sink, standard_sinks
+from gexec.core.jobspec import NO_STDIN
 from gexec.core.outcome import lost, not_started
 from gexec.errors import GexecError, UsageError
 from gexec.render.part import Part
@@ -61,6 +63,7 @@ class Run:
         self._delay_s = seconds_of(parsed, "batch-delay", 0.0)
         self.rounds = rounds
         self.sinks: dict[int, Sink] = standard_sinks()
+        self._kept = None if job.flags & NO_STDIN else KeptInput()
         #: An exit status that overrides the run's own.
         self.status: int | None = None
         #: Why ranks that were never tried were not.
@@ -76,12 +79,19 @@ class Run:
             self._go()
         finally:
             self._interrupts.restore()
+            if self._kept is not None:
+                self._kept.close()
         if self.rounds.stopped:
             self.why = "not tried: too many nodes have failed before (--max-failures)"
 
     def _go(self) -> None:
         number = attempts = 0
         while not self.why and (ranks := self.rounds.next()):
+            if self._kept is not None:
+                self.why = self._kept.why
+                if self.why:
+                    break
+                self._kept.rewind()
             if self.rounds.again:
                 attempts += 1
                 wait_s = min(_RETRY_MAX_S, _RETRY_S * 2 ** (attempts - 1))
@@ -118,7 +128,8 @@ class Run:
             session,
             Part(self._view, ranks, again),
             self.sinks,
-            read_stdin=False,
+            read_stdin=self._kept is not None,
+            kept=self._kept,
             command=self._command.name,
             last=False,
             names=[self._job.names[rank] for rank in ranks],

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Sequence
 
+    from gexec.client.kept import KeptInput
     from gexec.client.progress import Progress
     from gexec.client.session import JobSession
     from gexec.core.frames import Frame
@@ -62,6 +63,7 @@ class Console:
         sinks: of ``standard_sinks``; several jobs after each other share them.
         read_stdin: whether a descriptor is read for the job.
         stdin_fd: which.
+        kept: reads that descriptor instead, and keeps what it read for the next job; None = nobody does.
         command: stands in front of what the user is told, e.g. ``gexec``.
         started: called once, when all ranks have started or ended.
         last: no other job's output comes after this one in the same view.
@@ -88,6 +90,7 @@ class Console:
         names: Sequence[bytes] | None = None,
         progress: Progress | None = None,
         stdin_fd: int = 0,
+        kept: KeptInput | None = None,
     ) -> None:
         self._sock = sock
         self._session = session
@@ -99,8 +102,9 @@ class Console:
         self._names = names
         self._progress = progress
         self._read_stdin = read_stdin
-        self._stdin_fd = stdin_fd
-        self._stdin_terminal = read_stdin and os.isatty(stdin_fd)
+        self._kept = kept
+        self._stdin_fd = stdin_fd if kept is None else kept.fd
+        self._stdin_terminal = read_stdin and os.isatty(self._stdin_fd)
         self._unsent = memoryview(b"")
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
@@ -148,7 +152,7 @@ class Console:
     def say(self, text: str) -> None:
         """Put one sentence on stderr, between what the nodes write there and on a line of its own."""
         sink = self._sinks[STDERR]
-        line = f"{self._command}: {text}\n".encode("utf-8", "surrogateescape")
+        line = f"{self._command}: {text}\n".encode("utf-8", "backslashreplace")
         sink.put(line if sink.ends_line else b"\n" + line)
 
     def _turn(self, accept_by_s: float) -> None:
@@ -335,7 +339,7 @@ class Console:
         if not self._stdin_is_ours():
             return
         try:
-            data = os.read(self._stdin_fd, min(STDIN_CHUNK_BYTES, self._session.stdin_room))
+            data = self._from_stdin(min(STDIN_CHUNK_BYTES, self._session.stdin_room))
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -345,6 +349,15 @@ class Console:
             self.say(f"cannot read standard input: {error.strerror}; the processes get its end")
             data = b""
         self._session.stdin(data, eof=not data)
+
+    def _from_stdin(self, most_bytes: int) -> bytes:
+        if self._kept is None:
+            return os.read(self._stdin_fd, most_bytes)
+        data = self._kept.read(most_bytes)
+        if self._stdin_fd != self._kept.fd:  # the copy is read to its end: on with the descriptor itself
+            self._stdin_fd = self._kept.fd
+            self._stdin_terminal = os.isatty(self._stdin_fd)
+        return data
 
     def _write(self, stream: int, sink: Sink) -> None:
         if self._progress is not None:

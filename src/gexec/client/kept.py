@@ -1,0 +1,100 @@
+"""Standard input for several jobs after each other: what one has read is kept for the next.
+
+Nothing is read ahead: a job reads the copy first and then goes on with the descriptor, so that an open
+pipe in which nothing comes delays nobody who does not read it, as without rounds.
+Imported only by runs of several jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from stat import S_ISREG
+
+from gexec import limits
+from gexec.errors import UsageError
+from gexec.render.text import size as shown_size
+
+_MAX = shown_size(limits.STDIN_KEPT_MAX_BYTES)
+#: Why no further job can begin.
+TOO_LONG = (
+    f"not tried: standard input is longer than the {_MAX} that are kept for the nodes after the first; "
+    "copy it to the nodes as a file (ensync)"
+)
+
+
+class KeptInput:
+    """A descriptor, and a copy of what was read from it, in a file without a name below $TMPDIR.
+
+    Args:
+        fd: read until its end, in the pace of the jobs.
+
+    Attributes:
+        why: why no further job can have all of it (more than STDIN_KEPT_MAX_BYTES came, or the copy could
+            not be written), or "".
+
+    Raises:
+        UsageError: a regular file that is longer than the bound.
+    """
+
+    def __init__(self, fd: int = 0) -> None:
+        self._live = fd
+        status = os.fstat(fd)
+        if S_ISREG(status.st_mode):
+            left = status.st_size - os.lseek(fd, 0, os.SEEK_CUR)
+            if left > limits.STDIN_KEPT_MAX_BYTES:
+                raise UsageError(
+                    f"standard input is a file of {shown_size(left)}: with --batch or --retries at most {_MAX} "
+                    "can go to the nodes; copy it to them as a file (ensync)"
+                )
+        self._copy = -1
+        self._size = 0
+        self._at = 0
+        self._ended = False
+        self.why = ""
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to wait for before the next ``read``."""
+        return self._copy if self._at < self._size or (self._ended and self._copy >= 0) else self._live
+
+    def rewind(self) -> None:
+        """Begin again, for the next job."""
+        self._at = 0
+
+    def read(self, most_bytes: int) -> bytes:
+        """Return at most so many bytes, b"" at the end. OSError as of ``os.read``."""
+        if self._at < self._size:
+            data = os.pread(self._copy, min(most_bytes, self._size - self._at), self._at)
+            self._at += len(data)
+            return data
+        if self._ended:
+            return b""
+        data = os.read(self._live, most_bytes)
+        self._ended = not data
+        if data and not self.why:
+            self._keep(data)
+        return data
+
+    def close(self) -> None:
+        """Give the copy back."""
+        if self._copy >= 0:
+            os.close(self._copy)
+            self._copy = -1
+
+    def _keep(self, data: bytes) -> None:
+        if self._size + len(data) > limits.STDIN_KEPT_MAX_BYTES:
+            self.why = TOO_LONG
+            return
+        try:
+            if self._copy < 0:
+                with tempfile.TemporaryFile() as file:
+                    self._copy = os.dup(file.fileno())
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._copy, rest) :]
+        except OSError as error:
+            self.why = f"not tried: standard input cannot be kept for this node: {error.strerror} (TMPDIR)"
+            return
+        self._size += len(data)
+        self._at = self._size

@@ -56,6 +56,8 @@ WINDOW_MIN_BYTES: Final = 16 * 1024
 WINDOW_MAX_BYTES: Final = 1024 * 1024
 #: stdin that a client may have under way, not yet taken by every process.
 STDIN_WINDOW_BYTES: Final = 1024 * 1024
+#: stdin that is kept in a file for the batches and attempts after the first.
+STDIN_KEPT_MAX_BYTES: Final = 64 * 1024 * 1024
 
 # -- credentials -----------------------------------------------------------------------------
 RSA_MIN_BITS: Final = 2048
@@ -179,6 +181,3 @@ def window_bytes(ranks: int) -> int:
     (twice that with both streams busy), but each stream keeps enough to move.
     """
     return max(WINDOW_MIN_BYTES, min(WINDOW_MAX_BYTES, JOB_WINDOW_BYTES // max(1, ranks)))
-
-#: Standard input that is kept for the batches and attempts after the first.
-STDIN_KEPT_MAX_BYTES = 64 * 1024 * 1024

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,43 @@ def test_a_batch_begins_when_the_one_before_has_ended(
         begin += size
 
 
+def test_stdin_goes_to_every_batch(shell: Shell, witness: Path) -> None:
+    script = b"echo $GEXEC_NODE >>" + bytes(witness) + b"\n"
+    done = shell.gexec("--batch", "3", "sh", "-s", input=script)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert sorted(witness.read_text().splitlines()) == NAMES
+    # The first batch reads none of it, the second a part, the third all.
+    some = "case $GEXEC_NODE in node00[123]) ;; node00[456]) head -c 5;; *) cat;; esac"
+    done = shell.gexec(
+        "--batch", "3", "sh", "-c", f"{some} | wc -c >{witness}.$GEXEC_NODE", input=b"x" * 3_000_000
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    sizes = [int(Path(f"{witness}.{name}").read_text()) for name in NAMES]
+    assert sizes == [0, 0, 0, 5, 5, 5, 3_000_000, 3_000_000]
+
+
+def test_a_file_that_is_too_long_for_batches_is_refused_before_anything_runs(
+    shell: Shell, tmp_path: Path, witness: Path
+) -> None:
+    with (tmp_path / "large").open("w+b") as file:
+        file.truncate(64 * 1024 * 1024 + 1)
+        done = shell.gexec("--batch", "3", "sh", "-c", f"echo x >>{witness}", stdin=file)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"gexec: standard input is a file of 64.0 MiB")
+    assert b"ensync" in done.stderr
+    assert witness.read_text() == ""
+
+
+def test_a_stream_that_is_too_long_for_batches_goes_to_the_first_and_the_others_say_why(shell: Shell) -> None:
+    script = "import sys\nfor i in range(65): sys.stdout.buffer.write(bytes(1 << 20))"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as source:
+        done = shell.gexec("--batch", "2", "-n", "4", "-p", "host", "wc", "-c", stdin=source.stdout)
+    assert sorted(done.stdout.splitlines()) == [b"node001 %d" % (65 << 20), b"node002 %d" % (65 << 20)]
+    assert done.returncode == 255
+    assert b"2 of 4 nodes not started: not tried: standard input is longer than the 64.0 MiB" in done.stderr
+    assert b"node003 node004" in done.stderr
+
+
 def test_one_form_for_all_batches(shell: Shell) -> None:
     script = "echo same; [ $GEXEC_NODE != node007 ] || echo odd"
     done = shell.gexec("--batch", "3", "-b", "sh", "-c", script)
@@ -72,8 +110,9 @@ def test_one_form_for_all_batches(shell: Shell) -> None:
     assert (last["event"], last["succeeded"], last["exit_status"]) == ("end", 8, 0)
 
 
-def test_stdin_is_left_to_others(shell: Shell) -> None:
-    line = " ".join([f"'{word}'" for word in shell.command("gexec", "--batch", "4", "-p", "none", "cat")])
+def test_stdin_is_left_to_others_with_no_stdin(shell: Shell) -> None:
+    words = ["--batch", "4", "--no-stdin", "-p", "none", "cat"]
+    line = " ".join([f"'{word}'" for word in shell.command("gexec", *words)])
     done = subprocess.run(
         ["sh", "-c", f"{line}; cat"], env=shell.env, input=b"for the next\n", capture_output=True, timeout=60
     )
@@ -146,6 +185,23 @@ def test_a_node_whose_daemon_comes_up_in_time_runs_the_command_once(
     ends = [json.loads(line) for line in out.splitlines()]
     assert sorted(one["node"] for one in ends if one["event"] == "exited") == ["late", "node001"]
     assert not [one for one in ends if one["event"] == "not_started"]
+
+
+def test_stdin_goes_to_a_further_attempt_too(
+    shell: Shell, witness: Path, start_late: Callable[[], None]
+) -> None:
+    client = shell.start(
+        "gexec", "-v", "--retries", "8", "-w", "node001,late", "sh", "-s", stdin=subprocess.PIPE
+    )
+    assert client.stdin is not None
+    client.stdin.write(b"echo $GEXEC_NODE >>" + bytes(witness) + b"\n")
+    client.stdin.close()
+    client.stdin = None
+    until_said(client, b"attempt 2 for 1 nodes in 1 s")
+    start_late()
+    _, err = end(client)
+    assert client.returncode == 0, err
+    assert sorted(witness.read_text().split()) == ["late", "node001"]
 
 
 def test_what_may_have_run_is_never_run_again(shell: Shell, witness: Path) -> None:

@@ -79,7 +79,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("timeout", "S", "end what runs longer than S seconds"),
             ("connect-timeout", "S", "a node that does not answer for S seconds is not reached (5)"),
             ("chdir", "DIR", ""),
-            ("no-stdin", "", "the processes read /dev/null, as always with --batch and --retries"),
+            ("no-stdin", "", "the processes read /dev/null"),
             ("detached", "", "leave when all have started; output is thrown away"),
             ("remote-path", "", "look the program up in PATH on each node, not here"),
             ("serial", "", "one node after the other"),

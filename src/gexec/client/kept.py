@@ -8,18 +8,22 @@ Imported only by runs of several jobs.
 from __future__ import annotations
 
 import os
-import tempfile
 from stat import S_ISREG
 
 from gexec import limits
 from gexec.errors import UsageError
 from gexec.render.text import size as shown_size
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
 _MAX = shown_size(limits.STDIN_KEPT_MAX_BYTES)
-#: Why no further job can begin.
+_REMEDY = "copy large data to the nodes as a file (ensync)"
+#: Why no further job begins.
 TOO_LONG = (
-    f"not tried: standard input is longer than the {_MAX} that are kept for the nodes after the first; "
-    "copy it to the nodes as a file (ensync)"
+    f"not tried: standard input is longer than the {_MAX} that are kept for further batches and attempts: "
+    f"{_REMEDY}"
 )
 
 
@@ -38,16 +42,16 @@ class KeptInput:
     """
 
     def __init__(self, fd: int = 0) -> None:
-        self._live = fd
         status = os.fstat(fd)
         if S_ISREG(status.st_mode):
             left = status.st_size - os.lseek(fd, 0, os.SEEK_CUR)
             if left > limits.STDIN_KEPT_MAX_BYTES:
                 raise UsageError(
-                    f"standard input is a file of {shown_size(left)}: with --batch or --retries at most {_MAX} "
-                    "can go to the nodes; copy it to them as a file (ensync)"
+                    f"standard input is a file of {shown_size(left)}: with --batch or --retries "
+                    f"it may have at most {_MAX}: {_REMEDY}"
                 )
-        self._copy = -1
+        self._source = fd
+        self._copy: BinaryIO | None = None
         self._size = 0
         self._at = 0
         self._ended = False
@@ -56,7 +60,9 @@ class KeptInput:
     @property
     def fd(self) -> int:
         """The descriptor to wait for before the next ``read``."""
-        return self._copy if self._at < self._size or (self._ended and self._copy >= 0) else self._live
+        if self._copy is not None and (self._at < self._size or self._ended):
+            return self._copy.fileno()
+        return self._source
 
     def rewind(self) -> None:
         """Begin again, for the next job."""
@@ -64,13 +70,13 @@ class KeptInput:
 
     def read(self, most_bytes: int) -> bytes:
         """Return at most so many bytes, b"" at the end. OSError as of ``os.read``."""
-        if self._at < self._size:
-            data = os.pread(self._copy, min(most_bytes, self._size - self._at), self._at)
+        if self._copy is not None and self._at < self._size:
+            data = os.pread(self._copy.fileno(), min(most_bytes, self._size - self._at), self._at)
             self._at += len(data)
             return data
         if self._ended:
             return b""
-        data = os.read(self._live, most_bytes)
+        data = os.read(self._source, most_bytes)
         self._ended = not data
         if data and not self.why:
             self._keep(data)
@@ -78,23 +84,27 @@ class KeptInput:
 
     def close(self) -> None:
         """Give the copy back."""
-        if self._copy >= 0:
-            os.close(self._copy)
-            self._copy = -1
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
 
     def _keep(self, data: bytes) -> None:
         if self._size + len(data) > limits.STDIN_KEPT_MAX_BYTES:
             self.why = TOO_LONG
             return
         try:
-            if self._copy < 0:
-                with tempfile.TemporaryFile() as file:
-                    self._copy = os.dup(file.fileno())
+            if self._copy is None:
+                import tempfile
+
+                self._copy = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept open
             rest = memoryview(data)
             while rest:
-                rest = rest[os.write(self._copy, rest) :]
+                rest = rest[os.write(self._copy.fileno(), rest) :]
         except OSError as error:
-            self.why = f"not tried: standard input cannot be kept for this node: {error.strerror} (TMPDIR)"
+            cause = error.strerror or str(error)
+            self.why = (
+                f"not tried: standard input could not be kept in a file for this node: {cause}: set TMPDIR"
+            )
             return
         self._size += len(data)
         self._at = self._size

@@ -46,7 +46,7 @@ check: compiled ## Format, lint, types, layers and unit tests
 
 .PHONY: simulate
 simulate: compiled ## Run simulated jobs with faults, on all cores (SEEDS=1-1000)
-	@$(BIN)/python -m gexec.testing.simulate --seeds $(SEEDS) $(ARGS)
+	@$(BIN)/python -m laboratory.simulate --seeds $(SEEDS) $(ARGS)
 
 # Seeds that no other night has had; of what fails, the example or the seed is printed with how to try it again.
 FRESH ?= 20000
@@ -56,7 +56,7 @@ nightly: compiled ## Try fresh examples in property tests, and FRESH=20000 fresh
 	HYPOTHESIS_PROFILE=nightly $(RUN) $(BIN)/python -m pytest tests/unit -q -m hypothesis --timeout 1800 $(ARGS) || status=$$?; \
 	first=$$(( $$(date +%s) * 1000 )); last=$$(( first + $(FRESH) - 1 )); \
 	echo "simulations: seeds $$first-$$last"; \
-	$(BIN)/python -m gexec.testing.simulate --seeds $$first-$$last || status=$$?; \
+	$(BIN)/python -m laboratory.simulate --seeds $$first-$$last || status=$$?; \
 	exit $$status
 
 .PHONY: bench

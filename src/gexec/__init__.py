@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from gexec.client.stream import Stderr as Stderr
     from gexec.client.stream import Stdout as Stdout
     from gexec.client.stream import stream as stream
-    from gexec.core.outcome import Outcome as Outcome
     from gexec.errors import AuthError as AuthError
     from gexec.errors import DaemonError as DaemonError
     from gexec.errors import GexecError as GexecError
     from gexec.errors import ProtocolError as ProtocolError
     from gexec.errors import UsageError as UsageError
+    from gexec.wire.outcome import Outcome as Outcome
 
 _HOMES = {
     "AuthError": "gexec.errors",
@@ -46,7 +46,7 @@ _HOMES = {
     "Job": "gexec.client.stream",
     "Lost": "gexec.client.stream",
     "NodeResult": "gexec.client.api",
-    "Outcome": "gexec.core.outcome",
+    "Outcome": "gexec.wire.outcome",
     "ProtocolError": "gexec.errors",
     "RunResult": "gexec.client.api",
     "Started": "gexec.client.stream",

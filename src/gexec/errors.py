@@ -1,6 +1,6 @@
 """What can go wrong for a whole request, as exceptions with one clear sentence each.
 
-The failure of one node is never an exception: it is an :class:`gexec.core.outcome.Outcome`.
+The failure of one node is never an exception: it is an :class:`gexec.wire.outcome.Outcome`.
 
     GexecError
     +-- UsageError           the caller's words or files are wrong; exit status 2

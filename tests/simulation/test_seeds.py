@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 
 import pytest
-
-from gexec.testing.scenario import scenario
-from gexec.testing.simulate import run_one
-from gexec.testing.simulator import simulate
+from laboratory.scenario import scenario
+from laboratory.simulate import run_one
+from laboratory.simulator import simulate
 
 FIRST = 1000
 EACH = 50
@@ -25,7 +24,7 @@ SEEDS = int(os.environ.get("GEXEC_SIMULATED_SEEDS", "2000"))
 def test_seeds(first: int) -> None:
     failed = [(seed, wrong) for seed, _, wrong in map(run_one, range(first, first + EACH)) if wrong]
     lines = [
-        f"{wrong}\n  replay: python -m gexec.testing.simulate --seed {seed} --trace" for seed, wrong in failed
+        f"{wrong}\n  replay: python -m laboratory.simulate --seed {seed} --trace" for seed, wrong in failed
     ]
     assert not failed, "\n".join(lines)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from gexec.client.authd import obtain_credential
 from gexec.client.job import Request, build
-from gexec.core.frames import FROM_ROOT, Decoder, Done, Ended, Frame, Hello, Refused, Submit, encode
 from gexec.limits import PROTOCOL_VERSION
+from gexec.wire.frames import FROM_ROOT, Decoder, Done, Ended, Frame, Hello, Refused, Submit, encode
 
 from .conftest import BIN, DEADLINE_S
 

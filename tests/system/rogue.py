@@ -23,16 +23,16 @@ from cryptography.x509 import load_der_x509_certificate
 
 from gexec import limits
 from gexec.client.authd import obtain_credential
-from gexec.core import frames
-from gexec.core.frames import Frame
-from gexec.core.jobspec import JobSpec
-from gexec.core.record import field_names
-from gexec.daemon.enrolment import enrol
-from gexec.host.keyfiles import read_verify_keys
-from gexec.net.tls import link_contexts
+from gexec.gexecd.enrolment import enrol
+from gexec.relay.tls import link_contexts
 from gexec.security.certificate import authority, leaf
 from gexec.security.credential import Credential, verify
 from gexec.security.keys import SigningKey
+from gexec.settings.keyfiles import read_verify_keys
+from gexec.wire import frames
+from gexec.wire.frames import Frame
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.record import field_names
 
 from .conftest import DEADLINE_S, Cluster, wait_until
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from gexec.client.session import ACCEPTED, OVER
-from gexec.core.frames import STDERR, STDOUT, Ended, Frame, Output, Started
-from gexec.core.jobspec import JobSpec
-from gexec.core.outcome import Outcome
 from gexec.ssh.job import Options, open_session, prepare
+from gexec.wire.frames import STDERR, STDOUT, Ended, Frame, Output, Started
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome
 
 from .conftest import DEADLINE_S, wait_until
 from .sshd import NETWORK, Sshd, processes_with

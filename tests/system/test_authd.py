@@ -26,9 +26,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from gexec import limits
+from gexec.authd.authd import serve
 from gexec.client.authd import obtain_credential
-from gexec.client.unix import connect, exchange
-from gexec.core.frames import (
+from gexec.errors import AuthError
+from gexec.posix.readiness import announce
+from gexec.posix.unix import connect, exchange
+from gexec.security.certificate import authority
+from gexec.security.credential import Credential, bound_to, verify
+from gexec.settings.config import AuthdSettings
+from gexec.settings.keyfiles import read_signing_key, read_verify_keys
+from gexec.wire.frames import (
     FROM_AUTHD,
     HEADER,
     Certified,
@@ -41,13 +48,6 @@ from gexec.core.frames import (
     Signed,
     encode,
 )
-from gexec.daemon.authd import serve
-from gexec.errors import AuthError
-from gexec.host.config import AuthdSettings
-from gexec.host.keyfiles import read_signing_key, read_verify_keys
-from gexec.host.readiness import announce
-from gexec.security.certificate import authority
-from gexec.security.credential import Credential, bound_to, verify
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 30.0

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from gexec.core import outcome
-from gexec.core.frames import Refused
-from gexec.daemon import authd as authd_service
-from gexec.daemon import gexecd as gexecd_service
-from gexec.daemon import relay as _relay  # noqa: F401  before a child is somebody who cannot read it
-from gexec.host.background import LOG_DIRECTORY, logs_of
-from gexec.host.config import AuthdSettings, GexecdSettings
-from gexec.host.readiness import announce
+from gexec.authd import authd as authd_service
+from gexec.gexecd import gexecd as gexecd_service
+from gexec.posix.background import LOG_DIRECTORY, logs_of
+from gexec.posix.readiness import announce
+from gexec.relay import relay as _relay  # noqa: F401  before a child is somebody who cannot read it
+from gexec.settings.config import AuthdSettings, GexecdSettings
+from gexec.wire import outcome
+from gexec.wire.frames import Refused
 
 from .conftest import DEADLINE_S, wait_until
 from .daemons import (

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from gexec.core.outcome import EXITED, KILLED, Outcome
-from gexec.proc.messages import TaskEnded, TaskLeft
 from gexec.security.policy import Policy
+from gexec.wire.messages import TaskEnded, TaskLeft
+from gexec.wire.outcome import EXITED, KILLED, Outcome
 from system.test_spawner import DEADLINE_S, NOBODY, Rig, Task, gone, needs_root
 
 QUIET = ">/dev/null 2>&1 </dev/null"

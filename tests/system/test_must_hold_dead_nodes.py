@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gexec
-from gexec.core.outcome import NOT_STARTED
+from gexec.wire.outcome import NOT_STARTED
 
 from .conftest import Cluster, _start, _stop
 from .must_hold import end, sorted_lines

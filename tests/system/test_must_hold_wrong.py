@@ -19,11 +19,11 @@ import pytest
 import gexec
 from gexec.client.job import Request, build
 from gexec.client.session import OVER, JobSession
-from gexec.client.unix import connect
-from gexec.core.outcome import DENIED, Outcome
 from gexec.errors import DaemonError
+from gexec.posix.unix import connect
 from gexec.security import credential
 from gexec.security.keys import SigningKey
+from gexec.wire.outcome import DENIED, Outcome
 
 from .conftest import BIN, DEADLINE_S, Cluster
 from .daemons import Service, make_keys

@@ -21,7 +21,7 @@ import sys
 from gexec import native
 print(native.prefer())
 from gexec.core import root
-from gexec.testing.simulator import simulate
+from laboratory.simulator import simulate
 print(root.__file__.endswith(native.SUFFIX))
 for seed in map(int, sys.argv[1:]):
     result = simulate(seed)

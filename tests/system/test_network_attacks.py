@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from gexec import limits
-from gexec.core import frames
-from gexec.core import outcome as outcomes
-from gexec.core.jobspec import JobSpec
 from gexec.security.credential import issue
+from gexec.wire import frames
+from gexec.wire import outcome as outcomes
+from gexec.wire.jobspec import JobSpec
 
 from . import rogue
 from .conftest import DEADLINE_S, Cluster, wait_until

@@ -16,9 +16,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gexec import limits
-from gexec.core import frames
-from gexec.core import outcome as outcomes
 from gexec.security.credential import issue
+from gexec.wire import frames
+from gexec.wire import outcome as outcomes
 
 from . import rogue
 from .conftest import DEADLINE_S, Cluster, wait_until

@@ -15,7 +15,7 @@ import pytest
 
 import gexec
 from gexec.cluster.processes import is_alive
-from gexec.core.outcome import exited
+from gexec.wire.outcome import exited
 
 from .conftest import DEADLINE_S, Cluster, wait_until
 

@@ -24,22 +24,23 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gexec.core import jobspec
-from gexec.core.jobspec import JobSpec
-from gexec.core.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
-from gexec.daemon.accounts import account_of
-from gexec.daemon.spawner import Spawner
-from gexec.daemon.vetting import Admission
 from gexec.errors import ProtocolError
-from gexec.observe.audit import AuditLog
-from gexec.observe.log import Log
-from gexec.proc import channel, identity, messages
-from gexec.proc.channel import RelayChannel, SpawnerPort
-from gexec.proc.messages import TaskEnded, TaskReady, TaskRefused, TaskStarted
+from gexec.posix import channel
+from gexec.posix import process as identity
+from gexec.posix.audit import AuditLog
+from gexec.posix.channel import RelayChannel, SpawnerPort
+from gexec.posix.log import Log
 from gexec.security.credential import issue
 from gexec.security.keys import SigningKey
 from gexec.security.policy import Policy
 from gexec.security.replay import ReplayCache
+from gexec.spawner.accounts import account_of
+from gexec.spawner.admission import Admission
+from gexec.spawner.spawner import Spawner
+from gexec.wire import jobspec, messages
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.messages import TaskEnded, TaskReady, TaskRefused, TaskStarted
+from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
 
 DEADLINE_S = 30.0
 KEY = SigningKey.load(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from gexec.core import outcome as outcomes
-from gexec.core.outcome import exited, killed
 from gexec.ssh import settings
 from gexec.ssh.commands import Commands
 from gexec.ssh.job import Options, prepare
+from gexec.wire import outcome as outcomes
+from gexec.wire.outcome import exited, killed
 
 from .commands import Shell
 from .conftest import DEADLINE_S, wait_until

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from gexec.client.session import JobSession
-from gexec.core import outcome as outcomes
-from gexec.core.outcome import exited, held_by, killed, output_cut
 from gexec.ssh.job import Options, prepare
+from gexec.wire import outcome as outcomes
+from gexec.wire.outcome import exited, held_by, killed, output_cut
 
 from .conftest import DEADLINE_S, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, gone, is_zombie, run, start

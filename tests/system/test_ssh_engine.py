@@ -17,12 +17,12 @@ import pytest
 
 from gexec import limits
 from gexec.cluster import processes
-from gexec.core import outcome as outcomes
-from gexec.core.jobspec import STRICT
-from gexec.core.outcome import exited, killed
 from gexec.errors import DaemonError, UsageError
 from gexec.ssh.job import Options, prepare
 from gexec.ssh.script import JobLines
+from gexec.wire import outcome as outcomes
+from gexec.wire.jobspec import STRICT
+from gexec.wire.outcome import exited, killed
 
 from .conftest import DEADLINE_S, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start

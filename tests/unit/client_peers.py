@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gexec.core.frames import (
+from gexec.limits import PROTOCOL_VERSION
+from gexec.wire.frames import (
     FROM_CLIENT,
     TO_AUTHD,
     Accepted,
@@ -30,9 +31,8 @@ from gexec.core.frames import (
     Submit,
     encode,
 )
-from gexec.core.jobspec import JobSpec
-from gexec.core.outcome import Outcome, exited
-from gexec.limits import PROTOCOL_VERSION
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome, exited
 
 DEADLINE_S = 60.0
 

@@ -18,10 +18,10 @@ from gexec.cli.command import Command
 from gexec.cli.enexec import ENEXEC
 from gexec.cli.ensh import ENSH
 from gexec.cli.gexec import GEXEC
-from gexec.core import frames, outcome
-from gexec.core.frames import Frame
-from gexec.host.config import read_authd, read_gexecd
+from gexec.settings.config import read_authd, read_gexecd
 from gexec.version import VERSION
+from gexec.wire import frames, outcome
+from gexec.wire.frames import Frame
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
-from gexec.core.frames import STDERR, STDOUT
-from gexec.core.outcome import Outcome
-from gexec.core.ranks import Ranges
 from gexec.render.view import View
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDERR, STDOUT
+from gexec.wire.outcome import Outcome
+from gexec.wire.ranks import Ranges
 
 
 def one(rank: int) -> Ranges:

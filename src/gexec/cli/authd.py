@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from gexec.daemon.authd import Authd
+from gexec.authd.authd import Authd
 from gexec.errors import GexecError
-from gexec.host.background import detach, logs_of, open_log, take_stderr
-from gexec.host.config import AuthdSettings, read_authd
-from gexec.host.readiness import announce
 from gexec.native import manner
-from gexec.proc.identity import set_title
+from gexec.posix.background import detach, logs_of, open_log, take_stderr
+from gexec.posix.process import set_title
+from gexec.posix.readiness import announce
+from gexec.settings.config import AuthdSettings, read_authd
 from gexec.version import VERSION
 
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from gexec.cli.views import Output
     from gexec.client.progress import Progress
     from gexec.client.session import JobSession
-    from gexec.core.jobspec import JobSpec
-    from gexec.core.outcome import Outcome
     from gexec.render.view import View
     from gexec.select.sources import Choice
+    from gexec.wire.jobspec import JobSpec
+    from gexec.wire.outcome import Outcome
 
     Opener = Callable[[JobSpec], tuple[_socket.socket, JobSession]]
     #: What a command does once its words are parsed: (command, words, say, begin) -> exit status.

@@ -19,8 +19,6 @@ from gexec.client.job import build, open_session, part
 from gexec.client.nodes import choose
 from gexec.client.sink import standard_sinks
 from gexec.client.transfer import Pushed, environment
-from gexec.core.jobspec import NO_STDIN
-from gexec.core.outcome import DENIED, LOST, NOT_STARTED, exited
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
@@ -32,6 +30,8 @@ from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
 from gexec.render.view import Prefixed
 from gexec.select.rounds import unreached
+from gexec.wire.jobspec import NO_STDIN
+from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from gexec.cli.ensync import Task
     from gexec.cli.options import Parsed
     from gexec.client.session import JobSession
-    from gexec.core.jobspec import JobSpec
-    from gexec.core.outcome import Outcome
     from gexec.render.view import View
     from gexec.select.sources import Choice
+    from gexec.wire.jobspec import JobSpec
+    from gexec.wire.outcome import Outcome
 
 #: Up to so many nodes each hands the data on to one other, beyond to two: a chain is as fast as one link,
 #: but its start takes as many steps as there are nodes.

@@ -6,7 +6,7 @@ Part of the thin client.
 from __future__ import annotations
 
 from gexec.cli.command import LONG, THROUGH_GEXECD, lettered, run
-from gexec.cli.manners import LETTERS, NOT_HERE, Wrapper
+from gexec.cli.wrappers import LETTERS, NOT_HERE, Wrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

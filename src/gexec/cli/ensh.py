@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gexec.cli.command import LONG, lettered, run
-from gexec.cli.manners import LETTERS, NOT_HERE, Wrapper
 from gexec.cli.options import Option
+from gexec.cli.wrappers import LETTERS, NOT_HERE, Wrapper
 from gexec.client.nodes import choose
 from gexec.errors import UsageError
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gexec.cli.command import Opener
     from gexec.cli.options import Parsed
     from gexec.client.job import Request
-    from gexec.core.jobspec import JobSpec
     from gexec.select.sources import Choice
+    from gexec.wire.jobspec import JobSpec
 
 _OWN = (
     NOT_HERE,

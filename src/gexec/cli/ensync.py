@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from gexec.cli.command import LONG, lettered, run
-from gexec.cli.manners import LETTERS, NOT_HERE, Wrapper
 from gexec.cli.options import Option, one_of, size
+from gexec.cli.wrappers import LETTERS, NOT_HERE, Wrapper
 from gexec.errors import UsageError
 
 TYPE_CHECKING = False

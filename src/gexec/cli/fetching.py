@@ -16,7 +16,6 @@ from gexec.client.console import Console
 from gexec.client.job import build, open_session
 from gexec.client.sink import standard_sinks
 from gexec.client.transfer import Fetched, environment
-from gexec.core.outcome import Outcome, lost
 from gexec.errors import UsageError
 from gexec.files.options import Options
 from gexec.render.prefix import prefixes
@@ -25,6 +24,7 @@ from gexec.render.text import printable
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
 from gexec.render.view import Prefixed
+from gexec.wire.outcome import Outcome, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gexec.daemon import activation
-from gexec.daemon.gexecd import Gexecd
 from gexec.errors import GexecError
-from gexec.host.background import detach, logs_of, open_log
-from gexec.host.config import GexecdSettings, read_gexecd
-from gexec.host.readiness import announce
+from gexec.gexecd import activation
+from gexec.gexecd.gexecd import Gexecd
 from gexec.native import manner
+from gexec.posix.background import detach, logs_of, open_log
+from gexec.posix.readiness import announce
+from gexec.settings.config import GexecdSettings, read_gexecd
 from gexec.version import VERSION
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Say
     from gexec.cli.options import Parsed
-    from gexec.core.jobspec import JobSpec
-    from gexec.core.outcome import Outcome
     from gexec.select.sources import Choice
+    from gexec.wire.jobspec import JobSpec
+    from gexec.wire.outcome import Outcome
 
 
 def check_failed_to(path: str) -> None:

@@ -16,11 +16,11 @@ from gexec.client.job import part
 from gexec.client.kept import KeptInput
 from gexec.client.session import OVER
 from gexec.client.sink import Sink, standard_sinks
-from gexec.core.jobspec import NO_STDIN
-from gexec.core.outcome import lost, not_started
 from gexec.errors import GexecError, UsageError
 from gexec.render.part import Part
 from gexec.select.rounds import Rounds, share, unreached
+from gexec.wire.jobspec import NO_STDIN
+from gexec.wire.outcome import lost, not_started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
     from gexec.cli.views import Output
     from gexec.client.progress import Progress
-    from gexec.core.jobspec import JobSpec
     from gexec.render.view import View
     from gexec.select.sources import Choice
+    from gexec.wire.jobspec import JobSpec
 
 _RETRIES_MAX = 100
 #: Before the first further attempt; each later one waits twice as long, up to the second.

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gexec.cli.options import Parsed
-    from gexec.core.jobspec import JobSpec
-    from gexec.core.outcome import Outcome
+    from gexec.wire.jobspec import JobSpec
+    from gexec.wire.outcome import Outcome
 
 #: At most one of these can have standard output.
 _FORMS = ("gather", "diff", "json", "quiet")

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from gexec import limits
 from gexec.client.job import ACCEPT_TIMEOUT_S, Request, build, open_session
 from gexec.client.session import ACCEPTED, OVER, SUBMITTED
-from gexec.core.frames import STDERR, STDOUT, Output
-from gexec.core.outcome import Outcome
-from gexec.core.ranks import members
 from gexec.errors import DaemonError, GexecError
 from gexec.render.summary import exit_status, summary
+from gexec.wire.frames import STDERR, STDOUT, Output
+from gexec.wire.outcome import Outcome
+from gexec.wire.ranks import members
 
 if TYPE_CHECKING:
     import _socket
 
     from gexec.client.session import JobSession
-    from gexec.core.jobspec import JobSpec
+    from gexec.wire.jobspec import JobSpec
 
 #: Both streams of all nodes together that ``run`` holds before it gives up.
 OUTPUT_MAX_BYTES = 256 * 1024 * 1024

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 
 from gexec import limits
-from gexec.client.unix import connect, exchange
-from gexec.core.frames import FROM_AUTHD, Refused, Sign, Signed
 from gexec.errors import AuthError
+from gexec.posix.unix import connect, exchange
+from gexec.wire.frames import FROM_AUTHD, Refused, Sign, Signed
 
 DEFAULT_SOCKET = "/run/gexec/authd.sock"
 #: authd answers within its own deadline or not at all; a loaded host needs some more.

@@ -23,9 +23,9 @@ from gexec.client.interrupts import DEADLY, Interrupts
 from gexec.client.job import ACCEPT_TIMEOUT_S
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES, SUBMITTED
 from gexec.client.sink import Sink
-from gexec.core.frames import STDERR, STDOUT, Ended, Output, Started
-from gexec.core.outcome import lost
 from gexec.errors import DaemonError, ProtocolError
+from gexec.wire.frames import STDERR, STDOUT, Ended, Output, Started
+from gexec.wire.outcome import lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from gexec.client.kept import KeptInput
     from gexec.client.progress import Progress
     from gexec.client.session import JobSession
-    from gexec.core.frames import Frame
-    from gexec.core.ranks import Ranges
     from gexec.render.view import View
+    from gexec.wire.frames import Frame
+    from gexec.wire.ranks import Ranges
 else:
     import _signal
 

@@ -13,10 +13,10 @@ from gexec.client.authd import obtain_credential
 from gexec.client.nodes import choose
 from gexec.client.resolve import origin_ipv4, resolve
 from gexec.client.session import JobSession
-from gexec.client.unix import connect
-from gexec.core.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
 from gexec.errors import DaemonError, UsageError
+from gexec.posix.unix import connect
 from gexec.select.sources import Selection
+from gexec.wire.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

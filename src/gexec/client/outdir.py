@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import os
 
-from gexec.core import ranks as sets
-from gexec.core.frames import STDERR, STDOUT
-from gexec.core.outcome import DENIED, NOT_STARTED
 from gexec.errors import UsageError
 from gexec.render.text import printable, shown
 from gexec.render.view import View
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDERR, STDOUT
+from gexec.wire.outcome import DENIED, NOT_STARTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 #: Files that are open at the same time.
 OPEN_MAX = 128

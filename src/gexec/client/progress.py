@@ -11,17 +11,17 @@ import io
 import os
 import select
 
-from gexec.core.ranks import size
 from gexec.render.fold import fold_bounded
 from gexec.render.text import shown
 from gexec.render.text import size as shown_size
+from gexec.wire.ranks import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gexec.client.session import JobSession
-    from gexec.core.outcome import Outcome
+    from gexec.wire.outcome import Outcome
 
 #: A run that takes no longer shows no progress.
 AFTER_S = 1.0

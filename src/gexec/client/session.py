@@ -8,8 +8,10 @@ right order; anything else is a ProtocolError. Part of the thin client.
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import ranks as sets
-from gexec.core.frames import (
+from gexec.errors import DaemonError, ProtocolError
+from gexec.version import VERSION
+from gexec.wire import ranks as sets
+from gexec.wire.frames import (
     FROM_ROOT,
     LENGTH_UNKNOWN,
     OFFSET_ALL,
@@ -35,14 +37,12 @@ from gexec.core.frames import (
     Submit,
     encode,
 )
-from gexec.core.outcome import Outcome, lost
-from gexec.errors import DaemonError, ProtocolError
-from gexec.version import VERSION
+from gexec.wire.outcome import Outcome, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.frames import Frame
-    from gexec.core.ranks import Ranges
+    from gexec.wire.frames import Frame
+    from gexec.wire.ranks import Ranges
 
 #: The channel of the one job that a client's connection carries; 0 speaks about the connection.
 JOB_CHANNEL = 1

@@ -19,11 +19,11 @@ from gexec import limits
 from gexec.client.api import new_request
 from gexec.client.job import ACCEPT_TIMEOUT_S, build, open_session
 from gexec.client.session import ACCEPTED, OVER, SUBMITTED
-from gexec.core import frames
-from gexec.core.outcome import DENIED, LOST, NOT_STARTED, Outcome
-from gexec.core.ranks import Ranges, members
 from gexec.errors import DaemonError, GexecError
 from gexec.render.summary import exit_status
+from gexec.wire import frames
+from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, Outcome
+from gexec.wire.ranks import Ranges, members
 
 if TYPE_CHECKING:
     from types import TracebackType

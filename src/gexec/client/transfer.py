@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from gexec.core import ranks as sets
-from gexec.core.frames import STDOUT
 from gexec.errors import GexecError
 from gexec.files import report as reports
 from gexec.files.unpacker import Unpacker, folders_of
@@ -14,16 +12,18 @@ from gexec.render.fold import fold_bounded
 from gexec.render.sentences import LINES_MAX
 from gexec.render.text import printable, shown
 from gexec.render.wrapped import Wrapped
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
     from gexec.files.options import Options
     from gexec.files.report import Report
     from gexec.render.view import View
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 #: A longer line is none of a receiver's and is passed on in pieces.
 _LINE_MAX_BYTES = 64 * 1024

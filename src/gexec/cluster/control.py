@@ -24,7 +24,7 @@ from gexec.cluster.supervisor import Daemon, Supervisor
 from gexec.errors import GexecError
 
 if TYPE_CHECKING:
-    from gexec.host.config import GexecdSettings
+    from gexec.settings.config import GexecdSettings
 
 #: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
 DOWN_MARGIN_S = 10.0
@@ -116,7 +116,7 @@ def _up(
 
 
 def _base_settings(config: str | None) -> GexecdSettings:
-    from gexec.host.config import GexecdSettings, read_gexecd
+    from gexec.settings.config import GexecdSettings, read_gexecd
 
     if config is None:
         return GexecdSettings(drain_s=DRAIN_S)
@@ -270,12 +270,13 @@ def _daemons_of(place: Layout, nodes: list[Node], port: int, wanted: _Wanted) ->
     """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
     base = wanted.base
     # Here, because only the supervisor needs them: the other commands should not wait for them.
-    from gexec.cluster.warm import warm
-
     # The relay's modules too, which a gexecd of its own would import after the fork: all that the
     # daemons will need belongs to the image that they share.
-    from gexec.daemon import authd, gexecd, relay  # noqa: F401
-    from gexec.host.config import AuthdSettings
+    from gexec.authd import authd  # noqa: F401
+    from gexec.cluster.warm import warm
+    from gexec.gexecd import gexecd  # noqa: F401
+    from gexec.relay import relay  # noqa: F401
+    from gexec.settings.config import AuthdSettings
 
     warm()
 

@@ -88,7 +88,7 @@ def subject(
 
     Precedence: the arguments, a local cluster that GEXEC_CLUSTER_DIR names, the files, the defaults.
     """
-    from gexec.host import config
+    from gexec.settings import config
 
     findings: list[Finding] = []
 
@@ -169,7 +169,7 @@ def _variables(what: Subject) -> Iterator[Finding]:
 
 
 def _keys(what: Subject) -> Iterator[Finding]:
-    from gexec.host.keyfiles import read_signing_key, read_verify_keys
+    from gexec.settings.keyfiles import read_signing_key, read_verify_keys
 
     accepted: dict[bytes, VerifyKey] | None = None
     try:
@@ -207,8 +207,8 @@ def _kind(public: object) -> str:
 def _authd(what: Subject) -> Iterator[Finding]:
     """Ask for a credential, and hold its time against the clock of this process."""
     from gexec.client.authd import obtain_credential
-    from gexec.host.keyfiles import read_verify_keys
     from gexec.security.credential import verify
+    from gexec.settings.keyfiles import read_verify_keys
 
     before_s = time.time()
     try:
@@ -242,8 +242,8 @@ def _authd(what: Subject) -> Iterator[Finding]:
 
 
 def _gexecd(what: Subject) -> Iterator[Finding]:
-    from gexec.client.unix import connect, exchange
-    from gexec.core.frames import FROM_ROOT, Hello
+    from gexec.posix.unix import connect, exchange
+    from gexec.wire.frames import FROM_ROOT, Hello
 
     sock = connect(what.gexecd_socket, "gexecd", DaemonError, _ANSWER_TIMEOUT_S)
     hello = Hello(limits.PROTOCOL_VERSION, f"gexecctl {VERSION}")

@@ -16,16 +16,17 @@ import time
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from gexec.core import events, frames
-from gexec.core.frames import Frame
-from gexec.core.jobspec import NO_STDIN, JobSpec
+from gexec.core import events
 from gexec.core.node import Node
-from gexec.core.outcome import exited
-from gexec.net.link import Link
-from gexec.net.tls import LinkContexts, link_contexts
+from gexec.relay.link import Link
+from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security import certificate
 from gexec.security import credential as credentials
 from gexec.security.keys import SigningKey
+from gexec.wire import frames
+from gexec.wire.frames import Frame
+from gexec.wire.jobspec import NO_STDIN, JobSpec
+from gexec.wire.outcome import exited
 
 #: CPython 3.11 specialises a function's bytecode after eight calls, and settles in a few more.
 _TIMES = 24

@@ -1,15 +1,15 @@
 """What a per-job machine is told (events, past tense) and what it asks for (effects, imperative).
 
-The shell (daemon/job.py, or the simulator) turns what happens into events, hands them to
+The shell (relay/job.py, or the simulator) turns what happens into events, hands them to
 ``handle(event, now_s)`` and carries out the effects in order. A parent or child is named by a
 number: parents by the shell, children by the machine.
 """
 
 from __future__ import annotations
 
-from gexec.core.frames import Frame, Start
-from gexec.core.outcome import Outcome
-from gexec.core.record import Record
+from gexec.wire.frames import Frame, Start
+from gexec.wire.outcome import Outcome
+from gexec.wire.record import Record
 
 # -- events -----------------------------------------------------------------------------------
 

@@ -6,11 +6,11 @@ each byte and each outcome on exactly once.
 
 from __future__ import annotations
 
-from gexec.core import frames
-from gexec.core import ranks as ranksets
-from gexec.core.frames import Ended, Output
-from gexec.core.outcome import DENIED, LOST, NOT_STARTED, Outcome
-from gexec.core.ranks import Ranges
+from gexec.wire import frames
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import Ended, Output
+from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, Outcome
+from gexec.wire.ranks import Ranges
 
 
 class Ledger:

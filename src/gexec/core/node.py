@@ -11,17 +11,18 @@ then it ends its process and its children. Source: docs/protocol.md, Life of a j
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import events, frames, jobspec
-from gexec.core import outcome as outcomes
+from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
-from gexec.core.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
-from gexec.core.jobspec import JobSpec
 from gexec.core.outbox import Outbox
-from gexec.core.outcome import Outcome
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
 from gexec.errors import ProtocolError
+from gexec.wire import frames, jobspec
+from gexec.wire import outcome as outcomes
+from gexec.wire.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome
 
 
 class Node:

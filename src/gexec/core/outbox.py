@@ -7,10 +7,10 @@ the number of *different* outputs, not of nodes.
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import ranks as ranksets
-from gexec.core.frames import Ended, Frame, Output, Ready, Started
-from gexec.core.outcome import Outcome
-from gexec.core.ranks import Ranges
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import Ended, Frame, Output, Ready, Started
+from gexec.wire.outcome import Outcome
+from gexec.wire.ranks import Ranges
 
 
 class Outbox:

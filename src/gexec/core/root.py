@@ -8,17 +8,18 @@ Source: docs/protocol.md, Life of a job.
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import events, frames, jobspec
-from gexec.core import outcome as outcomes
-from gexec.core import ranks as ranksets
+from gexec.core import events
 from gexec.core.flow import Broadcast
-from gexec.core.frames import Ended, Frame, Output, Ready, Started, StdinTaken
-from gexec.core.jobspec import JobSpec
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
-from gexec.core.outcome import Outcome
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
+from gexec.wire import frames, jobspec
+from gexec.wire import outcome as outcomes
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import Ended, Frame, Output, Ready, Started, StdinTaken
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome
 
 
 class Root:

@@ -17,15 +17,16 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gexec import limits
-from gexec.core import events, frames, tree
-from gexec.core import outcome as outcomes
-from gexec.core import ranks as ranksets
+from gexec.core import events, tree
 from gexec.core.child import Child
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
-from gexec.core.frames import Ended, Frame, Output, Refused, Start, Started, Stdin
-from gexec.core.jobspec import JobSpec
-from gexec.core.outcome import Outcome
+from gexec.wire import frames
+from gexec.wire import outcome as outcomes
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import Ended, Frame, Output, Refused, Start, Started, Stdin
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome
 
 #: A child that is lost this often, each time within LOST_AFTER_S of being asked, is given up.
 LOSSES_MAX: Final = 3

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import Final
 
 from gexec import limits
-from gexec.core import events, jobspec
-from gexec.core import outcome as outcomes
+from gexec.core import events
 from gexec.core.flow import Broadcast, RetainedStream
-from gexec.core.frames import STDERR, STDOUT, Ended, Output
-from gexec.core.jobspec import JobSpec
 from gexec.core.outbox import Outbox
-from gexec.core.outcome import Outcome
 from gexec.errors import ProtocolError
+from gexec.wire import jobspec
+from gexec.wire import outcome as outcomes
+from gexec.wire.frames import STDERR, STDOUT, Ended, Output
+from gexec.wire.jobspec import JobSpec
+from gexec.wire.outcome import Outcome
 
 #: The task's number among the takers of stdin; children count from 1.
 OWN_TAKER: Final = 0

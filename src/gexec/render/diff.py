@@ -12,12 +12,12 @@ descriptor 2. Binary output, and what would take long to compare, is told by its
 
 from __future__ import annotations
 
-from gexec.core.frames import STDERR, STDOUT
-from gexec.core.outcome import DENIED, NOT_STARTED
 from gexec.errors import UsageError
 from gexec.render.distinct import pieces
 from gexec.render.gather import LIMIT_BYTES, Gathered, label
 from gexec.render.text import shown
+from gexec.wire.frames import STDERR, STDOUT
+from gexec.wire.outcome import DENIED, NOT_STARTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

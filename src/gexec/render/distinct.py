@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gexec.core.ranks import Ranges
+    from gexec.wire.ranks import Ranges
 
 #: What a branch costs beyond its content.
 _BRANCH_BYTES = 512

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
+    from gexec.wire.outcome import Outcome
 
 
 def failed_lines(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[bytes]:

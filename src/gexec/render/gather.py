@@ -12,21 +12,21 @@ follows comes line by line, so that nothing is lost and memory stays bounded.
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
-from gexec.core.frames import STDERR, STDOUT
 from gexec.render.distinct import Distinct, pieces
 from gexec.render.fold import fold
 from gexec.render.prefix import prefixes
 from gexec.render.text import shown
 from gexec.render.view import Prefixed, View
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
     from gexec.render.distinct import Place
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 #: Different content that is kept at most, stdout and stderr of all ranks together.
 LIMIT_BYTES = 256 * 1024 * 1024

@@ -7,17 +7,17 @@ go on, and longer lines are cut there.
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core import ranks as sets
-from gexec.core.frames import STDOUT
-from gexec.core.outcome import EXITED, KILLED, NAMES, TIMED_OUT, Outcome, lost
 from gexec.render.summary import exit_status
 from gexec.render.view import View
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDOUT
+from gexec.wire.outcome import EXITED, KILLED, NAMES, TIMED_OUT, Outcome, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.core.ranks import Ranges
+    from gexec.wire.ranks import Ranges
 
 #: Raised when a field changes its meaning or goes; new fields and events may come at any time.
 SCHEMA = 1

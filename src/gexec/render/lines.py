@@ -10,14 +10,14 @@ piece until it ends, while the others' bytes wait untaken, which their windows b
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
 from gexec.limits import WINDOW_MIN_BYTES
+from gexec.wire import ranks as sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.ranks import Ranges
+    from gexec.wire.ranks import Ranges
 
 #: Unfinished lines of a job, both streams together.
 BUDGET_BYTES = 64 * 1024 * 1024

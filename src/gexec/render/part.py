@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
 from gexec.render.wrapped import Wrapped
+from gexec.wire import ranks as sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
     from gexec.render.view import Credit, View
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 
 class Part(Wrapped):

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
+    from gexec.wire.outcome import Outcome
 
 
 class Policy:

@@ -6,7 +6,7 @@ from gexec.render.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.ranks import Ranges
+    from gexec.wire.ranks import Ranges
 
 
 class Quiet(View):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
 from gexec.render.fold import fold_bounded
 from gexec.render.text import shown
+from gexec.wire import ranks as sets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 
 def still_running(names: Sequence[bytes], started: Ranges, outcomes: Sequence[Outcome | None]) -> str:

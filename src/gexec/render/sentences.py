@@ -6,19 +6,19 @@ line. Imported when files are copied or fetched.
 
 from __future__ import annotations
 
-from gexec.core import ranks as sets
-from gexec.core.frames import STDERR
 from gexec.render.fold import fold_bounded
 from gexec.render.text import shown
 from gexec.render.wrapped import Wrapped
+from gexec.wire import ranks as sets
+from gexec.wire.frames import STDERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
     from gexec.render.view import View
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 #: So many different lines are kept, of so many bytes in all; further ones are written as they come.
 LINES_MAX = 1000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gexec.core.outcome import DENIED, LOST, NAMES, NOT_STARTED, Outcome
 from gexec.render.fold import fold_bounded
 from gexec.render.text import printable, shown
+from gexec.wire.outcome import DENIED, LOST, NAMES, NOT_STARTED, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

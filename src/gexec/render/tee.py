@@ -6,9 +6,9 @@ from gexec.render.wrapped import Wrapped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
     from gexec.render.view import View
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 
 class Tee(Wrapped):

@@ -10,15 +10,15 @@ sets ``held``, and goes on in ``refill`` when that part is written. Part of the 
 
 from __future__ import annotations
 
-from gexec.core.frames import STDERR, STDOUT
 from gexec.render.lines import Budget, Lines
+from gexec.wire.frames import STDERR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 #: So many bytes of this stream of each of these ranks: (stream, ranks, count).
 Credit = tuple[int, "Ranges", int]

@@ -6,8 +6,8 @@ from gexec.render.view import View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.outcome import Outcome
-    from gexec.core.ranks import Ranges
+    from gexec.wire.outcome import Outcome
+    from gexec.wire.ranks import Ranges
 
 
 class Wrapped(View):

@@ -1,6 +1,6 @@
 """Who may run here: the node's policy over facts about an account (attacks 26, 27, 81, 82).
 
-Pure: the account's facts come in as arguments (``daemon.accounts`` reads them), the answer is
+Pure: the account's facts come in as arguments (``spawner.accounts`` reads them), the answer is
 None or one sentence for the person who was refused.
 """
 

@@ -7,12 +7,12 @@ have run is never started again.
 
 from __future__ import annotations
 
-from gexec.core.outcome import NOT_STARTED, not_started
 from gexec.errors import UsageError
+from gexec.wire.outcome import NOT_STARTED, not_started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.core.outcome import Outcome
+    from gexec.wire.outcome import Outcome
 
 
 def share(option: str, text: str, total: int, least: int) -> int:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.jobspec import JobSpec
+    from gexec.wire.jobspec import JobSpec
 
 #: ssh's own signs of life: a node that is silent for LOST_AFTER_S is lost.
 _ALIVE_COUNT = 3

@@ -13,7 +13,15 @@ import socket
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 
 from gexec import limits
-from gexec.core.frames import (
+from gexec.errors import GexecError, ProtocolError
+from gexec.posix.loop import PollLoop
+from gexec.ssh import settings
+from gexec.ssh.commands import Commands
+from gexec.ssh.link import ClientLink
+from gexec.ssh.process import exit_status
+from gexec.ssh.work import Work
+from gexec.version import VERSION
+from gexec.wire.frames import (
     REFUSED_DENIED,
     Accepted,
     Ack,
@@ -29,15 +37,7 @@ from gexec.core.frames import (
     Stdin,
     Submit,
 )
-from gexec.core.jobspec import DETACHED, STRICT, JobSpec
-from gexec.errors import GexecError, ProtocolError
-from gexec.proc.loop import PollLoop
-from gexec.ssh import settings
-from gexec.ssh.commands import Commands
-from gexec.ssh.link import ClientLink
-from gexec.ssh.process import exit_status
-from gexec.ssh.work import Work
-from gexec.version import VERSION
+from gexec.wire.jobspec import DETACHED, STRICT, JobSpec
 
 
 def main(arguments: list[str]) -> int:

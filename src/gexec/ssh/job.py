@@ -14,9 +14,9 @@ import time
 from gexec import limits
 from gexec.client.job import new_gpid
 from gexec.client.session import JobSession
-from gexec.core.jobspec import NO_STDIN, REMOTE_PATH, JobSpec
 from gexec.errors import DaemonError, UsageError
 from gexec.ssh import destination, script, settings
+from gexec.wire.jobspec import NO_STDIN, REMOTE_PATH, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from gexec.core.frames import FROM_CLIENT, Decoder, Frame, encode
 from gexec.errors import GexecError
-from gexec.proc.loop import PollLoop
+from gexec.posix.loop import PollLoop
+from gexec.wire.frames import FROM_CLIENT, Decoder, Frame, encode
 
 #: The channel of the one job; 0 speaks about the connection.
 JOB_CHANNEL = 1

@@ -10,8 +10,8 @@ import signal
 from collections.abc import Callable
 
 from gexec import limits
-from gexec.proc import clock
-from gexec.proc.loop import PollLoop
+from gexec.posix import clock
+from gexec.posix.loop import PollLoop
 from gexec.ssh.process import SshProcess, spawn
 
 #: Signals that may wait behind one messenger; KILL always may.

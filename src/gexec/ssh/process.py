@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from gexec.core.frames import STDERR, STDOUT
 from gexec.ssh.transcript import Transcript
+from gexec.wire.frames import STDERR, STDOUT
 
 #: What Python ignores or a parent may have ignored; ssh is to have it as from a shell.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)

@@ -14,14 +14,14 @@ them would touch between single quotes: all others are octal.
 from __future__ import annotations
 
 from gexec import limits
-from gexec.core.jobspec import NO_STDIN
 from gexec.errors import UsageError
+from gexec.wire.jobspec import NO_STDIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.core.jobspec import JobSpec
+    from gexec.wire.jobspec import JobSpec
 
 #: The kernel's limit for one argument, which the line is: to ssh here, to the login shell there.
 LINE_MAX_BYTES = limits.ARG_MAX_BYTES

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 
 from gexec import limits
-from gexec.core.frames import OFFSET_ALL
 from gexec.errors import GexecError, ProtocolError
+from gexec.wire.frames import OFFSET_ALL
 
 
 class SpoolError(GexecError):

@@ -7,7 +7,7 @@ wherever it stands: what remains is the command's output, byte for byte.
 
 from __future__ import annotations
 
-from gexec.core.frames import STDERR, STDOUT
+from gexec.wire.frames import STDERR, STDOUT
 
 #: What is kept of the words before the beginning: the last ones tell why there was none.
 PREAMBLE_MAX_BYTES = 8 * 1024

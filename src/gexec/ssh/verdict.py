@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gexec.core import outcome as outcomes
-from gexec.core.outcome import Outcome
+from gexec.wire import outcome as outcomes
+from gexec.wire.outcome import Outcome
 
 _KILL = 9
 #: sh tells 128 + N for a command that signal N ended (ksh93: 256 + N).

@@ -10,13 +10,9 @@ import signal
 from collections.abc import Callable
 
 from gexec import limits
-from gexec.core.frames import OFFSET_ALL, Done, Ended, Output, Started, StdinTaken
-from gexec.core.frames import Stdin as StdinFrame
-from gexec.core.jobspec import NO_STDIN, JobSpec
-from gexec.core.outcome import Outcome, held_by, not_started, output_cut
 from gexec.errors import GexecError, ProtocolError
-from gexec.proc import clock
-from gexec.proc.loop import PollLoop
+from gexec.posix import clock
+from gexec.posix.loop import PollLoop
 from gexec.ssh import script
 from gexec.ssh.commands import Commands
 from gexec.ssh.link import BACKLOG_MAX_BYTES, ClientLink
@@ -24,6 +20,10 @@ from gexec.ssh.messenger import Messengers
 from gexec.ssh.process import SshProcess
 from gexec.ssh.stdin import SpoolError, Stdin
 from gexec.ssh.verdict import verdict
+from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, Started, StdinTaken
+from gexec.wire.frames import Stdin as StdinFrame
+from gexec.wire.jobspec import NO_STDIN, JobSpec
+from gexec.wire.outcome import Outcome, held_by, not_started, output_cut
 
 #: From a kill that the node should obey to the end of ssh here.
 CONFIRM_S = 4.0

@@ -1,0 +1,162 @@
+"""The simulated client: submits, reads, acknowledges, sends stdin and signals; checks every frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from gexec import limits
+from gexec.core import events
+from gexec.core.root import Root
+from gexec.wire import frames
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import FROM_CLIENT, FROM_ROOT, Decoder, Ended, Frame, Output, Started, encode
+from gexec.wire.outcome import Outcome
+from laboratory.daemons import JOB_ID, ROOT, Cluster, Job
+from laboratory.world import Violation
+
+
+@dataclass
+class Habits:
+    """What the client does besides reading."""
+
+    stdin: bytes = b""
+    sends_stdin: bool = False
+    #: (when, frame): Signal, Kill or Close.
+    commands: list[tuple[float, Frame]] = field(default_factory=list)
+    #: Times between which it reads nothing.
+    stalls: tuple[float, float] | None = None
+    #: When it is gone without a word.
+    gone_at_s: float | None = None
+    #: The share of the window after which it acknowledges.
+    acknowledges: float = 0.5
+    #: How long it takes for one frame.
+    pace_s: float = 0.0001
+
+
+class SimClient:
+    """A client on the root's host. Its connection is reliable; only its own slowness is not."""
+
+    def __init__(self, cluster: Cluster, habits: Habits) -> None:
+        self.outcomes: dict[int, Outcome] = {}
+        self.received: dict[tuple[int, int], bytearray] = {}
+        self.started: set[int] = set()
+        self.done = False
+        self.here = True
+        self._cluster = cluster
+        self._world = cluster.world
+        self._habits = habits
+        self._acknowledged: dict[tuple[int, int], int] = {}
+        self._inbox: deque[Frame] = deque()
+        self._to_root = Decoder(FROM_CLIENT)
+        self._from_root = Decoder(FROM_ROOT)
+        self._sent = 0
+        self._sent_eof = False
+        self._may_send = limits.STDIN_WINDOW_BYTES
+        root = Root(job_id=JOB_ID, spec=cluster.spec, credential=b"", blob=cluster.blob, client=0)
+        self._job = Job(cluster.root, ROOT, root)
+        self._job.client = self._inbox
+
+    def begin(self) -> None:
+        """Submit the job and go on from there."""
+        self._cluster.root.jobs[ROOT] = self._job
+        self._job.begin()
+        self._read()
+        if self._habits.sends_stdin:
+            self._send_stdin()
+        for at_s, frame in self._habits.commands:
+            self._world.after(at_s, self._cluster.root, self._send, frame)
+        if self._habits.gone_at_s is not None:
+            self._world.after(self._habits.gone_at_s, None, self._leave)
+
+    def _leave(self) -> None:
+        self.here = False
+        self._world.note("client gone", "client")
+        root = self._cluster.root
+        if root.alive and not self._job.machine.finished:
+            self._world.after(0.0001, root, self._job.tell, events.ParentLost(0, "the client is gone"))
+
+    def _send(self, frame: Frame) -> None:
+        if not self.here or self.done or self._job.machine.finished:
+            return
+        for _, sent in self._to_root.feed(encode(1, frame)):
+            self._job.tell(events.ParentFrame(0, sent))
+
+    # -- reading --------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        if not self.here or self.done:
+            return
+        stalls = self._habits.stalls
+        if stalls is not None and stalls[0] <= self._world.now_s < stalls[1]:
+            self._world.after(stalls[1] - self._world.now_s, None, self._read)
+            return
+        if self._inbox:
+            frame = self._inbox.popleft()
+            data = encode(1, frame)
+            for _, received in self._from_root.feed(data):
+                self._world.note("client", "client", data, received)
+                self._take(received)
+            self._world.after(self._habits.pace_s, None, self._read)
+        elif self._cluster.root.alive:
+            self._world.after(0.002, None, self._read)
+
+    def _take(self, frame: Frame) -> None:
+        match frame:
+            case Output():
+                self._take_output(frame)
+            case Started():
+                for rank in ranksets.members(frame.ranks):
+                    if rank in self.started or rank in self.outcomes:
+                        raise Violation(f"rank {rank} is told to have started twice, or after its end")
+                    self.started.add(rank)
+            case Ended():
+                for rank in ranksets.members(frame.ranks):
+                    if rank in self.outcomes:
+                        raise Violation(f"rank {rank} ends twice: {self.outcomes[rank]}, {frame.outcome}")
+                    self.outcomes[rank] = frame.outcome
+            case frames.StdinTaken(offset=offset):
+                self._may_send = max(self._may_send, offset + limits.STDIN_WINDOW_BYTES)
+                if self._habits.sends_stdin:
+                    self._send_stdin()
+            case frames.Done():
+                if len(self.outcomes) != self._cluster.spec.ranks:
+                    raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")
+                self.done = True
+
+    def _take_output(self, frame: Output) -> None:
+        window = self._cluster.spec.window
+        entries = []
+        for rank in ranksets.members(frame.ranks):
+            key = (rank, frame.stream)
+            received = self.received.setdefault(key, bytearray())
+            if frame.offset != len(received):
+                raise Violation(f"rank {rank} stream {frame.stream}: {frame.offset} after {len(received)}")
+            if rank in self.outcomes:
+                raise Violation(f"rank {rank} writes after its end")
+            received += frame.data
+            written = self._cluster.records[rank].written[frame.stream]
+            if not written.startswith(received[frame.offset :], frame.offset):
+                raise Violation(f"rank {rank} stream {frame.stream}: not what was written at {frame.offset}")
+            if len(received) - self._acknowledged.get(key, 0) >= self._habits.acknowledges * window:
+                self._acknowledged[key] = len(received)
+                entries.append((rank, frame.stream, len(received)))
+        if entries:
+            self._send(frames.Ack(tuple(entries)))
+
+    # -- stdin ----------------------------------------------------------------------------
+
+    def _send_stdin(self) -> None:
+        if self._sent_eof or not self.here or self.done:
+            return
+        total = len(self._habits.stdin)
+        if self._sent == total or self._may_send > frames.OFFSET_ALL:
+            self._sent_eof = True
+            self._send(frames.Stdin(self._sent, b"", True))
+            return
+        count = min(self._world.rng.randrange(1, limits.READ_CHUNK_BYTES), self._may_send - self._sent)
+        if count > 0:
+            piece = self._habits.stdin[self._sent : self._sent + count]
+            self._send(frames.Stdin(self._sent, piece))
+            self._sent += len(piece)
+            self._world.after(0.001, None, self._send_stdin)

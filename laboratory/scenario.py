@@ -1,0 +1,225 @@
+"""What a seed means: the job, what its processes do, what the client does, what breaks and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from gexec import limits
+from gexec.core import tree
+from gexec.wire import frames, jobspec
+from gexec.wire import outcome as outcomes
+from gexec.wire.frames import STDERR, STDOUT
+from gexec.wire.jobspec import JobSpec
+from laboratory.clients import Habits
+from laboratory.processes import Plan
+
+
+@dataclass
+class Fault:
+    """One thing that breaks. ``rank`` -1 is the root's daemon."""
+
+    at_s: float
+    kind: str
+    rank: int
+    value: float = 0.0
+
+
+@dataclass
+class Scenario:
+    """Everything that a simulation needs to know beforehand."""
+
+    spec: JobSpec
+    plans: list[Plan]
+    habits: Habits
+    faults: list[Fault] = field(default_factory=list)
+    #: Signals, or an early end of client or root: outcomes are then not those of the plan.
+    disturbed: bool = False
+
+
+#: After these a node's peers know at once; after the others only in time.
+ABRUPT = {"dead", "kill", "drop", "restart"}
+KINDS = (
+    "dead", "dead", "kill", "kill", "adjacent", "first", "inner", "drop", "drop", "drops", "silence",
+    "vanish", "freeze", "thaw", "slow", "restart", "stall", "gone", "root", "signal", "kill job",
+)  # fmt: skip
+
+
+def scenario(seed: int) -> Scenario:
+    """Return the scenario of a seed."""
+    rng = Random(seed)
+    ranks = rng.choice((1, 2, 3, 5, 8, 13, 20, 20, 30, 30, 50, 80, 120, 200))
+    fanout = rng.choice((2, 2, 3, 4, 8, 16)) if ranks > 12 or rng.random() < 0.8 else 1
+    strict = rng.random() < 0.15
+    with_stdin = rng.random() < 0.3
+    flags = (jobspec.STRICT if strict else 0) | (0 if with_stdin else jobspec.NO_STDIN)
+    spec = JobSpec(
+        names=[b"node%d" % rank for rank in range(ranks)],
+        addresses=[b"10.0.0.1:2875"] * ranks,
+        program=b"/bin/true",
+        argv=[b"true"],
+        env=[],
+        flags=flags,
+        fanout=fanout,
+        window=limits.WINDOW_MIN_BYTES if rng.random() < 0.7 else limits.WINDOW_MAX_BYTES,
+        timeout_s=0.5 if rng.random() < 0.05 else 0.0,
+    )
+    plans = _plans(rng, ranks, with_stdin)
+    made = Scenario(spec, plans, _habits(rng, ranks, with_stdin), disturbed=bool(spec.timeout_s))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+        _break(rng, made, rng.choice(KINDS))
+    _pause(Random(f"pauses of {seed}"), made)
+    made.faults.sort(key=lambda fault: fault.at_s)
+    return made
+
+
+def _pause(rng: Random, made: Scenario) -> None:
+    """Suspend machines, or stop daemons alone, at any time and for any time: in every third seed."""
+    if rng.random() < 0.65:
+        return
+    long_s = rng.choice((2.0, 13.0, 20.0, 40.0, 120.0))
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at_s = rng.choice((rng.uniform(0, 0.01), rng.uniform(0, 0.3), rng.uniform(0, 3), rng.uniform(0, 30)))
+        kind = rng.choice(("freeze", "freeze", "stop", "suspend"))
+        rank = -1 if kind == "suspend" else rng.randrange(made.spec.ranks)
+        made.faults.append(Fault(at_s, kind, rank, rng.uniform(0, long_s)))
+    if rng.random() < 0.3:
+        for plan in made.plans:
+            plan.leaves_s = rng.choice((0.0, 1.0, 10.0, 30.0))
+            plan.chatters = rng.random() < 0.3
+
+
+# -- the job ----------------------------------------------------------------------------------
+
+
+def _plans(rng: Random, ranks: int, with_stdin: bool) -> list[Plan]:
+    small = rng.random() < 0.6
+    alike = rng.random() < 0.4
+    common = _writes(rng, small)
+    refused = rng.random() < 0.1
+    plans = []
+    for _ in range(ranks):
+        writes = common if alike and rng.random() < 0.9 else _writes(rng, small)
+        plan = Plan([(rng.uniform(0.0005, pause), stream, data) for pause, stream, data in writes], 0)
+        plan.status = rng.choice((0, 0, 0, 1, 7, 255))
+        plan.stubborn = rng.random() < 0.1
+        plan.leaves_s = rng.choice((0.0, 0.0, 0.0, 0.0, 0.5, 30.0)) if rng.random() < 0.2 else 0.0
+        if with_stdin:
+            plan.reads = rng.choice((None, None, None, 0, 1000, 100_000))
+        if refused and rng.random() < 0.1:
+            plan.refusal = rng.choice(
+                (outcomes.not_started("no such file", 2), outcomes.denied("no account"))
+            )
+        plans.append(plan)
+    return plans
+
+
+def _writes(rng: Random, small: bool) -> list[tuple[float, int, bytes]]:
+    """Return up to a dozen writes, of a few bytes or of many."""
+    pause_s = rng.choice((0.001, 0.01, 0.1, 0.5))
+    writes = []
+    for _ in range(rng.choice((0, 1, 1, 2, 5, 12))):
+        count = rng.randrange(1, 200) if small else rng.choice((100, 5000, 20_000, 70_000))
+        writes.append((pause_s, rng.choice((STDOUT, STDOUT, STDERR)), rng.randbytes(count)))
+    return writes
+
+
+def _habits(rng: Random, ranks: int, with_stdin: bool) -> Habits:
+    habits = Habits(acknowledges=rng.choice((0.05, 0.5, 0.5, 0.5, 0.9)))
+    habits.pace_s = rng.choice((0.00001, 0.00001, 0.0001, 0.002 if ranks < 30 else 0.0001))
+    if with_stdin:
+        habits.sends_stdin = True
+        large = 3_000_000 if ranks <= 8 else 300_000 if ranks <= 50 else 50_000
+        habits.stdin = rng.randbytes(rng.choice((0, 10, 40_000, large)))
+    return habits
+
+
+# -- what breaks ------------------------------------------------------------------------------
+
+
+def _break(rng: Random, made: Scenario, kind: str) -> None:
+    ranks = made.spec.ranks
+    rank = rng.randrange(ranks)
+    at_s = rng.choice((rng.uniform(0, 0.01), rng.uniform(0, 0.3), rng.uniform(0, 3)))
+    faults = made.faults
+    match kind:
+        case "dead":
+            for dead in rng.sample(range(ranks), max(1, ranks // 10)):
+                faults.append(Fault(0.0, "dead", dead, rng.choice((0, 1))))
+        case "kill" | "vanish" | "slow":
+            for _ in range(rng.choice((1, 1, 3))):
+                at_s += rng.choice((0, 0, 0.3))
+                faults.append(Fault(at_s, kind, rng.randrange(ranks), rng.choice((0, 1))))
+        case "restart":
+            faults.append(Fault(at_s, "kill", rank, 0))
+            faults.append(Fault(at_s + rng.choice((0.0001, 0.01, 0.4, 3)), "restart", rank))
+        case "adjacent":
+            for above in [*ancestors(made.spec, rank), rank][-2:]:
+                faults.append(Fault(at_s + rng.choice((0, 0.001, 0.1)), "kill", above))
+        case "first":
+            low, _ = rng.choice(tree.split(0, ranks, made.spec.fanout))
+            faults.append(Fault(at_s, rng.choice(("kill", "kill", "vanish", "freeze")), low, 20))
+        case "inner":
+            for above in {above for each in range(ranks) for above in ancestors(made.spec, each)}:
+                faults.append(Fault(at_s + rng.uniform(0, 0.2), "kill", above))
+        case "drop":
+            faults.append(Fault(at_s, "drop", rank))
+        case "drops":
+            for _ in range(10):
+                faults.append(Fault(rng.uniform(0, 2), "drop", rng.randrange(ranks)))
+        case "silence":
+            faults.append(Fault(at_s, "silence", rank, rng.choice((0, 1))))
+        case "freeze" | "thaw":
+            faults.append(
+                Fault(at_s, "freeze", rank, rng.uniform(14, 40) if kind == "freeze" else rng.uniform(0, 2))
+            )
+        case _:
+            _disturb(rng, made, kind, at_s)
+
+
+def _disturb(rng: Random, made: Scenario, kind: str, at_s: float) -> None:
+    habits = made.habits
+    match kind:
+        case "stall":
+            habits.stalls = (at_s, at_s + rng.choice((0.5, 5, 20)))
+            return
+        case "gone":
+            habits.gone_at_s = at_s
+        case "root":
+            made.faults.append(Fault(at_s, rng.choice(("kill", "vanish")), -1))
+        case "signal":
+            habits.commands.append((at_s, frames.Signal(rng.choice((1, 2, 15)))))
+        case "kill job":
+            habits.commands.append((at_s, frames.Kill(rng.random() < 0.5)))
+    made.disturbed = True
+
+
+def ancestors(spec: JobSpec, rank: int) -> list[int]:
+    """Return the ranks above a rank in the tree that a job begins with, outermost first."""
+    above: list[int] = []
+    ranges = tree.split(0, spec.ranks, spec.fanout)
+    while True:
+        low, high = next(pair for pair in ranges if pair[0] <= rank < pair[1])
+        if low == rank:
+            return above
+        above.append(low)
+        ranges = tree.children(low, high, spec.fanout)
+
+
+def clean(made: Scenario) -> list[bool]:
+    """Return for each rank whether no fault may cost it its outcome.
+
+    No fault is of its own daemon (one dropped link is none: it is asked again), and those on the way
+    to it are either all seen at once, or but one: an orphan waits ORPHAN_GRACE_S, but that a daemon
+    is silent is seen only after LOST_AFTER_S.
+    """
+    kinds: dict[int, list[str]] = {}
+    for fault in made.faults:
+        kinds.setdefault(fault.rank, []).append(fault.kind)
+    result = []
+    for rank in range(made.spec.ranks):
+        own = kinds.get(rank, [])
+        on_the_way = [kind for each in ancestors(made.spec, rank) for kind in kinds.get(each, [])] + own
+        seen_at_once = ABRUPT.issuperset(on_the_way)
+        result.append(own in ([], ["drop"]) and (seen_at_once or len(on_the_way) == 1))
+    return result

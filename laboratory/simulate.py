@@ -1,0 +1,86 @@
+"""Run simulations: ``python -m laboratory.simulate --seed N [--trace]`` or ``--seeds A-B``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from laboratory.scenario import scenario
+from laboratory.simulator import Simulation
+from laboratory.world import Violation
+
+
+def run_one(seed: int) -> tuple[int, int, str]:
+    """Run one seed; return it with its number of events and what is wrong, if anything."""
+    simulation = Simulation(seed, scenario(seed))
+    try:
+        return seed, simulation.run().events, ""
+    except Violation as error:
+        return seed, simulation.world.events, str(error)
+    except Exception as error:  # a machine must not fail at all
+        return seed, simulation.world.events, f"{type(error).__name__}: {error}"
+
+
+def _many(first: int, last: int, processes: int) -> int:
+    began_s = time.monotonic()
+    failed = events = 0
+    with ProcessPoolExecutor(processes) as pool:
+        for seed, count, wrong in pool.map(run_one, range(first, last + 1), chunksize=8):
+            events += count
+            if wrong:
+                failed += 1
+                print(f"seed {seed}: {wrong}")
+                print(f"  replay: python -m laboratory.simulate --seed {seed} --trace", flush=True)
+    took_s = time.monotonic() - began_s
+    print(f"{last - first + 1} seeds, {events} events, {took_s:.0f} s: {failed} failed")
+    return 1 if failed else 0
+
+
+def _show(seed: int, tracing: bool) -> int:
+    made = scenario(seed)
+    spec = made.spec
+    print(f"seed {seed}: {spec.ranks} ranks, fan-out {spec.fanout}, flags {spec.flags}, window {spec.window}")
+    for fault in made.faults:
+        print(f"  {fault.at_s:.4f} s: {fault.kind} {fault.rank} {fault.value:g}")
+    habits = made.habits
+    print(f"  client: stdin {len(habits.stdin)} bytes, stalls {habits.stalls}, gone {habits.gone_at_s}")
+    for at_s, frame in habits.commands:
+        print(f"  {at_s:.4f} s: {frame}")
+    simulation = Simulation(seed, made, tracing)
+    wrong = ""
+    try:
+        result = simulation.run()
+    except Violation as error:
+        wrong = str(error)
+    for line in simulation.world.lines:
+        print(line)
+    if wrong:
+        print(f"violation: {wrong}")
+        return 1
+    print(f"{result.events} events, ended after {result.ended_s:.3f} s, trace {result.digest[:16]}")
+    for rank, outcome in sorted(result.outcomes.items()):
+        print(f"  rank {rank}: {outcome.describe()}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the arguments say; return 1 if something happened that never must."""
+    parser = argparse.ArgumentParser(prog="python -m laboratory.simulate", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seed", type=int, help="run one seed and show what came of it")
+    what.add_argument("--seeds", metavar="A-B", help="run many seeds, on all cores")
+    parser.add_argument("--trace", action="store_true", help="show everything that happened")
+    parser.add_argument("--processes", type=int, default=None, help="how many at a time (default: all cores)")
+    options = parser.parse_args(argv)
+    if options.seed is not None:
+        return _show(options.seed, options.trace)
+    first, _, last = options.seeds.partition("-")
+    if not first.isdigit() or not (last or first).isdigit():
+        parser.error(f"--seeds {options.seeds}: expected A-B, for example 1-1000")
+    return _many(int(first), int(last or first), options.processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""One seed, from the scenario to the verdict (docs/decisions/0010-simulation.md).
+
+outcome = simulate(seed)        raises Violation when something happened that never must
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gexec import limits
+from gexec.wire import outcome as outcomes
+from gexec.wire.frames import STDERR, STDOUT
+from laboratory.clients import SimClient
+from laboratory.daemons import Cluster, SimDaemon
+from laboratory.links import ACCEPTOR, DIALLER, SimLink
+from laboratory.scenario import Fault, Scenario, clean, scenario
+from laboratory.world import Violation, World
+
+#: From the last fault to the end of the job, with what processes and slow clients take by themselves.
+ENDS_WITHIN_S = 150.0
+#: From the end of the job to the end of its last process, wherever it runs.
+GONE_WITHIN_S = limits.LOST_AFTER_S + limits.ORPHAN_GRACE_S + limits.KILL_GRACE_S + limits.LINGER_S + 5.0
+EVENTS_MAX = 3_000_000
+
+
+@dataclass
+class Result:
+    """What came of a seed."""
+
+    seed: int
+    digest: str
+    events: int
+    ended_s: float
+    ranks: int
+    outcomes: dict[int, outcomes.Outcome]
+    lines: list[str]
+
+
+class Simulation:
+    """One run of one scenario."""
+
+    def __init__(self, seed: int, made: Scenario, tracing: bool = False) -> None:
+        self.world = World(seed, tracing)
+        self.seed = seed
+        self.made = made
+        self.cluster = Cluster(self.world, made.spec, made.plans)
+        self.client = SimClient(self.cluster, made.habits)
+        self.quiet_s = max((fault.at_s + fault.value for fault in made.faults), default=0.0)
+        if made.habits.stalls is not None:
+            self.quiet_s = max(self.quiet_s, made.habits.stalls[1])
+
+    def run(self) -> Result:
+        """Run to the end and check; raises Violation."""
+        for fault in self.made.faults:
+            if fault.kind == "dead":
+                self._break(fault)
+            else:
+                self.world.after(fault.at_s, None, self._break, fault)
+        self.client.begin()
+        deadline_s = self.quiet_s + ENDS_WITHIN_S
+        self._run_until(deadline_s, self._job_over, "the job does not end")
+        ended_s = self.world.now_s
+        deadline_s = max(ended_s, self.quiet_s) + GONE_WITHIN_S
+        self._run_until(deadline_s, self._all_gone, "something of the job is left after its end")
+        if self.client.done:
+            self._check_outcomes()
+        return Result(
+            self.seed,
+            self.world.digest,
+            self.world.events,
+            ended_s,
+            self.made.spec.ranks,
+            self.client.outcomes,
+            self.world.lines,
+        )
+
+    def _run_until(self, deadline_s: float, over: object, complaint: str) -> None:
+        assert callable(over)
+        while not over():
+            if not self.world.step() or self.world.now_s > deadline_s:
+                raise Violation(f"{complaint} ({self._left()})")
+            if self.world.events > EVENTS_MAX:
+                raise Violation(f"more than {EVENTS_MAX} events: it does not come to rest ({self._left()})")
+
+    def _job_over(self) -> bool:
+        return self.client.done or not self.client.here or not self.cluster.root.alive
+
+    def _all_gone(self) -> bool:
+        return not any(daemon.jobs for daemon in self.cluster.daemons) and not any(
+            record.running for record in self.cluster.records
+        )
+
+    def _left(self) -> str:
+        owed = sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
+        jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs]
+        running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
+        where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
+        return f"at {self.world.now_s:.1f} s without {where}"
+
+    # -- faults ---------------------------------------------------------------------------
+
+    def _break(self, fault: Fault) -> None:
+        daemon = self.cluster.root if fault.rank < 0 else self.cluster.nodes[fault.rank]
+        self.world.note("fault", fault.rank, shown=fault)
+        if fault.kind == "restart":
+            if not daemon.alive:
+                daemon.restart()
+            return
+        if not daemon.alive:
+            return
+        match fault.kind:
+            case "dead":
+                if fault.value:
+                    daemon.swallows = True
+                else:
+                    daemon.refuses = True
+            case "kill" | "vanish":
+                daemon.kill(fault.kind == "vanish")
+            case "slow":
+                daemon.slow = 100.0
+            case "freeze":
+                daemon.freeze(fault.value)
+            case "stop":
+                daemon.freeze(fault.value, machine=False)
+            case "suspend":
+                for each in self.cluster.daemons:
+                    if each.alive:
+                        each.freeze(fault.value)
+            case "drop":
+                for link in self._upward(daemon):
+                    side = self.world.rng.choice((DIALLER, ACCEPTOR))
+                    # A frozen end sees it when it wakes up.
+                    self.world.after(0.0, link.ends[side], link.close, side, "the link was lost")
+            case "silence":
+                for link in self._upward(daemon):
+                    link.hush(ACCEPTOR if fault.value else DIALLER)
+
+    @staticmethod
+    def _upward(daemon: SimDaemon) -> list[SimLink]:
+        return [link for link in daemon.links.values() if link.ends[ACCEPTOR] is daemon and link.opened]
+
+    # -- the verdict ----------------------------------------------------------------------
+
+    def _check_outcomes(self) -> None:
+        untouched = clean(self.made)
+        for rank, outcome in sorted(self.client.outcomes.items()):
+            self._check_truth(rank, outcome)
+            refusal = self.made.plans[rank].refusal
+            if untouched[rank] and refusal is not None and outcome == outcomes.lost(refusal.text):
+                continue  # whoever asked could not know that it was the first
+            if untouched[rank] and outcome.kind == outcomes.LOST and not self.made.disturbed:
+                raise Violation(f"rank {rank} is {outcome.describe()}, though nothing happened to it")
+            if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & 2:
+                plan = self.made.plans[rank]
+                expected = plan.refusal or outcomes.exited(plan.status)
+                if (outcome.kind, outcome.value) != (expected.kind, expected.value):
+                    raise Violation(f"rank {rank} is {outcome.describe()}: expected {expected.describe()}")
+
+    def _check_truth(self, rank: int, outcome: outcomes.Outcome) -> None:
+        record = self.cluster.records[rank]
+        received = [self.client.received.get((rank, stream), bytearray()) for stream in (STDOUT, STDERR)]
+        written = [record.written[stream] for stream in (STDOUT, STDERR)]
+        ran = record.starts > 0
+        if record.starts > 1:
+            raise Violation(f"rank {rank} was started {record.starts} times")
+        for got, had in zip(received, written, strict=True):
+            if not had.startswith(got):
+                raise Violation(f"rank {rank}: what came is no prefix of what was written")
+        if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
+            if ran:
+                raise Violation(f"rank {rank} is {outcome.describe()}, but it did run")
+        elif outcome.kind != outcomes.LOST:
+            truth = record.outcome
+            if truth is None or (
+                outcome.kind != outcomes.TIMED_OUT
+                and (outcome.kind, outcome.value) != (truth.kind, truth.value)
+            ):
+                raise Violation(f"rank {rank} is {outcome.describe()}, but in truth {truth}")
+            self._check_whole(rank, outcome, [len(got) for got in received], [len(had) for had in written])
+        if rank in self.client.started and not ran:
+            raise Violation(f"rank {rank} is told to have started, but did not")
+        if not self.made.habits.stdin.startswith(record.stdin):
+            raise Violation(f"rank {rank} read something else than the client's stdin")
+        if record.stdin_eof and len(record.stdin) != len(self.made.habits.stdin):
+            raise Violation(f"rank {rank} read the end of stdin after {len(record.stdin)} bytes")
+
+    def _check_whole(
+        self, rank: int, outcome: outcomes.Outcome, received: list[int], written: list[int]
+    ) -> None:
+        """All that the process wrote came; what others wrote after it may be cut, and then is marked."""
+        record = self.cluster.records[rank]
+        if outcome.cut and not self.made.plans[rank].leaves_s:
+            raise Violation(f"rank {rank} is {outcome.describe()}, but nobody held its output")
+        if not outcome.cut and received != written:
+            raise Violation(f"rank {rank} ended, but its output is not whole: {received} of {written}")
+        if any(got < own for got, own in zip(received, record.own, strict=True)):
+            raise Violation(f"rank {rank}: of what it wrote itself {received} came: {record.own}")
+
+
+def _few(numbers: list[int]) -> str:
+    return f"{numbers[:8]}" + (f" and {len(numbers) - 8} more" if len(numbers) > 8 else "")
+
+
+def simulate(seed: int, tracing: bool = False) -> Result:
+    """Run the scenario of a seed. Raises Violation, whose text names the command that replays it."""
+    simulation = Simulation(seed, scenario(seed), tracing)
+    try:
+        return simulation.run()
+    except Violation as error:
+        error.add_note(f"replay: python -m laboratory.simulate --seed {seed} --trace")
+        error.lines = simulation.world.lines  # type: ignore[attr-defined]
+        raise

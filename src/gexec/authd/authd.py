@@ -1,0 +1,369 @@
+"""authd: the only process that reads the cluster's private key.
+
+Listens on a unix socket, learns from the kernel who asks (SO_PEERCRED), and signs for that user:
+a credential bound to the job it was shown, or for gexecd a short-lived certificate. One request a
+connection; it holds no more of a job than the chunk it is hashing, whatever a client sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import resource
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from struct import Struct
+from struct import error as StructError
+
+from gexec import limits
+from gexec.errors import AuthError, GexecError, ProtocolError
+from gexec.posix import sockets
+from gexec.posix.audit import AuditLog
+from gexec.posix.deadline import Deadline
+from gexec.posix.log import Log, stderr_log
+from gexec.security.certificate import authority, leaf
+from gexec.security.credential import JOB_ID_BYTES, issue
+from gexec.security.keys import SigningKey
+from gexec.security.rate import Rate
+from gexec.settings.config import AuthdSettings
+from gexec.settings.keyfiles import read_pair
+from gexec.wire.frames import (
+    HEADER,
+    HEADER_BYTES,
+    REFUSED_BUSY,
+    REFUSED_DENIED,
+    TO_AUTHD,
+    Certified,
+    Certify,
+    Frame,
+    Refused,
+    Sign,
+    Signed,
+    encode,
+)
+
+_UCRED = Struct("iII")
+_AUDIENCE_MAX_BYTES = 64
+_CHUNK_BYTES = 64 * 1024
+#: Connections that one user may hold, so that he cannot take them all.
+_CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
+#: Descriptors left for keys, logs and the event loop.
+_DESCRIPTORS_RESERVED = 32
+#: The audit log gets at most one line of refusals for load in this time, for each user.
+_REFUSALS_TOLD_EVERY_S = 1.0
+_OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
+
+
+def serve(
+    settings: AuthdSettings,
+    *,
+    ready: Callable[[], None] | None = None,
+    die_with_parent_fd: int | None = None,
+    log: Log | None = None,
+) -> int:
+    """Run authd until SIGTERM or SIGINT; SIGHUP reads the keys again. Returns 0.
+
+    May be called in a freshly forked child; needs the main thread.
+
+    Args:
+        ready: called once, when clients can connect.
+        die_with_parent_fd: end also when this descriptor (a pipe's) comes to its end.
+
+    Raises:
+        KeyFileError, ConfigError: the keys or the socket are not acceptable.
+    """
+    return Authd(settings, log).run(ready=ready, die_with_parent_fd=die_with_parent_fd)
+
+
+class Authd:
+    """The service. Making it reads the keys and listens; :meth:`run` serves."""
+
+    def __init__(self, settings: AuthdSettings, log: Log | None = None) -> None:
+        self.settings = settings
+        self._log = log or stderr_log("authd")
+        self._key, self._authority = _load(settings)
+        self._audit = AuditLog(settings.audit_log or None)
+        self._rate = Rate(settings.rate_per_user, settings.rate_per_user * 10)
+        self._me = os.geteuid()
+        self._overflow_uid = _overflow_uid()
+        self._host = os.uname().nodename or "localhost"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: Counter[int] = Counter()
+        self._connections_max = limits.AUTHD_CONNECTIONS_MAX
+        self._told_s: dict[int, float] = {}
+        self._untold: Counter[int] = Counter()
+        self._listener = sockets.listen(settings.socket, what="authd")
+
+    def run(self, *, ready: Callable[[], None] | None = None, die_with_parent_fd: int | None = None) -> int:
+        """Serve until asked to end; see :func:`serve`."""
+        # The key must not end in a core dump; and take the descriptors that we are allowed to have.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        self._connections_max = _raise_descriptors()
+        try:
+            asyncio.run(self._run(ready, die_with_parent_fd))
+        finally:
+            self._listener.close()
+            sockets.remove(self.settings.socket, "authd")
+            self._audit.close()
+        return 0
+
+    async def _run(self, ready: Callable[[], None] | None, die_with_parent_fd: int | None) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if die_with_parent_fd is not None:
+            loop.add_reader(die_with_parent_fd, stop.set)
+        accepting = asyncio.create_task(self._accept())
+        self._log.info(
+            f"listens at {self.settings.socket}, signs with key {self._key.key_id.hex()} for the cluster "
+            f"{self.settings.realm}"
+        )
+        if ready is not None:
+            ready()
+        await stop.wait()
+        accepting.cancel()
+        if self._tasks:  # who has asked gets an answer; each has a deadline of its own
+            await asyncio.wait(self._tasks, timeout=limits.AUTHD_IO_DEADLINE_S)
+
+    def _reload(self) -> None:
+        self._audit.reopen()
+        try:
+            self._key, self._authority = _load(self.settings)
+        except GexecError as error:
+            self._log.error(f"keeps the keys it has: {error}")
+            return
+        self._log.info(f"has read its keys again, signs with key {self._key.key_id.hex()}")
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                # No descriptor or no memory: what is being served will give some back.
+                self._log.warning(f"cannot take a connection: {error.strerror}")
+                await asyncio.sleep(0.1)
+                continue
+            uid = _peer_uid(connection)
+            if (
+                len(self._tasks) >= self._connections_max
+                or self._connections[uid] >= _CONNECTIONS_PER_UID_MAX
+            ):
+                self._refuse_for_load(connection, uid)
+                continue
+            self._connections[uid] += 1
+            task = loop.create_task(self._serve(connection, uid))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _refuse_for_load(self, connection: socket.socket, uid: int) -> None:
+        self._tell_refusal(uid, "too many connections")
+        with connection, suppress(OSError):
+            connection.setblocking(False)
+            connection.send(encode(0, Refused(REFUSED_BUSY, "too many connections at once: try again")))
+
+    async def _serve(self, connection: socket.socket, uid: int) -> None:
+        loop = asyncio.get_running_loop()
+        answer: Frame | None = None
+        within = asyncio.timeout(None)
+        deadline = Deadline(loop, limits.AUTHD_IO_DEADLINE_S, lambda: within.reschedule(loop.time()))
+        try:
+            connection.setblocking(False)
+            async with within:
+                answer = await self._answer(_Reader(connection), uid)
+                await loop.sock_sendall(connection, encode(0, answer))
+                if isinstance(answer, Refused):
+                    await _drain(connection)
+        except TimeoutError:
+            if answer is None:
+                self._tell_refusal(uid, f"no whole request within {limits.AUTHD_IO_DEADLINE_S:g} s")
+        except (OSError, EOFError):
+            pass  # the client went away: nobody to answer
+        finally:
+            deadline.cancel()
+            connection.close()
+            self._connections[uid] -= 1
+            if not self._connections[uid]:
+                del self._connections[uid]
+
+    async def _answer(self, reader: _Reader, uid: int) -> Frame:
+        """Read the request of ``uid`` and return what to answer; the audit log learns of it."""
+        if not self._rate.take(uid, time.monotonic()):
+            self._tell_refusal(uid, "too many requests")
+            rate = self.settings.rate_per_user
+            return Refused(REFUSED_BUSY, f"more than {rate:g} requests per second: try again more slowly")
+        try:
+            account = self._account(uid)
+            length, kind, channel = HEADER.unpack(await reader.exactly(HEADER_BYTES))
+            wanted = TO_AUTHD.get(kind)
+            if wanted is None or channel != 0:
+                raise ProtocolError("this is authd: it takes requests to sign and to certify, nothing else")
+            if length > wanted.MAX_BYTES:
+                raise ProtocolError(f"{wanted.__name__} of {length} bytes is over {wanted.MAX_BYTES}")
+            if wanted is Sign:
+                return await self._sign(reader, length, account)
+            return self._certify(await reader.exactly(length), uid)
+        except GexecError as error:
+            self._audit.write("refuse", uid=uid, reason=str(error))
+            return Refused(REFUSED_DENIED, str(error))
+
+    def _account(self, uid: int) -> pwd.struct_passwd:
+        """Return the account of a uid that the kernel told us, if we sign for it."""
+        if self._me != 0 and uid != self._me:
+            raise AuthError(
+                f"this authd runs as uid {self._me} and signs for that user only, not for uid {uid}"
+            )
+        if uid == self._overflow_uid and self._me != uid and not self.settings.overflow_uid:
+            raise AuthError(
+                f"uid {uid} is what processes of foreign user namespaces appear as, so nobody knows who "
+                "this is: run gexec outside of the container, or set overflow_uid in authd.toml"
+            )
+        try:
+            return pwd.getpwuid(uid)
+        except KeyError:
+            raise AuthError(f"uid {uid} has no account on {self._host}") from None
+
+    async def _sign(self, reader: _Reader, length: int, account: pwd.struct_passwd) -> Frame:
+        # As core.frames.Sign, but hashed as it comes instead of being held: megabytes a connection.
+        (audience_length,) = await reader.exactly(1) if length else b"\0"
+        blob_length = length - 1 - audience_length
+        if not 1 <= audience_length <= _AUDIENCE_MAX_BYTES or blob_length < 1:
+            raise ProtocolError("request to sign: the audience is empty or too long, or no job follows it")
+        if blob_length > limits.JOB_BLOB_MAX_BYTES:
+            raise ProtocolError(f"job of {blob_length} bytes is over {limits.JOB_BLOB_MAX_BYTES}")
+        audience = (await reader.exactly(audience_length)).decode("ascii", "replace")
+        if not (audience.isascii() and audience.isprintable()):
+            raise ProtocolError("request to sign: the audience is not printable ASCII")
+        digest = sha256()
+        while blob_length:
+            chunk = await reader.some(min(blob_length, _CHUNK_BYTES))
+            digest.update(chunk)
+            blob_length -= len(chunk)
+        job_id = os.urandom(JOB_ID_BYTES)
+        credential = issue(
+            self._key,
+            realm=self.settings.realm,
+            audience=audience,
+            host=self._host,
+            uid=account.pw_uid,
+            gid=account.pw_gid,
+            user=account.pw_name,
+            now_s=time.time(),
+            ttl_s=self.settings.ttl_s,
+            job_id=job_id,
+            digest=digest.digest(),
+        )
+        self._audit.write(
+            "issue",
+            uid=account.pw_uid,
+            user=account.pw_name,
+            audience=audience,
+            job=job_id.hex(),
+            digest=digest.hexdigest(),
+            ttl_s=self.settings.ttl_s,
+        )
+        return Signed(credential)
+
+    def _certify(self, payload: bytes, uid: int) -> Frame:
+        if uid not in (0, self._me):
+            raise AuthError(f"uid {uid} may not have a node's certificate: gexecd asks for it as root")
+        try:
+            request = Certify.unpack(payload)
+        except StructError as cause:
+            raise ProtocolError(f"request to certify is malformed: {cause}") from cause
+        serial = int.from_bytes(os.urandom(16)) | 1
+        certificate = leaf(
+            self._key,
+            realm=self.settings.realm,
+            public_key_der=request.public_key,
+            names=request.names,
+            now_s=time.time(),
+            ttl_s=self.settings.certificate_ttl_s,
+            serial=serial,
+        )
+        self._audit.write("certify", uid=uid, serial=f"{serial:x}", names=list(request.names))
+        return Certified(certificate, self._authority)
+
+    def _tell_refusal(self, uid: int, reason: str) -> None:
+        """Audit a refusal that a flood can cause, at most once in a while for each user."""
+        self._untold[uid] += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(uid, -_REFUSALS_TOLD_EVERY_S) < _REFUSALS_TOLD_EVERY_S:
+            return
+        if len(self._told_s) >= 4096:
+            self._told_s.clear()
+            self._untold = Counter({uid: self._untold[uid]})
+        self._told_s[uid] = now_s
+        self._audit.write("refuse", uid=uid, reason=reason, count=self._untold.pop(uid))
+
+
+class _Reader:
+    """Reads a connection in the pieces that are asked for, from as few calls as possible."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = b""
+
+    async def some(self, most: int) -> bytes:
+        """Return 1 to ``most`` bytes. EOFError at the end."""
+        if not self._buffer:
+            self._buffer = await asyncio.get_running_loop().sock_recv(self._connection, _CHUNK_BYTES)
+            if not self._buffer:
+                raise EOFError
+        taken, self._buffer = self._buffer[:most], self._buffer[most:]
+        return taken
+
+    async def exactly(self, size: int) -> bytes:
+        """Return ``size`` bytes. EOFError if the end comes first."""
+        parts = []
+        while size:
+            part = await self.some(size)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+
+async def _drain(connection: socket.socket) -> None:
+    """Read away what a refused client still sends, so that it gets to read the refusal."""
+    connection.shutdown(socket.SHUT_WR)
+    while await asyncio.get_running_loop().sock_recv(connection, _CHUNK_BYTES):
+        pass
+
+
+def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
+    key, _ = read_pair(settings.private_key, settings.public_keys)
+    return key, authority(key, settings.realm)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    uid: int = _UCRED.unpack(raw)[1]
+    return uid
+
+
+def _overflow_uid() -> int:
+    try:
+        with open(_OVERFLOW_UID_FILE, "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 65534
+
+
+def _raise_descriptors() -> int:
+    """Raise the soft limit of descriptors as far as needed; return how many connections fit."""
+    needed = limits.AUTHD_CONNECTIONS_MAX + _DESCRIPTORS_RESERVED
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return limits.AUTHD_CONNECTIONS_MAX
+    return max(1, min(limits.AUTHD_CONNECTIONS_MAX, soft - _DESCRIPTORS_RESERVED))

@@ -1,1 +1,0 @@
-"""The services: relay, spawner process, gexecd as a whole, authd."""

@@ -1,0 +1,1 @@
+"""Starting gexecd: sockets, certificate, then spawner and relay."""

@@ -1,1 +1,0 @@
-"""Facts of this machine: configuration files, key files, names and addresses."""

@@ -1,1 +1,0 @@
-"""Links between daemons: TLS, framing over asyncio, the pool of warm links."""

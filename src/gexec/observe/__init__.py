@@ -1,1 +1,0 @@
-"""What is written down: the audit log and the daemons' own log."""

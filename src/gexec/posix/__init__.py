@@ -1,0 +1,1 @@
+"""This machine: processes, descriptors, sockets, clocks, logs."""

@@ -1,0 +1,106 @@
+"""The audit log: one JSON line for each issue, accept, deny, exec, exit and kill (attacks 64, 80)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from json.encoder import encode_basestring_ascii
+from typing import Final
+
+from gexec.posix.log import Log, printable
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
+#: What a line has of one text, in bytes or characters, and of one list: a line stays below 1 MiB.
+FIELD_MAX: Final = 1024
+ITEMS_MAX: Final = 33
+#: The mark of what was cut off.
+_MARK_MAX: Final = 40
+
+
+class AuditLog:
+    """Appends JSON lines to a file; never raises, whatever the disk does.
+
+    Args:
+        path: the file (created with mode 0600), or None for stderr.
+        log: where to say, once, that lines are being lost.
+    """
+
+    def __init__(self, path: str | None, log: Log | None = None) -> None:
+        self._path = path
+        self._log = log or Log("audit")
+        self._fd = -1
+        self._complained = False
+        self._second, self._seconds = -1, ""
+        self.lost = 0
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file anew, after it was moved away by log rotation (SIGHUP)."""
+        self.close()
+        if self._path is None:
+            return
+        try:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
+            self._fd = os.open(self._path, flags | os.O_NONBLOCK, 0o600)
+            self._complained = False
+        except OSError as error:
+            self._complain(error)
+
+    def write(self, event: str, **fields: object) -> None:
+        """Append one line: time, event and the fields. bytes are shown as text.
+
+        Control characters are escaped, by JSON and once more for what JSON lets through (DEL, C1,
+        line separators), so that a terminal that shows the log obeys none of them.
+        """
+        members = "".join([f',"{name}":{_json(value)}' for name, value in fields.items()])
+        raw = f'{{"time":"{self._moment()}","event":{_quoted(event)}{members}}}\n'.encode("ascii")
+        try:
+            written = os.write(2 if self._path is None else self._fd, raw)
+            if written < len(raw):
+                raise OSError(28, "only a part of a line was written")
+        except OSError as error:
+            self.lost += 1
+            self._complain(error)
+
+    def _moment(self) -> str:
+        now_s = time.time()
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._seconds = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        milliseconds = str(1000 + int((now_s - second) * 1000))  # compiled, a format ":03d" is slow
+        return f"{self._seconds}.{milliseconds[1:]}Z"
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            self._log.error(f"audit log {self._path}: {error.strerror}: lines are being lost")
+
+
+def _json(value: object) -> str:
+    # Called for all that a process on a node leaves in the log: what json itself does costs far more.
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, bytes):
+        shown = value if len(value) <= FIELD_MAX else value[:FIELD_MAX] + b"... (%d bytes)" % len(value)
+        return _quoted(shown.decode("utf-8", "backslashreplace"))
+    if isinstance(value, (list, tuple)):
+        items = [_json(item) for item in value[:ITEMS_MAX]]
+        if len(value) > ITEMS_MAX:
+            items.append(f'"... ({len(value)} in all)"')
+        return f"[{','.join(items)}]"
+    return _ENCODER.encode(value).replace("\x7f", "\\u007f")
+
+
+def _quoted(text: str) -> str:
+    if len(text) > FIELD_MAX + _MARK_MAX:
+        text = f"{text[:FIELD_MAX]}... ({len(text)} characters)"
+    return encode_basestring_ascii(printable(text))

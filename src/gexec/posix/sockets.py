@@ -1,0 +1,138 @@
+"""Listening on a unix socket that nobody else can have put there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import time
+
+from gexec.errors import ConfigError
+from gexec.posix.trusted import check_directories
+from gexec.settings.config import SOCKET_PATH_MAX_BYTES
+
+#: The only directory that is made for a socket: any other that is missing is probably misspelt.
+RUN_DIRECTORY = "/run/gexec"
+#: How long a daemon waits for another one that is just starting with the same socket.
+_LOCK_WAIT_S = 5.0
+
+
+def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024) -> socket.socket:
+    """Return a listening SOCK_STREAM socket at ``path``, non-blocking and close-on-exec.
+
+    The directory must be there; only /run/gexec is made (0755), because /run is empty after each
+    boot. It must belong to root or to the caller, and
+    nobody else may write to it. A socket that a dead daemon left behind is replaced; a live one,
+    another user's, and anything that is no socket is not.
+
+    Args:
+        path: at most SOCKET_PATH_MAX_BYTES bytes.
+        what: the daemon, for sentences: ``authd``.
+        mode: of the socket; None = 0666 for root (who may connect is decided by SO_PEERCRED),
+            else 0600.
+
+    Raises:
+        ConfigError: with one sentence that says what is in the way and what to do.
+    """
+    path = os.path.abspath(path)
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(
+            f"{what}: socket {path}: the path is over {SOCKET_PATH_MAX_BYTES} bytes: shorten it"
+        )
+    if mode is None:
+        mode = 0o666 if os.geteuid() == 0 else 0o600
+    try:
+        _prepare_directory(os.path.dirname(path), what)
+        lock = _lock(path, what)
+        try:
+            _clear(path, what)
+            return _bind(path, mode, backlog)
+        finally:
+            os.close(lock)
+    except OSError as cause:
+        raise ConfigError(f"{what}: cannot listen at {path}: {cause.strerror or cause}") from cause
+
+
+def remove(path: str, what: str) -> None:
+    """Take away the socket at ``path`` if no daemon listens there; call it with one's own closed."""
+    path = os.path.abspath(path)
+    try:
+        lock = _lock(path, what)
+        try:
+            _clear(path, what)
+        finally:
+            os.close(lock)
+    except (OSError, ConfigError):
+        pass  # another daemon's by now, or its directory is gone: not ours to touch
+
+
+def _prepare_directory(directory: str, what: str) -> None:
+    if not os.path.lexists(directory):
+        if directory != RUN_DIRECTORY:
+            raise ConfigError(f"{what}: there is no {directory} for the socket: make it, or correct --socket")
+        os.makedirs(directory, mode=0o755, exist_ok=True)
+    status = os.lstat(directory)
+    if not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"{what}: {directory}: expected a directory, not a link or file: remove it")
+    if status.st_mode & 0o022:
+        # Sticky does not help here: anybody could have put a socket there before us.
+        raise ConfigError(
+            f"{what}: other users may write to {directory} and put their own socket there: "
+            f"run `chmod go-w {directory}` or choose a directory of your own with --socket"
+        )
+    check_directories(os.path.join(directory, "socket"), f"{what}: socket in", ConfigError)
+
+
+def _lock(path: str, what: str) -> int:
+    """Return a locked descriptor: two daemons starting at once must not replace each other."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(f"{path}.lock", flags, 0o600)
+    deadline_s = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                os.close(descriptor)
+                raise ConfigError(f"{what}: another {what} is starting at {path}: wait for it") from None
+            time.sleep(0.02)
+
+
+def _clear(path: str, what: str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(f"{what}: {path} is in the way and is no socket: remove it, then start again")
+    if status.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{what}: the socket {path} belongs to uid {status.st_uid}: remove it, then start again"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass  # its queue is full, so it lives
+    raise ConfigError(f"{what}: already runs at {path}: stop it first, or choose another --socket")
+
+
+def _bind(path: str, mode: int, backlog: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(backlog)
+        os.chmod(path, mode)
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    return listener

@@ -1,1 +1,0 @@
-"""Processes: spawning, reaping, ending them, and the channel between relay and spawner."""

@@ -1,0 +1,1 @@
+"""gexecd's unprivileged process: links to other nodes, jobs, output."""

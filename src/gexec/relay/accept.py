@@ -1,0 +1,203 @@
+"""Accepting: listeners, TLS for daemons, SO_PEERCRED for clients, and limits on whoever is not known yet.
+
+A connection counts against the limits from accept to its Hello; the oldest is not dropped for a
+newer one, the newer one is closed, since a daemon of the cluster dials again. When descriptors
+run out, one that is kept in reserve lets the daemon take and close what it cannot serve, instead
+of spinning.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable
+from typing import Protocol
+
+from gexec import limits
+from gexec.relay import tls
+from gexec.relay.context import RelayContext
+from gexec.relay.link import Link, LinkOwner
+from gexec.relay.peerlog import Complaints
+from gexec.relay.tls import LinkContexts
+from gexec.wire import frames
+
+#: Connections taken in one go, so that a flood does not keep the loop from the jobs.
+_BATCH = 32
+_PEER = struct.Struct("=iII")
+
+
+class AcceptOwner(LinkOwner, Protocol):
+    """Who gets the accepted links."""
+
+    def link_accepted(self, link: Link, uid: int | None) -> None:
+        """A daemon, or a client of this uid, has connected; its Hello is awaited."""
+
+
+class Acceptor:
+    """The listening sockets of one relay."""
+
+    def __init__(
+        self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts, complaints: Complaints
+    ) -> None:
+        self.contexts = contexts
+        self._owner = owner
+        self._complaints = complaints
+        self._hello_s = context.settings.unauthenticated_max_s
+        self._loop = asyncio.get_running_loop()
+        self._listeners = list(context.listeners)
+        self._client_listener = context.client_listener
+        self._reserve: int | None = None
+        self._keep_reserve()
+        self._unknown: dict[Link, str] = {}
+        self._sources: Counter[str] = Counter()
+        self._clients: dict[Link, int] = {}
+        self._of_uid: Counter[int] = Counter()
+        self._handshakes: dict[Link, asyncio.Task[None]] = {}
+
+    def begin(self) -> None:
+        """Start accepting."""
+        for listener in (*self._listeners, self._client_listener):
+            listener.setblocking(False)
+            is_client = listener is self._client_listener
+            self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
+
+    def stop(self) -> None:
+        """Accept no more; what is connected stays."""
+        for listener in (*self._listeners, self._client_listener):
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+
+    def _readable(self, listener: socket.socket, is_client: bool) -> None:
+        for _ in range(_BATCH):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self._shed(listener)
+                else:
+                    self._complain("accept", f"accept: {error.strerror}")
+                return
+            if is_client:
+                self._accept_client(sock)
+            else:
+                host, port = str(address[0]), address[1]
+                self._accept_daemon(sock, host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    def _shed(self, listener: socket.socket) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
+        who = "a connection"
+        try:
+            sock, address = listener.accept()
+            who = f"{address[0]}:{address[1]}" if listener is not self._client_listener else "a client"
+            sock.close()
+        except OSError:
+            pass
+        self._keep_reserve()
+        self._complain("accept", f"{who} was refused: no file descriptors are left (raise LimitNOFILE)")
+
+    def _keep_reserve(self) -> None:
+        try:
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._reserve = None  # none left in the whole system: until the next time
+
+    def _complain(self, source: str, text: str) -> None:
+        self._complaints.tell(source, text, self._loop.time())
+
+    def _accept_client(self, sock: socket.socket) -> None:
+        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        pid, uid, _ = _PEER.unpack(raw)
+        label = f"client (pid {pid}, uid {uid})"
+        if len(self._clients) >= limits.CLIENTS_MAX or self._of_uid[uid] >= limits.CLIENTS_PER_UID_MAX:
+            sock.close()
+            text = f"{label} was refused: {self._of_uid[uid]} of {len(self._clients)} clients are this user's"
+            self._complain(f"uid {uid}", text)
+            return
+        sock.setblocking(False)
+        link = Link(
+            self._owner,
+            frames.FROM_CLIENT,
+            label,
+            source=f"uid {uid}",
+            accepted=True,
+            hello_s=self._hello_s,
+        )
+        self._clients[link] = uid
+        self._of_uid[uid] += 1
+        self._owner.link_accepted(link, uid)
+        self._start(self._loop.connect_accepted_socket(lambda: link.protocol, sock), link)
+
+    def _accept_daemon(self, sock: socket.socket, source: str, label: str) -> None:
+        crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
+        if crowded or self._sources[source] >= limits.LINKS_UNAUTHENTICATED_PER_SOURCE_MAX:
+            sock.close()
+            text = f"{label} was refused: {self._sources[source]} connections from there and "
+            text += f"{len(self._unknown)} in all have not shown yet who they are"
+            self._complain(source, text)
+            return
+        sock.setblocking(False)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # it has gone already: the handshake tells
+        link = Link(
+            self._owner,
+            frames.FROM_PARENT,
+            label,
+            source=source,
+            accepted=True,
+            hello_s=self._hello_s,
+        )
+        self._unknown[link] = source
+        self._sources[source] += 1
+        self._owner.link_accepted(link, None)
+        self._start(
+            self._loop.connect_accepted_socket(
+                lambda: link.protocol,
+                sock,
+                ssl=self.contexts.accept,
+                # The link's own deadline comes first: it says what was missing, and sees pauses.
+                ssl_handshake_timeout=self._hello_s + tls.HANDSHAKE_BACKSTOP_S,
+            ),
+            link,
+        )
+
+    def _start(self, connecting: Awaitable[object], link: Link) -> None:
+        self._handshakes[link] = self._loop.create_task(self._connect(connecting, link))
+
+    async def _connect(self, connecting: Awaitable[object], link: Link) -> None:
+        try:
+            await connecting
+        except (OSError, ValueError) as error:
+            link.abort(tls.failure(error))
+        finally:
+            self._handshakes.pop(link, None)
+
+    def known(self, link: Link) -> None:
+        """The peer has shown who it is: it no longer counts against the limits."""
+        source = self._unknown.pop(link, None)
+        if source is not None:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
+
+    def forget(self, link: Link) -> None:
+        """A link has ended."""
+        handshake = self._handshakes.pop(link, None)
+        if handshake is not None:
+            handshake.cancel()  # closes the socket
+        self.known(link)
+        uid = self._clients.pop(link, None)
+        if uid is not None:
+            self._of_uid[uid] -= 1
+            if not self._of_uid[uid]:
+                del self._of_uid[uid]

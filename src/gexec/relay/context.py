@@ -1,0 +1,54 @@
+"""What the spawner process hands to the relay that it forks."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+
+from gexec.posix.log import Log
+from gexec.security.keys import VerifyKey
+from gexec.settings.config import GexecdSettings
+
+
+class RelayContext:
+    """Everything a relay needs and may have; it can open nothing of this by itself any more.
+
+    Attributes:
+        listeners: listening TCP sockets for links, non-blocking.
+        client_listener: the listening unix socket for clients of this host, non-blocking.
+        channel_socket: for ``posix.channel.RelayChannel``.
+        certificates: (key, certificate, authority), PEM; renewed ones come as an event.
+        names: this node's names and addresses.
+        settings: as read.
+        verify_keys: accepted public keys by key id.
+        ready: call it once, when both listeners are served.
+        log: the relay's own.
+    """
+
+    __slots__ = (
+        "certificates", "channel_socket", "client_listener", "listeners", "log", "names", "ready",
+        "settings", "verify_keys",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        listeners: Sequence[socket.socket],
+        client_listener: socket.socket,
+        channel_socket: socket.socket,
+        certificates: tuple[bytes, bytes, bytes],
+        names: tuple[str, ...],
+        settings: GexecdSettings,
+        verify_keys: Mapping[bytes, VerifyKey],
+        ready: Callable[[], None],
+        log: Log,
+    ) -> None:
+        self.listeners = tuple(listeners)
+        self.client_listener = client_listener
+        self.channel_socket = channel_socket
+        self.certificates = certificates
+        self.names = names
+        self.settings = settings
+        self.verify_keys = verify_keys
+        self.ready = ready
+        self.log = log

@@ -1,0 +1,291 @@
+"""A link: one connection in frames, for a TLS stream between daemons and a client's unix socket alike.
+
+Frames sent within one turn of the event loop go out in one write. Who sends is never paused: what may
+be under way is bounded by the windows of the jobs (docs/protocol.md, Flow), so that a slow job never
+holds up another one on the same link. What a peer does not take yet waits here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol, cast
+
+from gexec import limits
+from gexec.errors import ProtocolError
+from gexec.posix.deadline import Deadline
+from gexec.relay import tls
+from gexec.version import VERSION
+from gexec.wire import frames
+from gexec.wire.frames import Frame
+
+#: How long a frame that nobody waits for may wait for company.
+UNHURRIED_S: Final = 1.0
+#: All links of a process read into one buffer: the event loop fills and hands it over in one step.
+_BUFFER: Final = memoryview(bytearray(256 * 1024))
+#: TLS keeps what it encrypts in a buffer that never shrinks while the connection lives: it gets pieces of
+#: this size, and no more while as much waits there. A link that carried a large job then holds no megabytes.
+_PIECE_BYTES: Final = 256 * 1024
+#: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
+ANSWERS_MAX_BYTES: Final = 1024 * 1024
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link."""
+
+    def link_reached(self, link: Link) -> None:
+        """A dialled link has its TCP connection; TLS and Hello follow."""
+
+    def link_opened(self, link: Link) -> None:
+        """The peer's Hello has come: frames may be sent."""
+
+    def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
+        """A frame of a job has come. A ProtocolError that this raises ends the link."""
+
+    def link_closed(self, link: Link, text: str) -> None:
+        """The link has ended; told once, whether it was ever opened or not."""
+
+
+class Link:
+    """One connection.
+
+    Args:
+        owner: is told of frames and of the end.
+        allowed: the frames that the peer may send (a FROM_* table).
+        label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
+        source: whose doing it is, for bounding what is logged: an address, or ``uid N``.
+        accepted: the peer dialled; the time for its Hello runs from now, TLS included, and its
+            certificate's name comes to stand before the label.
+        hello_s: how long that is; for a dialled link from the end of the TLS handshake.
+
+    Attributes:
+        reached: a dialled peer's machine has answered (TCP).
+        opened: the peer's Hello has come.
+        heard_s: event loop time of the last bytes from the peer.
+        leaving: the peer takes no new jobs (it said Goodbye).
+        give_up_s: event loop time when a link that is being dialled is given up.
+        protocol: what the event loop is to be given for it.
+    """
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        allowed: dict[int, type[Frame]],
+        label: str,
+        *,
+        source: str = "",
+        accepted: bool = False,
+        hello_s: float = limits.UNAUTHENTICATED_MAX_S,
+    ) -> None:
+        self.label = label
+        self.source = source
+        self.protocol = _Protocol(self)
+        self.reached = False
+        self.opened = False
+        self.leaving = False
+        self.heard_s = 0.0
+        self.give_up_s = 0.0
+        self.transport: asyncio.Transport | None = None
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
+        self._pending: list[bytes] = []
+        #: The transport takes no more just now.
+        self._paused = False
+        self._flushing = False
+        self._unhurried: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._reason = ""
+        self._unread_bytes = 0
+        self._accepted = accepted
+        self._hello_s = hello_s
+        self._deadline: Deadline | None = None
+        if accepted:
+            self._deadline = Deadline(self._loop, hello_s, self._no_hello)
+
+    # -- the connection -------------------------------------------------------------------
+
+    def expect_hello(self, within_s: float) -> None:
+        """Give a dialled peer, whose machine has answered, so long for TLS and its Hello."""
+        self._hello_s = within_s
+        self._deadline = Deadline(self._loop, within_s, self._no_hello)
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        """The connection is there, TLS included."""
+        if self._closed:  # given up while it was dialling
+            transport.abort()
+            return
+        self.transport = transport
+        transport.set_write_buffer_limits(high=_PIECE_BYTES)
+        self.heard_s = self._loop.time()
+        if self._accepted:
+            name = tls.peer_name(transport)
+            self.label = f"{name} ({self.label})" if name else self.label
+        elif self._deadline is None:
+            self.expect_hello(self._hello_s)
+        self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the peer's have come."""
+        self.heard_s = self._loop.time()
+        try:
+            for channel, frame in self._decoder.feed(data):
+                if not self.opened and not isinstance(frame, frames.Hello):
+                    raise ProtocolError(f"{type(frame).__name__} before Hello")
+                if channel:
+                    self._owner.link_frame(self, channel, frame)
+                else:
+                    self._connection_frame(frame)
+                if self._closed:
+                    return
+        except ProtocolError as error:
+            self.abort(f"it broke the protocol: {error}")
+
+    def disconnected(self, error: Exception | None) -> None:
+        """The connection has ended, by whomever."""
+        if error is not None and not self._reason:
+            self._reason = tls.failure(error)
+        self._end()
+
+    # -- frames ---------------------------------------------------------------------------
+
+    def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
+        """Send a frame, together with whatever else is sent in this turn of the loop.
+
+        Without ``hurry`` it waits for the next frame that has, at most UNHURRIED_S.
+        """
+        self._pending += frames.encode_parts(channel, frame)
+        if not hurry:
+            if not self._flushing and self._unhurried is None:
+                self._unhurried = self._loop.call_later(UNHURRIED_S, self._flush)
+        elif not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def answer(self, channel: int, frame: Frame) -> None:
+        """Send what the peer can ask for at any time; end the link if it asks and never reads."""
+        if self.transport is None or not self.transport.get_write_buffer_size():
+            self._unread_bytes = 0
+        self._unread_bytes += frames.HEADER_BYTES + len(frame.pack())
+        if self._unread_bytes > ANSWERS_MAX_BYTES:
+            raise ProtocolError(f"it has left {ANSWERS_MAX_BYTES} bytes of answers unread")
+        self.send(channel, frame)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._unhurried is not None:
+            self._unhurried.cancel()
+            self._unhurried = None
+        if self.transport is None or self._closed:
+            self._pending.clear()
+        elif self._pending and not self._paused:
+            data = b"".join(self._pending)
+            self._pending.clear()
+            if len(data) <= _PIECE_BYTES:
+                self.transport.write(data)
+            else:
+                self._write_pieces(self.transport, data)
+
+    def _write_pieces(self, transport: asyncio.Transport, data: bytes) -> None:
+        position = 0
+        while position < len(data) and not self._paused:
+            end = position + _PIECE_BYTES
+            transport.write(data[position:end])
+            position = end
+        if position < len(data):
+            self._pending.append(data[position:])
+
+    def pause(self) -> None:
+        """The peer does not take what was written: write no more for now."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """It takes more again."""
+        self._paused = False
+        self._flush()
+
+    def _connection_frame(self, frame: Frame) -> None:
+        if isinstance(frame, frames.Hello):
+            self._hello(frame)
+        elif isinstance(frame, frames.Ping) and type(frame) is frames.Ping:
+            self.answer(0, frames.Pong(frame.token))
+        elif isinstance(frame, frames.Goodbye):
+            self.leaving = True
+        elif not isinstance(frame, frames.Pong):
+            raise ProtocolError(f"{type(frame).__name__} on channel 0")
+
+    def _hello(self, frame: frames.Hello) -> None:
+        if self.opened:
+            raise ProtocolError("a second Hello")
+        if frame.version != limits.PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"it speaks protocol {frame.version} ({frame.software}), "
+                f"this is protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
+            )
+        self.opened = True
+        self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._owner.link_opened(self)
+
+    def _no_hello(self) -> None:
+        if not self.opened:
+            self.abort(f"no Hello within {self._hello_s:g} s")
+
+    # -- end ------------------------------------------------------------------------------
+
+    def close(self, text: str) -> None:
+        """Send what is pending, then end the link. The owner is told ``text`` as the reason."""
+        if self._closed:
+            return
+        self._reason = self._reason or text
+        self._paused = False
+        self._flush()
+        if self.transport is not None:
+            if self._pending:
+                self.transport.write(b"".join(self._pending))
+            self.transport.close()
+        self._end()
+
+    def abort(self, text: str) -> None:
+        """End the link at once."""
+        self._reason = self._reason or text
+        if self.transport is not None:
+            self.transport.abort()
+        self._end()
+
+    def _end(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._owner.link_closed(self, self._reason or "the connection was closed")
+
+
+class _Protocol(asyncio.BufferedProtocol):
+    """The event loop's side of a link; apart from it, since a class of asyncio's cannot be compiled well."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # The loop's own kinds of transports are no subclasses of asyncio's.
+        self._link.connected(cast(asyncio.Transport, transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._link.received(bytes(_BUFFER[:nbytes]))
+
+    def pause_writing(self) -> None:
+        self._link.pause()
+
+    def resume_writing(self) -> None:
+        self._link.resume()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._link.disconnected(exc)

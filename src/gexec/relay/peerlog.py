@@ -1,0 +1,82 @@
+"""What peers did wrong, in the daemon's log: one sentence each, and no flood from anybody.
+
+A port scanner, or one broken node that dials again and again, must not fill the disk or hide what
+else there is to read. What is left out is counted and told with the next line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from typing import Any
+
+from gexec.posix.log import Log
+from gexec.security.rate import Rate
+
+#: Lines about one source: so many at once, then one in ten seconds.
+SOURCE_BURST = 20
+SOURCE_PER_S = 0.1
+#: Lines about all sources together, which may be many (an IPv6 network, a job on dead nodes).
+BURST = 200
+PER_S = 5.0
+_SOURCES_MAX = 4096
+_ALL = 0
+
+
+class Complaints:
+    """Warnings about peers at a bounded rate, for each source and in all."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._of_source = Rate(SOURCE_PER_S, SOURCE_BURST)
+        self._in_all = Rate(PER_S, BURST)
+        self._untold: Counter[str] = Counter()
+
+    def tell(self, source: str, text: str, now_s: float) -> None:
+        """Warn, unless there was too much about this source lately.
+
+        Args:
+            source: whose doing it is: an address, or ``uid N``.
+            text: one sentence that names the peer and the cause.
+            now_s: of a clock that never goes back.
+        """
+        if not (self._of_source.take(hash(source), now_s) and self._in_all.take(_ALL, now_s)):
+            if len(self._untold) >= _SOURCES_MAX:
+                self._untold.clear()
+            self._untold[source] += 1
+            return
+        untold = self._untold.pop(source, 0)
+        self._log.warning(text + (f" ({untold} more about {source} were not told)" if untold else ""))
+
+
+def tell_faults(loop: asyncio.AbstractEventLoop, log: Log) -> None:
+    """Have asyncio's own reports told in one sentence each, the traceback only with ``debug``.
+
+    What the network does is no fault and comes another way (``link_closed``): this is the last net.
+    """
+
+    def fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        cause = f": {type(error).__name__}: {error}" if error is not None else ""
+        label = getattr(context.get("protocol"), "label", "")
+        log.error(f"{label}{': ' if label else ''}{context.get('message', 'failed')}{cause}")
+        trace = error.__traceback__ if error is not None else None
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            log.debug(f"  {code.co_filename}:{trace.tb_lineno} {code.co_qualname}")
+            trace = trace.tb_next
+
+    loop.set_exception_handler(fault)
+    logger = logging.getLogger("asyncio")
+    logger.handlers = [_ToLog(log)]
+    logger.propagate = False
+
+
+class _ToLog(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._to = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._to.warning(record.getMessage())

@@ -1,0 +1,246 @@
+"""The relay's ends of one process's stdin, stdout and stderr.
+
+A short command is over before it pays to watch its pipes, so they are watched only after WATCH_S; when
+the spawner says that the process has ended they are read to their end at once (``next_piece``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import termios
+from collections import deque
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+from gexec import limits
+from gexec.core import events
+from gexec.wire.frames import STDERR, STDOUT
+
+#: A command shorter than this costs no event-loop registration at all.
+WATCH_S = 0.02
+_INT: Final = Struct("i")
+
+
+class TaskIO:
+    """Pipes of one process.
+
+    Args:
+        tell: takes events (OutputRead, OutputClosed, StdinWritten, StdinBroken).
+        with_stdin: a pipe for stdin; else the process gets /dev/null.
+        with_output: pipes for stdout and stderr; else /dev/null too, for a process that outlives this.
+
+    ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
+    they have been handed over.
+
+    Raises:
+        OSError: no descriptors left.
+    """
+
+    def __init__(
+        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool = True
+    ) -> None:
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._stdin: int | None = None
+        self._waiting: deque[bytes] = deque()
+        self._stdin_eof = False
+        self._stdin_watched = False
+        self._outputs: dict[int, int] = {}
+        self._on = {STDOUT: True, STDERR: True}
+        self._watched: set[int] = set()
+        opened: list[int] = []
+        try:
+            if with_stdin:
+                child_stdin, self._stdin = os.pipe()
+                opened += (child_stdin, self._stdin)
+                os.set_blocking(self._stdin, False)
+            else:
+                child_stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                opened.append(child_stdin)
+            child_fds = [child_stdin]
+            for stream in (STDOUT, STDERR):
+                if not with_output:
+                    child_fds.append(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
+                    opened.append(child_fds[-1])
+                    continue
+                ours, theirs = os.pipe()
+                opened += (ours, theirs)
+                os.set_blocking(ours, False)
+                self._outputs[stream] = ours
+                child_fds.append(theirs)
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        self.child_fds = (child_fds[0], child_fds[1], child_fds[2])
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching = False
+
+    def close_child_ends(self) -> None:
+        """Close the process's ends; the spawner has its own."""
+        for fd in self.child_fds:
+            os.close(fd)
+
+    # -- output ---------------------------------------------------------------------------
+
+    def started(self) -> None:
+        """The process runs: watch its output if it takes longer than a short command does."""
+        if self._timer is None and not self._watching:
+            self._timer = self._loop.call_later(WATCH_S, self._watch)
+
+    def _watch(self) -> None:
+        self._timer = None
+        self._watching = True
+        for stream in list(self._outputs):
+            self._set_watched(stream, self._on[stream])
+
+    def _set_watched(self, stream: int, on: bool) -> None:
+        fd = self._outputs.get(stream)
+        if fd is None or on == (stream in self._watched):
+            return
+        if on:
+            self._watched.add(stream)
+            self._loop.add_reader(fd, self._readable, stream)
+        else:
+            self._watched.discard(stream)
+            self._loop.remove_reader(fd)
+
+    def _readable(self, stream: int) -> None:
+        event = self._read_once(stream)
+        if event is not None:
+            self._tell(event)
+
+    def _read_once(self, stream: int) -> events.Event | None:
+        """Return what one read of a stream gives: OutputRead, OutputClosed, or None for nothing now."""
+        fd = self._outputs.get(stream)
+        if fd is None:
+            return None
+        try:
+            data = os.read(fd, limits.READ_CHUNK_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if data:
+            return events.OutputRead(stream, data)
+        self._close_output(stream)
+        return events.OutputClosed(stream)
+
+    def read(self, stream: int, on: bool) -> None:
+        """Go on, or stop, reading a stream."""
+        self._on[stream] = on
+        if self._watching:
+            self._set_watched(stream, on)
+
+    def watch(self) -> None:
+        """The process has ended: watch what holds its output, from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._watch()
+
+    def next_piece(self) -> events.Event | None:
+        """Read once what a stream holds that may be read; None when there is nothing more now."""
+        for stream, fd in list(self._outputs.items()):
+            # That nobody holds an empty pipe shows without reading it.
+            if (self._on[stream] or _at_end(fd)) and (event := self._read_once(stream)) is not None:
+                return event
+        return None
+
+    def unread(self) -> tuple[int, int]:
+        """Return how many bytes of stdout and stderr wait in pipes that may not be read now."""
+        return self._unread(STDOUT), self._unread(STDERR)
+
+    def _unread(self, stream: int) -> int:
+        fd = self._outputs.get(stream)
+        if fd is None or self._on[stream]:
+            return 0
+        (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+        return int(count)
+
+    def _close_output(self, stream: int) -> None:
+        self._set_watched(stream, False)
+        fd = self._outputs.pop(stream, None)
+        if fd is not None:
+            os.close(fd)
+
+    # -- stdin ----------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write to the process, now or as its pipe takes it."""
+        if self._stdin is None:
+            return
+        self._waiting.append(data)
+        if not self._stdin_watched:
+            self._writable()
+
+    def close_stdin(self) -> None:
+        """Close the process's stdin after what waits to be written."""
+        self._stdin_eof = True
+        if not self._waiting:
+            self._end_stdin()
+
+    def _writable(self) -> None:
+        written = 0
+        try:
+            while self._waiting and self._stdin is not None:
+                data = self._waiting[0]
+                count = os.write(self._stdin, data)
+                written += count
+                if count < len(data):
+                    self._waiting[0] = data[count:]
+                    break
+                self._waiting.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._end_stdin()
+            self._tell(events.StdinBroken())
+            return
+        if self._waiting and self._stdin is not None:
+            if not self._stdin_watched:
+                self._stdin_watched = True
+                self._loop.add_writer(self._stdin, self._writable)
+        else:
+            self._unwatch_stdin()
+            if self._stdin_eof:
+                self._end_stdin()
+        if written:
+            self._tell(events.StdinWritten(written))
+
+    def _unwatch_stdin(self) -> None:
+        if self._stdin_watched and self._stdin is not None:
+            self._loop.remove_writer(self._stdin)
+        self._stdin_watched = False
+
+    def _end_stdin(self) -> None:
+        self._unwatch_stdin()
+        self._waiting.clear()
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+
+    # -- end ------------------------------------------------------------------------------
+
+    def close_output(self) -> None:
+        """Read no more of either stream."""
+        for stream in list(self._outputs):
+            self._close_output(stream)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._end_stdin()
+        self.close_output()
+
+
+def _at_end(fd: int) -> bool:
+    """Tell whether a pipe is empty and has no writer any more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(not happened & select.POLLIN for _, happened in poll.poll(0))

@@ -1,0 +1,1 @@
+"""What the administrator wrote: configuration and key files."""

@@ -1,0 +1,290 @@
+"""The settings of gexecd and authd: TOML files, checked here, as frozen classes.
+
+Precedence (lowest first): the defaults below, the file, the environment, the command line. The
+command lines apply theirs with :func:`dataclasses.replace`, which checks the values again.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from gexec import limits
+from gexec.errors import ConfigError
+from gexec.posix.trusted import read_trusted
+
+GEXECD_CONFIG = "/etc/gexec/gexecd.toml"
+AUTHD_CONFIG = "/etc/gexec/authd.toml"
+GEXECD_SOCKET = "/run/gexec/gexecd.sock"
+AUTHD_SOCKET = "/run/gexec/authd.sock"
+PRIVATE_KEY = "/etc/auth_priv.pem"
+PUBLIC_KEY = "/etc/auth_pub.pem"
+REALM = "gexec"
+#: Values of [policy] leftovers.
+LEAVE = "leave"
+KILL = "kill"
+#: sockaddr_un holds 108 bytes with the terminating NUL.
+SOCKET_PATH_MAX_BYTES = 107
+REALM_MAX_BYTES = 64
+
+_REALM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """Who may run jobs on this node (table ``[policy]`` of gexecd.toml).
+
+    Empty ``allow_*`` lists mean everybody; deny wins over allow. Users and groups by name.
+    """
+
+    root: bool = True
+    uid_min: int = 0  #: lowest uid but root's that may run jobs
+    allow_users: tuple[str, ...] = ()
+    deny_users: tuple[str, ...] = ()
+    allow_groups: tuple[str, ...] = ()
+    deny_groups: tuple[str, ...] = ()
+    jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
+    leftovers: str = LEAVE  #: what becomes of what a command leaves behind when it ends by itself
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_between(self, "uid_min", 0, 2**32 - 2)
+        _check_between(self, "jobs_per_user_max", 1, limits.JOBS_MAX)
+        if self.leftovers not in (LEAVE, KILL):
+            raise ConfigError(f'leftovers = {self.leftovers[:80]!r}: expected "leave" or "kill"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GexecdSettings:
+    """Settings of gexecd. Paths are absolute; an empty path means none; times in seconds."""
+
+    port: int = limits.DEFAULT_PORT  #: 0 = any free one
+    bind: tuple[str, ...] = ()  #: addresses to listen on; empty = all, IPv4 and IPv6
+    socket: str = GEXECD_SOCKET
+    authd_socket: str = AUTHD_SOCKET
+    public_keys: tuple[str, ...] = (PUBLIC_KEY,)
+    realm: str = REALM  #: the cluster's name, the same on all nodes
+    names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
+    find_names: bool = True  #: False: ``names`` are all this node's names
+    hosts: str = ""  #: a file in the form of /etc/hosts, looked up before /etc/hosts
+    relay_user: str = ""  #: for the relay when started as root; empty = gexec if it exists, else nobody
+    audit_log: str = ""  #: empty = stderr
+    orphan_grace_s: float = limits.ORPHAN_GRACE_S
+    drain_s: float = 60.0  #: how long SIGTERM waits for running jobs
+    link_idle_s: float = limits.LINK_IDLE_S
+    heartbeat_s: float = limits.HEARTBEAT_S
+    lost_after_s: float = limits.LOST_AFTER_S
+    clock_skew_s: float = limits.CLOCK_SKEW_S
+    credential_ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S
+    unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer has shown who it is
+    jobs_max: int = limits.JOBS_MAX
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_between(self, "port", 0, 65535)
+        for name in ("socket", "authd_socket"):
+            _check_path(self, name, socket=True)
+        for name in ("hosts", "audit_log"):
+            if getattr(self, name):
+                _check_path(self, name)
+        if not self.public_keys:
+            raise ConfigError("public_keys: expected at least one file")
+        for path in self.public_keys:
+            _check_absolute("public_keys", path)
+        _check_realm(self.realm)
+        if not self.find_names and not self.names:
+            raise ConfigError("find_names is false, so names must hold at least one name")
+        for name in ("orphan_grace_s", "link_idle_s", "heartbeat_s", "lost_after_s"):
+            _check_between(self, name, 0.05, 86_400)
+        _check_between(self, "unauthenticated_max_s", 0.5, 600)
+        _check_between(self, "drain_s", 0, 86_400 * 7)
+        _check_between(self, "clock_skew_s", 0, 3600)
+        _check_between(self, "credential_ttl_max_s", 1, 3600)
+        _check_between(self, "jobs_max", 1, limits.RANKS_MAX)
+        if not self.heartbeat_s < self.lost_after_s:
+            raise ConfigError("expected heartbeat_s < lost_after_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthdSettings:
+    """Settings of authd. Paths are absolute; times in seconds."""
+
+    socket: str = AUTHD_SOCKET
+    private_key: str = PRIVATE_KEY
+    public_keys: tuple[str, ...] = (PUBLIC_KEY,)
+    realm: str = REALM
+    ttl_s: float = limits.CREDENTIAL_TTL_S
+    certificate_ttl_s: float = limits.CERTIFICATE_TTL_S
+    rate_per_user: float = limits.AUTHD_RATE_PER_UID  #: credentials per second; burst 10 times that
+    overflow_uid: bool = False  #: sign for the uid that processes of foreign user namespaces appear as
+    audit_log: str = ""  #: empty = stderr
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _check_path(self, "socket", socket=True)
+        _check_path(self, "private_key")
+        if self.audit_log:
+            _check_path(self, "audit_log")
+        if not self.public_keys:
+            raise ConfigError("public_keys: expected at least one file")
+        for path in self.public_keys:
+            _check_absolute("public_keys", path)
+        _check_realm(self.realm)
+        _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
+        _check_between(self, "certificate_ttl_s", 2, 366 * 86_400)
+        _check_between(self, "rate_per_user", 0.1, 1_000_000)
+
+
+_Settings = TypeVar("_Settings", GexecdSettings, AuthdSettings)
+
+
+def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ) -> GexecdSettings:
+    """Return gexecd's settings.
+
+    Args:
+        path: the file; None = /etc/gexec/gexecd.toml if it exists. A named file must exist.
+        environ: GEXEC_SOCKET, GEXEC_AUTHD_SOCKET, GEXEC_PORT and GEXEC_HOSTS overrule the file.
+
+    Raises:
+        ConfigError: naming the file and the key, and what was expected.
+    """
+    values = _from_environment(
+        environ, {"GEXEC_SOCKET": "socket", "GEXEC_AUTHD_SOCKET": "authd_socket", "GEXEC_HOSTS": "hosts"}
+    )
+    if port := environ.get("GEXEC_PORT"):
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise ConfigError(f"GEXEC_PORT={port[:40]}: expected a port from 0 to 65535")
+        values["port"] = int(port)
+    return _settings(GexecdSettings, path, GEXECD_CONFIG, values)
+
+
+def read_authd(path: str | None = None, environ: Mapping[str, str] = os.environ) -> AuthdSettings:
+    """Return authd's settings, as :func:`read_gexecd` does; GEXEC_AUTHD_SOCKET overrules the file."""
+    values = _from_environment(environ, {"GEXEC_AUTHD_SOCKET": "socket"})
+    return _settings(AuthdSettings, path, AUTHD_CONFIG, values)
+
+
+def _from_environment(environ: Mapping[str, str], names: dict[str, str]) -> dict[str, Any]:
+    return {key: environ[name] for name, key in names.items() if environ.get(name)}
+
+
+def _settings(
+    kind: type[_Settings], path: str | None, default: str, environment: dict[str, Any]
+) -> _Settings:
+    if path is None and not os.path.lexists(default):
+        values: dict[str, Any] = {}
+    else:
+        values = _read_toml(path or default)
+    shown = path or default
+    try:
+        settings = kind(**_known(kind, values, ""))
+    except ConfigError as cause:
+        raise ConfigError(f"{shown}: {cause}") from cause
+    if not environment:
+        return settings
+    try:
+        return kind(**{each.name: getattr(settings, each.name) for each in fields(kind)} | environment)
+    except ConfigError as cause:
+        raise ConfigError(f"environment variable: {cause}") from cause
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    content = read_trusted(
+        path,
+        what="configuration",
+        max_bytes=limits.CONFIG_MAX_BYTES,
+        private=False,
+        error=ConfigError,
+        missing="leave --config out to run with the defaults",
+    )
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"{path}: byte {cause.start} is not UTF-8, which TOML files are in") from cause
+    except tomllib.TOMLDecodeError as cause:
+        raise ConfigError(f"{path}: not a TOML file: {cause}") from cause
+    except RecursionError as cause:
+        raise ConfigError(f"{path}: nested too deeply") from cause
+
+
+def _known(kind: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the file's values as the class takes them: arrays as tuples, tables as classes."""
+    known = {each.name: each for each in fields(kind)}
+    taken: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            expected = ", ".join(sorted(known))
+            raise ConfigError(f"{prefix}{key[:80]!r} is not a setting; known here: {expected}")
+        if key == "policy":
+            if not isinstance(value, dict):
+                raise ConfigError("policy: expected a table, [policy]")
+            taken[key] = PolicySettings(**_known(PolicySettings, value, "policy: "))
+        else:
+            taken[key] = tuple(value) if isinstance(value, list) else value
+    return taken
+
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number of seconds or per second",
+    "bool": "true or false",
+    "str": "a text in quotes",
+    "tuple[str, ...]": "an array of texts",
+    "PolicySettings": "a table, [policy]",
+}
+
+
+def _check_types(settings: Any) -> None:
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        kind = str(each.type)
+        if kind == "PolicySettings":  # a table of its own, which checks itself
+            right = isinstance(value, PolicySettings)
+        elif kind == "int":
+            right = isinstance(value, int) and not isinstance(value, bool)
+        elif kind == "float":
+            right = isinstance(value, int | float) and not isinstance(value, bool)
+        elif kind == "bool":
+            right = isinstance(value, bool)
+        elif kind == "str":
+            right = isinstance(value, str) and "\0" not in value
+        elif kind != "tuple[str, ...]":  # a setting nobody checks would be taken as it comes
+            raise TypeError(f"{type(settings).__name__}.{each.name}: no check for values of type {kind}")
+        else:
+            right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+        if not right:
+            raise ConfigError(f"{each.name} = {str(value)[:80]!r}: expected {_EXPECTED[kind]}")
+
+
+def _check_between(settings: object, name: str, low: float, high: float) -> None:
+    value = getattr(settings, name)
+    if not low <= value <= high:
+        raise ConfigError(f"{name} = {value}: expected {low:g} to {high:g}")
+
+
+def _check_path(settings: object, name: str, socket: bool = False) -> None:
+    path = getattr(settings, name)
+    _check_absolute(name, path)
+    length = len(os.fsencode(path))
+    if socket and length > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(
+            f"{name} = {path!r}: {length} bytes, but the kernel takes at most {SOCKET_PATH_MAX_BYTES} for "
+            "the path of a socket: choose a shorter directory"
+        )
+
+
+def _check_absolute(name: str, path: str) -> None:
+    if not path.startswith("/"):
+        raise ConfigError(f"{name} = {path[:200]!r}: expected an absolute path")
+
+
+def _check_realm(realm: str) -> None:
+    if not (1 <= len(realm) <= REALM_MAX_BYTES and set(realm) <= _REALM_CHARACTERS):
+        raise ConfigError(
+            f"realm = {realm[:80]!r}: expected a cluster name of 1 to {REALM_MAX_BYTES} letters, digits, "
+            "dots, hyphens and underscores"
+        )

@@ -1,0 +1,283 @@
+"""May this rank of this job run here? The spawner's own chain of checks, in their order.
+
+signature, cluster and time -> digest of the job -> issued after this daemon's start -> the job
+itself -> rank and node -> account -> policy -> once only. Whatever the relay says beside the
+signed bytes is not believed. Every refusal is a CredentialError with a code for the audit log and
+one sentence for the person.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
+from typing import Final
+
+from gexec import limits
+from gexec.errors import CredentialError, ProtocolError
+from gexec.security import credential as credentials
+from gexec.security.credential import Credential
+from gexec.security.keys import VerifyKey
+from gexec.security.policy import Account, Policy, disagreement
+from gexec.security.replay import ReplayCache
+from gexec.wire.jobspec import REMOTE_PATH, JobSpec
+from gexec.wire.messages import LaunchSpec
+
+AUDIENCE: Final = "gexec"
+#: Verified jobs kept for the next rank of the same job on this node, and for how long.
+_KNOWN_MAX: Final = 4
+_KNOWN_MAX_BYTES: Final = 8 * 1024 * 1024
+_KNOWN_S: Final = 5.0
+#: Account facts are read anew after this long: a lock or a new group takes effect.
+_ACCOUNT_S: Final = 30.0
+_ACCOUNTS_MAX: Final = 1024
+#: What a node adds to the environment itself, whatever the job brings.
+_NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
+_LOOPBACK: Final = frozenset({b"localhost"})
+
+
+class Admitted:
+    """A rank that may run: who, what and where."""
+
+    __slots__ = ("account", "credential", "job", "launch")
+
+    def __init__(self, credential: Credential, job: JobSpec, account: Account, launch: LaunchSpec) -> None:
+        self.credential = credential
+        self.job = job
+        self.account = account
+        self.launch = launch
+
+
+class _Known:
+    __slots__ = ("blob", "credential", "env", "job", "until_s")
+
+    def __init__(self, blob: bytes, credential: Credential, job: JobSpec, until_s: float) -> None:
+        self.blob = blob
+        self.credential = credential
+        self.job = job
+        self.until_s = until_s
+        self.env = _env_of_all(job, credential)
+
+
+class Admission:
+    """The checks and what they remember.
+
+    Args:
+        keys: the accepted public keys by key id.
+        realm: the cluster's name.
+        names: names and addresses of this node.
+        policy: who may run here.
+        started_s: UNIX time of the daemon's start: what was issued before is refused, because
+            whether it ran already is not remembered (attacks 21, 22).
+        account_of: looks an account up by uid.
+        skew_s, ttl_max_s: as for ``security.credential.verify``.
+        own_uid: the daemon's uid; other than 0, it serves that uid only.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Mapping[bytes, VerifyKey],
+        realm: str,
+        names: Iterable[str],
+        policy: Policy,
+        started_s: float,
+        account_of: Callable[[int], Account | None],
+        skew_s: float = limits.CLOCK_SKEW_S,
+        ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
+        own_uid: int | None = None,
+        replay: ReplayCache | None = None,
+    ) -> None:
+        self._keys = keys
+        self._realm = realm
+        self._names, self._addresses = _told_apart(names)
+        self._policy = policy
+        self._started_s = started_s
+        self._account_of = account_of
+        #: Seconds by which clocks may differ.
+        self.skew_s = skew_s
+        self._ttl_max_s = ttl_max_s
+        self._own_uid = os.geteuid() if own_uid is None else own_uid
+        self._replay = ReplayCache() if replay is None else replay
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        self._known_bytes = 0
+        self._accounts: dict[int, tuple[float, Account | None]] = {}
+
+    def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
+        """Take new keys and a new policy; what was verified with the old ones is forgotten."""
+        self._keys = keys
+        self._policy = policy
+        self._known.clear()
+        self._known_bytes = 0
+        self._accounts.clear()
+
+    def admit(
+        self,
+        raw: bytes,
+        blob: bytes,
+        rank: int,
+        *,
+        now_s: float,
+        jobs_of: Callable[[int, bytes], int],
+        claimed: tuple[bytes, int] | None = None,
+    ) -> Admitted:
+        """Return the rank, ready to be launched.
+
+        Args:
+            raw, blob: credential and job as they came.
+            now_s: UNIX time.
+            jobs_of: how many jobs of a uid run here, other than the given job id.
+            claimed: the (job id, rank) that an earlier check of this very task has taken already.
+
+        Raises:
+            CredentialError: why not.
+        """
+        known = self._verified(raw, blob, now_s)
+        credential, job = known.credential, known.job
+        if rank >= job.ranks:
+            raise CredentialError("rank", f"the job has {job.ranks} processes, so none is number {rank}")
+        name = job.names[rank]
+        self._check_target(name, credential)
+        account = self._account(credential, now_s)
+        refusal = self._policy.refusal(
+            account, jobs_running=jobs_of(credential.uid, credential.job_id), now_s=now_s
+        )
+        if refusal:
+            raise CredentialError("policy", refusal)
+        if claimed != (credential.job_id, rank):
+            self._replay.claim(
+                credential.job_id,
+                rank,
+                uid=credential.uid,
+                expires_s=credential.expires_s + self.skew_s,
+                now_s=now_s,
+            )
+        return Admitted(credential, job, account, self._launch(known, rank))
+
+    def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
+        known = self._known.get(raw)
+        if known is not None and now_s <= known.until_s and known.blob == blob:
+            return known
+        credential = credentials.verify(
+            raw,
+            self._keys,
+            realm=self._realm,
+            audience=AUDIENCE,
+            now_s=now_s,
+            skew_s=self.skew_s,
+            ttl_max_s=self._ttl_max_s,
+        )
+        credentials.bound_to(credential, blob)
+        if credential.issued_s <= self._started_s:
+            raise CredentialError(
+                "before-start",
+                "the credential was issued before this node's gexecd started, so it may have run already: "
+                "send the job again",
+            )
+        try:
+            job = JobSpec.decode(blob)
+        except ProtocolError as error:
+            raise CredentialError("malformed", str(error)) from error
+        known = _Known(blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self.skew_s))
+        self._drop(raw)
+        self._known[raw] = known
+        self._known_bytes += len(blob)
+        while len(self._known) > 1 and (
+            len(self._known) > _KNOWN_MAX or self._known_bytes > _KNOWN_MAX_BYTES
+        ):
+            self._drop(next(iter(self._known)))
+        return known
+
+    def _drop(self, raw: bytes) -> None:
+        known = self._known.pop(raw, None)
+        if known is not None:
+            self._known_bytes -= len(known.blob)
+
+    def expire(self, now_s: float) -> None:
+        """Forget the verified jobs whose time is over (``now_s``: UNIX time)."""
+        for raw in [raw for raw, known in self._known.items() if known.until_s < now_s]:
+            self._drop(raw)
+
+    def _check_target(self, name: bytes, credential: Credential) -> None:
+        """Refuse a job that was signed for another node (attacks 18, 23, 24, 66)."""
+        folded = name.lower().rstrip(b".")
+        address = _address(folded)
+        mine = folded in self._names if address is None else address in self._addresses
+        loopback = folded in _LOOPBACK or (address is not None and ip_address(address).is_loopback)
+        if mine and loopback and not self._only_mine(address):
+            # Every node is its own localhost, so that name means the node that the job came from.
+            mine = credential.host.lower().encode("utf-8", "surrogateescape") in self._names
+        if not mine:
+            raise CredentialError(
+                "target",
+                f"the job is for {name.decode('utf-8', 'replace')}, which is none of this node's names "
+                "(add it to `names` in gexecd.toml if it should be)",
+            )
+
+    def _only_mine(self, address: str | None) -> bool:
+        # 127.0.0.1 and ::1 are everybody's; other loopback addresses are given to one node of a
+        # local cluster each.
+        return address is not None and address not in ("127.0.0.1", "::1")
+
+    def _account(self, credential: Credential, now_s: float) -> Account:
+        uid = credential.uid
+        if self._own_uid not in (0, uid):
+            raise CredentialError(
+                "uid",
+                f"this gexecd runs as uid {self._own_uid} and serves that user only, not {credential.user} "
+                f"(uid {uid}); only a gexecd started as root serves all",
+            )
+        read_s, account = self._accounts.get(uid, (float("-inf"), None))
+        if not 0 <= now_s - read_s <= _ACCOUNT_S:
+            account = self._account_of(uid)
+            if len(self._accounts) >= _ACCOUNTS_MAX:
+                self._accounts.clear()
+            self._accounts[uid] = (now_s, account)
+        refusal = disagreement(account, uid=uid, gid=credential.gid, user=credential.user)
+        if refusal or account is None:
+            raise CredentialError("account", refusal or f"uid {uid} has no account on this node")
+        return account
+
+    def _launch(self, known: _Known, rank: int) -> LaunchSpec:
+        job = known.job
+        return LaunchSpec(
+            program=job.program,
+            argv=job.argv,
+            env=[*known.env, b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]],
+            cwd=job.cwd,
+            umask=job.umask,
+            remote_path=bool(job.flags & REMOTE_PATH),
+            kill_grace_s=job.kill_grace_s,
+            job_id=known.credential.job_id,
+            rank=rank,
+            leaves=self._policy.leave_leftovers,
+        )
+
+
+def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:
+    """Return the environment of the job's processes, without what each has for itself."""
+    env = list(job.env)
+    if b"GEXEC_" in b"\0".join(env):  # else there is nothing to look for, entry by entry
+        env = [entry for entry in env if not entry.startswith(_NODES_OWN)]
+    env.append(b"GEXEC_JOB=" + credential.job_id.hex().encode())
+    servers = b"GEXEC_SVRS=" + job.names_joined(b" ")
+    if len(servers) <= limits.ARG_MAX_BYTES:
+        env.append(servers)
+    return env
+
+
+def _told_apart(names: Iterable[str]) -> tuple[frozenset[bytes], frozenset[str]]:
+    """Return names in lower case and addresses in their normal form."""
+    words = [name.lower().rstrip(".").encode("utf-8", "surrogateescape") for name in names]
+    addresses = {address for word in words if (address := _address(word)) is not None}
+    return frozenset([word for word in words if _address(word) is None]), frozenset(addresses)
+
+
+def _address(word: bytes) -> str | None:
+    if not (word[:1].isdigit() or b":" in word):
+        return None  # host names with a digit in front are rare; ip_address is slow
+    try:
+        return str(ip_address(word.decode("ascii").strip("[]").partition("%")[0]))
+    except ValueError:
+        return None

@@ -1,0 +1,270 @@
+"""Starting, watching and ending tasks as the identity that this process has.
+
+The same code runs in the spawner (for its own identity) and in each user's helper. One thread,
+no event loop of its own: the owner calls ``reap`` after SIGCHLD and ``tick`` when
+``next_deadline_s`` has come, and gets events through ``emit``.
+
+The process must be a child subreaper (``posix.process.become_subreaper``): whatever a task leaves
+behind then becomes a child of this process, is found among its children (``spawner.leftovers``), and
+is left alone or ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from gexec.core.deadlines import earlier
+from gexec.limits import LINGER_S
+from gexec.posix import clock, descendants
+from gexec.spawner import starting
+from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
+from gexec.spawner.starting import Refusal
+from gexec.spawner.task import Task, mark_of
+from gexec.wire import outcome
+from gexec.wire.messages import Event, LaunchSpec, TaskEnded, TaskReady, TaskRefused, TaskStarted
+from gexec.wire.outcome import Outcome
+
+#: Signals that ask for an end: a task that ends after one of them has not ended by itself.
+_ENDS: Final = frozenset([signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM])
+
+
+class Launcher:
+    """Tasks of one identity.
+
+    Args:
+        emit: called with each event.
+        other_ended: called with (pid, wait status) of a reaped child that is no task.
+        not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
+        linger_s: when it is told what a task left behind that ended by itself; see ``Leftovers``.
+        descriptors: the soft limit of descriptors that tasks get; None = this process's own.
+    """
+
+    def __init__(
+        self,
+        emit: Callable[[Event], None],
+        *,
+        other_ended: Callable[[int, int], None] | None = None,
+        not_orphans: Callable[[], set[int]] = set,
+        linger_s: float = LINGER_S,
+        descriptors: int | None = None,
+    ) -> None:
+        self._emit = emit
+        self._other_ended = other_ended
+        self._uid = os.geteuid()
+        self._descriptors = descriptors
+        self._tasks: dict[int, Task] = {}
+        self._by_pid: dict[int, Task] = {}
+        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks' processes run, detached ones included."""
+        return len(self._by_pid)
+
+    @property
+    def attached(self) -> int:
+        """How many running tasks somebody waits for."""
+        return len([task for task in self._by_pid.values() if not task.detached])
+
+    @property
+    def settled(self) -> bool:
+        """True when nothing is left that must be ended before this process may go."""
+        return not self.attached and not self._leftovers.owed
+
+    # -- starting ----------------------------------------------------------------------------
+
+    def start(self, number: int, spec: LaunchSpec, fds: tuple[int, ...]) -> None:
+        """Start a task; emits TaskStarted or TaskRefused. Closes ``fds`` (stdin, stdout, stderr)."""
+        try:
+            if number in self._tasks:
+                self._emit(TaskRefused(number, outcome.not_started("the task number is in use")))
+                return
+            since = descendants.ticks()
+            outputs = descendants.pipe_inodes(fds[1:])
+            pid = starting.spawn(spec, fds, self._descriptors)
+        except Refusal as refusal:
+            self._emit(TaskRefused(number, refusal.outcome))
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        task = Task(
+            number,
+            pid,
+            mark_of(spec.job_id, spec.rank),
+            uid=self._uid,
+            since=since,
+            kill_grace_s=spec.kill_grace_s,
+            leaves=spec.leaves,
+        )
+        task.outputs = outputs
+        self._tasks[number] = self._by_pid[pid] = task
+        self._emit(TaskStarted(number, pid))
+
+    def check(self, number: int, spec: LaunchSpec) -> None:
+        """Do what ``start`` does but the start itself; emits TaskReady or TaskRefused."""
+        try:
+            starting.check(spec)
+        except Refusal as refusal:
+            self._emit(TaskRefused(number, refusal.outcome))
+        else:
+            self._emit(TaskReady(number))
+
+    # -- signals and ends --------------------------------------------------------------------
+
+    def signal(self, number: int, signum: int) -> None:
+        """Send a signal to the task's process group.
+
+        One that asks for its end (INT, TERM, HUP, QUIT, KILL) ends what it left behind if it has
+        ended already.
+        """
+        task = self._tasks.get(number)
+        if task is not None:
+            task.signalled = task.signalled or signum in _ENDS
+            _signal_group(task.pid, signum)
+        elif signum in _ENDS:
+            self.kill(number, signum == signal.SIGKILL)
+
+    def kill(self, number: int, now: bool) -> None:
+        """End a task: HUP, TERM and CONT to all its processes, KILL after its grace; or KILL at once.
+
+        Of a task that has ended it ends what was left behind, while the task is remembered.
+        """
+        task = self._tasks.get(number)
+        if task is not None:
+            self._leftovers.survey()
+            self._end(task, now)
+        else:
+            self._leftovers.end_past(number, now, clock.now_s())
+            self.tick()
+
+    def forget(self, number: int) -> None:
+        """Emit no more events of a task and leave it, and what it leaves behind, alone."""
+        task = self._tasks.pop(number, None)
+        if task is not None:
+            task.detached = True
+            task.hard_at_s = None
+            self._leftovers.forget(task)
+        else:
+            self._leftovers.forget_past(number)
+
+    def end_all(self, now: bool) -> None:
+        """End every attached task."""
+        self._leftovers.survey()
+        for task in list(self._tasks.values()):
+            self._end(task, now)
+        if now:
+            self._leftovers.hurry(clock.now_s())
+            self.tick()
+
+    def lost(
+        self, tasks: Iterable[Task], left_marks: Iterable[tuple[bytes, bytes]], left_pids: Iterable[int]
+    ) -> None:
+        """Take over what a user's dead helper had: end its tasks, leave alone what it left alone.
+
+        Call it from ``other_ended``, which tells that the helper was reaped: its children are then
+        children of this process.
+        """
+        self._leftovers.lost(tasks, left_marks, left_pids)
+
+    def _end(self, task: Task, now: bool) -> None:
+        now_s = clock.now_s()
+        if now:
+            task.hard_at_s = now_s
+            self._kill_hard(task)
+        elif task.hard_at_s is None:
+            task.hard_at_s = now_s + task.kill_grace_s
+            for signum in GENTLE:
+                _signal_group(task.pid, signum)
+            self._signal_outside_group(task)
+
+    def _signal_outside_group(self, task: Task) -> None:
+        queue = [(child, task.pid) for child in descendants.children_of(task.pid)]
+        while queue:
+            pid, parent = queue.pop()
+            queue += [(child, pid) for child in descendants.children_of(pid)]
+            stat = descendants.stat_of(pid)
+            if stat is not None and stat.group != task.pid:
+                for signum in GENTLE:
+                    descendants.send(pid, signum, parent)
+        for orphan in self._leftovers.of(task):
+            if orphan.group != task.pid:
+                descendants.send_tree([orphan.pid], GENTLE)
+
+    def _kill_hard(self, task: Task) -> None:
+        # What lives outside the group first, while it can still be found under the task's process.
+        descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
+        _signal_group(task.pid, signal.SIGKILL)
+
+    # -- reaping -----------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Collect every child that has ended; emits TaskEnded. Call it after SIGCHLD."""
+        now_s = clock.now_s()
+        others: list[tuple[int, int]] = []
+        reaped = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            reaped = True
+            self._leftovers.reaped(pid)
+            task = self._by_pid.pop(pid, None)
+            if task is None:
+                others.append((pid, status))
+            else:
+                self._ended(task, status, now_s)
+        if self._other_ended is not None:
+            for pid, status in others:
+                self._other_ended(pid, status)
+        if reaped:
+            self._leftovers.settle(now_s)
+
+    def _ended(self, task: Task, status: int, now_s: float) -> None:
+        task.ended_s = now_s
+        task.until = descendants.ticks()
+        self._leftovers.task_ended(task)
+        if not task.detached:
+            del self._tasks[task.number]
+            self._emit(TaskEnded(task.number, _outcome(status), task.ending))
+
+    # -- time --------------------------------------------------------------------------------
+
+    def next_deadline_s(self) -> float | None:
+        """Return the monotonic time at which ``tick`` has something to do, or None."""
+        due_s = self._leftovers.next_deadline_s()
+        for task in self._by_pid.values():
+            due_s = earlier(due_s, task.hard_at_s)
+        return due_s
+
+    def tick(self) -> None:
+        """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""
+        now_s = clock.now_s()
+        for task in list(self._by_pid.values()):
+            if task.hard_at_s is not None and task.hard_at_s <= now_s:
+                self._kill_hard(task)
+                task.hard_at_s = now_s + SWEEP_S
+        self._leftovers.tick(now_s)
+
+    def close(self) -> None:
+        """Give up what the launcher itself holds."""
+        self._leftovers.close()
+
+
+def _outcome(status: int) -> Outcome:
+    code = os.waitstatus_to_exitcode(status)
+    return outcome.exited(code) if code >= 0 else outcome.killed(-code)
+
+
+def _signal_group(group: int, signum: int) -> None:
+    # The group's number is the pid of our own unreaped child, so nobody else can have it.
+    try:
+        os.killpg(group, signum)
+    except OSError:
+        pass  # it has moved to another group, or belongs to somebody else by now (sudo)

@@ -1,0 +1,360 @@
+"""What tasks leave behind: found among this process's children, and left alone or ended.
+
+The process is a child subreaper, so whatever outlives its parent below a task becomes a child of
+this process (``spawner.orphan`` tells whose it is). What is left by a task that ended by itself is
+left alone, if the node's policy is so; what is left by one whose end was asked for is ended.
+Something that hides whose it is shares the fate of the first task to end that could have started
+it: it is ended only if a task that was ended could own it.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from gexec.core.deadlines import earlier
+from gexec.posix import clock, descendants
+from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own
+from gexec.spawner.task import Task
+from gexec.wire.messages import LEFT_SHOWN_MAX, TaskLeft
+
+#: Between two rounds of SIGKILL while something still lives.
+SWEEP_S: Final = 0.02
+#: What asks a process to end; SIGCONT, because it may be stopped.
+GENTLE: Final = (int(signal.SIGHUP), int(signal.SIGTERM), int(signal.SIGCONT))
+#: Rounds after which what cannot be killed (a set-uid program of another user) is given up.
+_ROUNDS_MAX: Final = 250
+#: Tasks whose leftovers are left alone and that are remembered; the oldest are forgotten first.
+_MARKS_MAX: Final = 4096
+_PAST_MAX: Final = 1024
+#: Processes of one task that are looked at to be reported.
+_LOOKED_AT_MAX: Final = 1024
+
+
+class Leftovers:
+    """All orphans of one launcher.
+
+    Args:
+        running: the launcher's running tasks by pid, always as they are now.
+        not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
+        on_left: called ``linger_s`` after the end of a task that left something behind by itself.
+        linger_s: how long the end of what still holds a task's output is waited for; under a
+            policy that ends leftovers, how long they may live.
+    """
+
+    def __init__(
+        self,
+        running: dict[int, Task],
+        not_orphans: Callable[[], set[int]],
+        on_left: Callable[[TaskLeft], None],
+        linger_s: float,
+    ) -> None:
+        self._running = running
+        self._not_orphans = not_orphans
+        self._on_left = on_left
+        self._linger_s = linger_s
+        self._orphans: dict[int, Orphan] = {}
+        self._open: dict[int, Orphan] = {}
+        self._due: dict[int, Orphan] = {}
+        #: Orphans that were reaped since the last survey: what they had started may come up in it.
+        self._reaped: list[Orphan] = []
+        #: Tasks that were reaped since the last settling.
+        self._fresh: list[Task] = []
+        #: By number: ended by itself and left something, which goes if the job is ended after all.
+        self._past: dict[int, Task] = {}
+        #: Of those and of what the policy ends, oldest first: to be reported.
+        self._lingering: deque[Task] = deque()
+        #: Tasks whose end was asked for: what comes up of them is ended.
+        self._ended: list[Task] = []
+        self._purge_s: float | None = None
+        self._left_marks: dict[tuple[bytes, bytes], None] = {}
+        self._left_pids: frozenset[int] = frozenset()
+        self._children = descendants.Children()
+
+    @property
+    def owed(self) -> bool:
+        """True while something is left that will be ended."""
+        return bool(self._due)
+
+    # -- what the launcher tells -------------------------------------------------------------
+
+    def task_ended(self, task: Task) -> None:
+        """A task's process was reaped, and is no longer among the running; ``settle`` comes next."""
+        self._fresh.append(task)
+
+    def reaped(self, pid: int) -> None:
+        """A child has ended, whoever it was."""
+        orphan = self._orphans.get(pid)
+        if orphan is not None:
+            self._drop(orphan)
+
+    def forget(self, task: Task) -> None:
+        """Leave alone what this task leaves behind; it is detached."""
+        self._remember(task.mark)
+
+    def lost(
+        self, tasks: Iterable[Task], left_marks: Iterable[tuple[bytes, bytes]], left_pids: Iterable[int]
+    ) -> None:
+        """A user's helper has ended: its children are this process's now; ``settle`` comes next.
+
+        Args:
+            tasks: what ran under it; all of it is ended.
+            left_marks, left_pids: what it had left alone.
+        """
+        for mark in left_marks:
+            self._remember(mark)
+        self._left_pids |= frozenset(left_pids)
+        self._ended += tasks
+
+    def end_past(self, number: int, now: bool, now_s: float) -> None:
+        """End what a task that has ended left behind; nothing if it is not remembered."""
+        task = self._past_task(number)
+        if task is None:
+            return
+        if self._past.pop(number, None) is not None:
+            task.hard_at_s = now_s + task.kill_grace_s
+            self._hunt_for(task, now_s)
+        for orphan in list(self._orphans.values()):
+            if orphan.owner is task and (now or orphan.state == LEFT):
+                self._condemn(orphan, now_s, asked=now)
+
+    def forget_past(self, number: int) -> None:
+        """Leave alone what a task left behind that ended before it was detached."""
+        task = self._past_task(number)
+        if task is not None and not task.ending:
+            task.detached = True
+            self.forget(task)
+            for orphan in self.of(task):
+                self._leave(orphan)
+
+    def _past_task(self, number: int) -> Task | None:
+        task = self._past.get(number)
+        for ended in self._ended:
+            if task is None and ended.number == number:
+                task = ended
+        return task
+
+    def hurry(self, now_s: float) -> None:
+        """Let everything that will be ended be due now, with SIGKILL."""
+        for orphan in self._due.values():
+            self._condemn(orphan, now_s, asked=True)
+
+    # -- whose it is -------------------------------------------------------------------------
+
+    def survey(self) -> None:
+        """Note the children that are nobody's: usually none, at the cost of one read."""
+        strangers = set(self._children.pids()) - self._running.keys()
+        strangers -= self._not_orphans()
+        for pid in self._orphans.keys() - strangers:
+            self._drop(self._orphans[pid])
+        fresh = strangers - self._orphans.keys()
+        if fresh:
+            tasks = (*self._past.values(), *self._ended, *self._fresh, *self._running.values())
+            owners = Owners(tasks, (*self._reaped, *self._orphans.values()))
+            now_s = clock.now_s()
+            for pid in fresh:
+                stat = descendants.stat_of(pid)
+                if stat is not None:
+                    orphan = self._orphans[pid] = Orphan(pid, stat)
+                    self._judge(orphan, owners, now_s)
+                    owners.add(orphan)
+        self._reaped.clear()
+
+    def of(self, task: Task) -> list[Orphan]:
+        """Return the orphans that belong to a task."""
+        return [orphan for orphan in self._orphans.values() if orphan.owner is task]
+
+    def _judge(self, orphan: Orphan, owners: Owners, now_s: float) -> None:
+        """Decide what becomes of an orphan that has just come up."""
+        task = owners.task_of(orphan)
+        if task is not None:
+            orphan.owner = task
+            if task.until is None or task in self._fresh:
+                self._open[orphan.pid] = orphan
+            elif task in self._ended:
+                self._condemn_for(orphan, task, now_s)
+            else:
+                orphan.state = LEFT
+            return
+        if orphan.mark in self._left_marks or orphan.pid in self._left_pids:
+            orphan.state = LEFT
+            return
+        kin = owners.kin_of(orphan)
+        if kin is not None:
+            orphan.owner, orphan.state = kin.owner, kin.state
+            if kin.state == DUE:
+                self._condemn(orphan, kin.due_s, kin.asked)
+            elif kin.state == OPEN:
+                self._open[orphan.pid] = orphan
+            return
+        self._judge_hidden(orphan, now_s)
+
+    def _judge_hidden(self, orphan: Orphan, now_s: float) -> None:
+        for task in self._ended:
+            if could_own(task, orphan):
+                self._condemn_for(orphan, task, now_s)
+                return
+        if any(could_own(task, orphan) for task in (*self._fresh, *self._running.values())):
+            self._open[orphan.pid] = orphan
+        else:
+            orphan.state = LEFT
+
+    # -- what becomes of it ------------------------------------------------------------------
+
+    def settle(self, now_s: float) -> None:
+        """Look for what the tasks that have just ended left behind, and decide about it."""
+        self.survey()
+        fresh, self._fresh = self._fresh, []
+        self._left_pids = frozenset()
+        # An end that was asked for comes first: what could be of several tasks goes with it.
+        for task in sorted(fresh, key=_ends_by_itself):
+            mine = [orphan for orphan in self._open.values() if self._goes_with(orphan, task)]
+            if task.ending:
+                self._hunt_for(task, now_s)
+                for orphan in mine:
+                    self._condemn_for(orphan, task, now_s)
+            elif mine:
+                self._let_be(task, mine, now_s)
+        if self._ended and self._purge_s is None:
+            self._purge_s = now_s + self._linger_s  # of a lost helper's
+
+    def _goes_with(self, orphan: Orphan, task: Task) -> bool:
+        return orphan.owner is task or (orphan.owner is None and could_own(task, orphan))
+
+    def _let_be(self, task: Task, mine: list[Orphan], now_s: float) -> None:
+        """Deal with what a task that ended by itself left behind."""
+        for orphan in mine:
+            orphan.owner = task
+        if not task.detached:
+            self._lingering.append(task)
+        if not task.leaves and not task.detached:
+            self._hunt_for(task, now_s)
+            for orphan in mine:
+                self._condemn(orphan, now_s + self._linger_s, asked=False)
+            return
+        self._remember(task.mark)
+        if not task.detached:
+            self._past[task.number] = task
+            if len(self._past) > _PAST_MAX:
+                self._past.pop(next(iter(self._past)))
+        for orphan in mine:
+            self._leave(orphan)
+
+    def _hunt_for(self, task: Task, now_s: float) -> None:
+        self._ended.append(task)
+        if self._purge_s is None:
+            self._purge_s = now_s + self._linger_s
+
+    def _condemn_for(self, orphan: Orphan, task: Task, now_s: float) -> None:
+        """End an orphan of a task whose end was asked for."""
+        hard_at_s = task.hard_at_s
+        # What was known to be of the task, or was below it, was asked together with it.
+        asked = hard_at_s is not None and (orphan.owner is task or hard_at_s <= now_s)
+        orphan.owner = task
+        self._condemn(orphan, now_s if hard_at_s is None or not asked else hard_at_s, asked)
+
+    def _condemn(self, orphan: Orphan, due_s: float, asked: bool) -> None:
+        orphan.state, orphan.due_s, orphan.asked = DUE, due_s, asked
+        self._open.pop(orphan.pid, None)
+        self._due[orphan.pid] = orphan
+
+    def _leave(self, orphan: Orphan) -> None:
+        orphan.state = LEFT
+        self._open.pop(orphan.pid, None)
+        self._due.pop(orphan.pid, None)
+
+    def _drop(self, orphan: Orphan) -> None:
+        del self._orphans[orphan.pid]
+        self._open.pop(orphan.pid, None)
+        self._due.pop(orphan.pid, None)
+        self._reaped.append(orphan)
+
+    def _remember(self, mark: tuple[bytes, bytes]) -> None:
+        self._left_marks[mark] = None
+        if len(self._left_marks) > _MARKS_MAX:
+            self._left_marks.pop(next(iter(self._left_marks)))
+
+    # -- time --------------------------------------------------------------------------------
+
+    def next_deadline_s(self) -> float | None:
+        """Return the monotonic time at which ``tick`` has something to do, or None."""
+        due_s = self._purge_s
+        if self._lingering:
+            due_s = earlier(due_s, self._reported_s(self._lingering[0]))
+        for orphan in self._due.values():
+            due_s = earlier(due_s, orphan.due_s)
+        return due_s
+
+    def tick(self, now_s: float) -> None:
+        """Report what was left, and end what is due: first gently, then with SIGKILL until it is gone."""
+        due_s = self.next_deadline_s()
+        if due_s is None or due_s > now_s:
+            return
+        self.survey()
+        while self._lingering and self._reported_s(self._lingering[0]) <= now_s:
+            self._report(self._lingering.popleft())
+        for orphan in list(self._due.values()):
+            if orphan.due_s <= now_s:
+                self._end(orphan, now_s)
+        if self._purge_s is not None and self._purge_s <= now_s:
+            self._purge(now_s)
+
+    def _end(self, orphan: Orphan, now_s: float) -> None:
+        if not orphan.asked:
+            grace_s = self._linger_s if orphan.owner is None else orphan.owner.kill_grace_s
+            orphan.asked, orphan.due_s = True, now_s + grace_s
+            descendants.send_tree([orphan.pid], GENTLE)
+            return
+        descendants.kill_tree([orphan.pid])
+        orphan.rounds += 1
+        orphan.due_s = now_s + SWEEP_S
+        if orphan.rounds >= _ROUNDS_MAX:
+            self._leave(orphan)
+
+    def _purge(self, now_s: float) -> None:
+        """Forget the tasks that were ended a while ago, and nothing of which is left."""
+        owners = {id(orphan.owner) for orphan in self._due.values()}
+        before_s = now_s - self._linger_s
+        self._ended = [
+            task for task in self._ended if id(task) in owners or (task.ended_s or now_s) > before_s
+        ]
+        self._purge_s = now_s + self._linger_s if self._ended else None
+
+    def _reported_s(self, task: Task) -> float:
+        return (task.ended_s or 0.0) + self._linger_s
+
+    def _report(self, task: Task) -> None:
+        """Tell what a task has left, if it is still there and has not been ended meanwhile."""
+        if task.ending:
+            return
+        pids = [orphan.pid for orphan in self.of(task)]
+        found = holders = 0
+        shown: list[str] = []
+        for pid in pids:
+            if found >= _LOOKED_AT_MAX:
+                break
+            stat = descendants.stat_of(pid)
+            if stat is None:
+                continue
+            pids += descendants.children_of(pid)
+            if stat.state in "ZX":
+                continue
+            found += 1
+            if len(shown) < LEFT_SHOWN_MAX:
+                shown.append(f"{pid} {stat.name}")
+            if task.leaves and task.outputs & descendants.pipes_of(pid):
+                holders += 1
+        if found:
+            self._on_left(TaskLeft(task.number, holders, found, tuple(shown)))
+        else:
+            self._past.pop(task.number, None)
+
+    def close(self) -> None:
+        """Give up the descriptor that this holds."""
+        self._children.close()
+
+
+def _ends_by_itself(task: Task) -> bool:
+    return not task.ending

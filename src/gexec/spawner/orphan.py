@@ -1,0 +1,109 @@
+"""A process that outlived its parent below a task, and whose it is.
+
+It is recognised by the mark in its environment, by its process group, by the output pipe that it
+holds, or by the group or session that it shares with another such process. What hides all of that
+could be any task's that ran when it was started.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final
+
+from gexec.posix import descendants
+from gexec.spawner.task import Task
+
+OPEN: Final = "open"  #: what becomes of it is decided by the end of a task that still runs
+DUE: Final = "due"  #: it is being ended
+LEFT: Final = "left"  #: it is left alone, for good unless its task's end is asked for
+
+
+class Orphan:
+    """A child of this process that is neither a task nor known to its owner.
+
+    Attributes:
+        born: when it was started, in ``descendants.ticks``.
+        owner: its task; None = it could be of one of several.
+        state: OPEN, DUE or LEFT.
+        due_s: when something is to be done about it (DUE, monotonic).
+        asked: it was asked to end, so that SIGKILL is next.
+        rounds: how often it was sent SIGKILL.
+    """
+
+    __slots__ = (
+        "asked", "born", "due_s", "group", "mark", "owner", "pid", "rounds", "session", "state", "uid",
+    )  # fmt: skip
+
+    def __init__(self, pid: int, stat: descendants.Stat) -> None:
+        env = descendants.environ_of(pid)
+        self.pid = pid
+        self.uid = descendants.uid_of(pid)
+        self.mark = _entry(env, b"GEXEC_JOB="), _entry(env, b"GEXEC_MY_VNN=")
+        self.group = stat.group
+        self.session = stat.session
+        self.born = stat.born
+        self.owner: Task | None = None
+        self.state = OPEN
+        self.due_s = 0.0
+        self.asked = False
+        self.rounds = 0
+
+
+def could_own(task: Task, orphan: Orphan) -> bool:
+    """Tell whether a process that hides whose it is was started while the task ran, as its user."""
+    if orphan.uid != task.uid or orphan.born < task.since:
+        return False
+    return task.until is None or orphan.born <= task.until
+
+
+class Owners:
+    """What tells whose an orphan is, at one moment.
+
+    Args:
+        tasks: all tasks that could be meant; of two with the same sign the later one counts.
+        kin: the orphans that are known.
+    """
+
+    def __init__(self, tasks: Iterable[Task], kin: Iterable[Orphan]) -> None:
+        self._marks: dict[tuple[bytes, bytes], Task] = {}
+        self._groups: dict[int, Task] = {}
+        self._outputs: dict[int, Task] = {}
+        for task in tasks:
+            self._marks[task.mark] = task
+            self._groups[task.pid] = task
+            for inode in task.outputs:
+                self._outputs[inode] = task
+        # Every task is in this process's own session, so that one tells nothing.
+        self._own_group, self._own_session = os.getpgrp(), os.getsid(0)
+        self._kin_groups: dict[int, Orphan] = {}
+        self._kin_sessions: dict[int, Orphan] = {}
+        for orphan in kin:
+            self.add(orphan)
+
+    def add(self, orphan: Orphan) -> None:
+        """Let those of its group or session be its kin from now on."""
+        if orphan.group != self._own_group:
+            self._kin_groups[orphan.group] = orphan
+        if orphan.session != self._own_session:
+            self._kin_sessions[orphan.session] = orphan
+
+    def task_of(self, orphan: Orphan) -> Task | None:
+        """Return the task that it is of without doubt, or None."""
+        task = self._marks.get(orphan.mark) or self._groups.get(orphan.group)
+        if task is None and self._outputs:
+            for inode in descendants.pipes_of(orphan.pid):
+                task = task or self._outputs.get(inode)
+        return task
+
+    def kin_of(self, orphan: Orphan) -> Orphan | None:
+        """Return one of its group or session; the kernel gives no such number to others meanwhile."""
+        return self._kin_groups.get(orphan.group) or self._kin_sessions.get(orphan.session)
+
+
+def _entry(env: list[bytes], start: bytes) -> bytes:
+    """Return the first entry of an environment that starts so, or nothing."""
+    for entry in env:
+        if entry.startswith(start):
+            return entry
+    return b""

@@ -1,0 +1,155 @@
+"""Starting a program as a task wants it, and saying why it cannot be started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat as stat_module
+from typing import Final
+
+from gexec.posix import process as identity
+from gexec.wire import outcome
+from gexec.wire.messages import LaunchSpec
+from gexec.wire.outcome import Outcome
+
+_DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
+_ALL_SIGNALS: Final = tuple(sorted([int(signum) for signum in signal.valid_signals()]))
+
+
+class Refusal(Exception):
+    """A task that cannot be started; ``outcome`` is what its rank ends with."""
+
+    def __init__(self, refused: Outcome) -> None:
+        super().__init__(refused.text)
+        self.outcome = refused
+
+
+def no_room(reason: str) -> Outcome:
+    """Return the outcome of a task for which this node's gexecd has no descriptor, memory or process left."""
+    return outcome.not_started(f"gexecd on this node is out of resources: {reason}")
+
+
+def unexpected(error: Exception) -> Outcome:
+    """Return the outcome of a task that something failed for which nothing is foreseen."""
+    return outcome.not_started(f"gexecd on this node failed on this process: {type(error).__name__}: {error}")
+
+
+def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None) -> int:
+    """Start what a task runs, with these as stdin, stdout and stderr; return its pid.
+
+    The process is in this one's session, in a group of its own, with ``descriptors`` as its soft limit
+    of them, if given: it gets this process's limits, so that one is changed for the moment.
+
+    Raises:
+        Refusal: it cannot be started, and why.
+    """
+    env = _environment(spec)
+    limit: int | None = None
+    umask = os.umask(spec.umask)
+    try:
+        if descriptors is not None:
+            limit = identity.limit_descriptors(descriptors)
+        _enter(spec.cwd)
+        program = _looked_up(spec, env) if spec.remote_path and b"/" not in spec.program else spec.program
+        return os.posix_spawn(
+            program,
+            spec.argv,
+            env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)],
+            # Own process group, but the launcher's session: in a session of its own the group
+            # would be orphaned, and the kernel ignores SIGTSTP for those.
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=_ALL_SIGNALS,
+        )
+    except OSError as error:
+        raise _spawn_refusal(spec, error) from error
+    except ValueError as error:
+        # An empty first argument, or a variable without a name.
+        text = f"program {_shown(spec.program)}: its arguments or environment cannot be passed on: {error}"
+        raise Refusal(outcome.not_started(text)) from error
+    finally:
+        if limit is not None:
+            identity.limit_descriptors(limit)
+        os.umask(umask)
+        os.chdir("/")
+
+
+def check(spec: LaunchSpec) -> None:
+    """Do what ``spawn`` does but the start itself.
+
+    Raises:
+        Refusal: it could not be started, and why.
+    """
+    try:
+        _enter(spec.cwd)
+        _executable(spec)
+    finally:
+        os.chdir("/")
+
+
+def _environment(spec: LaunchSpec) -> dict[bytes, bytes]:
+    return {name: value for name, _, value in [entry.partition(b"=") for entry in spec.env]}
+
+
+def _shown(path: bytes) -> str:
+    return os.fsdecode(path[:300]).encode("utf-8", "backslashreplace").decode()
+
+
+def _enter(cwd: bytes) -> None:
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        text = f"working directory {_shown(cwd)}: {error.strerror}"
+        raise Refusal(outcome.not_started(text, error.errno or 0)) from error
+
+
+def _looked_up(spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
+    """Return the program's path from the job's PATH, as execvp would."""
+    forbidden = b""
+    for directory in env.get(b"PATH", _DEFAULT_PATH).split(b":"):
+        path = (directory or b".") + b"/" + spec.program
+        try:
+            if not stat_module.S_ISREG(os.stat(path).st_mode):
+                continue
+        except (OSError, ValueError):
+            continue
+        if os.access(path, os.X_OK):
+            return path
+        forbidden = forbidden or path
+    if forbidden:
+        text = f"program {_shown(forbidden)}: Permission denied: it is not executable for this user"
+        raise Refusal(outcome.not_started(text, errno.EACCES))
+    text = f"program {_shown(spec.program)}: not found in the job's PATH on this node"
+    raise Refusal(outcome.not_started(text, errno.ENOENT))
+
+
+def _executable(spec: LaunchSpec) -> None:
+    if spec.remote_path and b"/" not in spec.program:
+        _looked_up(spec, _environment(spec))
+        return
+    try:
+        mode = os.stat(spec.program).st_mode
+        if not stat_module.S_ISREG(mode) or not os.access(spec.program, os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _spawn_refusal(spec, error) from error
+
+
+def _spawn_refusal(spec: LaunchSpec, error: OSError) -> Refusal:
+    number = error.errno or 0
+    shown = _shown(spec.program)
+    reason = error.strerror or "it cannot be started"
+    if number == errno.ENOENT and os.path.exists(spec.program):
+        reason += ": the interpreter that it names does not exist on this node"
+    elif number == errno.EACCES:
+        reason += ": it is not executable for this user"
+    elif number == errno.ENOEXEC:
+        reason += ": it is neither a program for this machine nor a script with a first line #!"
+    elif number == errno.E2BIG:
+        size = sum(map(len, spec.argv)) + sum(map(len, spec.env))
+        reason += f": {size} bytes of arguments and environment are more than this node's kernel takes"
+    elif number in (errno.EAGAIN, errno.ENOMEM):
+        reason += ": this node has no room for one more process of this user"
+    return Refusal(outcome.not_started(f"program {shown}: {reason}", number))

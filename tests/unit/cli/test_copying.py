@@ -1,0 +1,276 @@
+"""The real ensync and gexec --fetch against a scripted gexecd: what they ask for, and what they try again."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from client_peers import DEADLINE_S, Peer, daemons
+
+from gexec.cli.ensync import ENSYNC
+from gexec.cli.gexec import GEXEC
+from gexec.wire.frames import (
+    OFFSET_ALL,
+    REFUSED_BUSY,
+    STDOUT,
+    Ended,
+    Output,
+    Refused,
+    Started,
+    Stdin,
+    StdinTaken,
+)
+from gexec.wire.jobspec import NO_STDIN, REMOTE_PATH, STRICT, JobSpec
+from gexec.wire.outcome import Outcome, denied, exited, lost, not_started
+
+_NODES = "127.0.0.1 127.0.0.2 127.0.0.3"
+_REPORT = b"gexec-files 1 complete files=1 bytes=7\n"
+
+
+def ensync(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[bytes]:
+    code = "import sys; from gexec.cli.ensync import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "-n", _NODES, *map(str, words)]
+    return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S)
+
+
+class Script:
+    """Takes one job after the other, and ends its ranks as it is told.
+
+    Args:
+        endings: of each job, the outcomes of its ranks.
+
+    Attributes:
+        jobs: that came.
+        stdin: what each of them was given.
+    """
+
+    def __init__(self, *endings: list[Outcome]) -> None:
+        self._endings = list(endings)
+        self.jobs: list[JobSpec] = []
+        self.stdin: list[bytes] = []
+
+    def __call__(self, peer: Peer) -> None:
+        job = peer.accept()
+        self.jobs.append(job)
+        self.stdin.append(b"")
+        peer.say(Started(((0, job.ranks),)))
+        eof = bool(job.flags & NO_STDIN)
+        while not eof:
+            frame = peer.until(Stdin)
+            assert isinstance(frame, Stdin)
+            self.stdin[-1] += frame.data
+            eof = frame.eof
+            peer.say(StdinTaken(OFFSET_ALL if eof else frame.offset + len(frame.data)))
+        for rank, outcome in enumerate(self._endings.pop(0)):
+            said = _REPORT if outcome.ok else b""
+            if said:
+                peer.say(Output(((rank, rank + 1),), STDOUT, 0, said))
+            peer.say(Ended(((rank, rank + 1),), outcome, len(said), 0))
+        peer.finish(0)
+
+
+GONE, REFUSED = lost("connection reset"), not_started("connection refused")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    return path
+
+
+def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
+    script = Script([exited(0)] * 3)
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, "--dest", "/srv/%h", "--backup", "-v", file)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"3 files written on 3 of 3 nodes" in done.stderr
+    [job] = script.jobs
+    assert job.argv == [b"gexec-receive", b"--backup", b"--dest=/srv/%h"]
+    assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
+    [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
+    assert path.endswith(b":" + str(Path(sys.executable).parent).encode())
+    assert script.stdin[0].startswith(b"gexfiles")
+    assert b"content" in script.stdin[0]
+
+
+def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> None:
+    script = Script([exited(0), GONE, GONE], [exited(0), GONE])
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, "--via=gexec", "-v", file)
+    assert done.returncode == 255
+    assert b"ensync: once more: 2 of 3 nodes (lost: connection reset): 127.0.0.2 127.0.0.3\n" in done.stderr
+    assert b"ensync: 127.0.0.3: lost: connection reset\n" in done.stderr
+    assert b"2 files written on 2 of 3 nodes" in done.stderr
+    assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
+    assert script.stdin[1] == script.stdin[0]
+
+
+def test_a_lost_node_that_is_then_not_reached_is_still_a_lost_one(tmp_path: Path, file: Path) -> None:
+    script = Script([GONE, GONE, REFUSED], [REFUSED, denied("no")])
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, "--via=gexec", file)
+    assert b"ensync: 2 of 3 nodes lost: connection reset: 127.0.0.1 127.0.0.2\n" in done.stderr
+    assert b"ensync: 127.0.0.3: not started: connection refused\n" in done.stderr
+    assert len(script.jobs) == 2
+
+
+def test_where_there_is_no_ssh_what_gexec_did_still_counts(tmp_path: Path, file: Path) -> None:
+    failed = tmp_path / "failed"
+    with daemons(tmp_path, Script([exited(0), REFUSED, exited(0)])) as running:
+        done = ensync(running.env | {"GEXEC_SSH": "/nowhere/ssh"}, f"--failed-to={failed}", file)
+    assert done.returncode == 255
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == "ensync: by ssh: 1 of 3 nodes (not started: connection refused): 127.0.0.2"
+    assert lines[1].startswith("ensync: /nowhere/ssh is not found")
+    assert lines[2:] == ["ensync: 127.0.0.2: not started: connection refused"]
+    assert failed.read_text().startswith("127.0.0.2")
+
+
+@pytest.mark.parametrize("words", [["--checksum"], ["--dry-run"], ["--strict"], ["--dest=/srv/%n"]])
+def test_what_cannot_be_done_twice_is_not(tmp_path: Path, file: Path, words: list[str]) -> None:
+    script = Script([exited(0), GONE, exited(0)])
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, "--via=gexec", *words, file)
+    assert done.returncode == 255
+    assert b"127.0.0.2: lost: connection reset\n" in done.stderr
+    assert len(script.jobs) == 1
+    assert bool(script.jobs[0].flags & STRICT) == (words == ["--strict"])
+
+
+def test_removing_is_a_job_without_files(tmp_path: Path) -> None:
+    script = Script([exited(0)] * 3)
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, "--remove", "/a b", "/c")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    [job] = script.jobs
+    assert job.argv == [b"rm", b"-f", b"--", b"/a b", b"/c"]
+    assert job.flags == REMOTE_PATH | NO_STDIN
+
+
+def test_a_daemon_that_refuses_is_told(tmp_path: Path, file: Path) -> None:
+    def refuse(peer: Peer) -> None:
+        peer.accept_hello()
+        peer.say(Refused(REFUSED_BUSY, "no more jobs"))
+
+    with daemons(tmp_path, refuse) as running:
+        done = ensync(running.env, "--via=gexec", file)
+    assert (done.returncode, done.stderr) == (255, b"ensync: gexecd refused the job: no more jobs\n")
+
+
+def test_wrong_words_reach_no_daemon(tmp_path: Path, file: Path) -> None:
+    with daemons(tmp_path, _nobody) as running:
+        for words in (
+            [],
+            ["--exit-policy=best", file],
+            ["--fanout=0", file],
+            ["--rerun=/nowhere/at/all", file],
+            [tmp_path / "nothing"],
+        ):
+            done = ensync(running.env, *words)
+            assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), words
+
+
+def _nobody(peer: Peer) -> None:
+    raise AssertionError("a job came")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("*.log", "no file matches the pattern, or it was quoted"),
+        ("file/x", "a part of its path is a file"),
+        ("n" * 300, "its path is longer or deeper than can be copied"),
+        ("nothing", "there is no such file or directory on this host"),
+    ],
+)
+def test_why_nothing_is_at_a_path(tmp_path: Path, path: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    done = ensync({"PATH": "/usr/bin:/bin"}, tmp_path / path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert f"ensync: {tmp_path / path}: {why}" in done.stderr.decode()
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
+    code = "import os; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+    code += "import sys; from gexec.cli.ensync import main; sys.exit(main(['f']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=DEADLINE_S)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"ensync: the working directory cannot be told")
+
+
+def test_the_manual_has_every_option() -> None:
+    text = (Path(__file__).parents[3] / "docs/ensync.md").read_text()
+    wanted = {f"--{option.long}" for option in ENSYNC.options}
+    options = text.partition("\n## Options\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", options)) == wanted
+    others = {f"--{option.long}" for option in GEXEC.options}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= wanted | others
+    letters = {letter for option in ENSYNC.options for letter in option.short}
+    assert set(re.findall(r"`-(\w)`", options)) == letters
+
+
+# -- fetching -----------------------------------------------------------------------------------------
+
+
+def fetch(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[bytes]:
+    code = "import sys; from gexec.cli.gexec import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S)
+
+
+def sending(data: bytes) -> Callable[[Peer], None]:
+    """Return a script in which every rank sends this and exits 0."""
+
+    def script(peer: Peer) -> None:
+        job = peer.accept()
+        everyone = ((0, job.ranks),)
+        assert job.argv[:2] == [b"gexec-send", b"--"]
+        assert (job.flags, job.cwd) == (REMOTE_PATH | NO_STDIN, b"/")
+        peer.say(Started(everyone), Output(everyone, STDOUT, 0, data))
+        peer.finish(job.ranks, lengths=(len(data), 0))
+
+    return script
+
+
+@pytest.mark.parametrize("data", [b"", b"gexfiles\1\0", b"Welcome to this node\n" * 50])
+def test_nodes_that_send_no_whole_stream_are_failures(tmp_path: Path, data: bytes) -> None:
+    script = sending(data) if data else (lambda peer: peer.finish(peer.accept().ranks))
+    with daemons(tmp_path, script) as running:
+        done = fetch(running.env, "--fetch", "/f", "--to", tmp_path / "to")
+    assert done.returncode == 255
+    assert b"gexec: 3 of 3 nodes lost: what it sent is not all here: 127.0.0" in done.stderr
+    assert [path for path in (tmp_path / "to").rglob("*") if not path.is_dir()] == []
+
+
+def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/127.0.0.1").symlink_to("/")
+    with daemons(tmp_path, sending(b"gexfiles\1\0")) as running:
+        done = fetch(running.env, "--fetch", "/f", "--to", tmp_path / "to")
+        assert done.returncode == 255
+        assert b"127.0.0.1 is a symbolic link: remove it first; the job is ended\n" in done.stderr
+        done = fetch(running.env, "--fetch", "/f", "--to", tmp_path / "to/127.0.0.1/proc/1/x")
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fetch", "/f"], "--to DIR"),
+        (["--fetch", "f", "--to", "x"], "expected an absolute path"),
+        (["--fetch", "/f", "--to", "x", "hostname"], "'hostname' is given"),
+        (["--fetch", "/f", "--to", "x", "--batch=2"], "--batch"),
+        (["--fetch", "/f", "--to", "x", "--detached"], "--detached"),
+        (["--fetch", "/f", "--to", "x", "-b"], "--gather"),
+    ],
+)
+def test_wrong_words_for_fetching(tmp_path: Path, words: list[str], told: str) -> None:
+    with daemons(tmp_path, _nobody) as running:
+        done = fetch(running.env, *words)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert told in done.stderr.decode()

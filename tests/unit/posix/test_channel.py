@@ -1,0 +1,372 @@
+"""The channel: every message survives, descriptors arrive close-on-exec, nonsense ends it."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gexec import limits
+from gexec.errors import ProtocolError
+from gexec.posix import channel
+from gexec.posix.channel import Endpoint, HelperPort, MessageLost, RelayChannel, SpawnerPort
+from gexec.wire import messages, outcome
+from gexec.wire.messages import (
+    Certificates,
+    Check,
+    ForgetTask,
+    KillTask,
+    Launch,
+    LaunchSpec,
+    Message,
+    Run,
+    SignalTask,
+    TaskEnded,
+    TaskLeft,
+    TaskReady,
+    TaskRefused,
+    TaskStarted,
+)
+
+SPEC = LaunchSpec(b"/bin/x", [b"x", b""], [b"A=1"], b"/", 0o22, True, 1.5, bytes(range(16)), 7)
+
+
+def test_requests_and_events_arrive_as_they_were() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay.check(1, 2, b"c" * 300, b"b" * 1000)
+    relay.check(1, 2, b"c", b"b" * 1_000_000)
+    relay.signal(3, 15)
+    relay.kill(4, True)
+    relay.forget(2**32 - 1)
+    assert [spawner.receive() for _ in range(5)] == [
+        Check(1, 2, b"c" * 300, b"b" * 1000),
+        Check(1, 2, b"c", b"b" * 1_000_000),
+        SignalTask(3, 15),
+        KillTask(4, True),
+        ForgetTask(2**32 - 1),
+    ]
+    events: list[messages.Event] = [
+        TaskStarted(1, 4321),
+        TaskReady(2),
+        TaskRefused(3, outcome.not_started("ü" * 5000, 2)),
+        TaskEnded(4, outcome.killed(9)),
+        TaskEnded(5, outcome.killed(9), True),
+        TaskLeft(5, 2),
+        TaskLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
+        Certificates(b"k", b"c" * 70_000, b"a"),
+    ]
+    for event in events:
+        spawner.tell(event)
+    assert [relay.receive() for _ in events] == events
+    assert relay.receive() is None
+    relay.close()
+    with pytest.raises(ConnectionError):
+        spawner.receive()
+    spawner.endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "payload"),
+    [(messages.ENDED, 2, bytes(5)), (messages.LEFT, 0, b""), (messages.LEFT, 1, b"x"),
+     (messages.LEFT, 1, bytes(4 + 33)), (messages.LEFT, 1, b"x" * 100)],
+)  # fmt: skip
+def test_ends_and_leftovers_with_impossible_values_are_refused(kind: int, value: int, payload: bytes) -> None:
+    with pytest.raises(ProtocolError, match=f"message {kind} "):
+        messages.event_of(Message(kind, 1, value, payload, ()))
+
+
+def test_launch_arrives_as_it_was() -> None:
+    ours, theirs = channel.pair()
+    helper, port = HelperPort(ours), SpawnerPort(theirs)
+    helper.ask(Launch(5, SPEC, ()))
+    assert port.receive() == Launch(5, SPEC, ())
+    helper.endpoint.close()
+    port.endpoint.close()
+
+
+def test_attack_69_descriptors_arrive_close_on_exec() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    read, write = os.pipe()
+    relay.run(1, 0, b"c", b"b" * 100_000, (read, write, write))
+    os.close(read)
+    os.close(write)
+    run = spawner.receive()
+    assert isinstance(run, Run)
+    assert len(run.fds) == 3
+    os.write(run.fds[1], b"through")
+    assert os.read(run.fds[0], 10) == b"through"
+    for fd in run.fds:
+        assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+        os.close(fd)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_a_peer_that_does_not_read_never_blocks_and_gets_everything() -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    read, write = os.pipe()
+    for task in range(500):
+        relay.run(task, 0, b"", b"x" * 20_000, (read, write, write))
+    assert relay.wants_write
+    seen: list[int] = []
+    while len(seen) < 500:
+        while (run := spawner.receive()) is not None:
+            assert isinstance(run, Run)
+            seen.append(run.task)
+            for fd in run.fds:
+                os.close(fd)
+        relay.flush()
+    assert seen == list(range(500))
+    assert not relay.wants_write
+    os.close(read)
+    os.close(write)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_queue_has_a_limit() -> None:
+    ours, theirs = channel.pair()
+    endpoint = Endpoint(ours, queued_max=3)
+    forget = Message(messages.FORGET, 0, 0, b"", ())
+    while endpoint.queued < 3:
+        endpoint.send(forget)
+    with pytest.raises(ProtocolError, match="unread"):
+        endpoint.send(forget)
+    endpoint.close()
+    theirs.close()
+
+
+#: The kind of a message, or a number that is none; and payloads that are nearly right.
+KINDS = st.one_of(st.sampled_from([*range(1, 7), *range(16, 22)]), st.integers(0, 255))
+PAYLOADS = st.one_of(
+    st.just(b""),
+    st.binary(max_size=120),
+    st.builds(lambda credential, blob: struct.pack("!H", len(credential)) + credential + blob,
+              st.binary(max_size=9), st.binary(max_size=9)),
+    st.builds(lambda kind, value, text: struct.pack("!Bi", kind, value) + text,
+              st.integers(0, 7), st.integers(-1, 65536), st.binary(max_size=9)),
+    st.just(SPEC.pack()),
+)  # fmt: skip
+
+
+def is_request(kind: int, value: int, payload: bytes) -> bool:
+    """Tell whether a message without descriptors is a request, by the table of the protocol."""
+    if kind == messages.CHECK:
+        return len(payload) >= 2 and int.from_bytes(payload[:2]) <= min(
+            len(payload) - 2, limits.CREDENTIAL_MAX_BYTES
+        )
+    if kind == messages.LAUNCH:
+        head = struct.Struct("!BHI16sI4I")
+        return len(payload) >= head.size and sum(head.unpack_from(payload)[5:]) == len(payload) - head.size
+    values = {messages.SIGNAL: (1, 64), messages.KILL: (0, 1), messages.FORGET: (0, 2**32)}
+    least, most = values.get(kind, (1, 0))
+    return not payload and least <= value <= most
+
+
+def is_event(kind: int, payload: bytes) -> bool:
+    """Tell whether a message without descriptors is an event."""
+    if kind in (messages.REFUSED, messages.ENDED):
+        if len(payload) < 5:
+            return False
+        outcome_kind, outcome_value = struct.unpack_from("!Bi", payload)
+        return bool(outcome_kind <= 5 and 0 <= outcome_value <= 65535)
+    if kind == messages.CERTIFICATES:
+        return len(payload) >= 12 and sum(struct.unpack_from("!III", payload)) == len(payload) - 12
+    return kind in (messages.STARTED, messages.READY, messages.KEYS)
+
+
+HEADS = st.builds(
+    lambda kind, flags, task, value, payload: messages.HEAD.pack(kind, flags, task, value) + payload,
+    KINDS, st.sampled_from([0, 0, 0, 1, 2, 255]), st.integers(0, 2**32 - 1),
+    st.one_of(st.integers(0, 65), st.integers(0, 2**32 - 1)), PAYLOADS,
+)  # fmt: skip
+
+
+@given(st.one_of(HEADS, st.binary(max_size=200)))
+def test_attack_46_54_nonsense_is_a_protocol_error(raw: bytes) -> None:
+    ours, theirs = channel.pair()
+    try:
+        ours.send(raw)
+        port = SpawnerPort(theirs)
+        if not raw:
+            with pytest.raises(ConnectionError):
+                port.receive()
+            return
+        kind, flags, _, value = messages.HEAD.unpack_from(raw.ljust(10, b"\0"))
+        if len(raw) >= 10 and not flags and is_request(kind, value, raw[10:]):
+            assert port.receive() is not None
+        else:
+            with pytest.raises(ProtocolError):
+                port.receive()
+    finally:
+        ours.close()
+        theirs.close()
+
+
+@given(KINDS, st.integers(0, 65), PAYLOADS)
+def test_nonsense_payload_is_a_protocol_error(kind: int, value: int, payload: bytes) -> None:
+    message = Message(kind, 1, value, payload, ())
+    for decode, right in (
+        (messages.request_of, is_request(kind, value, payload)),
+        (messages.event_of, is_event(kind, payload)),
+    ):
+        if right:
+            assert decode(message) is not None
+        else:
+            with pytest.raises(ProtocolError):
+                decode(message)
+
+
+def test_attack_67_descriptors_of_a_malformed_message_are_closed() -> None:
+    ours, theirs = channel.pair()
+    spawner = SpawnerPort(theirs)
+    read, write = os.pipe()
+    socket.send_fds(ours, [messages.HEAD.pack(messages.SIGNAL, 0, 1, 9)], [write])
+    os.close(write)
+    with pytest.raises(ProtocolError):
+        spawner.receive()
+    assert os.read(read, 1) == b""  # its end: no copy of the other side is left
+    os.close(read)
+    ours.close()
+    spawner.endpoint.close()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("blob", [b"b", b"b" * 100_000], ids=["inline", "memfd"])
+def test_descriptors_that_a_full_process_cannot_take_cost_that_message_alone(blob: bytes) -> None:
+    ours, theirs = channel.pair()
+    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay.run(7, 3, b"c", blob, (0, 1, 2))
+    relay.signal(8, 15)
+    with no_descriptor_left(), pytest.raises(MessageLost, match="Too many open files") as lost:
+        spawner.receive()
+    assert (lost.value.kind, lost.value.task, lost.value.value) == (messages.RUN, 7, 3)
+    assert spawner.receive() == SignalTask(8, 15)
+    relay.close()
+    spawner.endpoint.close()
+
+
+def test_more_descriptors_than_a_message_has_are_a_protocol_error() -> None:
+    ours, theirs = channel.pair()
+    port = SpawnerPort(theirs)
+    head = messages.HEAD.pack(messages.RUN, 0, 1, 0)
+    fds = array.array("i", [0] * 5)
+    ours.sendmsg([head + b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+    with pytest.raises(ProtocolError, match="more than 4 file descriptors"):
+        port.receive()
+    ours.close()
+    port.endpoint.close()
+
+
+def _ask_for_ever(
+    helper: HelperPort, numbers: Iterator[int], spec: LaunchSpec = SPEC, fds: tuple[int, ...] = (0, 1, 2)
+) -> None:
+    for number in numbers:
+        helper.ask(Launch(number, spec, fds))
+
+
+def _flush_all(helper: HelperPort) -> None:
+    while helper.endpoint.wants_write:
+        helper.endpoint.flush()
+
+
+def _large(size: int) -> LaunchSpec:
+    return LaunchSpec(b"/x", [b"x"], [b"A=" + b"x" * size], b"/", 0o22, False, 5.0, bytes(16), 0)
+
+
+def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
+    ours, theirs = channel.pair()
+    helper = HelperPort(ours)
+    before = len(os.listdir("/proc/self/fd"))
+    numbers = count(1)
+    with pytest.raises(OSError, match="has not taken up what it was sent before"):
+        _ask_for_ever(helper, numbers)
+    assert next(numbers) > 64  # what may be under way at a time finds room
+    assert len(os.listdir("/proc/self/fd")) - before <= 256
+    helper.ask(KillTask(1, True))  # there is room for what takes none
+    helper.endpoint.close()
+    assert len(os.listdir("/proc/self/fd")) < before
+    theirs.close()
+
+
+@pytest.mark.parametrize("size", [100, 30_000, 60_000, 200_000])
+def test_all_launches_that_may_be_under_way_find_room_before_a_helper_reads(size: int) -> None:
+    ours, theirs = channel.pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)  # half of what systems allow by default
+    helper = HelperPort(ours)
+    for number in range(limits.LAUNCHES_UNDER_WAY_MAX):
+        helper.ask(Launch(number, _large(size), (0, 1, 2)))
+    helper.endpoint.close()
+    theirs.close()
+
+
+def test_what_waits_for_a_helper_holds_few_bytes() -> None:
+    ours, theirs = channel.pair()
+    helper = HelperPort(ours)
+    numbers = count()
+    with pytest.raises(OSError, match="has not taken up what it was sent before"):
+        _ask_for_ever(helper, numbers, _large(60_000), ())  # checks bring no descriptors
+    assert next(numbers) * 60_000 < 16 * 1024 * 1024
+    helper.ask(KillTask(1, True))
+    helper.endpoint.close()
+    theirs.close()
+
+
+def test_a_message_that_cannot_be_sent_is_given_up_and_the_next_one_goes_out() -> None:
+    ours, theirs = channel.pair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    helper, port = HelperPort(ours), SpawnerPort(theirs)
+    sent = 0
+    while not helper.endpoint.wants_write:
+        helper.ask(KillTask(sent, True))
+        sent += 1
+    helper.ask(Launch(7, _large(60_000), ()))  # more than the socket ever takes
+    helper.ask(KillTask(8, True))
+    for number in range(sent):
+        assert port.receive() == KillTask(number, True)
+        if number == 0:
+            with pytest.raises(OSError, match="Message too long"):
+                _flush_all(helper)
+        else:
+            helper.endpoint.flush()
+    assert port.receive() == KillTask(8, True)
+    helper.endpoint.close()
+    port.endpoint.close()
+
+
+def test_copies_for_the_queue_are_all_or_none() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    lowest = os.dup(0)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            channel._copies((0, 1, 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before

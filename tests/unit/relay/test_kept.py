@@ -1,0 +1,122 @@
+"""What the daemons keep of jobs is bounded by bytes, by number and by time."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from gexec.relay.admission import Entry
+from gexec.security.credential import issue
+from gexec.security.keys import SigningKey
+from gexec.security.policy import Account, Policy
+from gexec.settings.config import GexecdSettings
+from gexec.spawner.admission import Admission
+from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
+from gexec.wire.jobspec import JobSpec
+
+KEY = SigningKey.load(
+    Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+)
+KEYS = {KEY.key_id: KEY.public}
+UID = 4242
+ACCOUNT = Account(name="somebody", uid=UID, gid=UID, gids=(UID,), shell="/bin/sh")
+
+
+def large_job(number: int) -> tuple[bytes, bytes]:
+    """Return the credential and the blob of a job of two megabytes."""
+    blob = JobSpec(
+        names=[b"node1", *[b"n%04d" % rank + b"x" * 240 for rank in range(5000)]],
+        addresses=[b"127.0.0.1:1"] * 5001,
+        program=b"/bin/true",
+        argv=[b"true"],
+        env=[b"V%d=" % part + bytes([97 + number]) * 100_000 for part in range(9)],
+        salt=number,
+    ).encode()
+    raw = issue(
+        KEY,
+        realm="gexec",
+        audience="gexec",
+        host="node1",
+        uid=UID,
+        gid=UID,
+        user="somebody",
+        now_s=time.time(),
+        ttl_s=60,
+        job_id=bytes([number]) * 16,
+        digest=sha256(blob).digest(),
+    )
+    return raw, blob
+
+
+def test_entry_keeps_few_bytes_of_jobs_that_do_not_live_here() -> None:
+    entry = Entry(GexecdSettings(realm="gexec"), KEYS)
+    for number in range(12):
+        entry.check(*large_job(number))
+    assert sum(len(known.blob) for known in entry._known.values()) <= 8 * 1024 * 1024
+    entry.forget_known()
+    assert not entry._known
+
+
+def test_entry_keeps_nothing_of_a_job_that_has_ended_and_one_copy_of_one_that_lives() -> None:
+    entry = Entry(GexecdSettings(realm="gexec"), KEYS)
+    raw, blob = large_job(1)
+    entry.check(raw, blob)
+    entry.keep(raw)
+    entry.keep(raw)
+    again = bytes(bytearray(blob))
+    assert entry.shared(raw, again) is blob
+    assert entry.shared(raw, again + b"x") == again + b"x"
+    entry.release(raw)
+    assert entry._live
+    entry.release(raw)
+    assert not entry._live
+    assert not entry._known
+
+
+def test_admission_keeps_few_bytes_and_only_for_a_while() -> None:
+    admission = Admission(
+        keys=KEYS,
+        realm="gexec",
+        names=("node1",),
+        policy=Policy(allow_nologin=True),
+        started_s=0.0,
+        account_of=lambda uid: ACCOUNT,
+        own_uid=UID,
+    )
+    jobs = [large_job(number) for number in range(8)]
+    now_s = time.time()
+    for raw, blob in jobs:
+        admission.admit(raw, blob, 0, now_s=now_s, jobs_of=lambda uid, but: 0)
+    assert 0 < sum(len(known.blob) for known in admission._known.values()) <= 8 * 1024 * 1024
+    admission.expire(now_s)
+    assert admission._known
+    admission.expire(now_s + 5.1)
+    assert not admission._known
+    assert admission._known_bytes == 0
+
+
+def test_checks_end_when_they_are_given_up_or_their_time_is_over() -> None:
+    checks = Checks()
+    checks.add(1, (b"a" * 16, 0), UID, 100.0)
+    checks.add(2, (b"a" * 16, 1), UID, 200.0)
+    assert checks.pop(1) == (b"a" * 16, 0)
+    assert checks.pop(1) is None
+    checks.expire(200.0)
+    assert len(checks) == 1
+    checks.expire(200.1)
+    assert len(checks) == 0
+    assert checks.pop(2) is None
+
+
+def test_checks_of_one_user_leave_room_for_another_s() -> None:
+    checks = Checks()
+    for number in range(CHECKS_OF_USER_MAX):
+        checks.add(number, (b"a" * 16, number), UID, 100.0)
+    assert checks.is_full(UID)
+    assert not checks.is_full(UID + 1)
+    checks.add(0, (b"a" * 16, 0), UID, 100.0)  # again: counted once
+    checks.pop(0)
+    assert not checks.is_full(UID)

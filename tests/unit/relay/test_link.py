@@ -1,0 +1,95 @@
+"""A link to a peer that reads slowly: all arrives in order, and little of it waits in the transport."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from gexec.relay.link import Link
+from gexec.relay.loop import run
+from gexec.wire import frames
+from gexec.wire.frames import Frame, Stdin
+
+FRAMES = 200
+DATA = bytes(60_000)
+
+
+class Owner:
+    """Keeps the frames that come."""
+
+    def __init__(self, expected: int) -> None:
+        self.came: list[Frame] = []
+        self.opened = asyncio.Event()
+        self.all = asyncio.Event()
+        self.closed: list[str] = []
+        self._expected = expected
+
+    def link_reached(self, link: Link) -> None:
+        pass
+
+    def link_opened(self, link: Link) -> None:
+        self.opened.set()
+
+    def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
+        self.came.append(frame)
+        if len(self.came) == self._expected:
+            self.all.set()
+
+    def link_closed(self, link: Link, text: str) -> None:
+        self.closed.append(text)
+        self.all.set()
+
+
+async def pair(expected: int) -> tuple[Link, asyncio.Transport, Link, asyncio.Transport, Owner]:
+    """Return a sending and a receiving link over a socket, both opened, and who receives."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+    sends, takes = Owner(0), Owner(expected)
+    sender = Link(sends, frames.FROM_CHILD, "sender")
+    taker = Link(takes, frames.FROM_PARENT, "taker", accepted=True)
+    ours, _ = await loop.connect_accepted_socket(lambda: sender.protocol, here)
+    theirs, _ = await loop.connect_accepted_socket(lambda: taker.protocol, there)
+    await sends.opened.wait()
+    await takes.opened.wait()
+    return sender, ours, taker, theirs, takes
+
+
+async def turn() -> None:
+    """Let the event loop do what is due now."""
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_soon(done.set)
+    await done.wait()
+
+
+def test_what_a_slow_reader_does_not_take_waits_in_the_link_and_arrives_in_order() -> None:
+    async def scenario() -> None:
+        sender, ours, _, theirs, takes = await pair(FRAMES)
+        theirs.pause_reading()
+        for number in range(FRAMES):
+            sender.send(1, Stdin(number * len(DATA), DATA))
+            await turn()
+            assert ours.get_write_buffer_size() < 1_000_000
+        assert not takes.all.is_set()
+        theirs.resume_reading()
+        await takes.all.wait()
+        assert [frame.offset for frame in takes.came if isinstance(frame, Stdin)] == [
+            number * len(DATA) for number in range(FRAMES)
+        ]
+        sender.close("done")
+
+    run(scenario())
+
+
+def test_a_link_that_is_closed_sends_what_waits_first() -> None:
+    async def scenario() -> None:
+        sender, _, _, theirs, takes = await pair(FRAMES)
+        theirs.pause_reading()
+        for number in range(FRAMES):
+            sender.send(1, Stdin(number * len(DATA), DATA))
+        await turn()
+        sender.close("done")
+        theirs.resume_reading()
+        await takes.all.wait()
+        assert len(takes.came) == FRAMES
+
+    run(scenario())

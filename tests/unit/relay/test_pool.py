@@ -1,0 +1,107 @@
+"""Dialling: who got no processor time must not take its own lateness for the peer's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+
+import pytest
+
+from gexec.relay.link import Link
+from gexec.relay.loop import run
+from gexec.relay.pool import Pool, parse_address
+from gexec.relay.tls import LinkContexts
+from gexec.wire.frames import Frame
+
+CONNECT_TIMEOUT_S = 0.02
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [
+        ("10.0.0.1:2875", ("10.0.0.1", 2875)),
+        ("[::1]:65535", ("::1", 65535)),
+        ("[fe80::1%lo]:1", ("fe80::1%lo", 1)),
+    ],
+)
+def test_addresses_are_taken_apart(address: str, parts: tuple[str, int]) -> None:
+    assert parse_address(address) == parts
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "10.0.0.1", ":1", "10.0.0.1:", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:+1", "localhost:2875",
+     "[a]:1", "[node%lo]:1", "10.0.0:1", "[10.0.0.1%x]:1", "[:::1]:1"],
+)  # fmt: skip
+def test_names_and_nonsense_are_no_addresses(address: str) -> None:
+    """A name in a job's address list must not make a relay look it up."""
+    with pytest.raises(ValueError, match="address"):
+        parse_address(address)
+
+
+class Owner:
+    """Notes what happens first to a link."""
+
+    def __init__(self) -> None:
+        self.said = asyncio.get_running_loop().create_future()
+
+    def _say(self, what: str) -> None:
+        if not self.said.done():
+            self.said.set_result(what)
+
+    def link_reached(self, link: Link) -> None:
+        self._say("reached")
+
+    def link_opened(self, link: Link) -> None:
+        self._say("opened")
+
+    def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
+        self._say("frame")
+
+    def link_closed(self, link: Link, text: str) -> None:
+        self._say(text)
+
+
+def dialled(address: str, stand_s: float) -> str:
+    """Dial in a daemon that stands still right after it has asked; return what it says of the peer."""
+
+    async def dial() -> str:
+        owner = Owner()
+        context = ssl.create_default_context()
+        pool = Pool(owner, LinkContexts(accept=context, dial=context))
+        link = pool.get("node", address, CONNECT_TIMEOUT_S)
+        asyncio.get_running_loop().call_soon(time.sleep, stand_s)
+        said: str = await owner.said
+        link.abort("enough")
+        return said
+
+    return run(dial())
+
+
+def test_a_dialler_that_stood_still_finds_the_connection_that_was_made_meanwhile() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert dialled(f"127.0.0.1:{port}", stand_s=5 * CONNECT_TIMEOUT_S) == "reached"
+
+
+def test_a_peer_that_swallows_packets_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        crowd = []
+        try:
+            # A listener whose queue is full answers nobody.
+            while True:
+                one = socket.socket()
+                crowd.append(one)
+                one.settimeout(0.2)
+                one.connect(("127.0.0.1", port))
+        except TimeoutError:
+            pass
+        try:
+            for stand_s in (0.0, 5 * CONNECT_TIMEOUT_S):
+                assert dialled(f"127.0.0.1:{port}", stand_s) == "no answer within 0.02 s"
+        finally:
+            for one in crowd:
+                one.close()

@@ -155,6 +155,10 @@ GMOND_TAG_MAX_BYTES: Final = 1024 * 1024
 DOWN_FORGET_S: Final = 600.0
 DOWN_NODES_MAX: Final = 4096
 
+# -- this machine ----------------------------------------------------------------------------
+#: A Unix socket's path: what the kernel takes (sun_path, without its NUL).
+SOCKET_PATH_MAX_BYTES: Final = 107
+
 # -- files -----------------------------------------------------------------------------------
 #: Contents are hashed and kept sparse in blocks of this size.
 ARCHIVE_BLOCK_BYTES: Final = 64 * 1024

@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleS
 import gexec
 
 #: What is compiled: packages, with all their modules, and single modules of gexec.
-PACKAGES = ("core", "daemon", "host", "net", "observe", "proc", "security")
+PACKAGES = ("authd", "core", "gexecd", "posix", "relay", "security", "settings", "spawner", "wire")
 MODULES = ("errors", "limits")
 #: The overlay's folder in the package, and the file in it that says what it was made from.
 FOLDER = "_native"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from laboratory.scenario import scenario
 from laboratory.simulate import run_one
 from laboratory.simulator import simulate

@@ -25,8 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gexec.errors import ProtocolError
-from gexec.posix import channel
-from gexec.posix import process as identity
+from gexec.posix import channel, identity
 from gexec.posix.audit import AuditLog
 from gexec.posix.channel import RelayChannel, SpawnerPort
 from gexec.posix.log import Log

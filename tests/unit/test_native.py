@@ -129,7 +129,7 @@ def foreign_library(tree: Path) -> None:
 SPOILED: dict[str, Callable[[Path], object]] = {
     "a source was altered": lambda tree: append(tree / "src/gexec/core/tree.py", "\n# no\n"),
     "a source came": lambda tree: (tree / "src/gexec/core/new.py").touch(),
-    "a source went": lambda tree: shutil.rmtree(tree / "src/gexec/net"),
+    "a source went": lambda tree: shutil.rmtree(tree / "src/gexec/relay"),
     "the overlay's layout changed": lambda tree: append(tree / "src/gexec/native.py", "\n# no\n"),
     "the library is cut": lambda tree: cut(overlay(tree, native.LIBRARY + native.SUFFIX)),
     "a module is cut": lambda tree: cut(overlay(tree, f"gexec/core/tree{native.SUFFIX}")),

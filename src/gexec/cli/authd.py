@@ -12,7 +12,7 @@ from gexec.authd.authd import Authd
 from gexec.errors import GexecError
 from gexec.native import manner
 from gexec.posix.background import detach, logs_of, open_log, take_stderr
-from gexec.posix.process import set_title
+from gexec.posix.identity import set_title
 from gexec.posix.readiness import announce
 from gexec.settings.config import AuthdSettings, read_authd
 from gexec.version import VERSION

@@ -272,9 +272,9 @@ def _daemons_of(place: Layout, nodes: list[Node], port: int, wanted: _Wanted) ->
     # Here, because only the supervisor needs them: the other commands should not wait for them.
     # The relay's modules too, which a gexecd of its own would import after the fork: all that the
     # daemons will need belongs to the image that they share.
-    from gexec.authd import authd  # noqa: F401
+    from gexec.authd import authd
     from gexec.cluster.warm import warm
-    from gexec.gexecd import gexecd  # noqa: F401
+    from gexec.gexecd import gexecd
     from gexec.relay import relay  # noqa: F401
     from gexec.settings.config import AuthdSettings
 

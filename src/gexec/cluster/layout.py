@@ -24,12 +24,10 @@ from pathlib import Path
 
 from gexec.cluster.processes import Process, is_alive
 from gexec.errors import GexecError, UsageError
-from gexec.limits import DEFAULT_PORT
+from gexec.limits import DEFAULT_PORT, SOCKET_PATH_MAX_BYTES
 
 #: Nodes of one local cluster: each takes two processes, and Linux gives 32,768 pids by default.
 NODES_MAX = 10_000
-#: struct sockaddr_un holds 108 bytes with the terminating NUL.
-SOCKET_PATH_MAX_BYTES = 107
 #: state.json of NODES_MAX nodes takes about 1 MB.
 STATE_MAX_BYTES = 4 * 1024 * 1024
 #: How many ports from the default one are tried when it is taken.

@@ -7,7 +7,7 @@ import socket
 from collections.abc import MutableMapping
 
 from gexec.errors import ConfigError
-from gexec.posix.process import null_stdio
+from gexec.posix.identity import null_stdio
 
 _FIRST_FD = 3
 _FDS_MAX = 64

@@ -22,8 +22,7 @@ from gexec.errors import AuthError, ConfigError, GexecError
 from gexec.gexecd.enrolment import Enrolment, enrol
 from gexec.gexecd.listening import tcp_listeners
 from gexec.gexecd.renewal import Renewal
-from gexec.posix import channel, clock, memory, sockets
-from gexec.posix import process as identity
+from gexec.posix import channel, clock, identity, memory, sockets
 from gexec.posix.audit import AuditLog
 from gexec.posix.background import take_stderr
 from gexec.posix.channel import SpawnerPort

@@ -9,8 +9,7 @@ from typing import Final, NoReturn
 
 from gexec.errors import GexecError
 from gexec.gexecd.enrolment import enrol
-from gexec.posix import clock
-from gexec.posix import process as identity
+from gexec.posix import clock, identity
 from gexec.posix.log import Log
 from gexec.spawner.spawner import Spawner
 from gexec.wire.messages import Certificates

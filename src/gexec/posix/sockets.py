@@ -9,8 +9,8 @@ import stat
 import time
 
 from gexec.errors import ConfigError
+from gexec.limits import SOCKET_PATH_MAX_BYTES
 from gexec.posix.trusted import check_directories
-from gexec.settings.config import SOCKET_PATH_MAX_BYTES
 
 #: The only directory that is made for a socket: any other that is missing is probably misspelt.
 RUN_DIRECTORY = "/run/gexec"

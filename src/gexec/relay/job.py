@@ -23,7 +23,6 @@ from gexec.posix.deadline import Deadline
 from gexec.relay.launches import Launches
 from gexec.relay.link import Link
 from gexec.relay.taskio import TaskIO
-from gexec.spawner.starting import no_room
 from gexec.wire import frames, jobspec, messages
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Frame, Start
@@ -442,7 +441,7 @@ class Job:
             self._relay.spawner.kill(self._task, True)  # a check that was passed
             self._task = None
         self._launching = False
-        self.tell(events.TaskEnded(no_room(error.strerror or "no memory")))
+        self.tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
 
     def task_event(self, event: TaskEvent) -> None:
         """The spawner says something of the process."""

@@ -26,8 +26,6 @@ REALM = "gexec"
 #: Values of [policy] leftovers.
 LEAVE = "leave"
 KILL = "kill"
-#: sockaddr_un holds 108 bytes with the terminating NUL.
-SOCKET_PATH_MAX_BYTES = 107
 REALM_MAX_BYTES = 64
 
 _REALM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -270,10 +268,10 @@ def _check_path(settings: object, name: str, socket: bool = False) -> None:
     path = getattr(settings, name)
     _check_absolute(name, path)
     length = len(os.fsencode(path))
-    if socket and length > SOCKET_PATH_MAX_BYTES:
+    if socket and length > limits.SOCKET_PATH_MAX_BYTES:
         raise ConfigError(
-            f"{name} = {path!r}: {length} bytes, but the kernel takes at most {SOCKET_PATH_MAX_BYTES} for "
-            "the path of a socket: choose a shorter directory"
+            f"{name} = {path!r}: {length} bytes, but the kernel takes at most "
+            f"{limits.SOCKET_PATH_MAX_BYTES} for the path of a socket: choose a shorter directory"
         )
 
 

@@ -17,11 +17,11 @@ from typing import Final, NoReturn
 
 from gexec.core.deadlines import wake_s
 from gexec.errors import ProtocolError
-from gexec.posix import channel, clock
-from gexec.posix import process as identity
+from gexec.posix import channel, clock, identity
 from gexec.posix.channel import HelperPort, MessageLost, SpawnerPort
 from gexec.spawner import starting
 from gexec.spawner.launcher import Launcher
+from gexec.wire import outcome
 from gexec.wire.messages import LAUNCH, Event, ForgetTask, KillTask, Launch, Request, SignalTask, TaskRefused
 
 #: A helper without tasks ends after this long.
@@ -147,7 +147,7 @@ class _Helper:
             request = self._port.receive()
         except MessageLost as lost:
             if lost.kind == LAUNCH:
-                self._tell(TaskRefused(lost.task, starting.no_room(str(lost))))
+                self._tell(TaskRefused(lost.task, outcome.no_room(str(lost))))
             return
         except (ConnectionError, ProtocolError):
             self._gone = True

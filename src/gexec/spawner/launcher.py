@@ -4,7 +4,7 @@ The same code runs in the spawner (for its own identity) and in each user's help
 no event loop of its own: the owner calls ``reap`` after SIGCHLD and ``tick`` when
 ``next_deadline_s`` has come, and gets events through ``emit``.
 
-The process must be a child subreaper (``posix.process.become_subreaper``): whatever a task leaves
+The process must be a child subreaper (``posix.identity.become_subreaper``): whatever a task leaves
 behind then becomes a child of this process, is found among its children (``spawner.leftovers``), and
 is left alone or ended.
 """

@@ -27,7 +27,7 @@ from gexec.spawner.auditing import EndedTask, Trail
 from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helper, Helpers
 from gexec.spawner.launcher import Launcher
-from gexec.spawner.starting import no_room, unexpected
+from gexec.spawner.starting import unexpected
 from gexec.spawner.task import Task, mark_of
 from gexec.wire import outcome
 from gexec.wire.messages import (
@@ -321,7 +321,7 @@ class Spawner:
     def _lost(self, lost: MessageLost) -> None:
         """A request came for which there was no descriptor or memory."""
         if lost.kind in (RUN, CHECK):
-            self._give_up(lost.task, lost.value, no_room(str(lost)))
+            self._give_up(lost.task, lost.value, outcome.no_room(str(lost)))
 
     def _give_up(self, number: int, rank: int, refused: Outcome) -> None:
         """Refuse a task that cannot be dealt with; whatever was begun for it is ended."""
@@ -445,7 +445,7 @@ class Spawner:
             helper.launch(Launch(number, launch, fds))
         except (OSError, ProtocolError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            refused = no_room(f"no process for {account.name}: {reason}")
+            refused = outcome.no_room(f"no process for {account.name}: {reason}")
             self._refuse(number, launch.rank, "helper", refused.text, refused)
             return
         finally:

@@ -8,7 +8,7 @@ import signal
 import stat as stat_module
 from typing import Final
 
-from gexec.posix import process as identity
+from gexec.posix import identity
 from gexec.wire import outcome
 from gexec.wire.messages import LaunchSpec
 from gexec.wire.outcome import Outcome
@@ -23,11 +23,6 @@ class Refusal(Exception):
     def __init__(self, refused: Outcome) -> None:
         super().__init__(refused.text)
         self.outcome = refused
-
-
-def no_room(reason: str) -> Outcome:
-    """Return the outcome of a task for which this node's gexecd has no descriptor, memory or process left."""
-    return outcome.not_started(f"gexecd on this node is out of resources: {reason}")
 
 
 def unexpected(error: Exception) -> Outcome:

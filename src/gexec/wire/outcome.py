@@ -106,6 +106,11 @@ def not_started(text: str, errno: int = 0) -> Outcome:
     return Outcome(NOT_STARTED, errno, clipped(text))
 
 
+def no_room(reason: str) -> Outcome:
+    """The node's gexecd has no descriptor, memory or process left for it."""
+    return not_started(f"gexecd on this node is out of resources: {reason}")
+
+
 def denied(text: str) -> Outcome:
     """The node refused."""
     return Outcome(DENIED, 0, clipped(text))

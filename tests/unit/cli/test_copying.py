@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from client_peers import DEADLINE_S, Peer, daemons
 
+from client_peers import DEADLINE_S, Peer, daemons
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
 from gexec.wire.frames import (

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from client_peers import Peer, daemons, hello_script
 
 import gexec
+from client_peers import Peer, daemons, hello_script
 from gexec import limits
 from gexec.wire.frames import (
     STDERR,

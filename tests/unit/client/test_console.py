@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from client_peers import DEADLINE_S, Peer, command, daemons, gexec, hello_script
 
+from client_peers import DEADLINE_S, Peer, command, daemons, gexec, hello_script
 from gexec.wire.frames import (
     OFFSET_ALL,
     STDERR,

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from client_peers import DEADLINE_S, Peer, daemons
-
 from gexec.wire.frames import STDOUT, Ended, Kill, Output
 from gexec.wire.outcome import exited
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from views import Loop, one
 
 from gexec.client.outdir import OPEN_MAX, OutputDir, file_names
 from gexec.errors import UsageError
@@ -15,6 +14,7 @@ from gexec.render.tee import Tee
 from gexec.render.view import Prefixed
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import exited, lost, not_started
+from views import Loop, one
 
 NAMES = [b"a", b"b", b"c"]
 FULL = Path("/dev/full")

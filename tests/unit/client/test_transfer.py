@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from views import Loop, one
 
 from gexec.cli import send
 from gexec.cli.ensync import ENSYNC, Task
@@ -29,6 +28,7 @@ from gexec.render.view import Prefixed
 from gexec.ssh import loader
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import exited, killed
+from views import Loop, one
 
 DEADLINE_S = 60
 NAMES = [b"a", b"b", b"c"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from gexec import limits
 from gexec.cluster import control, doctor, keypair, layout, processes
 from gexec.cluster.layout import ClusterError, Layout, Node, State
 from gexec.cluster.processes import Process
@@ -59,7 +60,7 @@ def test_the_longest_path_that_passes_the_check_can_be_bound() -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="gx", dir="/tmp") as short:
-        room = layout.SOCKET_PATH_MAX_BYTES - len(f"{short}//run/node001.sock")
+        room = limits.SOCKET_PATH_MAX_BYTES - len(f"{short}//run/node001.sock")
         place = Layout(Path(short) / ("d" * room))
         place.check(1)
         with pytest.raises(UsageError):

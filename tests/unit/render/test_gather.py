@@ -9,7 +9,6 @@ from difflib import unified_diff
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from views import Loop, one
 
 from gexec.errors import UsageError
 from gexec.render.diff import Diff
@@ -18,6 +17,7 @@ from gexec.render.gather import Gathered
 from gexec.render.unified import Comparison
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import denied, exited, killed, lost, not_started
+from views import Loop, one
 
 NAMES = [b"node%03d" % number for number in range(1, 6)]
 ALL = ((0, 5),)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from views import Loop
 
 from gexec.client.outdir import OutputDir
 from gexec.render.gather import Gathered
@@ -23,6 +22,7 @@ from gexec.render.view import Prefixed, View
 from gexec.wire import ranks as sets
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import Outcome, exited, killed, lost
+from views import Loop
 
 NAMES = [b"a", b"b", b"c", b"d"]
 RANKS = range(len(NAMES))

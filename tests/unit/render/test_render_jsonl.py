@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from views import Loop, one
 
 from gexec import limits
 from gexec.render.jsonl import SCHEMA, Jsonl
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import denied, exited, killed, lost, not_started, output_cut, timed_out
+from views import Loop, one
 
 PIECE = 64 * 1024
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from views import Loop, one
 
 from gexec.errors import UsageError
 from gexec.render.failed import failed_lines
@@ -17,6 +16,7 @@ from gexec.render.summary import full_summary
 from gexec.render.view import Prefixed
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import denied, exited, killed, lost, not_started
+from views import Loop, one
 
 
 def test_names_that_could_steer_a_terminal_are_escaped_in_prefixes() -> None:

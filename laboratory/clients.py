@@ -10,9 +10,9 @@ from gexec.core import events
 from gexec.core.root import Root
 from gexec.wire import frames
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import FROM_CLIENT, FROM_ROOT, Decoder, Ended, Frame, Output, Started, encode
+from gexec.wire.frames import FROM_CLIENT, FROM_ROOT, Decoder, Ended, Frame, Output, RanksStarted, encode
 from gexec.wire.outcome import Outcome
-from laboratory.daemons import JOB_ID, ROOT, Cluster, Job
+from laboratory.daemons import JOB_ID, ROOT, Cluster, SimJob
 from laboratory.world import Violation
 
 
@@ -54,7 +54,7 @@ class SimClient:
         self._sent_eof = False
         self._may_send = limits.STDIN_WINDOW_BYTES
         root = Root(job_id=JOB_ID, spec=cluster.spec, credential=b"", blob=cluster.blob, client=0)
-        self._job = Job(cluster.root, ROOT, root)
+        self._job = SimJob(cluster.root, ROOT, root)
         self._job.client = self._inbox
 
     def begin(self) -> None:
@@ -105,7 +105,7 @@ class SimClient:
         match frame:
             case Output():
                 self._take_output(frame)
-            case Started():
+            case RanksStarted():
                 for rank in ranksets.members(frame.ranks):
                     if rank in self.started or rank in self.outcomes:
                         raise Violation(f"rank {rank} is told to have started twice, or after its end")

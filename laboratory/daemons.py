@@ -15,7 +15,7 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
 from laboratory.links import ACCEPTOR, DIALLER, SimLink
-from laboratory.processes import Plan, Record, SimProcess
+from laboratory.processes import Plan, ProcessRecord, SimProcess
 from laboratory.world import Violation, World
 
 ROOT = -1
@@ -30,7 +30,7 @@ class Cluster:
         self.spec = spec
         self.blob = spec.encode()
         self.plans = plans
-        self.records = [Record() for _ in plans]
+        self.records = [ProcessRecord() for _ in plans]
         self.root = SimDaemon(self, ROOT)
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.link_numbers = 0
@@ -68,7 +68,7 @@ class SimDaemon:
         self.born_s = 0.0
         self.started: set[int] = set()
         self.links: dict[int, SimLink] = {}
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int, SimJob] = {}
         self._parents = 0
 
     # -- faults ---------------------------------------------------------------------------
@@ -172,13 +172,13 @@ class SimDaemon:
             link.send(ACCEPTOR, channel, refused)
             return
         node = Node(job_id=JOB_ID, spec=self.cluster.spec, start=start, parent=parent)
-        job = self.jobs[start.low] = Job(self, start.low, node)
+        job = self.jobs[start.low] = SimJob(self, start.low, node)
         link.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
         job.begin()
 
 
-class Child:
+class SimChild:
     """A child's channel, and what waits for its link to open."""
 
     __slots__ = ("channel", "link", "sent", "start", "waiting")
@@ -206,14 +206,14 @@ class Child:
             self.waiting.clear()
 
 
-class Job:
+class SimJob:
     """One machine at work at one daemon."""
 
     def __init__(self, daemon: SimDaemon, low: int, machine: Node | Root) -> None:
         self.low = low
         self.machine = machine
         self.parents: dict[int, tuple[SimLink, int]] = {}
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, SimChild] = {}
         #: At the root: takes what goes to the client.
         self.client: deque[Frame] | None = None
         self.process: SimProcess | None = None
@@ -332,7 +332,7 @@ class Job:
         link = self._daemon.dial(self._daemon.cluster.nodes[start.low])
         link.channels += 1
         link.children[link.channels] = (self, number)
-        child = self.children[number] = Child(link, link.channels, start)
+        child = self.children[number] = SimChild(link, link.channels, start)
         if link.reached:
             self.child_reached(number)
         if link.opened:

@@ -12,7 +12,7 @@ from gexec.wire.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
 from laboratory.world import World
 
 if TYPE_CHECKING:
-    from laboratory.daemons import Job, SimDaemon
+    from laboratory.daemons import SimDaemon, SimJob
 
 DIALLER = 0
 ACCEPTOR = 1
@@ -35,8 +35,8 @@ class SimLink:
         self.open = [True, False]
         self.silent = [False, False]
         #: Channels: at the dialler (job, child's number), at the acceptor (job, parent's number).
-        self.children: dict[int, tuple[Job, int]] = {}
-        self.parents: dict[int, tuple[Job, int]] = {}
+        self.children: dict[int, tuple[SimJob, int]] = {}
+        self.parents: dict[int, tuple[SimJob, int]] = {}
         self.channels = 0
         self._last_s = [0.0, 0.0]
         self._decoders = (Decoder(FROM_CHILD), Decoder(FROM_PARENT))

@@ -40,7 +40,7 @@ class Plan:
 
 
 @dataclass
-class Record:
+class ProcessRecord:
     """What really happened to one rank, whatever its daemon could tell of it."""
 
     starts: int = 0
@@ -63,7 +63,7 @@ class SimProcess:
         self,
         host: SimDaemon,
         plan: Plan,
-        record: Record,
+        record: ProcessRecord,
         grace_s: float,
         tell: Callable[[events.Event], None],
     ) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gexec.client.session import ACCEPTED, OVER
-from gexec.ssh.job import Options, open_session, prepare
-from gexec.wire.frames import STDERR, STDOUT, Ended, Frame, Output, Started
+from gexec.ssh.job import SshOptions, open_session, prepare
+from gexec.wire.frames import STDERR, STDOUT, Ended, Frame, Output, RanksStarted
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -28,7 +28,7 @@ class Run:
     ``events`` has what came in order, output aside: ("started" | "ended", rank).
     """
 
-    def __init__(self, job: JobSpec, options: Options, stdin: bytes = b"") -> None:
+    def __init__(self, job: JobSpec, options: SshOptions, stdin: bytes = b"") -> None:
         self.output: dict[tuple[int, int], bytearray] = {}
         self.events: list[tuple[str, int]] = []
         self._stdin = memoryview(stdin)
@@ -77,7 +77,7 @@ class Run:
             self.session.taken(frame.ranks, frame.stream, len(frame.data))
             for low, _ in frame.ranks:
                 self.output.setdefault((low, frame.stream), bytearray()).extend(frame.data)
-        elif isinstance(frame, Started):
+        elif isinstance(frame, RanksStarted):
             self.events.append(("started", frame.ranks[0][0]))
         elif isinstance(frame, Ended):
             self.events.append(("ended", frame.ranks[0][0]))
@@ -98,12 +98,12 @@ def start(
     names: list[str],
     *argv: str | bytes,
     stdin: bytes | None = None,
-    options: Options | None = None,
+    options: SshOptions | None = None,
     **settings: Any,
 ) -> Run:
     """Submit a command to nodes; ``settings`` are those of ``prepare``."""
     job = prepare([(name, 0) for name in names], argv, stdin=stdin is not None, **settings)
-    return Run(job, options or Options(command=sshd.ssh), stdin or b"")
+    return Run(job, options or SshOptions(command=sshd.ssh), stdin or b"")
 
 
 def run(sshd: Sshd, names: list[str], *argv: str | bytes, stdin: bytes | None = None, **settings: Any) -> Run:

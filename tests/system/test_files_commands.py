@@ -20,7 +20,7 @@ import pytest
 
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.options import Options
+from gexec.files.options import CopyOptions
 from gexec.files.receiver import Receiver
 from gexec.files.records import Meta
 from gexec.files.report import Report, parse
@@ -321,7 +321,7 @@ def test_attack_79_a_user_writes_only_what_that_user_may(place: Path) -> None:
 
     def copy() -> None:
         for stream, failed in zip(streams, (0, 1, 1), strict=True):
-            assert receive_here(place, stream, Options(compare_content=True)).failed == failed
+            assert receive_here(place, stream, CopyOptions(compare_content=True)).failed == failed
 
     _, status = os.waitpid(as_other(copy), 0)
     assert status == 0
@@ -403,7 +403,7 @@ def theirs(place: Path) -> Path:
     return theirs
 
 
-def receive_here(place: Path, stream: bytes, options: Options) -> Report:
+def receive_here(place: Path, stream: bytes, options: CopyOptions) -> Report:
     receiver = Receiver(str(place), options, say=lambda _: None, tell=lambda _: None)
     receiver.feed(stream)
     return receiver.finish()
@@ -421,7 +421,7 @@ def test_attack_79_a_directory_exchanged_for_a_link_while_files_are_written(
     folder = stream_of((b"evil", b"evil"), mode=0o777, owner=OTHER, folder=b"d")
     written = refused = 0
     for number in range(TRIES):  # a few hundred are usual
-        report = receive_here(theirs, folder if number % 2 else stream, Options(delete=True))
+        report = receive_here(theirs, folder if number % 2 else stream, CopyOptions(delete=True))
         written += report.files + report.unchanged
         refused += report.failed
         if number > 500 and written > 50 and refused > 50:
@@ -460,9 +460,9 @@ def test_attack_79_owner_and_mode_of_a_file_exchanged_for_a_link(
     links = encoder.preamble() + encoder.symlink(b"files/link", Meta(0o777, OTHER, OTHER, 1, b"", b""), b"x")
     links += encoder.end(0)
     for _ in range(300):
-        receive_here(theirs, stream, Options())
-        receive_here(theirs, stream, Options(backup=True, compare_content=True))
-        receive_here(theirs, links, Options())
+        receive_here(theirs, stream, CopyOptions())
+        receive_here(theirs, stream, CopyOptions(backup=True, compare_content=True))
+        receive_here(theirs, links, CopyOptions())
     status = precious.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o600)
     assert precious.read_text() == "precious"
@@ -509,7 +509,7 @@ def test_attack_79_a_new_directory_exchanged_for_one_of_root(
     attacker(slip_in, theirs)
     stream = stream_of(folder=b"d", owner=OTHER)
     for _ in range(1000):
-        receive_here(theirs, stream, Options())
+        receive_here(theirs, stream, CopyOptions())
         for name in ("d", "roots"):
             with contextlib.suppress(OSError):
                 status = (theirs / name).stat()

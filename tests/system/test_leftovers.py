@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gexec.security.policy import Policy
-from gexec.wire.messages import TaskEnded, TaskLeft
+from gexec.wire.messages import ProcessEnded, ProcessLeft
 from gexec.wire.outcome import EXITED, KILLED, Outcome
 from system.test_spawner import DEADLINE_S, NOBODY, Rig, Task, gone, needs_root
 
@@ -85,8 +85,8 @@ def audited(rig: Rig, task: Task) -> dict[str, Any]:
     raise AssertionError(rig.audit())
 
 
-def ended(rig: Rig, task: Task) -> TaskEnded:
-    event: TaskEnded = rig.wait(task.number, TaskEnded)
+def ended(rig: Rig, task: Task) -> ProcessEnded:
+    event: ProcessEnded = rig.wait(task.number, ProcessEnded)
     return event
 
 
@@ -135,7 +135,7 @@ def test_holders_of_the_output_are_counted_and_left_alone(
     left += [int(task.line()) for _ in range(3)]
     end = ended(rig, task)
     assert (end.outcome, end.ending) == (Outcome(EXITED, 3), False)
-    assert rig.wait(task.number, TaskLeft) == TaskLeft(task.number, 2)
+    assert rig.wait(task.number, ProcessLeft) == ProcessLeft(task.number, 2)
     line = audited(rig, task)
     assert (line["action"], line["processes"], line["holders"]) == ("left alone", 3, 2)
     assert sorted(line["names"]) == sorted(f"{pid} sleep" for pid in left)
@@ -166,7 +166,7 @@ def test_what_was_left_goes_as_long_as_its_task_is_remembered(rig: Rig, user: in
     """A slow reader may keep a job open for long after the command has ended."""
     task = rig.sh("sleep 1000 & echo $!", user=user)
     pid = int(task.line())
-    rig.wait(task.number, TaskLeft)
+    rig.wait(task.number, ProcessLeft)
     rig.relay.kill(task.number, False)
     assert gone(pid)
 
@@ -207,7 +207,7 @@ def test_policy_may_end_what_is_left(make: Callable[..., Rig], user: int | None)
     assert all(gone(pid) for pid in pids)
     line = audited(rig, task)
     assert (line["action"], line["processes"]) == ("ended", 3)
-    assert not [event for event in rig.events if isinstance(event, TaskLeft)]
+    assert not [event for event in rig.events if isinstance(event, ProcessLeft)]
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -215,7 +215,7 @@ def test_fork_bomb_that_was_left_is_counted_with_bounds_and_ended_whole(rig: Rig
     script = "f() { n=$1; while [ $n -gt 0 ]; do (f $((n-1))) & n=$((n-1)); done; sleep 1000; }; f 6 & exit 0"
     task = rig.sh(script, user=user)
     assert not ended(rig, task).ending
-    assert rig.wait(task.number, TaskLeft).holders > 32
+    assert rig.wait(task.number, ProcessLeft).holders > 32
     line = audited(rig, task)
     assert line["processes"] > 32
     assert len(line["names"]) == 32
@@ -295,7 +295,7 @@ def test_set_uid_program_that_is_left_is_left_alone(rig: Rig, left: list[int]) -
         left += [int(task.line()), int(task.line())]
         assert task.outcome().ok
         # Of another user's process nobody but root can tell what it holds.
-        assert rig.wait(task.number, TaskLeft).holders in (1, 2)
+        assert rig.wait(task.number, ProcessLeft).holders in (1, 2)
         assert all(lives(pid) for pid in left)
         assert rig.sh("true", user=NOBODY.pw_uid).outcome().ok
     finally:

@@ -301,7 +301,7 @@ def test_attack_44_a_job_before_hello(cluster: Cluster) -> None:
         (0, frames.Hello(1, "again"), "a second Hello"),
         (0, frames.Close(), "Close on channel 0"),
         (0, frames.Stdin(0, b"x"), "Stdin on channel 0"),
-        (1, frames.Started(((0, 1),)), "frame type 34 is not expected"),
+        (1, frames.RanksStarted(((0, 1),)), "frame type 34 is not expected"),
         (1, frames.Accepted(bytes(16)), "frame type 32 is not expected"),
         (1, frames.Certify(b"key", ("node002",)), "frame type 66 is not expected"),
         (1, frames.Sign(b"gexec", b"job"), "frame type 64 is not expected"),
@@ -341,14 +341,14 @@ def test_attack_47_second_start(cluster: Cluster, witness: Path) -> None:
     job = rogue.job(cluster, ["node002"], f"echo $$ >>{witness}; exec sleep 100")
     with rogue.dial(cluster, "node002") as first, rogue.dial(cluster, "node002") as second:
         first.send(1, job.start(epoch=5))
-        first.expect(frames.Started)
+        first.expect(frames.RanksStarted)
         for epoch in (5, 1):
             second.send(epoch, job.start(epoch=epoch))
             refused = second.expect(frames.Refused)
             assert (refused.code, refused.epoch) == (frames.REFUSED_STALE, 5)
         # A higher epoch takes it over, still without a second process.
         second.send(9, job.start(epoch=6))
-        assert second.expect(frames.Accepted, frames.Started)
+        assert second.expect(frames.Accepted, frames.RanksStarted)
         assert first.expect(frames.Refused).code == frames.REFUSED_STALE
         second.send(9, frames.Kill(True))
         ended = second.expect(frames.Ended)
@@ -365,7 +365,7 @@ def test_attack_47_start_of_something_else_on_the_same_channel(cluster: Cluster,
         told, source = Told(cluster, "node002"), rogue.fresh_source()
         with rogue.dial(cluster, "node002", source=source) as wire:
             wire.send(1, job.start())
-            wire.expect(frames.Started)
+            wire.expect(frames.RanksStarted)
             wire.send(1, second)
             wire.until_end()
         told.line(source, "a second Start on one channel")
@@ -562,7 +562,7 @@ def test_attack_20_submitted_twice(cluster: Cluster, witness: Path) -> None:
     job = rogue.job(cluster, ["node002"], f"echo x >>{witness}; exec sleep 100")
     with rogue.client(cluster) as first, rogue.client(cluster) as second:
         first.send(1, frames.Submit(job.credential, job.blob))
-        first.expect(frames.Started)
+        first.expect(frames.RanksStarted)
         second.send(1, frames.Submit(job.credential, job.blob))
         assert "before" in second.expect(frames.Refused).text
         first.send(1, frames.Kill(True))
@@ -703,7 +703,7 @@ def test_attack_75_stdin_injected_by_an_inner_node(cluster: Cluster, submit: Sub
         rogue.dial(cluster, "node003") as honest,
     ):
         honest.send(1, other.start())
-        honest.expect(frames.Started)
+        honest.expect(frames.RanksStarted)
         process = submit(listener, ["rogue", "node003"], "cat", stdin=subprocess.PIPE)
         with listener.accept() as up:
             start = up.expect(frames.Start)
@@ -747,7 +747,7 @@ def test_attack_77_child_that_forges_ranks(cluster: Cluster, submit: Submit) -> 
         with listener.accept() as up:
             start = up.expect(frames.Start)
             assert (start.low, start.high) == (1, 2)
-            up.send(1, frames.Started(((0, 3),)))
+            up.send(1, frames.RanksStarted(((0, 3),)))
             for ranks in (((0, 1),), ((2, 3),), ((0, 1), (2, 65536)), ((3, 4),)):
                 up.send(1, frames.Output(ranks, 1, 0, b"forged\n"))
                 up.send(1, frames.Ended(ranks, outcomes.exited(0), 7, 0))
@@ -772,7 +772,7 @@ def test_attack_77_child_that_overruns(cluster: Cluster, submit: Submit) -> None
             up.expect(frames.Start)
             os.kill(process.pid, signal.SIGSTOP)  # so that nothing is acknowledged
             try:
-                up.send(1, frames.Started(((1, 2),)))
+                up.send(1, frames.RanksStarted(((1, 2),)))
                 offset = 0
                 while not up.ended and offset < 64 * limits.WINDOW_MAX_BYTES:
                     up.send(1, frames.Output(((1, 2),), 1, offset, piece))

@@ -225,7 +225,7 @@ def test_one_job_for_each_client_connection(cluster_of: ClusterOf) -> None:
     told = Told(cluster, "node001")
     with rogue.client(cluster) as wire:
         wire.send(1, frames.Submit(first.credential, first.blob))
-        wire.expect(frames.Started)
+        wire.expect(frames.RanksStarted)
         wire.send(2, frames.Submit(second.credential, second.blob))
         wire.until_end()
     told.line(f"client (pid {os.getpid()}", "a second job on one connection")

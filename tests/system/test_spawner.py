@@ -38,7 +38,7 @@ from gexec.spawner.admission import Admission
 from gexec.spawner.spawner import Spawner
 from gexec.wire import jobspec, messages
 from gexec.wire.jobspec import JobSpec
-from gexec.wire.messages import TaskEnded, TaskReady, TaskRefused, TaskStarted
+from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
 
 DEADLINE_S = 30.0
@@ -161,17 +161,17 @@ class Task:
 
     def started(self) -> int:
         """Return its pid; of a short one the audit log tells it, since its end is all that is told."""
-        event = self.rig.wait(self.number, TaskStarted, TaskEnded, TaskRefused)
-        if isinstance(event, TaskStarted):
+        event = self.rig.wait(self.number, ProcessStarted, ProcessEnded, ProcessRefused)
+        if isinstance(event, ProcessStarted):
             return event.pid
-        assert isinstance(event, TaskEnded), event
+        assert isinstance(event, ProcessEnded), event
         self.rig.events.append(event)
         pids = [line["pid"] for line in self.rig.audit() if line["event"] == "exec"]
         return int(pids[-1])
 
     def outcome(self) -> Outcome:
         """Return how the task ended, whether it was started or not."""
-        ended: Outcome = self.rig.wait(self.number, TaskEnded, TaskRefused).outcome
+        ended: Outcome = self.rig.wait(self.number, ProcessEnded, ProcessRefused).outcome
         return ended
 
     def output(self) -> bytes:
@@ -311,7 +311,7 @@ def test_what_cannot_start_says_why(rig: Rig, argv: list[str], options: dict[str
     assert outcome.value > 0
     raw, blob = signed(job(argv, **options))
     rig.relay.check(500, 0, raw, blob)
-    assert words in rig.wait(500, TaskRefused).outcome.text
+    assert words in rig.wait(500, ProcessRefused).outcome.text
 
 
 def test_script_without_interpreter_line_is_told(rig: Rig, tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_remote_path_finds_the_program(rig: Rig) -> None:
 def test_strict_check_then_run(rig: Rig) -> None:
     raw, blob = signed(job(["/bin/echo", "go"]))
     rig.relay.check(9, 0, raw, blob)
-    rig.wait(9, TaskReady)
+    rig.wait(9, ProcessReady)
     task = rig.run(raw, blob, number=9)
     assert task.output() == b"go\n"
     assert task.outcome() == Outcome(EXITED, 0)
@@ -582,7 +582,7 @@ def test_attack_67_fd_confusion(rig: Rig, tmp_path: Path) -> None:
     raw, blob = signed(job(["/bin/true"]))
     victim = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     rig.relay.run(1, 0, raw, blob, (victim, victim, victim))
-    assert "neither a pipe nor /dev/null" in rig.wait(1, TaskRefused).outcome.text
+    assert "neither a pipe nor /dev/null" in rig.wait(1, ProcessRefused).outcome.text
     os.close(victim)
     assert rig.sh("true").outcome().ok
 
@@ -599,7 +599,7 @@ def test_attack_45_53_malformed_message_ends_the_channel_and_the_tasks(rig: Rig,
     task.started()
     rig._sock.send(datagram)
     with pytest.raises((ConnectionError, ProtocolError)):
-        rig.wait(999, TaskEnded)
+        rig.wait(999, ProcessEnded)
     assert gone(pid)
 
 
@@ -609,7 +609,7 @@ def test_unsealed_memfd_is_refused(rig: Rig) -> None:
     socket.send_fds(rig._sock, [messages.HEAD.pack(messages.CHECK, messages.FLAG_MEMFD, 1, 0)], [memfd])
     os.close(memfd)
     with pytest.raises((ConnectionError, ProtocolError)):
-        rig.wait(999, TaskEnded)
+        rig.wait(999, ProcessEnded)
 
 
 def test_attack_69_no_descriptor_but_stdio(rig: Rig) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from gexec.ssh import settings
 from gexec.ssh.commands import Commands
-from gexec.ssh.job import Options, prepare
+from gexec.ssh.job import SshOptions, prepare
 from gexec.wire import outcome as outcomes
 from gexec.wire.outcome import exited, killed
 
@@ -34,7 +34,7 @@ STDIN = b"in\n~.\n~&\nx.\n"
 def check_job(sshd: Sshd, ssh: list[str], stdin: bytes | None) -> None:
     """Run a command on three nodes; it must get its stdin, and both streams and the status come back."""
     command = ["sh", "-c", "cat; echo err $GEXEC_NODE >&2; exit 3"]
-    with start(sshd, THREE, *command, stdin=stdin, options=Options(command=ssh)) as job:
+    with start(sshd, THREE, *command, stdin=stdin, options=SshOptions(command=ssh)) as job:
         assert job.finish().outcomes == [exited(3)] * 3
         for rank, name in enumerate(THREE):
             assert job.stdout(rank) == (stdin or b"")
@@ -78,7 +78,7 @@ def test_what_the_table_says_is_set_is_what_is_set() -> None:
 
 def job_argv(ssh: list[str], ask: bool) -> list[str]:
     """Return the words of the ssh of a job on node1."""
-    words = Options(command=ssh).words()
+    words = SshOptions(command=ssh).words()
     words += settings.new_words(words)
     job = prepare([("node1", 0)], ["true"])
     commands = Commands(job, [os.fsencode(word) for word in words], b"mark", b"", ask)
@@ -169,7 +169,7 @@ def test_known_hosts_stays_as_it_was(sshd: Sshd, tmp_path: Path, value: str) -> 
     known = tmp_path / "known_hosts"
     known.write_text(was)
     ssh = sshd.configured(tmp_path, f"UpdateHostKeys {value}\nUserKnownHostsFile {known}")
-    with start(sshd, ["node1"], "cat", stdin=STDIN, options=Options(command=ssh)) as job:
+    with start(sshd, ["node1"], "cat", stdin=STDIN, options=SshOptions(command=ssh)) as job:
         assert job.finish().outcomes == [exited(0)]
     assert known.read_text() == was
 
@@ -205,7 +205,7 @@ def test_a_key_of_the_users_agent_is_used(sshd: Sshd, tmp_path: Path, agent: Pat
 
 def test_a_dead_node_is_tried_once(sshd: Sshd, tmp_path: Path) -> None:
     ssh = sshd.configured(tmp_path, "ConnectionAttempts 1000")
-    job = Options(command=ssh, arguments=["-p", str(port_of_nobody())])
+    job = SshOptions(command=ssh, arguments=["-p", str(port_of_nobody())])
     with start(sshd, ["node1"], "true", options=job) as done:
         [outcome] = done.finish().outcomes
     assert "Connection refused" in outcome.text
@@ -221,7 +221,7 @@ def test_the_ssh_to_a_jump_host_asks_nothing_either(
     monkeypatch.setenv("SSH_ASKPASS", str(askpass))
     monkeypatch.setenv("DISPLAY", ":77")
     lines = f"StrictHostKeyChecking ask\nUserKnownHostsFile {tmp_path}/none\n{_NODES}\nProxyJump node8"
-    with start(sshd, ["node1"], "true", options=Options(command=sshd.configured(tmp_path, lines))) as job:
+    with start(sshd, ["node1"], "true", options=SshOptions(command=sshd.configured(tmp_path, lines))) as job:
         [outcome] = job.finish().outcomes
     assert not asked.exists()
     assert outcome.kind == outcomes.NOT_STARTED
@@ -250,11 +250,11 @@ def test_a_shared_connection_of_the_user_is_used_and_stays(
     refused = [*ssh, "-o", "IdentityFile=/nonexistent"]
     for stdin in (None, STDIN):
         command = ["sh", "-c", "cat; echo err >&2; exit 3"]
-        with start(sshd, ["node1", "node2"], *command, stdin=stdin, options=Options(command=ssh)) as job:
+        with start(sshd, ["node1", "node2"], *command, stdin=stdin, options=SshOptions(command=ssh)) as job:
             assert job.finish().outcomes == [exited(3)] * 2
             assert (job.stdout(), job.stderr()) == (stdin or b"", b"err\n")
     with start(
-        sshd, ["node1"], "sh", "-c", "echo up; exec sleep 1000", options=Options(command=refused)
+        sshd, ["node1"], "sh", "-c", "echo up; exec sleep 1000", options=SshOptions(command=refused)
     ) as job:
         job.until(job.stdout)
         job.session.signal(signal.SIGTERM)
@@ -265,7 +265,9 @@ def test_a_shared_connection_of_the_user_is_used_and_stays(
 
 def test_a_shared_connection_that_ends_is_lost(sshd: Sshd, master: tuple[list[str], int]) -> None:
     ssh, pid = master
-    with start(sshd, ["node1"], "sh", "-c", "echo up; exec sleep 1000", options=Options(command=ssh)) as job:
+    with start(
+        sshd, ["node1"], "sh", "-c", "echo up; exec sleep 1000", options=SshOptions(command=ssh)
+    ) as job:
         job.until(job.stdout)
         os.kill(pid, signal.SIGKILL)
         assert job.finish().outcomes[0].kind == outcomes.LOST
@@ -279,7 +281,9 @@ def test_a_forward_is_kept_for_those_who_ask_for_it(sshd: Sshd) -> None:
     wanted = ["-o", "ClearAllForwardings=no", "-o", f"RemoteForward=127.0.0.1:{port} 127.0.0.1:1"]
     # sshd listens there while the command runs.
     line = f"grep -ci ':{port:04X} 00000000:0000 0A' /proc/net/tcp"
-    with start(sshd, ["node1"], "sh", "-c", line, options=Options(command=sshd.ssh, arguments=wanted)) as job:
+    with start(
+        sshd, ["node1"], "sh", "-c", line, options=SshOptions(command=sshd.ssh, arguments=wanted)
+    ) as job:
         assert job.finish().stdout() == b"1\n"
     assert run(sshd, ["node1"], "sh", "-c", line).stdout() == b"0\n"
 

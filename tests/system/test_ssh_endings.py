@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gexec.client.session import JobSession
-from gexec.ssh.job import Options, prepare
+from gexec.ssh.job import SshOptions, prepare
 from gexec.wire import outcome as outcomes
 from gexec.wire.outcome import exited, held_by, killed, output_cut
 
@@ -54,7 +54,7 @@ def test_a_node_that_never_answers_is_given_up_after_the_connect_timeout(sshd: S
             filler.connect_ex((f"{NETWORK}.77", port))
             fillers.append(filler)
         job = prepare([(f"{NETWORK}.77", port), ("node1", 0)], ["true"], stdin=False, connect_timeout_s=1)
-        with Run(job, Options(command=sshd.ssh)) as done:
+        with Run(job, SshOptions(command=sshd.ssh)) as done:
             silent, ok = done.finish().outcomes
         for filler in fillers:
             filler.close()
@@ -68,7 +68,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_too(sshd: Sshd) -> N
         mute.bind((f"{NETWORK}.78", 0))
         mute.listen(5)
         job = prepare([(f"{NETWORK}.78", mute.getsockname()[1])], ["true"], stdin=False, connect_timeout_s=1)
-        with Run(job, Options(command=sshd.ssh)) as done:
+        with Run(job, SshOptions(command=sshd.ssh)) as done:
             [outcome] = done.finish().outcomes
     assert outcome.kind == outcomes.NOT_STARTED
     assert outcome.text

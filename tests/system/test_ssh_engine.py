@@ -18,7 +18,7 @@ import pytest
 from gexec import limits
 from gexec.cluster import processes
 from gexec.errors import DaemonError, UsageError
-from gexec.ssh.job import Options, prepare
+from gexec.ssh.job import SshOptions, prepare
 from gexec.ssh.script import JobLines
 from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import STRICT
@@ -135,9 +135,9 @@ def test_the_command_runs_at_home_or_where_it_is_told_to(sshd: Sshd, tmp_path: P
     assert home.outcomes == [exited(0)]
     place = tmp_path / "it's a $place"
     place.mkdir()
-    with start(sshd, ["node1"], "pwd", options=Options(command=sshd.ssh, chdir=str(place))) as job:
+    with start(sshd, ["node1"], "pwd", options=SshOptions(command=sshd.ssh, chdir=str(place))) as job:
         assert job.finish().stdout() == os.fsencode(place) + b"\n"
-    nowhere = Options(command=sshd.ssh, chdir="/nonexistent")
+    nowhere = SshOptions(command=sshd.ssh, chdir="/nonexistent")
     with start(sshd, ["node1"], "pwd", options=nowhere) as job:
         [outcome] = job.finish().outcomes
     assert outcome.kind == outcomes.NOT_STARTED
@@ -157,25 +157,25 @@ def test_what_the_login_prints_is_not_the_commands_output(sshd: Sshd) -> None:
 def test_a_user_and_a_port_can_be_named(sshd: Sshd) -> None:
     user = pwd.getpwuid(os.geteuid()).pw_name
     job = prepare([(f"{user}@node1", sshd.port)], ["id", "-un"], stdin=False)
-    with Run(job, Options(command=sshd.ssh)) as done:
+    with Run(job, SshOptions(command=sshd.ssh)) as done:
         assert done.finish().stdout() == user.encode() + b"\n"
     job = prepare([("node1", port_of_nobody())], ["true"], stdin=False)
-    with Run(job, Options(command=sshd.ssh)) as done:
+    with Run(job, SshOptions(command=sshd.ssh)) as done:
         [outcome] = done.finish().outcomes
     assert "refused" in outcome.text
 
 
 def test_gexec_ssh_names_the_ssh_and_its_options(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEXEC_SSH", " ".join(sshd.ssh))
-    with start(sshd, ["node1"], "echo", "here", options=Options()) as job:
+    with start(sshd, ["node1"], "echo", "here", options=SshOptions()) as job:
         assert job.finish().stdout() == b"here\n"
-    with start(sshd, ["node1"], "true", options=Options(arguments=["-p", str(port_of_nobody())])) as job:
+    with start(sshd, ["node1"], "true", options=SshOptions(arguments=["-p", str(port_of_nobody())])) as job:
         assert "refused" in job.finish().outcomes[0].text
 
 
 def test_an_ssh_that_is_not_there_is_an_error_before_anything_starts(sshd: Sshd) -> None:
     with pytest.raises(UsageError, match="not found in PATH"):
-        start(sshd, ["node1"], "true", options=Options(command=["no-such-ssh"]))
+        start(sshd, ["node1"], "true", options=SshOptions(command=["no-such-ssh"]))
 
 
 def test_a_command_that_is_too_long_is_an_error_before_anything_starts(sshd: Sshd) -> None:
@@ -186,7 +186,7 @@ def test_a_command_that_is_too_long_is_an_error_before_anything_starts(sshd: Ssh
 def test_a_strict_job_is_refused_in_words(sshd: Sshd) -> None:
     job = prepare([("node1", 0)], ["true"])
     job.flags |= STRICT
-    with Run(job, Options(command=sshd.ssh)) as refused, pytest.raises(DaemonError, match="strict"):
+    with Run(job, SshOptions(command=sshd.ssh)) as refused, pytest.raises(DaemonError, match="strict"):
         refused.finish()
 
 

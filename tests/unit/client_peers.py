@@ -25,9 +25,9 @@ from gexec.wire.frames import (
     Frame,
     Hello,
     Output,
+    RanksStarted,
     Sign,
     Signed,
-    Started,
     Submit,
     encode,
 )
@@ -182,5 +182,5 @@ def hello_script(peer: Peer) -> None:
     """Every rank starts, says hello and exits 0."""
     ranks = peer.accept().ranks
     everyone = ((0, ranks),)
-    peer.say(Started(everyone), Output(everyone, 1, 0, b"hello\n"))
+    peer.say(RanksStarted(everyone), Output(everyone, 1, 0, b"hello\n"))
     peer.finish(ranks, lengths=(6, 0))

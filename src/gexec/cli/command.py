@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Callable, Sequence
 
-    from gexec.cli.views import Output
+    from gexec.cli.views import OutputForm
     from gexec.client.progress import Progress
     from gexec.client.session import JobSession
     from gexec.render.view import View
@@ -314,14 +314,14 @@ def seconds_of(parsed: Parsed, long: str, default: float) -> float:
     return default if text is None else seconds(f"--{long}", text)
 
 
-def _output(parsed: Parsed, kind: str) -> Output | None:
+def _output(parsed: Parsed, kind: str) -> OutputForm | None:
     """Return how to show the run, None for the plain way: lines with plain prefixes."""
     wanted = [name for name in _VIEWS if parsed.given(name)]
     if not wanted and (kind == "none" or not os.isatty(1)):
         return None
-    from gexec.cli.views import Output
+    from gexec.cli.views import OutputForm
 
-    return Output(parsed, kind)
+    return OutputForm(parsed, kind)
 
 
 def plain(kind: str, job: JobSpec) -> View:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gexec.cli.command import Command, Opener, Say
-    from gexec.cli.ensync import Task
+    from gexec.cli.ensync import CopyTask
     from gexec.cli.options import Parsed
     from gexec.client.session import JobSession
     from gexec.render.view import View
@@ -68,7 +68,7 @@ class Copy:
         UsageError: the words make no sense, or a file is not there.
     """
 
-    def __init__(self, command: Command, parsed: Parsed, task: Task, say: Say, begin_s: float) -> None:
+    def __init__(self, command: Command, parsed: Parsed, task: CopyTask, say: Say, begin_s: float) -> None:
         self._command = command
         self._parsed = parsed
         self._task = task
@@ -208,12 +208,12 @@ class Copy:
                 outcomes[rank] = outcome
 
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
-        from gexec.ssh.job import Options
+        from gexec.ssh.job import SshOptions
         from gexec.ssh.job import open_session as open_ssh
         from gexec.ssh.settings import given
 
         arguments = given(self._parsed.all("ssh-option"), self._parsed.last("user"))
-        options = Options(arguments=arguments, ask=self._parsed.flag("ask"))
+        options = SshOptions(arguments=arguments, ask=self._parsed.flag("ask"))
 
         def submit(job: JobSpec) -> tuple[_socket.socket, JobSession]:
             return open_ssh(job, options)
@@ -294,7 +294,7 @@ class Copy:
         )
 
 
-def _check_roots(task: Task) -> None:
+def _check_roots(task: CopyTask) -> None:
     try:
         roots = roots_of(task.paths, task.names)
     except OSError as error:
@@ -322,7 +322,7 @@ def _missing(path: bytes) -> str:
     return "there is no such file or directory on this host"
 
 
-def _bytes_of(task: Task) -> int:
+def _bytes_of(task: CopyTask) -> int:
     """Return the bytes that a sender will read, holes left out; 0 if there are too many files to know."""
     total = count = 0
     waiting = [root.path for root in roots_of(task.paths, task.names)]

@@ -60,7 +60,7 @@ class Ensh(Wrapper):
 
     def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
         """Return the job, who chose its nodes, and what runs it or a part of it over ssh."""
-        from gexec.ssh.job import FANOUT_DEFAULT, Options, open_session, prepare
+        from gexec.ssh.job import FANOUT_DEFAULT, SshOptions, open_session, prepare
         from gexec.ssh.settings import given
 
         if (parsed.last("prefix-type") or "").lower().startswith("i"):
@@ -80,7 +80,7 @@ class Ensh(Wrapper):
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
         )
-        options = Options(arguments=arguments, ask=parsed.flag("ask"), chdir=parsed.last("chdir") or "")
+        options = SshOptions(arguments=arguments, ask=parsed.flag("ask"), chdir=parsed.last("chdir") or "")
         return job, choice, lambda job: open_session(job, options)
 
 

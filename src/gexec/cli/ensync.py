@@ -88,13 +88,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _ensync(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
-    task = Task(parsed)
+    task = CopyTask(parsed)
     from gexec.cli.copying import Copy  # words that are wrong are told without it
 
     return Copy(command, parsed, task, say, begin_s).run()
 
 
-class Task:
+class CopyTask:
     """What the words ask for, checked.
 
     Attributes:

@@ -17,7 +17,7 @@ from gexec.client.job import build, open_session
 from gexec.client.sink import standard_sinks
 from gexec.client.transfer import Fetched, environment
 from gexec.errors import UsageError
-from gexec.files.options import Options
+from gexec.files.options import CopyOptions
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences
 from gexec.render.text import printable
@@ -58,7 +58,7 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
         say(f"{job.ranks} nodes from {choice.source}")
     names = list(job.names)
     shown = Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names)
-    view = Fetched(shown, directory, names, Options(make_parents=True))
+    view = Fetched(shown, directory, names, CopyOptions(make_parents=True))
     _make(directory)
     sock, session = open_session(job)
     progress = progress_of(parsed, job, "host", begin_s, session)

@@ -14,7 +14,7 @@ import time
 from gexec import limits
 from gexec.cli.options import Option, parse, size
 from gexec.errors import GexecError, UsageError
-from gexec.files.options import DRY_RUN, VERIFY, WRITE, Options, destination
+from gexec.files.options import DRY_RUN, VERIFY, WRITE, CopyOptions, destination
 from gexec.files.pace import Pace
 from gexec.files.receiver import Receiver
 from gexec.render.text import size as shown_size
@@ -109,7 +109,7 @@ def main(words: Sequence[str]) -> int:
             raise UsageError(f"gexec-receive takes no {parsed.rest[0][:80]!r}: paths are in the stream")
         if parsed.flag("dry-run") and parsed.flag("checksum"):
             raise UsageError("--dry-run and --checksum cannot be given both: neither writes anything")
-        options = Options(
+        options = CopyOptions(
             task=DRY_RUN if parsed.flag("dry-run") else VERIFY if parsed.flag("checksum") else WRITE,
             make_parents=parsed.flag("parents"),
             delete=parsed.flag("delete"),

@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gexec.cli.command import Command, Opener, Say
     from gexec.cli.options import Parsed
-    from gexec.cli.views import Output
+    from gexec.cli.views import OutputForm
     from gexec.client.progress import Progress
     from gexec.render.view import View
     from gexec.select.sources import Choice
@@ -39,7 +39,7 @@ _RETRY_MAX_S = 30.0
 _ENDED = "the run was ended before it came to this node"
 
 
-class Run:
+class RollingRun:
     """One run: shows all its jobs in one view, and stops where the user or too many failures say so."""
 
     def __init__(
@@ -187,14 +187,14 @@ def run_rounds(
     job: JobSpec,
     choice: Choice,
     submit: Opener,
-    output: Output | None,
+    output: OutputForm | None,
     say: Say,
     begin_s: float,
 ) -> int:
     """Run a job in rounds; return its exit status."""
     rounds = rounds_of(parsed, job.ranks)
     view = output.view(job) if output else plain(kind, job)
-    run = Run(command, parsed, job, submit, rounds, view, progress_of(parsed, job, kind, begin_s), say)
+    run = RollingRun(command, parsed, job, submit, rounds, view, progress_of(parsed, job, kind, begin_s), say)
     run.go()
     outcomes = run.rounds.finished(run.why)
     for rank, tried in enumerate(run.rounds.outcomes):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FORMS = ("gather", "diff", "json", "quiet")
 
 
-class Output:
+class OutputForm:
     """What the options say about showing.
 
     Args:

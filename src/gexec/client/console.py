@@ -24,7 +24,7 @@ from gexec.client.job import ACCEPT_TIMEOUT_S
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES, SUBMITTED
 from gexec.client.sink import Sink
 from gexec.errors import DaemonError, ProtocolError
-from gexec.wire.frames import STDERR, STDOUT, Ended, Output, Started
+from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted
 from gexec.wire.outcome import lost
 
 TYPE_CHECKING = False
@@ -288,10 +288,10 @@ class Console:
         elif isinstance(frame, Ended):
             self._view.ended(frame.ranks, frame.outcome)
             self._take()
-        elif isinstance(frame, Started):
+        elif isinstance(frame, RanksStarted):
             self._view.started(frame.ranks)
             self._take()
-        if self._started is not None and isinstance(frame, (Started, Ended)) and self._all_started():
+        if self._started is not None and isinstance(frame, (RanksStarted, Ended)) and self._all_started():
             self._started()
             self._started = None
 

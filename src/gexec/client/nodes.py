@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from gexec.client.groups import Groups
-    from gexec.select.ganglia import Host
+    from gexec.select.ganglia import GangliaHost
     from gexec.select.matching import Exclusion
     from gexec.select.nodes import Node
     from gexec.select.sources import Selection, Source
@@ -55,7 +55,7 @@ class _Chooser:
         self._selection = selection
         self._environ = environ
         self._choice = Choice([], "")
-        self._hosts: list[Host] | None = None  # what a gmond said, if one was asked
+        self._hosts: list[GangliaHost] | None = None  # what a gmond said, if one was asked
         self._sets = False  # a node set stands among the names: each node comes once
         self._groups: Groups | None = None
         self._configured: list[list[Node]] = []  # the nodes among which wildcards choose

@@ -29,9 +29,9 @@ from gexec.wire.frames import (
     Output,
     Ping,
     Pong,
+    RanksStarted,
     Refused,
     Signal,
-    Started,
     Stdin,
     StdinTaken,
     Submit,
@@ -283,7 +283,7 @@ class JobSession:
         if self.state == ACCEPTED:
             if isinstance(frame, Output):
                 return self._output(frame)
-            if isinstance(frame, Started):
+            if isinstance(frame, RanksStarted):
                 self._check_ranks(frame.ranks)
                 self.started = sets.union(self.started, frame.ranks)
                 return None

@@ -219,7 +219,7 @@ class Job:
         if isinstance(frame, frames.Output):
             event = Stdout if frame.stream == frames.STDOUT else Stderr
             return [event(rank, names[rank], frame.data) for rank in members(frame.ranks)]
-        if isinstance(frame, frames.Started):
+        if isinstance(frame, frames.RanksStarted):
             return [Started(rank, names[rank]) for rank in members(frame.ranks)]
         if isinstance(frame, frames.Ended):
             ended = Lost if frame.outcome.kind in (NOT_STARTED, DENIED, LOST) else Exited

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.files.options import Options
+    from gexec.files.options import CopyOptions
     from gexec.files.report import Report
     from gexec.render.view import View
     from gexec.wire.outcome import Outcome
@@ -117,7 +117,7 @@ class Fetched(Wrapped):
 
     __slots__ = ("_directory", "_left_out", "_problems", "_unpacker", "bytes", "folders", "reports")
 
-    def __init__(self, view: View, directory: str, names: Sequence[bytes], options: Options) -> None:
+    def __init__(self, view: View, directory: str, names: Sequence[bytes], options: CopyOptions) -> None:
         super().__init__(view)
         self.folders = folders_of([os.fsdecode(name) for name in names])
         self.reports: list[Report | None] = [None] * len(names)

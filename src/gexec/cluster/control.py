@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gexec import limits
 from gexec.cluster import keypair, layout, private, processes, supervisor
-from gexec.cluster.layout import ClusterError, Layout, Node, State
+from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
 from gexec.cluster.processes import Process
 from gexec.cluster.supervisor import Daemon, Supervisor
 from gexec.errors import GexecError
@@ -206,7 +206,7 @@ def _supervise(
     try:
         lock = _lock(place)
         nodes = [
-            Node(name, layout.node_address(index)) for index, name in enumerate(layout.node_names(count))
+            LocalNode(name, layout.node_address(index)) for index, name in enumerate(layout.node_names(count))
         ]
         chosen_port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
         place.clear_sockets()
@@ -266,7 +266,7 @@ def _lock(place: Layout) -> int:
     return descriptor
 
 
-def _daemons_of(place: Layout, nodes: list[Node], port: int, wanted: _Wanted) -> list[Daemon]:
+def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wanted) -> list[Daemon]:
     """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
     base = wanted.base
     # Here, because only the supervisor needs them: the other commands should not wait for them.
@@ -293,7 +293,7 @@ def _daemons_of(place: Layout, nodes: list[Node], port: int, wanted: _Wanted) ->
     def authd_body(ready: Callable[[], None]) -> None:
         authd.serve(authd_settings, ready=ready)
 
-    def gexecd_body(node: Node) -> supervisor.Body:
+    def gexecd_body(node: LocalNode) -> supervisor.Body:
         settings = replace(
             base,
             port=port,

@@ -172,7 +172,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Node:
+class LocalNode:
     """One node: its name, its address, and the first process of its daemon once that runs."""
 
     name: str
@@ -190,7 +190,7 @@ class State:
     port: int
     supervisor: Process
     guard: Process
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[LocalNode] = field(default_factory=list)
     authd: Process | None = None
     complete: bool = False
     private: list[str] = field(default_factory=list)
@@ -200,7 +200,7 @@ class State:
         """True while the cluster's supervisor lives."""
         return is_alive(self.supervisor)
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> LocalNode:
         """Return a node by its name; UsageError if there is none."""
         for node in self.nodes:
             if node.name == name:
@@ -262,7 +262,7 @@ class State:
                 supervisor=Process(*map(int, document["supervisor"])),
                 guard=Process(*map(int, document["guard"])),
                 nodes=[
-                    Node(str(name), str(address), process and Process(*map(int, process)))
+                    LocalNode(str(name), str(address), process and Process(*map(int, process)))
                     for name, address, process in document["nodes"]
                 ],
                 authd=document["authd"] and Process(*map(int, document["authd"])),
@@ -290,7 +290,7 @@ def write_whole(path: Path, content: bytes, mode: int) -> None:
         raise
 
 
-def hosts_text(nodes: list[Node]) -> str:
+def hosts_text(nodes: list[LocalNode]) -> str:
     """Return the hosts file: ``ADDRESS NAME`` a line."""
     return "".join(f"{node.address} {node.name}\n" for node in nodes)
 

@@ -20,7 +20,7 @@ from gexec.core.task import Task
 from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
-from gexec.wire.frames import Ended, Frame, Output, Ready, Start, Started, StdinTaken
+from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Ready, Start, StdinTaken
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -318,7 +318,7 @@ class Node:
             self._outbox.ended(passed)
         elif isinstance(passed, Ready):
             self._outbox.ready(passed.ranks)
-        elif isinstance(passed, Started):
+        elif isinstance(passed, RanksStarted):
             self._outbox.started(passed.ranks)
 
     def _decide(self, rank: int, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gexec import limits
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Frame, Output, Ready, Started
+from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Ready
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
@@ -77,7 +77,7 @@ class Outbox:
         if self._ready:
             frames += [Ready(part) for part in portions(_joined(self._ready))]
         if self._started:
-            frames += [Started(part) for part in portions(_joined(self._started))]
+            frames += [RanksStarted(part) for part in portions(_joined(self._started))]
         for first, ranges in self._output:
             for part in portions(_joined(ranges)):
                 frames.append(Output(part, first.stream, first.offset, first.data))

@@ -17,7 +17,7 @@ from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Frame, Output, Ready, Started, StdinTaken
+from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Ready, StdinTaken
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -160,11 +160,11 @@ class Root:
             self._ended(passed)
         elif isinstance(passed, Ready):
             self._count_heard(passed.ranks)
-        elif isinstance(passed, Started):
+        elif isinstance(passed, RanksStarted):
             fresh = self.ledger.start(passed.ranks)
             for part in portions(fresh):
                 if part:
-                    self._to_client(Started(part))
+                    self._to_client(RanksStarted(part))
 
     def _output(self, frame: Output) -> None:
         self._give_up_overrun(frame)

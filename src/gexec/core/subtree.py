@@ -24,7 +24,7 @@ from gexec.core.flow import Broadcast
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Frame, Output, Refused, Start, Started, Stdin
+from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Refused, Start, Stdin
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -202,7 +202,7 @@ class Subtree:
             if not child.owes and self._stdin is not None:
                 self._stdin.took(number, Broadcast.ALL)
             return Ended(ranges, frame.outcome, frame.stdout_length, frame.stderr_length) if ranges else None
-        elif isinstance(frame, Started):  # and Ready
+        elif isinstance(frame, RanksStarted):  # and Ready
             ranges = self._owed(child, frame.ranks)
             return type(frame)(ranges) if ranges else None
         return None

@@ -9,13 +9,13 @@ from gexec import limits
 from gexec.files.directories import Place, RefusedError, open_below
 from gexec.files.installing import digest_below
 from gexec.files.options import VERIFY
-from gexec.files.owners import UNCHANGED, Owners
+from gexec.files.owners import UNCHANGED, FileOwners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.options import Options
+    from gexec.files.options import CopyOptions
     from gexec.files.records import Directory, File, Meta, Symlink
     from gexec.files.report import Report
 
@@ -33,12 +33,12 @@ class Comparer:
             the same difference.
     """
 
-    def __init__(self, options: Options, report: Report, tell: Callable[[str, bytes, str], None]) -> None:
+    def __init__(self, options: CopyOptions, report: Report, tell: Callable[[str, bytes, str], None]) -> None:
         self._is_verification = options.task == VERIFY
         self._options = options
         self._report = report
         self._tell = tell
-        self._owners = Owners(keep=options.keep_owner, numeric=options.numeric_ids)
+        self._owners = FileOwners(keep=options.keep_owner, numeric=options.numeric_ids)
         self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
 
     def directory(self, above: Place, name: bytes, event: Directory) -> Place:
@@ -58,7 +58,7 @@ class Comparer:
     def leave(self, place: Place) -> None:
         """Nothing is to be done."""
 
-    def file(self, above: Place, name: bytes, event: File) -> Comparison | None:
+    def file(self, above: Place, name: bytes, event: File) -> FileComparison | None:
         """Compare a file; None if its contents need not be known."""
         old = self._status(above, name)
         if old is None:
@@ -76,7 +76,7 @@ class Comparer:
             differences.insert(0, "content")
         elif self._is_verification or self._options.compare_content:
             digest = digest_below(above, name, event.size, self._buffer)
-            return Comparison(self, event, digest, differences)
+            return FileComparison(self, event, digest, differences)
         elif old.st_mtime_ns != event.meta.mtime_ns:
             differences.insert(0, "mtime")
         self._file_compared(event, differences)
@@ -134,7 +134,7 @@ class Comparer:
         self._report.bytes += size
 
 
-class Comparison:
+class FileComparison:
     """A file whose contents are compared: as Incoming, but nothing is written."""
 
     __slots__ = ("_comparer", "_differences", "_digest", "_event")

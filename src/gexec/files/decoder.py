@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 
 
-class Decoder:
+class ArchiveDecoder:
     """Turns bytes into events (gexec.files.records).
 
     Memory is bounded: contents are passed on as they come, without being copied, and other records are at

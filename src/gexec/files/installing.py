@@ -7,7 +7,7 @@ import stat
 
 from gexec import limits
 from gexec.files.directories import Place, RefusedError, kind_of, open_below
-from gexec.files.owners import UNCHANGED, Owners
+from gexec.files.owners import UNCHANGED, FileOwners
 from gexec.files.partial import Partial, keep_old, make_symlink
 from gexec.files.reading import ShrunkError, content_digest
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.options import Options
+    from gexec.files.options import CopyOptions
     from gexec.files.records import Directory, File, Meta, Symlink
     from gexec.files.report import Report
 
@@ -32,11 +32,11 @@ class Installer:
         note: called with (path, sentence) for what a person should know and is no failure.
     """
 
-    def __init__(self, options: Options, report: Report, note: Callable[[bytes, str], None]) -> None:
+    def __init__(self, options: CopyOptions, report: Report, note: Callable[[bytes, str], None]) -> None:
         self._options = options
         self._report = report
         self._note = note
-        self._owners = Owners(keep=options.keep_owner, numeric=options.numeric_ids)
+        self._owners = FileOwners(keep=options.keep_owner, numeric=options.numeric_ids)
         self._buffer = bytearray()
 
     def directory(self, above: Place, name: bytes, event: Directory) -> Place:
@@ -171,7 +171,9 @@ class Incoming:
 
     __slots__ = ("_is_replacing", "_options", "_partial", "_report", "_settings")
 
-    def __init__(self, settings: _Settings, options: Options, report: Report, *, is_replacing: bool) -> None:
+    def __init__(
+        self, settings: _Settings, options: CopyOptions, report: Report, *, is_replacing: bool
+    ) -> None:
         self._settings = settings
         self._options = options
         self._report = report

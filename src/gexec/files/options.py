@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WRITE, DRY_RUN, VERIFY = range(3)
 
 
-class Options:
+class CopyOptions:
     """A receiver's options.
 
     Attributes:

@@ -21,7 +21,7 @@ _REMEMBERED = 4096
 UNCHANGED = -1
 
 
-class Owners:
+class FileOwners:
     """Finds ids: by name, since the same user may have different numbers on different nodes.
 
     A name that is not here stands for its number, if that number is nobody else's here: a file must not

@@ -13,11 +13,11 @@ from gexec import limits
 from gexec.errors import GexecError, UsageError
 from gexec.files import records
 from gexec.files.comparing import Comparer
-from gexec.files.decoder import Decoder
+from gexec.files.decoder import ArchiveDecoder
 from gexec.files.deletion import remove
 from gexec.files.directories import Place, RefusedError, Tree, reason, refused
 from gexec.files.installing import Installer
-from gexec.files.options import VERIFY, WRITE, Options
+from gexec.files.options import VERIFY, WRITE, CopyOptions
 from gexec.files.report import Report
 from gexec.render.text import shown
 
@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.comparing import Comparison
+    from gexec.files.comparing import FileComparison
     from gexec.files.installing import Incoming
 
 
@@ -49,7 +49,7 @@ class Receiver:
     def __init__(
         self,
         destination: str,
-        options: Options,
+        options: CopyOptions,
         *,
         say: Callable[[str], None],
         tell: Callable[[str], None],
@@ -62,7 +62,7 @@ class Receiver:
         self._said = 0
         self._problems_told = 0
         self._looks_for_extra = options.delete or options.task == VERIFY
-        self._file: Incoming | Comparison | None = None
+        self._file: Incoming | FileComparison | None = None
         self._path = b""
         #: (directory, what it was, what is in it and not in the stream)
         self._extra: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
@@ -71,7 +71,7 @@ class Receiver:
             if options.task == WRITE
             else Comparer(options, self.report, self._tell)
         )
-        self._decoder = Decoder(self._handle)
+        self._decoder = ArchiveDecoder(self._handle)
         self._tree = Tree(
             _open_destination(destination, make_parents=options.make_parents and options.task == WRITE),
             make_parents=options.make_parents,

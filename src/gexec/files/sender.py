@@ -43,7 +43,7 @@ _KINDS = {
 }
 
 
-class Root:
+class SourceRoot:
     """Something to send.
 
     Attributes:
@@ -58,7 +58,7 @@ class Root:
         self.name = name
 
 
-def roots_of(paths: Iterable[str], naming: str = "full") -> list[Root]:
+def roots_of(paths: Iterable[str], naming: str = "full") -> list[SourceRoot]:
     """Return the roots of paths as a user gives them.
 
     Args:
@@ -79,13 +79,13 @@ def roots_of(paths: Iterable[str], naming: str = "full") -> list[Root]:
         if not base:
             raise UsageError("/ cannot be copied as a whole: name what is in it")
         real = os.path.join(os.path.realpath(folder), base)
-        roots.append(Root(real, real.lstrip(b"/") if naming == "full" else base))
+        roots.append(SourceRoot(real, real.lstrip(b"/") if naming == "full" else base))
     return _distinct(roots)
 
 
-def _distinct(roots: list[Root]) -> list[Root]:
+def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
     """Return the roots in the order of the stream, without those that another one brings along."""
-    kept: list[Root] = []
+    kept: list[SourceRoot] = []
     for root in sorted(roots, key=lambda root: root.name.split(b"/")):
         try:
             check_path(root.name)
@@ -120,7 +120,7 @@ class Sender:
     """
 
     def __init__(
-        self, roots: Sequence[Root], *, digests_only: bool = False, on_problem: Callable[[str], None]
+        self, roots: Sequence[SourceRoot], *, digests_only: bool = False, on_problem: Callable[[str], None]
     ) -> None:
         self._roots = roots
         self._digests_only = digests_only

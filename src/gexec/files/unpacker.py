@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.files.options import Options
+    from gexec.files.options import CopyOptions
     from gexec.files.report import Report
 
 
@@ -48,7 +48,7 @@ class Unpacker:
     def __init__(
         self,
         directory: str,
-        options: Options,
+        options: CopyOptions,
         *,
         say: Callable[[str, str], None],
         tell: Callable[[str, str], None],

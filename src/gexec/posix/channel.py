@@ -268,7 +268,7 @@ class RelayChannel:
             fds: the child's ends of stdin, stdout and stderr: pipes or /dev/null. The caller
                 closes its copies after the call.
         """
-        self._ask(messages.Run(task, rank, credential, blob, fds))
+        self._ask(messages.RunProcess(task, rank, credential, blob, fds))
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
         """Ask whether a rank could be started; answered by TaskReady or TaskRefused.
@@ -279,15 +279,15 @@ class RelayChannel:
 
     def signal(self, task: int, signum: int) -> None:
         """Send a signal (1..64) to the task's process group; nothing if it has ended."""
-        self._ask(messages.SignalTask(task, signum))
+        self._ask(messages.SignalProcess(task, signum))
 
     def kill(self, task: int, now: bool) -> None:
         """End the task and everything under it: HUP, TERM and after the job's grace KILL; or at once."""
-        self._ask(messages.KillTask(task, now))
+        self._ask(messages.KillProcess(task, now))
 
     def forget(self, task: int) -> None:
         """Leave the task running and hear no more of it (a detached job)."""
-        self._ask(messages.ForgetTask(task))
+        self._ask(messages.ForgetProcess(task))
 
     def receive(self) -> Event | None:
         """Return the next event, None if there is none now.

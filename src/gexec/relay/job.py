@@ -30,7 +30,11 @@ from gexec.wire.jobspec import JobSpec
 
 #: What the spawner says of one task.
 TaskEvent = (
-    messages.TaskStarted | messages.TaskReady | messages.TaskRefused | messages.TaskEnded | messages.TaskLeft
+    messages.ProcessStarted
+    | messages.ProcessReady
+    | messages.ProcessRefused
+    | messages.ProcessEnded
+    | messages.ProcessLeft
 )
 
 
@@ -44,13 +48,13 @@ class Relay(Protocol):
     def dial(self, name: str, address: str, timeout_s: float) -> Link:
         """Return a link to a node, dialled if there is none. ValueError: not an address."""
 
-    def open_channel(self, link: Link, job: Job, child: int) -> int:
+    def open_channel(self, link: Link, job: RelayJob, child: int) -> int:
         """Return a new channel to a child on a link."""
 
     def close_channel(self, link: Link, channel: int) -> None:
         """Hear no more of a channel."""
 
-    def open_task(self, job: Job) -> int:
+    def open_task(self, job: RelayJob) -> int:
         """Return a number for a new task of this job at the spawner."""
 
     def close_task(self, task: int) -> None:
@@ -59,14 +63,14 @@ class Relay(Protocol):
     def spawner_asked(self) -> None:
         """Something was sent to the spawner."""
 
-    def job_finished(self, job: Job) -> None:
+    def job_finished(self, job: RelayJob) -> None:
         """The machine has done its part."""
 
-    def job_failed(self, job: Job, error: Exception) -> None:
+    def job_failed(self, job: RelayJob, error: Exception) -> None:
         """There is a defect, or something ran out: the job is given up, nothing else."""
 
 
-class Child:
+class ChildLink:
     """A child's channel, and what waits for its link to open."""
 
     __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
@@ -103,7 +107,7 @@ class Child:
         self.waiting.clear()
 
 
-class Job:
+class RelayJob:
     """One machine at work.
 
     Args:
@@ -126,7 +130,7 @@ class Job:
         self.spec = spec
         self.machine = machine
         self.parents: dict[int, tuple[Link, int]] = {}
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, ChildLink] = {}
         self._relay = relay
         self.credential = credential
         self._blob = blob
@@ -334,7 +338,7 @@ class Job:
             self.tell(events.ChildLost(number, str(error), False))
             return
         channel = self._relay.open_channel(link, self, number)
-        child = self.children[number] = Child(link, channel, start)
+        child = self.children[number] = ChildLink(link, channel, start)
         if link.reached:
             self.child_link_reached(number)
         if link.opened:
@@ -343,7 +347,7 @@ class Job:
             overdue = partial(self._attach_overdue, number, child)
             child.attach_by = Deadline(self._loop, self.spec.connect_timeout_s, overdue)
 
-    def _attach_overdue(self, number: int, child: Child) -> None:
+    def _attach_overdue(self, number: int, child: ChildLink) -> None:
         """A lost child that is asked to attach gets no more time than a new one gets to be reached.
 
         The kernel of a stopped daemon still accepts connections, so being reached says little here.
@@ -446,15 +450,15 @@ class Job:
     def task_event(self, event: TaskEvent) -> None:
         """The spawner says something of the process."""
         self._answered()
-        if isinstance(event, messages.TaskStarted):
+        if isinstance(event, messages.ProcessStarted):
             if self._io is not None:
                 self._io.started()
             self.tell(events.TaskStarted())
-        elif isinstance(event, messages.TaskReady):
+        elif isinstance(event, messages.ProcessReady):
             self.tell(events.TaskReady())
-        elif isinstance(event, messages.TaskEnded):
+        elif isinstance(event, messages.ProcessEnded):
             self._task_ended(events.TaskEnded(event.outcome, event.ending))
-        elif isinstance(event, messages.TaskRefused):
+        elif isinstance(event, messages.ProcessRefused):
             self._task_ended(events.TaskEnded(event.outcome))
         else:
             self.tell(events.TaskLeft(event.holders))

@@ -24,7 +24,7 @@ from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import Entry
 from gexec.relay.context import RelayContext
-from gexec.relay.job import Job
+from gexec.relay.job import RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.link import Link
 from gexec.relay.loop import run
@@ -69,9 +69,9 @@ class Party:
         #: The client's uid on a unix socket; None for a daemon.
         self.uid = uid
         #: Channels that the peer opened: (job, the number of it as a parent).
-        self.parents: dict[int, tuple[Job, int]] = {}
+        self.parents: dict[int, tuple[RelayJob, int]] = {}
         #: Channels that this daemon opened: (job, the number of the child).
-        self.children: dict[int, tuple[Job, int]] = {}
+        self.children: dict[int, tuple[RelayJob, int]] = {}
         self.numbers = count(1)
 
 
@@ -92,9 +92,9 @@ class RelayService:
         self._complaints = Complaints(context.log)
         self._pool = Pool(self, contexts)
         self._acceptor = Acceptor(self, context, contexts, self._complaints)
-        self._jobs: dict[tuple[bytes, int], Job] = {}
+        self._jobs: dict[tuple[bytes, int], RelayJob] = {}
         self._roots = 0
-        self._tasks: dict[int, Job] = {}
+        self._tasks: dict[int, RelayJob] = {}
         self._parties: dict[Link, Party] = {}
         self._task_numbers = count(1)
         self._parent_numbers = count(1)
@@ -136,7 +136,7 @@ class RelayService:
 
     # -- the spawner ----------------------------------------------------------------------
 
-    def open_task(self, job: Job) -> int:
+    def open_task(self, job: RelayJob) -> int:
         """Return a number for a new task of this job at the spawner."""
         task = next(self._task_numbers) & messages.TASK_MAX
         self._tasks[task] = job
@@ -204,7 +204,7 @@ class RelayService:
             self._parties[link] = Party()
         return link
 
-    def open_channel(self, link: Link, job: Job, child: int) -> int:
+    def open_channel(self, link: Link, job: RelayJob, child: int) -> int:
         """Return a new channel to a child on a link that this daemon dialled."""
         party = self._parties[link]
         channel = next(party.numbers) & 0xFFFFFFFF
@@ -362,7 +362,7 @@ class RelayService:
             parent=parent,
             orphan_grace_s=self._settings.orphan_grace_s,
         )
-        job = self._jobs[key] = Job(self, key, node, spec, start.credential, start.blob, credential.uid)
+        job = self._jobs[key] = RelayJob(self, key, node, spec, start.credential, start.blob, credential.uid)
         self._entry.keep(start.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
@@ -401,13 +401,15 @@ class RelayService:
             client=parent,
         )
         self._roots += 1
-        job = self._jobs[key] = Job(self, key, root, spec, submit.credential, submit.blob, credential.uid)
+        job = self._jobs[key] = RelayJob(
+            self, key, root, spec, submit.credential, submit.blob, credential.uid
+        )
         self._entry.keep(submit.credential)
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
         job.begin()
 
-    def job_failed(self, job: Job, error: Exception) -> None:
+    def job_failed(self, job: RelayJob, error: Exception) -> None:
         """There is a defect, or something ran out: the job is given up, nothing else."""
         place = "the root" if job.key[1] == ROOT else f"rank {job.key[1]}"
         self._log.error(f"{place} of job {job.key[0].hex()} failed: {type(error).__name__}: {error}")
@@ -423,7 +425,7 @@ class RelayService:
             self._entry.forget_known()
             memory.trim()
 
-    def job_finished(self, job: Job) -> None:
+    def job_finished(self, job: RelayJob) -> None:
         """A machine has done its part."""
         if self._jobs.pop(job.key, None) is not None:
             self._roots -= job.key[1] == ROOT

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
 
 
-class Policy:
+class ExitPolicy:
     """So many nodes must succeed: ``count`` of them, or ``percent`` of all; neither: all of them."""
 
     __slots__ = ("count", "percent")
@@ -23,16 +23,16 @@ class Policy:
         self.percent = percent
 
 
-def parse_policy(text: str) -> Policy:
+def parse_policy(text: str) -> ExitPolicy:
     """Return the policy of ``worst``, ``any``, ``ok-if N``, ``ok-if N%`` (also ``ok-if=N``, ``ok-if:N``).
 
     Raises:
         UsageError: anything else; N is 1 to RANKS_MAX, N% 1 to 100.
     """
     if text == "worst":
-        return Policy()
+        return ExitPolicy()
     if text == "any":
-        return Policy(count=1)
+        return ExitPolicy(count=1)
     if text[:5] != "ok-if" or text[5:6] not in (" ", "=", ":"):
         raise UsageError(f"--exit-policy: {text[:80]!r}: expected worst, any, 'ok-if N' or 'ok-if N%'")
     digits, percent = text[6:].removesuffix("%"), text.endswith("%")
@@ -41,10 +41,10 @@ def parse_policy(text: str) -> Policy:
         raise UsageError(
             f"--exit-policy: {text[:80]!r}: expected 1 to {highest}{'%' if percent else ''} after ok-if"
         )
-    return Policy(percent=int(digits)) if percent else Policy(count=int(digits))
+    return ExitPolicy(percent=int(digits)) if percent else ExitPolicy(count=int(digits))
 
 
-def policy_status(policy: Policy, outcomes: Sequence[Outcome]) -> int:
+def policy_status(policy: ExitPolicy, outcomes: Sequence[Outcome]) -> int:
     """Return 0 if enough ranks exited 0, else what ``exit_status`` says, but at least 1."""
     if not policy.count and not policy.percent:
         return exit_status(outcomes)

@@ -35,7 +35,7 @@ class AnswerError(GexecError):
     """What a gmond sent cannot be used; the sentence says why."""
 
 
-class Host:
+class GangliaHost:
     """One host as gmond sees it.
 
     Attributes:
@@ -71,16 +71,16 @@ class Hosts:
     __slots__ = ("_found", "entries", "left_out")
 
     def __init__(self) -> None:
-        self._found: dict[str, Host] = {}
+        self._found: dict[str, GangliaHost] = {}
         self.entries = 0
         self.left_out: dict[str, int] = {}
 
     @property
-    def hosts(self) -> list[Host]:
+    def hosts(self) -> list[GangliaHost]:
         """The hosts."""
         return list(self._found.values())
 
-    def add(self, host: Host) -> None:
+    def add(self, host: GangliaHost) -> None:
         """Take a host; of two with the same name, the one heard of last, then the usable one."""
         key = folded(host.name)
         other = self._found.get(key)
@@ -94,7 +94,7 @@ class Hosts:
         """Count an entry that is not taken."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
-    def usable(self) -> list[Host]:
+    def usable(self) -> list[GangliaHost]:
         """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
         return sorted([host for host in self.hosts if not host.lack], key=lambda host: host.load)
 
@@ -118,7 +118,7 @@ def _most_first(counted: tuple[str, int]) -> tuple[int, str]:
     return -counted[1], counted[0]
 
 
-def down(hosts: Iterable[Host]) -> set[str]:
+def down(hosts: Iterable[GangliaHost]) -> set[str]:
     """Return the names as DNS compares them, and the addresses, of hosts that are not up.
 
     The first label of a full name counts too, so that node1 finds node1.cluster; but none that a
@@ -252,7 +252,7 @@ class _Document:
         # One node's nonsense must not hide a cluster: whose load is not known comes last.
         load = _number(metrics.get("load_one", "")) - _number(metrics.get("cpu_num", "1"))
         name = name.removesuffix(".")  # certificates are for names without it
-        self.hosts.add(Host(name, address, age_s, load if math.isfinite(load) else math.inf, lack))
+        self.hosts.add(GangliaHost(name, address, age_s, load if math.isfinite(load) else math.inf, lack))
 
 
 def is_name(text: str) -> bool:

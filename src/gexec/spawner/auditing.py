@@ -6,7 +6,7 @@ from typing import Final
 
 from gexec.posix.audit import AuditLog
 from gexec.spawner.admission import Admitted
-from gexec.wire.messages import LaunchSpec, TaskLeft
+from gexec.wire.messages import LaunchSpec, ProcessLeft
 from gexec.wire.outcome import Outcome
 
 _ARGUMENTS_MAX: Final = 32
@@ -70,7 +70,7 @@ class Trail:
             "exit", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, outcome=outcome.describe()
         )
 
-    def left(self, left: TaskLeft, task: EndedTask) -> None:
+    def left(self, left: ProcessLeft, task: EndedTask) -> None:
         """A rank ended by itself and left processes behind; of many only some are named."""
         self._audit.write(
             "left",

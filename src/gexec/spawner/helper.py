@@ -22,7 +22,16 @@ from gexec.posix.channel import HelperPort, MessageLost, SpawnerPort
 from gexec.spawner import starting
 from gexec.spawner.launcher import Launcher
 from gexec.wire import outcome
-from gexec.wire.messages import LAUNCH, Event, ForgetTask, KillTask, Launch, Request, SignalTask, TaskRefused
+from gexec.wire.messages import (
+    LAUNCH,
+    Event,
+    ForgetProcess,
+    KillProcess,
+    Launch,
+    ProcessRefused,
+    Request,
+    SignalProcess,
+)
 
 #: A helper without tasks ends after this long.
 IDLE_S: Final = 300.0
@@ -147,7 +156,7 @@ class _Helper:
             request = self._port.receive()
         except MessageLost as lost:
             if lost.kind == LAUNCH:
-                self._tell(TaskRefused(lost.task, outcome.no_room(str(lost))))
+                self._tell(ProcessRefused(lost.task, outcome.no_room(str(lost))))
             return
         except (ConnectionError, ProtocolError):
             self._gone = True
@@ -159,7 +168,7 @@ class _Helper:
         except Exception as error:
             # Trouble with one task is that task's: the user's others go on.
             if isinstance(request, Launch):
-                self._tell(TaskRefused(request.task, starting.unexpected(error)))
+                self._tell(ProcessRefused(request.task, starting.unexpected(error)))
 
     def _handle(self, request: Request) -> None:
         if isinstance(request, Launch):
@@ -167,11 +176,11 @@ class _Helper:
                 self._launcher.start(request.task, request.spec, request.fds)
             else:
                 self._launcher.check(request.task, request.spec)
-        elif isinstance(request, SignalTask):
+        elif isinstance(request, SignalProcess):
             self._launcher.signal(request.task, request.signum)
-        elif isinstance(request, KillTask):
+        elif isinstance(request, KillProcess):
             self._launcher.kill(request.task, request.now)
-        elif isinstance(request, ForgetTask):
+        elif isinstance(request, ForgetProcess):
             self._launcher.forget(request.task)
 
     def _tell(self, event: Event) -> None:

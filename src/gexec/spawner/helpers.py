@@ -17,8 +17,16 @@ from gexec.posix.channel import HelperPort, MessageLost
 from gexec.posix.loop import PollLoop
 from gexec.security.policy import Account
 from gexec.spawner.helper import fork_helper
-from gexec.spawner.task import Task
-from gexec.wire.messages import AcceptedKeys, Certificates, Event, Launch, Request, TaskLeft, TaskStarted
+from gexec.spawner.task import TaskProcess
+from gexec.wire.messages import (
+    AcceptedKeys,
+    Certificates,
+    Event,
+    Launch,
+    ProcessLeft,
+    ProcessStarted,
+    Request,
+)
 
 #: A helper takes no new tasks after this long, so that a user's new groups come to count.
 _AGE_MAX_S: Final = 600.0
@@ -68,7 +76,7 @@ class Helper:
         self.unanswered: dict[int, float] = {}
         self.detached: set[tuple[bytes, bytes]] = set()
         self.ended: dict[int, tuple[bytes, bytes]] = {}
-        self.doomed: deque[Task] = deque(maxlen=_LEFT_MAX)
+        self.doomed: deque[TaskProcess] = deque(maxlen=_LEFT_MAX)
         self.left_pids: dict[int, None] = {}
         self.quiet_s = 0.0
 
@@ -105,7 +113,7 @@ class Helper:
         os.kill(self.pid, signal.SIGCONT)
         self.unanswered = dict.fromkeys(self.unanswered, clock.now_s())
 
-    def task_ended(self, task: Task) -> None:
+    def task_ended(self, task: TaskProcess) -> None:
         """A task has ended: what it left behind may be told, and is ended if that was asked for."""
         self.quiet_s = clock.now_s() + LINGER_S + _TOLD_S
         if task.ending or not task.leaves:
@@ -115,7 +123,7 @@ class Helper:
             if len(self.ended) > _LEFT_MAX:
                 self.ended.pop(next(iter(self.ended)))
 
-    def lost_tasks(self) -> list[Task]:
+    def lost_tasks(self) -> list[TaskProcess]:
         """Return the tasks that ended lately and may have left what the helper was still ending."""
         now_s = clock.now_s()
         return [
@@ -129,7 +137,7 @@ class Helper:
         doomed = {task.mark for task in self.doomed}
         return [mark for mark in (*self.detached, *self.ended.values()) if mark not in doomed]
 
-    def told_left(self, event: TaskLeft) -> bool:
+    def told_left(self, event: ProcessLeft) -> bool:
         """Take in what a task left behind; False if this is not to be told, or not again."""
         if event.task not in self.ended or not event.processes:
             return False
@@ -259,12 +267,12 @@ class Helpers:
             return False
         if isinstance(event, (Certificates, AcceptedKeys)):
             return True  # none of its business
-        if isinstance(event, TaskLeft):
+        if isinstance(event, ProcessLeft):
             if helper.told_left(event):
                 self._on_event(event)
         elif event.task in helper.tasks:  # else it was forgotten meanwhile
             helper.unanswered.pop(event.task, None)
-            if not isinstance(event, TaskStarted):
+            if not isinstance(event, ProcessStarted):
                 helper.tasks.discard(event.task)
             self._on_event(event)
         if helper is not self._current.get(helper.uid):

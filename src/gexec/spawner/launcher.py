@@ -22,9 +22,9 @@ from gexec.posix import clock, descendants
 from gexec.spawner import starting
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal
-from gexec.spawner.task import Task, mark_of
+from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire import outcome
-from gexec.wire.messages import Event, LaunchSpec, TaskEnded, TaskReady, TaskRefused, TaskStarted
+from gexec.wire.messages import Event, LaunchSpec, ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import Outcome
 
 #: Signals that ask for an end: a task that ends after one of them has not ended by itself.
@@ -55,8 +55,8 @@ class Launcher:
         self._other_ended = other_ended
         self._uid = os.geteuid()
         self._descriptors = descriptors
-        self._tasks: dict[int, Task] = {}
-        self._by_pid: dict[int, Task] = {}
+        self._tasks: dict[int, TaskProcess] = {}
+        self._by_pid: dict[int, TaskProcess] = {}
         self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
 
     @property
@@ -77,21 +77,21 @@ class Launcher:
     # -- starting ----------------------------------------------------------------------------
 
     def start(self, number: int, spec: LaunchSpec, fds: tuple[int, ...]) -> None:
-        """Start a task; emits TaskStarted or TaskRefused. Closes ``fds`` (stdin, stdout, stderr)."""
+        """Start a task; emits ProcessStarted or ProcessRefused. Closes ``fds`` (stdin, stdout, stderr)."""
         try:
             if number in self._tasks:
-                self._emit(TaskRefused(number, outcome.not_started("the task number is in use")))
+                self._emit(ProcessRefused(number, outcome.not_started("the task number is in use")))
                 return
             since = descendants.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
             pid = starting.spawn(spec, fds, self._descriptors)
         except Refusal as refusal:
-            self._emit(TaskRefused(number, refusal.outcome))
+            self._emit(ProcessRefused(number, refusal.outcome))
             return
         finally:
             for fd in fds:
                 os.close(fd)
-        task = Task(
+        task = TaskProcess(
             number,
             pid,
             mark_of(spec.job_id, spec.rank),
@@ -102,16 +102,16 @@ class Launcher:
         )
         task.outputs = outputs
         self._tasks[number] = self._by_pid[pid] = task
-        self._emit(TaskStarted(number, pid))
+        self._emit(ProcessStarted(number, pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
-        """Do what ``start`` does but the start itself; emits TaskReady or TaskRefused."""
+        """Do what ``start`` does but the start itself; emits ProcessReady or ProcessRefused."""
         try:
             starting.check(spec)
         except Refusal as refusal:
-            self._emit(TaskRefused(number, refusal.outcome))
+            self._emit(ProcessRefused(number, refusal.outcome))
         else:
-            self._emit(TaskReady(number))
+            self._emit(ProcessReady(number))
 
     # -- signals and ends --------------------------------------------------------------------
 
@@ -161,7 +161,10 @@ class Launcher:
             self.tick()
 
     def lost(
-        self, tasks: Iterable[Task], left_marks: Iterable[tuple[bytes, bytes]], left_pids: Iterable[int]
+        self,
+        tasks: Iterable[TaskProcess],
+        left_marks: Iterable[tuple[bytes, bytes]],
+        left_pids: Iterable[int],
     ) -> None:
         """Take over what a user's dead helper had: end its tasks, leave alone what it left alone.
 
@@ -170,7 +173,7 @@ class Launcher:
         """
         self._leftovers.lost(tasks, left_marks, left_pids)
 
-    def _end(self, task: Task, now: bool) -> None:
+    def _end(self, task: TaskProcess, now: bool) -> None:
         now_s = clock.now_s()
         if now:
             task.hard_at_s = now_s
@@ -181,7 +184,7 @@ class Launcher:
                 _signal_group(task.pid, signum)
             self._signal_outside_group(task)
 
-    def _signal_outside_group(self, task: Task) -> None:
+    def _signal_outside_group(self, task: TaskProcess) -> None:
         queue = [(child, task.pid) for child in descendants.children_of(task.pid)]
         while queue:
             pid, parent = queue.pop()
@@ -194,7 +197,7 @@ class Launcher:
             if orphan.group != task.pid:
                 descendants.send_tree([orphan.pid], GENTLE)
 
-    def _kill_hard(self, task: Task) -> None:
+    def _kill_hard(self, task: TaskProcess) -> None:
         # What lives outside the group first, while it can still be found under the task's process.
         descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
         _signal_group(task.pid, signal.SIGKILL)
@@ -202,7 +205,7 @@ class Launcher:
     # -- reaping -----------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Collect every child that has ended; emits TaskEnded. Call it after SIGCHLD."""
+        """Collect every child that has ended; emits ProcessEnded. Call it after SIGCHLD."""
         now_s = clock.now_s()
         others: list[tuple[int, int]] = []
         reaped = False
@@ -226,13 +229,13 @@ class Launcher:
         if reaped:
             self._leftovers.settle(now_s)
 
-    def _ended(self, task: Task, status: int, now_s: float) -> None:
+    def _ended(self, task: TaskProcess, status: int, now_s: float) -> None:
         task.ended_s = now_s
         task.until = descendants.ticks()
         self._leftovers.task_ended(task)
         if not task.detached:
             del self._tasks[task.number]
-            self._emit(TaskEnded(task.number, _outcome(status), task.ending))
+            self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 

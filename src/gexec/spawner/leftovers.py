@@ -17,8 +17,8 @@ from typing import Final
 from gexec.core.deadlines import earlier
 from gexec.posix import clock, descendants
 from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own
-from gexec.spawner.task import Task
-from gexec.wire.messages import LEFT_SHOWN_MAX, TaskLeft
+from gexec.spawner.task import TaskProcess
+from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
 
 #: Between two rounds of SIGKILL while something still lives.
 SWEEP_S: Final = 0.02
@@ -46,9 +46,9 @@ class Leftovers:
 
     def __init__(
         self,
-        running: dict[int, Task],
+        running: dict[int, TaskProcess],
         not_orphans: Callable[[], set[int]],
-        on_left: Callable[[TaskLeft], None],
+        on_left: Callable[[ProcessLeft], None],
         linger_s: float,
     ) -> None:
         self._running = running
@@ -61,13 +61,13 @@ class Leftovers:
         #: Orphans that were reaped since the last survey: what they had started may come up in it.
         self._reaped: list[Orphan] = []
         #: Tasks that were reaped since the last settling.
-        self._fresh: list[Task] = []
+        self._fresh: list[TaskProcess] = []
         #: By number: ended by itself and left something, which goes if the job is ended after all.
-        self._past: dict[int, Task] = {}
+        self._past: dict[int, TaskProcess] = {}
         #: Of those and of what the policy ends, oldest first: to be reported.
-        self._lingering: deque[Task] = deque()
+        self._lingering: deque[TaskProcess] = deque()
         #: Tasks whose end was asked for: what comes up of them is ended.
-        self._ended: list[Task] = []
+        self._ended: list[TaskProcess] = []
         self._purge_s: float | None = None
         self._left_marks: dict[tuple[bytes, bytes], None] = {}
         self._left_pids: frozenset[int] = frozenset()
@@ -80,7 +80,7 @@ class Leftovers:
 
     # -- what the launcher tells -------------------------------------------------------------
 
-    def task_ended(self, task: Task) -> None:
+    def task_ended(self, task: TaskProcess) -> None:
         """A task's process was reaped, and is no longer among the running; ``settle`` comes next."""
         self._fresh.append(task)
 
@@ -90,12 +90,15 @@ class Leftovers:
         if orphan is not None:
             self._drop(orphan)
 
-    def forget(self, task: Task) -> None:
+    def forget(self, task: TaskProcess) -> None:
         """Leave alone what this task leaves behind; it is detached."""
         self._remember(task.mark)
 
     def lost(
-        self, tasks: Iterable[Task], left_marks: Iterable[tuple[bytes, bytes]], left_pids: Iterable[int]
+        self,
+        tasks: Iterable[TaskProcess],
+        left_marks: Iterable[tuple[bytes, bytes]],
+        left_pids: Iterable[int],
     ) -> None:
         """A user's helper has ended: its children are this process's now; ``settle`` comes next.
 
@@ -129,7 +132,7 @@ class Leftovers:
             for orphan in self.of(task):
                 self._leave(orphan)
 
-    def _past_task(self, number: int) -> Task | None:
+    def _past_task(self, number: int) -> TaskProcess | None:
         task = self._past.get(number)
         for ended in self._ended:
             if task is None and ended.number == number:
@@ -162,7 +165,7 @@ class Leftovers:
                     owners.add(orphan)
         self._reaped.clear()
 
-    def of(self, task: Task) -> list[Orphan]:
+    def of(self, task: TaskProcess) -> list[Orphan]:
         """Return the orphans that belong to a task."""
         return [orphan for orphan in self._orphans.values() if orphan.owner is task]
 
@@ -220,10 +223,10 @@ class Leftovers:
         if self._ended and self._purge_s is None:
             self._purge_s = now_s + self._linger_s  # of a lost helper's
 
-    def _goes_with(self, orphan: Orphan, task: Task) -> bool:
+    def _goes_with(self, orphan: Orphan, task: TaskProcess) -> bool:
         return orphan.owner is task or (orphan.owner is None and could_own(task, orphan))
 
-    def _let_be(self, task: Task, mine: list[Orphan], now_s: float) -> None:
+    def _let_be(self, task: TaskProcess, mine: list[Orphan], now_s: float) -> None:
         """Deal with what a task that ended by itself left behind."""
         for orphan in mine:
             orphan.owner = task
@@ -242,12 +245,12 @@ class Leftovers:
         for orphan in mine:
             self._leave(orphan)
 
-    def _hunt_for(self, task: Task, now_s: float) -> None:
+    def _hunt_for(self, task: TaskProcess, now_s: float) -> None:
         self._ended.append(task)
         if self._purge_s is None:
             self._purge_s = now_s + self._linger_s
 
-    def _condemn_for(self, orphan: Orphan, task: Task, now_s: float) -> None:
+    def _condemn_for(self, orphan: Orphan, task: TaskProcess, now_s: float) -> None:
         """End an orphan of a task whose end was asked for."""
         hard_at_s = task.hard_at_s
         # What was known to be of the task, or was below it, was asked together with it.
@@ -322,10 +325,10 @@ class Leftovers:
         ]
         self._purge_s = now_s + self._linger_s if self._ended else None
 
-    def _reported_s(self, task: Task) -> float:
+    def _reported_s(self, task: TaskProcess) -> float:
         return (task.ended_s or 0.0) + self._linger_s
 
-    def _report(self, task: Task) -> None:
+    def _report(self, task: TaskProcess) -> None:
         """Tell what a task has left, if it is still there and has not been ended meanwhile."""
         if task.ending:
             return
@@ -347,7 +350,7 @@ class Leftovers:
             if task.leaves and task.outputs & descendants.pipes_of(pid):
                 holders += 1
         if found:
-            self._on_left(TaskLeft(task.number, holders, found, tuple(shown)))
+            self._on_left(ProcessLeft(task.number, holders, found, tuple(shown)))
         else:
             self._past.pop(task.number, None)
 
@@ -356,5 +359,5 @@ class Leftovers:
         self._children.close()
 
 
-def _ends_by_itself(task: Task) -> bool:
+def _ends_by_itself(task: TaskProcess) -> bool:
     return not task.ending

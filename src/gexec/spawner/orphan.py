@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from gexec.posix import descendants
-from gexec.spawner.task import Task
+from gexec.spawner.task import TaskProcess
 
 OPEN: Final = "open"  #: what becomes of it is decided by the end of a task that still runs
 DUE: Final = "due"  #: it is being ended
@@ -43,14 +43,14 @@ class Orphan:
         self.group = stat.group
         self.session = stat.session
         self.born = stat.born
-        self.owner: Task | None = None
+        self.owner: TaskProcess | None = None
         self.state = OPEN
         self.due_s = 0.0
         self.asked = False
         self.rounds = 0
 
 
-def could_own(task: Task, orphan: Orphan) -> bool:
+def could_own(task: TaskProcess, orphan: Orphan) -> bool:
     """Tell whether a process that hides whose it is was started while the task ran, as its user."""
     if orphan.uid != task.uid or orphan.born < task.since:
         return False
@@ -65,10 +65,10 @@ class Owners:
         kin: the orphans that are known.
     """
 
-    def __init__(self, tasks: Iterable[Task], kin: Iterable[Orphan]) -> None:
-        self._marks: dict[tuple[bytes, bytes], Task] = {}
-        self._groups: dict[int, Task] = {}
-        self._outputs: dict[int, Task] = {}
+    def __init__(self, tasks: Iterable[TaskProcess], kin: Iterable[Orphan]) -> None:
+        self._marks: dict[tuple[bytes, bytes], TaskProcess] = {}
+        self._groups: dict[int, TaskProcess] = {}
+        self._outputs: dict[int, TaskProcess] = {}
         for task in tasks:
             self._marks[task.mark] = task
             self._groups[task.pid] = task
@@ -88,7 +88,7 @@ class Owners:
         if orphan.session != self._own_session:
             self._kin_sessions[orphan.session] = orphan
 
-    def task_of(self, orphan: Orphan) -> Task | None:
+    def task_of(self, orphan: Orphan) -> TaskProcess | None:
         """Return the task that it is of without doubt, or None."""
         task = self._marks.get(orphan.mark) or self._groups.get(orphan.group)
         if task is None and self._outputs:

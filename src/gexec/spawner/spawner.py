@@ -28,25 +28,25 @@ from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helper, Helpers
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.starting import unexpected
-from gexec.spawner.task import Task, mark_of
+from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire import outcome
 from gexec.wire.messages import (
     CHECK,
     RUN,
     Check,
     Event,
-    ForgetTask,
-    KillTask,
+    ForgetProcess,
+    KillProcess,
     Launch,
     LaunchSpec,
+    ProcessEnded,
+    ProcessLeft,
+    ProcessReady,
+    ProcessRefused,
+    ProcessStarted,
     Request,
-    Run,
-    SignalTask,
-    TaskEnded,
-    TaskLeft,
-    TaskReady,
-    TaskRefused,
-    TaskStarted,
+    RunProcess,
+    SignalProcess,
 )
 from gexec.wire.outcome import Outcome
 
@@ -80,10 +80,10 @@ class _Task:
         self.kill_by_s: float | None = None
         self.since = descendants.ticks()
 
-    def ended(self, number: int, ending: bool) -> Task:
+    def ended(self, number: int, ending: bool) -> TaskProcess:
         """Return the task as one that has just ended, by itself or not."""
         launch = self.launch
-        task = Task(
+        task = TaskProcess(
             number,
             self.pid,
             mark_of(launch.job_id, launch.rank),
@@ -131,7 +131,7 @@ class Spawner:
         self._on_signal = on_signal
         self._tasks: dict[int, _Task] = {}
         #: By task, oldest first: when it is told at the latest.
-        self._held: dict[int, tuple[float, TaskStarted]] = {}
+        self._held: dict[int, tuple[float, ProcessStarted]] = {}
         self._checks = Checks()
         self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
@@ -315,7 +315,7 @@ class Spawner:
         except Exception as error:
             # One task's trouble is that task's: every other one goes on.
             self._log.error(f"task {request.task}: {type(error).__name__}: {error}")
-            if isinstance(request, (Run, Check)):
+            if isinstance(request, (RunProcess, Check)):
                 self._give_up(request.task, request.rank, unexpected(error))
 
     def _lost(self, lost: MessageLost) -> None:
@@ -345,20 +345,20 @@ class Spawner:
 
     def _handle(self, request: Request) -> None:
         number = request.task
-        if isinstance(request, Run):
+        if isinstance(request, RunProcess):
             self._run(number, request.rank, request.credential, request.blob, request.fds)
         elif isinstance(request, Check):
             self._check(number, request.rank, request.credential, request.blob)
-        elif isinstance(request, SignalTask):
+        elif isinstance(request, SignalProcess):
             self._signal(number, request.signum)
-        elif isinstance(request, KillTask):
+        elif isinstance(request, KillProcess):
             self._checks.pop(number)
             task = self._tasks.get(number)
             if task is not None:
                 self._kill(number, task, request.now, "asked for")
             else:
                 self._ask_ended(request)
-        elif isinstance(request, ForgetTask):
+        elif isinstance(request, ForgetProcess):
             self._forget(number)
         elif isinstance(request, Launch):
             # Only ever said to a helper: a relay that says it wants to pass the checks by.
@@ -427,7 +427,7 @@ class Spawner:
 
     def _refuse(self, number: int, rank: int, code: str, text: str, refused: Outcome | None) -> None:
         self._trail.refused(number, rank, code, text)
-        self.tell(TaskRefused(number, refused or outcome.denied(text)))
+        self.tell(ProcessRefused(number, refused or outcome.denied(text)))
 
     # -- tasks -------------------------------------------------------------------------------
 
@@ -462,11 +462,11 @@ class Spawner:
     def _signal(self, number: int, signum: int) -> None:
         task = self._tasks.get(number)
         if task is None:
-            self._ask_ended(SignalTask(number, signum))
+            self._ask_ended(SignalProcess(number, signum))
         elif task.helper is None:
             self._launcher.signal(number, signum)
         else:
-            task.helper.ask(SignalTask(number, signum))
+            task.helper.ask(SignalProcess(number, signum))
 
     def _kill(self, number: int, task: _Task, now: bool, reason: str) -> None:
         launch = task.launch
@@ -477,12 +477,12 @@ class Spawner:
         task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + _HELPER_PATIENCE_S
         # The user may have stopped its own helper; it is our unreaped child, so the pid is right.
         os.kill(task.helper.pid, signal.SIGCONT)
-        task.helper.ask(KillTask(number, now))
+        task.helper.ask(KillProcess(number, now))
 
     def _forget(self, number: int) -> None:
         task = self._tasks.pop(number, None)
         if task is None:
-            self._ask_ended(ForgetTask(number))
+            self._ask_ended(ForgetProcess(number))
             return
         if task.helper is None:
             self._launcher.forget(number)
@@ -490,9 +490,9 @@ class Spawner:
         task.helper.tasks.discard(number)
         task.helper.unanswered.pop(number, None)
         task.helper.detached.add(mark_of(task.launch.job_id, task.launch.rank))
-        task.helper.ask(ForgetTask(number))
+        task.helper.ask(ForgetProcess(number))
 
-    def _ask_ended(self, request: SignalTask | KillTask | ForgetTask) -> None:
+    def _ask_ended(self, request: SignalProcess | KillProcess | ForgetProcess) -> None:
         """Pass on what concerns only what a task left behind when it ended by itself."""
         ended = self._ended.get(request.task)
         if ended is None:
@@ -502,39 +502,39 @@ class Spawner:
             if helper is not None:
                 os.kill(helper.pid, signal.SIGCONT)
                 helper.ask(request)
-        elif isinstance(request, KillTask):
+        elif isinstance(request, KillProcess):
             self._launcher.kill(request.task, request.now)
-        elif isinstance(request, SignalTask):
+        elif isinstance(request, SignalProcess):
             self._launcher.signal(request.task, request.signum)
         else:
             self._launcher.forget(request.task)
 
     def _from_launcher(self, event: Event) -> None:
-        if isinstance(event, TaskStarted):
+        if isinstance(event, ProcessStarted):
             task = self._tasks[event.task]
             task.pid = event.pid
             self._trail.started(event.task, task.launch, task.account.uid, event.pid)
             self._hold(event)
             return
-        if isinstance(event, TaskEnded):
+        if isinstance(event, ProcessEnded):
             done = self._tasks.pop(event.task, None)
             if done is not None:
                 self._trail.ended(event.task, done.launch, done.pid, event.outcome)
                 self._remember(event, done)
             self._held.pop(event.task, None)  # that it has ended says that it ran
-        elif isinstance(event, TaskRefused):
+        elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
             self._checks.pop(event.task)
             rank = gone.launch.rank if gone else None
             self._trail.refused(event.task, rank, "start", event.outcome.text)
-        elif isinstance(event, TaskReady):
+        elif isinstance(event, ProcessReady):
             self._tasks.pop(event.task, None)  # a check through a helper: the helper has no task of it
-        elif isinstance(event, TaskLeft):
+        elif isinstance(event, ProcessLeft):
             self._left(event)
             return
         self.tell(event)
 
-    def _remember(self, event: TaskEnded, task: _Task) -> None:
+    def _remember(self, event: ProcessEnded, task: _Task) -> None:
         """Keep what is needed to deal with what an ended task left behind."""
         number, helper = event.task, task.helper
         self._ended[number] = EndedTask(task.launch, task.account.uid, 0 if helper is None else helper.pid)
@@ -543,16 +543,16 @@ class Spawner:
         if len(self._ended) > _ENDED_MAX:
             self._ended.pop(next(iter(self._ended)))
 
-    def _left(self, event: TaskLeft) -> None:
+    def _left(self, event: ProcessLeft) -> None:
         """Write down what a task left behind; the relay is told how many hold its output."""
         ended = self._ended.get(event.task)
         if ended is not None and not ended.told:
             ended.told = True
             self._trail.left(event, ended)
             if event.holders and ended.leaves:
-                self.tell(TaskLeft(event.task, event.holders))
+                self.tell(ProcessLeft(event.task, event.holders))
 
-    def _hold(self, event: TaskStarted) -> None:
+    def _hold(self, event: ProcessStarted) -> None:
         """Keep it a moment: most commands end before it is told, and their end tells it too."""
         self._held[event.task] = (clock.now_s() + _STARTED_HELD_S, event)
         if len(self._held) > _HELD_MAX:
@@ -583,7 +583,7 @@ class Spawner:
             if task is not None:
                 lost.append(task.ended(number, True))
                 text = f"the helper process of {name} was ended"
-                self._from_launcher(TaskEnded(number, outcome.lost(text), True))
+                self._from_launcher(ProcessEnded(number, outcome.lost(text), True))
         # All that it started is ours now, and would be nobody's.
         self._launcher.lost(lost, helper.left_marks(), helper.left_pids)
 

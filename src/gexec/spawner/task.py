@@ -8,7 +8,7 @@ def mark_of(job_id: bytes, rank: int) -> tuple[bytes, bytes]:
     return b"GEXEC_JOB=" + job_id.hex().encode(), b"GEXEC_MY_VNN=%d" % rank
 
 
-class Task:
+class TaskProcess:
     """A started task, and for a while what is known of it after its end.
 
     Args:

@@ -29,7 +29,7 @@ _ENGINE = "import sys; from gexec.ssh.engine import main; sys.exit(main(sys.argv
 _engines: list[int] = []
 
 
-class Options:
+class SshOptions:
     """How ssh is called.
 
     Attributes:
@@ -112,7 +112,7 @@ def prepare(
     )
 
 
-def open_session(job: JobSpec, options: Options | None = None) -> tuple[_socket.socket, JobSession]:
+def open_session(job: JobSpec, options: SshOptions | None = None) -> tuple[_socket.socket, JobSession]:
     """Start the engine and submit the job to it.
 
     Returns the socket, non-blocking, and the session that waits for Accepted. When the socket is closed, or
@@ -125,7 +125,7 @@ def open_session(job: JobSpec, options: Options | None = None) -> tuple[_socket.
         UsageError: there is no ssh, or the command is too long for it.
         DaemonError: the engine cannot be started.
     """
-    options = options or Options()
+    options = options or SshOptions()
     words = options.words()
     words += settings.new_words(words)
     blob = job.encode()

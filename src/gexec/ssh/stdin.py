@@ -18,7 +18,7 @@ class SpoolError(GexecError):
     """There is no room on disk for stdin."""
 
 
-class Stdin:
+class KeptStdin:
     """Bytes from an offset on.
 
     Args:

@@ -18,10 +18,9 @@ from gexec.ssh.commands import Commands
 from gexec.ssh.link import BACKLOG_MAX_BYTES, ClientLink
 from gexec.ssh.messenger import Messengers
 from gexec.ssh.process import SshProcess
-from gexec.ssh.stdin import SpoolError, Stdin
+from gexec.ssh.stdin import KeptStdin, SpoolError
 from gexec.ssh.verdict import verdict
-from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, Started, StdinTaken
-from gexec.wire.frames import Stdin as StdinFrame
+from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, RanksStarted, Stdin, StdinTaken
 from gexec.wire.jobspec import NO_STDIN, JobSpec
 from gexec.wire.outcome import Outcome, held_by, not_started, output_cut
 
@@ -65,7 +64,7 @@ class Work:
         self._client = client
         self._messengers = Messengers(loop, env, commands.signal)
         spooled = job.ranks > job.fanout
-        self._stdin = None if job.flags & NO_STDIN else Stdin(spooled)
+        self._stdin = None if job.flags & NO_STDIN else KeptStdin(spooled)
         self._stdin_told = 0
         #: The next rank to start, and why no more are started, or "".
         self._next = 0
@@ -117,7 +116,7 @@ class Work:
 
     # -- what the client says --------------------------------------------------------------------
 
-    def stdin(self, frame: StdinFrame) -> None:
+    def stdin(self, frame: Stdin) -> None:
         """Take bytes for every command. ProtocolError: they cannot be."""
         if self._stdin is None:
             raise ProtocolError("stdin for a job without stdin")
@@ -214,7 +213,7 @@ class Work:
             return
         process.went = True
         process.order(script.GO)
-        self._client.say(Started(((process.rank, process.rank + 1),)))
+        self._client.say(RanksStarted(((process.rank, process.rank + 1),)))
         if self._job.timeout_s:
             self._later(self._job.timeout_s, lambda: self._out_of_time(process))
         if self._stdin is not None:

@@ -404,7 +404,7 @@ REFUSED_BUSY: Final = 4  #: draining, or a limit of this node: *not started*
 REFUSED_LAST: Final = 4
 
 
-class Started(Frame):
+class RanksStarted(Frame):
     """These ranks' processes run."""
 
     TYPE: ClassVar[int] = 34
@@ -425,7 +425,7 @@ class Started(Frame):
         return cls(ranks)
 
 
-class Ready(Started):
+class Ready(RanksStarted):
     """These ranks of a strict job can start."""
 
     TYPE: ClassVar[int] = 35
@@ -673,8 +673,8 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
 FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
 FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
-FROM_CHILD: Final = FROM_ANY | _table(Accepted, Refused, Started, Ready, Output, Ended, StdinTaken)
-FROM_ROOT: Final = FROM_ANY | _table(Accepted, Refused, Started, Output, Ended, StdinTaken, Done)
+FROM_CHILD: Final = FROM_ANY | _table(Accepted, Refused, RanksStarted, Ready, Output, Ended, StdinTaken)
+FROM_ROOT: Final = FROM_ANY | _table(Accepted, Refused, RanksStarted, Output, Ended, StdinTaken, Done)
 TO_AUTHD: Final = _table(Sign, Certify)
 FROM_AUTHD: Final = _table(Signed, Certified, Refused)
 

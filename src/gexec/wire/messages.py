@@ -46,7 +46,7 @@ _THREE: Final = Struct("!III")
 _SPEC: Final = Struct("!BHI16sIIIII")
 _REMOTE_PATH: Final = 1
 _LEAVES: Final = 2
-#: Processes that are named in one TaskLeft, and the bytes of each name.
+#: Processes that are named in one ProcessLeft, and the bytes of each name.
 LEFT_SHOWN_MAX: Final = 32
 LEFT_NAME_MAX_BYTES: Final = 80
 
@@ -136,7 +136,7 @@ class LaunchSpec(Record):
 # -- requests: to the spawner, and from it to a helper -----------------------------------------
 
 
-class Run(Record):
+class RunProcess(Record):
     """Start this rank of the job, with these fds as stdin, stdout and stderr."""
 
     __slots__ = ("blob", "credential", "fds", "rank", "task")
@@ -172,7 +172,7 @@ class Launch(Record):
         self.fds = fds
 
 
-class SignalTask(Record):
+class SignalProcess(Record):
     """Send a signal to the task's process group."""
 
     __slots__ = ("signum", "task")
@@ -182,7 +182,7 @@ class SignalTask(Record):
         self.signum = signum
 
 
-class KillTask(Record):
+class KillProcess(Record):
     """End the task: gracefully, or at once."""
 
     __slots__ = ("now", "task")
@@ -192,7 +192,7 @@ class KillTask(Record):
         self.now = now
 
 
-class ForgetTask(Record):
+class ForgetProcess(Record):
     """Report no more of this task and leave it running."""
 
     __slots__ = ("task",)
@@ -201,12 +201,12 @@ class ForgetTask(Record):
         self.task = task
 
 
-Request = Run | Check | Launch | SignalTask | KillTask | ForgetTask
+Request = RunProcess | Check | Launch | SignalProcess | KillProcess | ForgetProcess
 
 # -- events: from a helper to the spawner, and from it to the relay ----------------------------
 
 
-class TaskStarted(Record):
+class ProcessStarted(Record):
     """The task runs as this process."""
 
     __slots__ = ("pid", "task")
@@ -216,7 +216,7 @@ class TaskStarted(Record):
         self.pid = pid
 
 
-class TaskReady(Record):
+class ProcessReady(Record):
     """The checked task could be started."""
 
     __slots__ = ("task",)
@@ -225,7 +225,7 @@ class TaskReady(Record):
         self.task = task
 
 
-class TaskRefused(Record):
+class ProcessRefused(Record):
     """The task does not run: NOT_STARTED or DENIED."""
 
     __slots__ = ("outcome", "task")
@@ -235,7 +235,7 @@ class TaskRefused(Record):
         self.outcome = outcome
 
 
-class TaskEnded(Record):
+class ProcessEnded(Record):
     """The task's process ended.
 
     ``ending`` says whether this side had begun to end it; if not, the task has ended by itself.
@@ -249,10 +249,10 @@ class TaskEnded(Record):
         self.ending = ending
 
 
-class TaskLeft(Record):
+class ProcessLeft(Record):
     """The task ended by itself, and ``holders`` of the processes that it left hold its output.
 
-    It comes once, limits.LINGER_S after TaskEnded. The relay gets it only if there are holders, and
+    It comes once, limits.LINGER_S after ProcessEnded. The relay gets it only if there are holders, and
     nothing but their number; they are left alone. A helper also says, for the audit log, how many
     processes were left (``processes``) and what some of them are (``shown``: "PID NAME").
     """
@@ -286,7 +286,9 @@ class AcceptedKeys(Record):
         self.pem = pem
 
 
-Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | TaskLeft | Certificates | AcceptedKeys
+Event = (
+    ProcessStarted | ProcessReady | ProcessRefused | ProcessEnded | ProcessLeft | Certificates | AcceptedKeys
+)
 
 
 # -- coding ------------------------------------------------------------------------------------
@@ -295,30 +297,30 @@ Event = TaskStarted | TaskReady | TaskRefused | TaskEnded | TaskLeft | Certifica
 def request_message(request: Request) -> Message:
     """Return the message of a request."""
     task = request.task
-    if isinstance(request, Run):
+    if isinstance(request, RunProcess):
         return Message(RUN, task, request.rank, _job(request.credential, request.blob), request.fds)
     if isinstance(request, Check):
         return Message(CHECK, task, request.rank, _job(request.credential, request.blob), ())
     if isinstance(request, Launch):
         return Message(LAUNCH, task, 0, request.spec.pack(), request.fds)
-    if isinstance(request, SignalTask):
+    if isinstance(request, SignalProcess):
         return Message(SIGNAL, task, request.signum, b"", ())
-    if isinstance(request, KillTask):
+    if isinstance(request, KillProcess):
         return Message(KILL, task, int(request.now), b"", ())
     return Message(FORGET, task, 0, b"", ())
 
 
 def event_message(event: Event) -> Message:
     """Return the message of an event."""
-    if isinstance(event, TaskStarted):
+    if isinstance(event, ProcessStarted):
         return Message(STARTED, event.task, event.pid, b"", ())
-    if isinstance(event, TaskReady):
+    if isinstance(event, ProcessReady):
         return Message(READY, event.task, 0, b"", ())
-    if isinstance(event, TaskRefused):
+    if isinstance(event, ProcessRefused):
         return Message(REFUSED, event.task, 0, _packed_outcome(event.outcome), ())
-    if isinstance(event, TaskEnded):
+    if isinstance(event, ProcessEnded):
         return Message(ENDED, event.task, int(event.ending), _packed_outcome(event.outcome), ())
-    if isinstance(event, TaskLeft):
+    if isinstance(event, ProcessLeft):
         return Message(LEFT, event.task, event.holders, _packed_left(event), ())
     if isinstance(event, Certificates):
         pems = (event.key_pem, event.certificate_pem, event.authority_pem)
@@ -337,7 +339,7 @@ def request_of(message: Message) -> Request:
         if kind in (RUN, CHECK):
             credential, blob = _unjob(payload)
             if kind == RUN:
-                return Run(task, value, credential, blob, fds)
+                return RunProcess(task, value, credential, blob, fds)
             _no_fds(kind, fds)
             return Check(task, value, credential, blob)
         if kind == LAUNCH:
@@ -348,11 +350,11 @@ def request_of(message: Message) -> Request:
     if payload:
         raise ProtocolError(f"message {kind} carries {len(payload)} bytes: expected none")
     if kind == SIGNAL and 1 <= value <= 64:
-        return SignalTask(task, value)
+        return SignalProcess(task, value)
     if kind == KILL and value <= 1:
-        return KillTask(task, bool(value))
+        return KillProcess(task, bool(value))
     if kind == FORGET:
-        return ForgetTask(task)
+        return ForgetProcess(task)
     raise ProtocolError(f"message {kind} with value {value} is not a request")
 
 
@@ -363,13 +365,13 @@ def event_of(message: Message) -> Event:
     _no_fds(kind, fds)
     try:
         if kind == STARTED:
-            return TaskStarted(task, value)
+            return ProcessStarted(task, value)
         if kind == READY:
-            return TaskReady(task)
+            return ProcessReady(task)
         if kind == REFUSED:
-            return TaskRefused(task, _unpacked_outcome(payload))
+            return ProcessRefused(task, _unpacked_outcome(payload))
         if kind == ENDED and value <= 1:
-            return TaskEnded(task, _unpacked_outcome(payload), bool(value))
+            return ProcessEnded(task, _unpacked_outcome(payload), bool(value))
         if kind == LEFT and (value >= 1 or payload):
             return _unpacked_left(task, value, payload)
         if kind == CERTIFICATES:
@@ -412,21 +414,21 @@ def _unpacked_outcome(payload: bytes) -> Outcome:
     return Outcome(kind, value, text.decode("utf-8", "replace"))
 
 
-def _packed_left(event: TaskLeft) -> bytes:
+def _packed_left(event: ProcessLeft) -> bytes:
     if not event.processes:
         return b""
     shown = [name.encode("utf-8", "backslashreplace")[:LEFT_NAME_MAX_BYTES] for name in event.shown]
     return _COUNT.pack(event.processes) + b"\0".join(shown[:LEFT_SHOWN_MAX])
 
 
-def _unpacked_left(task: int, holders: int, payload: bytes) -> TaskLeft:
+def _unpacked_left(task: int, holders: int, payload: bytes) -> ProcessLeft:
     if not payload:
-        return TaskLeft(task, holders)
+        return ProcessLeft(task, holders)
     (processes,) = _COUNT.unpack_from(payload)
     names = payload[_COUNT.size :].split(b"\0")
     if len(names) > LEFT_SHOWN_MAX or len(max(names, key=len)) > LEFT_NAME_MAX_BYTES:
         raise ProtocolError(f"message {LEFT} names more processes than it may")
-    return TaskLeft(
+    return ProcessLeft(
         task, holders, processes, tuple([name.decode("utf-8", "replace") for name in names if name])
     )
 

@@ -19,8 +19,8 @@ from gexec.wire.frames import (
     STDOUT,
     Ended,
     Output,
+    RanksStarted,
     Refused,
-    Started,
     Stdin,
     StdinTaken,
 )
@@ -57,7 +57,7 @@ class Script:
         job = peer.accept()
         self.jobs.append(job)
         self.stdin.append(b"")
-        peer.say(Started(((0, job.ranks),)))
+        peer.say(RanksStarted(((0, job.ranks),)))
         eof = bool(job.flags & NO_STDIN)
         while not eof:
             frame = peer.until(Stdin)
@@ -231,7 +231,7 @@ def sending(data: bytes) -> Callable[[Peer], None]:
         everyone = ((0, job.ranks),)
         assert job.argv[:2] == [b"gexec-send", b"--"]
         assert (job.flags, job.cwd) == (REMOTE_PATH | NO_STDIN, b"/")
-        peer.say(Started(everyone), Output(everyone, STDOUT, 0, data))
+        peer.say(RanksStarted(everyone), Output(everyone, STDOUT, 0, data))
         peer.finish(job.ranks, lengths=(len(data), 0))
 
     return script

@@ -20,8 +20,8 @@ from gexec.wire.frames import (
     Kill,
     Output,
     Ping,
+    RanksStarted,
     Signal,
-    Started,
     Stdin,
     StdinTaken,
 )
@@ -190,7 +190,9 @@ def test_wrong_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_stream_gives_events_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(((0, 1),)), Output(((0, 1),), STDOUT, 0, b"o"), Output(((0, 1),), STDERR, 0, b"e"))
+        peer.say(
+            RanksStarted(((0, 1),)), Output(((0, 1),), STDOUT, 0, b"o"), Output(((0, 1),), STDERR, 0, b"e")
+        )
         peer.say(Ended(((0, 1),), killed(9), 1, 1), Ended(((1, 2),), not_started("refused"), 0, 0))
         peer.finish(0)
 
@@ -267,7 +269,7 @@ async def test_stream_stdin_waits_for_the_slowest(tmp_path: Path, monkeypatch: p
 async def test_leaving_the_block_kills_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(((0, 2),)), Output(((0, 2),), STDOUT, 0, b"tick\n"))
+        peer.say(RanksStarted(((0, 2),)), Output(((0, 2),), STDOUT, 0, b"tick\n"))
         assert peer.until(Kill) == Kill(False)
         peer.finish(2, killed(1), (5, 0))
 

@@ -26,9 +26,9 @@ from gexec.wire.frames import (
     Output,
     Ping,
     Pong,
+    RanksStarted,
     Refused,
     Signal,
-    Started,
     Stdin,
     StdinTaken,
     Submit,
@@ -67,7 +67,7 @@ def test_a_job_from_submit_to_done() -> None:
         encode(1, frame)
         for frame in (
             Accepted(b"j" * 16),
-            Started(((0, 2),)),
+            RanksStarted(((0, 2),)),
             Output(((0, 2),), STDOUT, 0, b"x\n"),
             Output(((1, 2),), STDERR, 0, b"e"),
             Ended(((0, 1),), exited(0), 2, 0),
@@ -77,7 +77,7 @@ def test_a_job_from_submit_to_done() -> None:
     )
     frames = [frame for byte in wire for frame in session.feed(bytes((byte,)))]
     assert [type(frame).__name__ for frame in frames] == [
-        "Accepted", "Started", "Output", "Output", "Ended", "Ended", "Done",
+        "Accepted", "RanksStarted", "Output", "Output", "Ended", "Ended", "Done",
     ]  # fmt: skip
     assert session.state == OVER
     assert session.started == ((0, 2),)
@@ -113,7 +113,7 @@ def test_pings_are_answered_and_goodbye_is_no_end() -> None:
         [Output(((0, 1),), STDOUT, 0, b"xy"), Output(((0, 1),), STDOUT, 1, b"y")],
         [Output(((0, 2),), STDOUT, 0, b"x"), Output(((1, 3),), STDOUT, 1, b"y")],
         [Output(((2, 4),), STDOUT, 0, b"x")],
-        [Started(((0, 4),))],
+        [RanksStarted(((0, 4),))],
         [Ended(((0, 1),), exited(0), 0, 0), Ended(((0, 1),), exited(0), 0, 0)],
         [Ended(((0, 1),), exited(0), 0, 0), Output(((0, 1),), STDOUT, 0, b"x")],
         [Ended(((0, 1),), exited(0), 5, 0)],

@@ -19,9 +19,9 @@ from gexec.wire.frames import (
     Ended,
     Kill,
     Output,
+    RanksStarted,
     Refused,
     Signal,
-    Started,
     Stdin,
     StdinTaken,
 )
@@ -116,7 +116,7 @@ def test_large_output_and_stdin_pass_unchanged_within_their_windows(tmp_path: Pa
 
     def script(peer: Peer) -> None:
         job = peer.accept()
-        peer.say(Started(((0, 1),)))
+        peer.say(RanksStarted(((0, 1),)))
         offset = acked = 0
         stdin_over = False
         while not stdin_over or offset < len(payload):
@@ -237,7 +237,7 @@ def test_signals_are_forwarded(tmp_path: Path, name: str) -> None:
 
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(ALL))
+        peer.say(RanksStarted(ALL))
         started.set()
         assert peer.until(Signal) == Signal(signum)
         peer.finish(3, exited(3))
@@ -256,7 +256,7 @@ def test_interrupt_twice_kills_and_says_so(tmp_path: Path) -> None:
 
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(ALL))
+        peer.say(RanksStarted(ALL))
         assert ready.wait(DEADLINE_S)
         # Each is sent when the one before has arrived: both within a second, or it is tried again.
         while True:
@@ -284,7 +284,7 @@ def test_a_gexecd_that_does_not_confirm_the_kill_is_left(tmp_path: Path) -> None
 
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(ALL))
+        peer.say(RanksStarted(ALL))
         assert ready.wait(DEADLINE_S)
         while True:
             client[0].send_signal(signal.SIGINT)
@@ -310,7 +310,7 @@ def test_suspend_is_forwarded_and_stops_the_client_until_it_continues(tmp_path: 
 
     def script(peer: Peer) -> None:
         peer.accept()
-        peer.say(Started(ALL))
+        peer.say(RanksStarted(ALL))
         assert peer.until(Signal) == Signal(signal.SIGTSTP)
         stopped.set()
         assert peer.until(Signal) == Signal(signal.SIGCONT)

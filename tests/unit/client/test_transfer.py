@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from gexec.cli import send
-from gexec.cli.ensync import ENSYNC, Task
+from gexec.cli.ensync import ENSYNC, CopyTask
 from gexec.cli.options import parse
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
 from gexec.errors import UsageError
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.options import Options
+from gexec.files.options import CopyOptions
 from gexec.files.records import Meta
 from gexec.files.report import Report
 from gexec.files.sender import Sender, roots_of
@@ -35,8 +35,8 @@ NAMES = [b"a", b"b", b"c"]
 REPORT = b"gexec-files 1 complete files=2 links=0 bytes=9 unchanged=1 failed=0\n"
 
 
-def task(*words: object) -> Task:
-    return Task(parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere))
+def task(*words: object) -> CopyTask:
+    return CopyTask(parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere))
 
 
 def stream(*paths: Path) -> bytes:
@@ -202,7 +202,7 @@ def test_sentences_without_end_are_passed_on_and_all_is_acknowledged() -> None:
 
 def fetched(folder: Path, *names: bytes) -> tuple[Fetched, Loop]:
     view = Fetched(
-        Prefixed(prefixes("host", names, ()), len(names)), str(folder), names, Options(make_parents=True)
+        Prefixed(prefixes("host", names, ()), len(names)), str(folder), names, CopyOptions(make_parents=True)
     )
     return view, Loop(view)
 

@@ -17,7 +17,7 @@ import pytest
 
 from gexec import limits
 from gexec.cluster import control, doctor, keypair, layout, processes
-from gexec.cluster.layout import ClusterError, Layout, Node, State
+from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
 from gexec.cluster.processes import Process
 from gexec.errors import KeyFileError, UsageError
 from gexec.settings.keyfiles import read_pair
@@ -84,7 +84,7 @@ def test_create_makes_folders_that_others_cannot_write_to(tmp_path: Path) -> Non
 
 def test_state_comes_back_as_it_was_written(tmp_path: Path) -> None:
     place = Layout(tmp_path)
-    nodes = [Node("node001", "127.0.1.1", Process(10, 11)), Node("node002", "127.0.1.2")]
+    nodes = [LocalNode("node001", "127.0.1.1", Process(10, 11)), LocalNode("node002", "127.0.1.2")]
     state = State(2875, Process(1, 2), Process(3, 4), nodes, Process(5, 6), True, ["/srv/x"])
     assert State.read(place) is None
     state.write(place)
@@ -112,7 +112,7 @@ def test_export_lines_survive_a_shell() -> None:
 
 
 def test_hosts_text_is_an_address_and_a_name_a_line() -> None:
-    assert layout.hosts_text([Node("n1", "127.0.1.1"), Node("n2", "127.0.1.2")]) == (
+    assert layout.hosts_text([LocalNode("n1", "127.0.1.1"), LocalNode("n2", "127.0.1.2")]) == (
         "127.0.1.1 n1\n127.0.1.2 n2\n"
     )
 
@@ -301,7 +301,7 @@ def test_down_where_nothing_runs_is_no_error(tmp_path: Path) -> None:
 def test_a_state_that_a_crash_left_is_no_running_cluster(tmp_path: Path) -> None:
     place = Layout(tmp_path)
     gone = Process(os.getpid(), 1)  # our pid, but started when nobody of this machine was
-    State(2875, gone, gone, [Node("node001", "127.0.1.1", gone)], gone, True).write(place)
+    State(2875, gone, gone, [LocalNode("node001", "127.0.1.1", gone)], gone, True).write(place)
     with pytest.raises(ClusterError, match="no cluster runs here"):
         control.require(place)
     assert control.down(place) is None

@@ -12,7 +12,7 @@ from gexec.core.node import Node
 from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
-from gexec.wire.frames import STDERR, STDOUT, Ended, Output, Start, Started
+from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted, Start
 from gexec.wire.jobspec import JobSpec
 
 JOB_ID = bytes(16)
@@ -71,7 +71,7 @@ def test_leaf_reports_everything_at_once_when_it_is_over() -> None:
     assert effects == [events.RunTask()]
     assert run(node, events.TaskStarted(), events.OutputRead(STDOUT, b"hello\n")) == []
     assert told(ended(node, 7)) == [
-        Started(((0, 1),)),
+        RanksStarted(((0, 1),)),
         Output(((0, 1),), STDOUT, 0, b"hello\n"),
         Ended(((0, 1),), outcomes.exited(7), 6, 0),
     ]
@@ -89,7 +89,7 @@ def test_what_is_held_goes_up_after_a_moment() -> None:
     assert at_s is not None
     assert at_s < 1.0 + 2 * limits.GATHER_S
     frames_told = told(node.handle(events.Tick(), at_s))
-    assert frames_told == [Started(((0, 1),)), Output(((0, 1),), STDOUT, 0, b"a")]
+    assert frames_told == [RanksStarted(((0, 1),)), Output(((0, 1),), STDOUT, 0, b"a")]
     assert node.next_deadline_s() is None
 
 
@@ -120,7 +120,7 @@ def test_new_parent_gets_all_that_was_not_acknowledged() -> None:
     run(node, events.ParentLost(1, "gone"))
     assert told(run(node, events.ParentFrame(2, start(5))), 2) == [
         frames.Accepted(JOB_ID),
-        Started(((0, 1),)),
+        RanksStarted(((0, 1),)),
         Output(((0, 1),), STDOUT, 3, b"def"),
         Ended(((0, 1),), outcomes.exited(0), 6, 0),
     ]

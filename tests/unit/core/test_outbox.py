@@ -9,7 +9,7 @@ from gexec import limits
 from gexec.core.outbox import Outbox
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import STDERR, STDOUT, Ended, Output, Ready, Started, encode
+from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted, Ready, encode
 
 
 def one(rank: int) -> ranksets.Ranges:
@@ -24,7 +24,7 @@ def test_equal_things_become_one_frame() -> None:
         outbox.ended(Ended(one(rank), outcomes.exited(0), 4, 0))
     assert outbox.size_bytes == 4
     assert outbox.take() == [
-        Started(((1, 4),)),
+        RanksStarted(((1, 4),)),
         Output(((1, 4),), STDOUT, 0, b"same"),
         Ended(((1, 4),), outcomes.exited(0), 4, 0),
     ]
@@ -81,10 +81,10 @@ def test_frames_of_scattered_ranks_keep_to_their_limits() -> None:
         outbox.output(Output(one(rank), STDOUT, 0, b"x" * limits.READ_CHUNK_BYTES))
         outbox.ended(Ended(one(rank), outcomes.lost("why " * 500), 0, 0))
     frames = outbox.take()
-    assert {type(frame) for frame in frames} == {Ready, Started, Output, Ended}
-    for kind in (Ready, Started, Output, Ended):
+    assert {type(frame) for frame in frames} == {Ready, RanksStarted, Output, Ended}
+    for kind in (Ready, RanksStarted, Output, Ended):
         told = [rank for f in frames if isinstance(f, kind) for rank in ranksets.members(f.ranks)]
-        if kind is not Started:
+        if kind is not RanksStarted:
             assert told == list(range(0, limits.RANKS_MAX, 2))
     for frame in frames:
         encode(1, frame)

@@ -10,7 +10,7 @@ from gexec.core.root import Root
 from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
-from gexec.wire.frames import STDOUT, Ended, Output, Ready, Started
+from gexec.wire.frames import STDOUT, Ended, Output, RanksStarted, Ready
 from gexec.wire.jobspec import JobSpec
 
 JOB_ID = bytes(16)
@@ -55,8 +55,8 @@ def exited(low: int, high: int, length: int = 0) -> Ended:
 
 def test_job_from_start_to_done() -> None:
     root = root_of(2)
-    assert told(hear(root, 1, Started(((0, 1),)))) == [Started(((0, 1),))]
-    assert told(hear(root, 1, Started(((0, 1),)))) == []
+    assert told(hear(root, 1, RanksStarted(((0, 1),)))) == [RanksStarted(((0, 1),))]
+    assert told(hear(root, 1, RanksStarted(((0, 1),)))) == []
     frame = Output(((0, 1),), STDOUT, 0, b"hi")
     assert told(hear(root, 1, frame)) == [frame]
     assert told(hear(root, 1, exited(0, 1, 2))) == [exited(0, 1, 2)]
@@ -190,7 +190,7 @@ def test_a_large_job_with_merged_reports_takes_few_frames() -> None:
     ranges = [(child.low, child.high) for child in root._subtree.children.values()]
     count = 0
     for number, (low, high) in enumerate(ranges, start=1):
-        for frame in (Started(((low, high),)), Output(((low, high),), STDOUT, 0, b"same\n")):
+        for frame in (RanksStarted(((low, high),)), Output(((low, high),), STDOUT, 0, b"same\n")):
             count += len(told(hear(root, number, frame)))
         count += len(told(hear(root, number, exited(low, high, 5))))
     assert root.finished

@@ -10,7 +10,7 @@ from gexec.core.flow import Broadcast
 from gexec.core.subtree import LOSSES_MAX, Subtree
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
-from gexec.wire.frames import Ended, Output, Refused, Start, Started
+from gexec.wire.frames import Ended, Output, RanksStarted, Refused, Start
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -84,7 +84,7 @@ def test_passes_on_only_what_a_child_owes() -> None:
     bench = Bench(8, 2)
     assert bench.subtree.heard(1, exited(0, 8), 0.1) == exited(0, 4)
     assert bench.subtree.heard(1, exited(0, 4), 0.1) is None
-    assert bench.subtree.heard(2, Started(((3, 6),)), 0.1) == Started(((4, 6),))
+    assert bench.subtree.heard(2, RanksStarted(((3, 6),)), 0.1) == RanksStarted(((4, 6),))
     assert bench.subtree.heard(2, Output(((0, 1),), 1, 0, b"forged"), 0.1) is None
     assert bench.subtree.heard(99, exited(0, 1), 0.1) is None
 
@@ -163,7 +163,7 @@ def test_child_that_is_lost_over_and_over_is_given_up() -> None:
     number = 1
     bench.opened()
     for _ in range(LOSSES_MAX):
-        bench.subtree.heard(number, Started(((0, 1),)), 0.1)
+        bench.subtree.heard(number, RanksStarted(((0, 1),)), 0.1)
         bench.subtree.lost(number, "reset", True, 0.1)
         ((number, _),) = bench.opened().items()
     bench.subtree.heard(number, ACCEPTED, 0.1)
@@ -250,7 +250,7 @@ def test_resync_to_a_smaller_range_releases_the_rest() -> None:
 
 def test_what_a_child_says_before_it_answers_a_resync_is_of_the_time_before() -> None:
     bench = Bench(1, 2)
-    bench.subtree.heard(1, Started(((0, 1),)), 0.1)
+    bench.subtree.heard(1, RanksStarted(((0, 1),)), 0.1)
     bench.subtree.resend([0])
     bench.subtree.resend([0])
     assert [frame for _, frame in bench.sent()] == [frames.Resync(1)]

@@ -18,7 +18,7 @@ from gexec import limits
 from gexec.errors import GexecError, ProtocolError, UsageError
 from gexec.files.digest import BLOCK_BYTES, ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.options import DRY_RUN, VERIFY, Options
+from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
 from gexec.files.partial import Partial, temporary_name
 from gexec.files.receiver import Receiver
 from gexec.files.records import Meta
@@ -34,11 +34,11 @@ MINE_DIRECTORY = Meta(0o755, os.geteuid(), os.getegid(), 10**18, b"", b"")
 class Received:
     """What became of a stream."""
 
-    def __init__(self, stream: bytes, place: Path, options: Options | None = None) -> None:
+    def __init__(self, stream: bytes, place: Path, options: CopyOptions | None = None) -> None:
         self.said: list[str] = []
         self.told: list[str] = []
         self.error = ""
-        receiver = Receiver(str(place), options or Options(), say=self.said.append, tell=self.told.append)
+        receiver = Receiver(str(place), options or CopyOptions(), say=self.said.append, tell=self.told.append)
         try:
             receiver.feed(stream)
             receiver.end()
@@ -139,7 +139,7 @@ def test_contents_decide_with_compare_content(tree: Path, here: Path) -> None:
     Received(sent(tree), here)
     os.utime(here / "tree" / "large", ns=(1, 1))
     (here / "tree" / "small").write_bytes(b"SMALL\n")
-    done = Received(sent(tree), here, Options(compare_content=True))
+    done = Received(sent(tree), here, CopyOptions(compare_content=True))
     assert (done.report.files, done.report.unchanged) == (1, 7)
     assert (here / "tree" / "small").read_bytes() == b"small\n"
     assert (here / "tree" / "large").stat().st_mtime_ns == 1
@@ -149,7 +149,7 @@ def test_a_changed_file_is_replaced_and_kept_with_backup(tree: Path, here: Path)
     Received(sent(tree), here)
     (here / "tree" / "small").write_bytes(b"my own")
     (here / "tree" / "small~").write_bytes(b"older")
-    done = Received(sent(tree), here, Options(backup=True))
+    done = Received(sent(tree), here, CopyOptions(backup=True))
     assert done.report.files == 1
     assert (here / "tree" / "small").read_bytes() == b"small\n"
     assert (here / "tree" / "small~").read_bytes() == b"my own"
@@ -173,7 +173,7 @@ def test_a_huge_sparse_file_stays_sparse(tmp_path: Path, here: Path) -> None:
     with copy.open("rb") as file:
         assert file.read(5) == b"begin"
         assert os.pread(file.fileno(), 8, 3 * 2**30 - 1) == b"\0middle\0"
-    assert Received(sent(sparse, digests_only=True), here, Options(task=VERIFY)).report.differing == 0
+    assert Received(sent(sparse, digests_only=True), here, CopyOptions(task=VERIFY)).report.differing == 0
 
 
 def test_one_digest_for_holes_and_zeros(tmp_path: Path, here: Path) -> None:
@@ -184,7 +184,7 @@ def test_one_digest_for_holes_and_zeros(tmp_path: Path, here: Path) -> None:
         os.pwrite(file.fileno(), b"x" * BLOCK_BYTES, 5 * BLOCK_BYTES)
     (here / "f").write_bytes(content)
     (here / "f").chmod((tmp_path / "f").stat().st_mode)
-    assert Received(sent(tmp_path / "f"), here, Options(task=VERIFY)).report.unchanged == 1
+    assert Received(sent(tmp_path / "f"), here, CopyOptions(task=VERIFY)).report.unchanged == 1
 
 
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(0, 3))
@@ -253,7 +253,7 @@ def test_special_files_are_named_and_left_out(tree: Path, here: Path) -> None:
     (here / "tree").mkdir()
     (here / "tree" / "pipe").write_text("mine")
     problems: list[str] = []
-    done = Received(sent(tree, problems=problems), here, Options(delete=True))
+    done = Received(sent(tree, problems=problems), here, CopyOptions(delete=True))
     assert "named pipe" in problems[0]
     assert len(problems) == 1
     assert done.report.failed == 0
@@ -302,7 +302,7 @@ def test_a_stream_that_ends_early_leaves_no_half_file(tmp_path: Path) -> None:
         place = tmp_path / str(length)
         place.mkdir()
         (place / "b").write_bytes(b"old")
-        done = Received(stream[:length], place, Options(delete=True))
+        done = Received(stream[:length], place, CopyOptions(delete=True))
         assert not done.report.is_complete
         assert (place / "b").read_bytes() in (b"old", b"second" * 20)
         assert {path.name for path in place.iterdir()} <= {"a", "b"}
@@ -316,7 +316,7 @@ def test_attack_79_a_link_of_the_stream_is_not_followed(here: Path, tmp_path: Pa
     encoder = Encoder()
     stream = encoder.preamble() + encoder.symlink(b"a", MINE, os.fsencode(outside)) + encoder.end(0)
     assert Received(stream, here).report.links == 1
-    for task in (Options(make_parents=True), Options(delete=True)):
+    for task in (CopyOptions(make_parents=True), CopyOptions(delete=True)):
         encoder = Encoder()
         stream = encoder.preamble() + file_records(encoder, b"a/b/c", b"x")
         stream += file_records(encoder, b"a/x", b"x") + encoder.end(0)
@@ -346,7 +346,7 @@ def test_attack_79_links_that_are_there_are_not_followed(here: Path, tmp_path: P
         (here / "d" / "deep").mkdir()
         (here / "d" / "deep" / "extra").symlink_to(outside)
         stream += encoder.directory(b"d", MINE_DIRECTORY)
-    done = Received(stream + encoder.end(0), here, Options(delete=True))
+    done = Received(stream + encoder.end(0), here, CopyOptions(delete=True))
     assert done.report.failed == (3 if kind == "directory" else 0)
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == "precious"
@@ -383,7 +383,7 @@ def test_attack_79_set_id_bits_only_when_asked_for(here: Path) -> None:
         encoder = Encoder()
         meta = Meta(0o6755, *MINE_ids(), 1, b"", b"")
         stream = encoder.preamble() + file_records(encoder, b"f", b"x", meta) + encoder.end(0)
-        done = Received(stream, here, Options(keep_set_id=keep))
+        done = Received(stream, here, CopyOptions(keep_set_id=keep))
         assert stat.S_IMODE((here / "f").stat().st_mode) == wanted
         assert ("set-uid" in "".join(done.said)) is not keep
         assert done.report.failed == 0
@@ -429,11 +429,11 @@ def test_missing_parents(here: Path) -> None:
     done = Received(stream, here)
     assert done.said == [f"{here}/a/b/c: the directory a is missing (--parents makes it)"]
     assert list(here.iterdir()) == []
-    assert Received(stream, here, Options(make_parents=True)).report.failed == 0
+    assert Received(stream, here, CopyOptions(make_parents=True)).report.failed == 0
     assert (here / "a" / "b" / "c").read_text() == "x"
     with pytest.raises(GexecError, match="is missing"):
         Received(stream, here / "none")
-    assert Received(stream, here / "none" / "deep", Options(make_parents=True)).report.files == 1
+    assert Received(stream, here / "none" / "deep", CopyOptions(make_parents=True)).report.files == 1
 
 
 def test_a_destination_may_be_reached_through_a_link(here: Path, tree: Path, tmp_path: Path) -> None:
@@ -451,9 +451,9 @@ def test_delete_removes_what_the_stream_does_not_have(tree: Path, here: Path) ->
     (here / "beside").touch()
     assert Received(sent(tree), here).report.deleted == 0
     assert (here / "tree" / "another").exists()
-    dry = Received(sent(tree), here, Options(task=DRY_RUN, delete=True))
+    dry = Received(sent(tree), here, CopyOptions(task=DRY_RUN, delete=True))
     assert dry.told == ["delete tree/sub/extra", "delete tree/another"]
-    done = Received(sent(tree), here, Options(delete=True))
+    done = Received(sent(tree), here, CopyOptions(delete=True))
     assert done.report.deleted == 4
     assert (here / "beside").exists()
     (here / "beside").unlink()
@@ -463,7 +463,7 @@ def test_delete_removes_what_the_stream_does_not_have(tree: Path, here: Path) ->
 def test_nothing_is_deleted_when_something_failed(tree: Path, here: Path) -> None:
     (here / "tree" / "small").mkdir(parents=True)
     (here / "tree" / "extra").touch()
-    done = Received(sent(tree), here, Options(delete=True))
+    done = Received(sent(tree), here, CopyOptions(delete=True))
     assert (done.report.failed, done.report.deleted) == (1, 0)
     assert (here / "tree" / "extra").exists()
     assert "nothing was deleted" in done.said[-1]
@@ -472,7 +472,7 @@ def test_nothing_is_deleted_when_something_failed(tree: Path, here: Path) -> Non
 def test_nothing_is_deleted_when_the_stream_was_not_whole(tree: Path, here: Path) -> None:
     (here / "tree").mkdir()
     (here / "tree" / "extra").touch()
-    done = Received(sent(tree)[:-1], here, Options(delete=True))
+    done = Received(sent(tree)[:-1], here, CopyOptions(delete=True))
     assert (done.report.is_complete, done.report.failed, done.report.deleted) == (False, 0, 0)
     assert (here / "tree" / "extra").exists()
 
@@ -481,7 +481,7 @@ def test_dry_run_writes_nothing_and_says_what_would_be_done(tree: Path, here: Pa
     (here / "tree").mkdir()
     (here / "tree" / "small").write_bytes(b"other")
     before = snapshot(here)
-    done = Received(sent(tree), here, Options(task=DRY_RUN))
+    done = Received(sent(tree), here, CopyOptions(task=DRY_RUN))
     assert snapshot(here) == before
     assert "create tree/sub/link" in done.told
     assert [line for line in done.told if "small" in line] == ["update tree/small: content"]
@@ -490,7 +490,7 @@ def test_dry_run_writes_nothing_and_says_what_would_be_done(tree: Path, here: Pa
 
 def test_verification_tells_what_is_different(tree: Path, here: Path) -> None:
     Received(sent(tree), here)
-    assert Received(sent(tree), here, Options(task=VERIFY)).told == []
+    assert Received(sent(tree), here, CopyOptions(task=VERIFY)).told == []
     status = (here / "tree" / "large").stat()
     with (here / "tree" / "large").open("r+b") as file:
         file.write(b"X")
@@ -502,7 +502,7 @@ def test_verification_tells_what_is_different(tree: Path, here: Path) -> None:
     (here / "tree" / "new").touch()
     before = snapshot(here)
     for digests_only in (False, True):
-        done = Received(sent(tree, digests_only=digests_only), here, Options(task=VERIFY))
+        done = Received(sent(tree, digests_only=digests_only), here, CopyOptions(task=VERIFY))
         assert sorted(done.told) == [
             "differs tree/large: content",
             "differs tree/small: mode",
@@ -521,9 +521,9 @@ def test_digests_cannot_be_written(tree: Path, here: Path) -> None:
 
 
 def test_sync_writes_the_same(tree: Path, here: Path) -> None:
-    assert Received(sent(tree), here, Options(sync=True)).report.failed == 0
+    assert Received(sent(tree), here, CopyOptions(sync=True)).report.failed == 0
     assert snapshot(here) == snapshot(tree.parent)
-    assert Received(sent(tree / "small"), here, Options(sync=True)).report.files == 1
+    assert Received(sent(tree / "small"), here, CopyOptions(sync=True)).report.files == 1
 
 
 @pytest.fixture
@@ -633,10 +633,10 @@ def test_owners_are_kept_by_name_then_by_number(here: Path) -> None:
     ] * 3
     assert not (here / "c").exists()
     assert "owner no-such-user (1) is not known here, and 1 is daemon" in done.said[0]
-    done = Received(stream, here, Options(numeric_ids=True))
+    done = Received(stream, here, CopyOptions(numeric_ids=True))
     assert (here / "a").stat().st_uid == 4444
     assert (here / "c").stat().st_uid == 1
-    assert Received(stream, here, Options(numeric_ids=True)).report.unchanged == 4
+    assert Received(stream, here, CopyOptions(numeric_ids=True)).report.unchanged == 4
 
 
 @root_only
@@ -665,7 +665,7 @@ def test_streams_of_nodes_are_unpacked_side_by_side(tree: Path, here: Path) -> N
     said: list[tuple[str, str]] = []
     unpacker = Unpacker(
         str(here),
-        Options(make_parents=True),
+        CopyOptions(make_parents=True),
         say=lambda folder, sentence: said.append((folder, sentence)),
         tell=lambda folder, line: None,
     )
@@ -686,13 +686,13 @@ def test_streams_of_nodes_are_unpacked_side_by_side(tree: Path, here: Path) -> N
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, here: Path) -> None:
     (here / "node1").symlink_to(tmp_path)
-    unpacker = Unpacker(str(here), Options(), say=lambda *_: None, tell=lambda *_: None)
+    unpacker = Unpacker(str(here), CopyOptions(), say=lambda *_: None, tell=lambda *_: None)
     with pytest.raises(GexecError, match="symbolic link"):
         unpacker.feed("node1", b"x")
 
 
 def test_a_fault_of_the_caller_is_no_protocol_error(here: Path) -> None:
-    receiver = Receiver(str(here), Options(), say=lambda _: None, tell=lambda _: None)
+    receiver = Receiver(str(here), CopyOptions(), say=lambda _: None, tell=lambda _: None)
     with pytest.raises(ProtocolError, match="no archive stream"):
         receiver.feed(b"#!/bin/sh\n")
     assert not receiver.finish().is_complete

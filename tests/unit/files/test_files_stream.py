@@ -18,7 +18,7 @@ from gexec.cli import receive, send
 from gexec.errors import ProtocolError, UsageError
 from gexec.files import compression, records, report
 from gexec.files.compression import compressed
-from gexec.files.decoder import Decoder
+from gexec.files.decoder import ArchiveDecoder
 from gexec.files.digest import BLOCK_BYTES, ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.options import destination
@@ -68,7 +68,7 @@ def read(stream: bytes, cuts: list[int] | None = None) -> list[str]:
         events.append(f"{bytes(content)!r} {type(event).__name__} {getattr(event, 'path', b'')!r}")
         content.clear()
 
-    decoder = Decoder(take)
+    decoder = ArchiveDecoder(take)
     edges = [0, *sorted(cuts or []), len(stream)]
     for low, high in pairwise(edges):
         decoder.feed(stream[low:high])
@@ -95,7 +95,7 @@ def test_one_of_everything() -> None:
 
 def test_metadata_arrive_as_they_were() -> None:
     events: list[records.Event] = []
-    Decoder(events.append).feed(small_stream())
+    ArchiveDecoder(events.append).feed(small_stream())
     assert isinstance(events[0], records.Directory)
     for name in Meta.__slots__:
         assert getattr(events[0].meta, name) == getattr(META, name)
@@ -291,7 +291,7 @@ def test_a_bomb_comes_in_small_pieces_and_is_refused() -> None:
     begin = encoder.preamble() + encoder.file(b"f", META, 2**62)
     bomb = zstandard.ZstdCompressor().compress(begin[records.PREAMBLE.size :] + bytes(2**28))
     sizes: list[int] = []
-    decoder = Decoder(lambda event: sizes.append(1))
+    decoder = ArchiveDecoder(lambda event: sizes.append(1))
     head = records.PREAMBLE.pack(records.MAGIC, records.VERSION, records.COMPRESSED)
     with pytest.raises(ProtocolError, match="record 0"):
         decoder.feed(head + bomb)

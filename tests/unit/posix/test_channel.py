@@ -24,18 +24,18 @@ from gexec.wire import messages, outcome
 from gexec.wire.messages import (
     Certificates,
     Check,
-    ForgetTask,
-    KillTask,
+    ForgetProcess,
+    KillProcess,
     Launch,
     LaunchSpec,
     Message,
-    Run,
-    SignalTask,
-    TaskEnded,
-    TaskLeft,
-    TaskReady,
-    TaskRefused,
-    TaskStarted,
+    ProcessEnded,
+    ProcessLeft,
+    ProcessReady,
+    ProcessRefused,
+    ProcessStarted,
+    RunProcess,
+    SignalProcess,
 )
 
 SPEC = LaunchSpec(b"/bin/x", [b"x", b""], [b"A=1"], b"/", 0o22, True, 1.5, bytes(range(16)), 7)
@@ -52,18 +52,18 @@ def test_requests_and_events_arrive_as_they_were() -> None:
     assert [spawner.receive() for _ in range(5)] == [
         Check(1, 2, b"c" * 300, b"b" * 1000),
         Check(1, 2, b"c", b"b" * 1_000_000),
-        SignalTask(3, 15),
-        KillTask(4, True),
-        ForgetTask(2**32 - 1),
+        SignalProcess(3, 15),
+        KillProcess(4, True),
+        ForgetProcess(2**32 - 1),
     ]
     events: list[messages.Event] = [
-        TaskStarted(1, 4321),
-        TaskReady(2),
-        TaskRefused(3, outcome.not_started("ü" * 5000, 2)),
-        TaskEnded(4, outcome.killed(9)),
-        TaskEnded(5, outcome.killed(9), True),
-        TaskLeft(5, 2),
-        TaskLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
+        ProcessStarted(1, 4321),
+        ProcessReady(2),
+        ProcessRefused(3, outcome.not_started("ü" * 5000, 2)),
+        ProcessEnded(4, outcome.killed(9)),
+        ProcessEnded(5, outcome.killed(9), True),
+        ProcessLeft(5, 2),
+        ProcessLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
         Certificates(b"k", b"c" * 70_000, b"a"),
     ]
     for event in events:
@@ -103,7 +103,7 @@ def test_attack_69_descriptors_arrive_close_on_exec() -> None:
     os.close(read)
     os.close(write)
     run = spawner.receive()
-    assert isinstance(run, Run)
+    assert isinstance(run, RunProcess)
     assert len(run.fds) == 3
     os.write(run.fds[1], b"through")
     assert os.read(run.fds[0], 10) == b"through"
@@ -124,7 +124,7 @@ def test_a_peer_that_does_not_read_never_blocks_and_gets_everything() -> None:
     seen: list[int] = []
     while len(seen) < 500:
         while (run := spawner.receive()) is not None:
-            assert isinstance(run, Run)
+            assert isinstance(run, RunProcess)
             seen.append(run.task)
             for fd in run.fds:
                 os.close(fd)
@@ -265,7 +265,7 @@ def test_descriptors_that_a_full_process_cannot_take_cost_that_message_alone(blo
     with no_descriptor_left(), pytest.raises(MessageLost, match="Too many open files") as lost:
         spawner.receive()
     assert (lost.value.kind, lost.value.task, lost.value.value) == (messages.RUN, 7, 3)
-    assert spawner.receive() == SignalTask(8, 15)
+    assert spawner.receive() == SignalProcess(8, 15)
     relay.close()
     spawner.endpoint.close()
 
@@ -307,7 +307,7 @@ def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
         _ask_for_ever(helper, numbers)
     assert next(numbers) > 64  # what may be under way at a time finds room
     assert len(os.listdir("/proc/self/fd")) - before <= 256
-    helper.ask(KillTask(1, True))  # there is room for what takes none
+    helper.ask(KillProcess(1, True))  # there is room for what takes none
     helper.endpoint.close()
     assert len(os.listdir("/proc/self/fd")) < before
     theirs.close()
@@ -331,7 +331,7 @@ def test_what_waits_for_a_helper_holds_few_bytes() -> None:
     with pytest.raises(OSError, match="has not taken up what it was sent before"):
         _ask_for_ever(helper, numbers, _large(60_000), ())  # checks bring no descriptors
     assert next(numbers) * 60_000 < 16 * 1024 * 1024
-    helper.ask(KillTask(1, True))
+    helper.ask(KillProcess(1, True))
     helper.endpoint.close()
     theirs.close()
 
@@ -342,18 +342,18 @@ def test_a_message_that_cannot_be_sent_is_given_up_and_the_next_one_goes_out() -
     helper, port = HelperPort(ours), SpawnerPort(theirs)
     sent = 0
     while not helper.endpoint.wants_write:
-        helper.ask(KillTask(sent, True))
+        helper.ask(KillProcess(sent, True))
         sent += 1
     helper.ask(Launch(7, _large(60_000), ()))  # more than the socket ever takes
-    helper.ask(KillTask(8, True))
+    helper.ask(KillProcess(8, True))
     for number in range(sent):
-        assert port.receive() == KillTask(number, True)
+        assert port.receive() == KillProcess(number, True)
         if number == 0:
             with pytest.raises(OSError, match="Message too long"):
                 _flush_all(helper)
         else:
             helper.endpoint.flush()
-    assert port.receive() == KillTask(8, True)
+    assert port.receive() == KillProcess(8, True)
     helper.endpoint.close()
     port.endpoint.close()
 

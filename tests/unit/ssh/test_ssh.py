@@ -14,8 +14,8 @@ from gexec import limits
 from gexec.errors import ProtocolError, UsageError
 from gexec.ssh import destination, script
 from gexec.ssh.commands import Commands
-from gexec.ssh.job import Options, prepare
-from gexec.ssh.stdin import Stdin
+from gexec.ssh.job import SshOptions, prepare
+from gexec.ssh.stdin import KeptStdin
 from gexec.ssh.transcript import Transcript
 from gexec.ssh.verdict import verdict
 from gexec.wire import outcome as outcomes
@@ -161,23 +161,23 @@ def test_ssh_is_the_one_in_path_unless_gexec_ssh_names_another(
     ssh, other = program(tmp_path / "ssh"), program(tmp_path / "my ssh")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("GEXEC_SSH", raising=False)
-    assert Options(arguments=["-l", "me"]).words() == [ssh, "-l", "me"]
+    assert SshOptions(arguments=["-l", "me"]).words() == [ssh, "-l", "me"]
     monkeypatch.setenv("GEXEC_SSH", f"'{other}' -F 'a b'")
-    assert Options(arguments=["-4"]).words() == [other, "-F", "a b", "-4"]
-    assert Options(command=["ssh", "-q"]).words() == [ssh, "-q"]
+    assert SshOptions(arguments=["-4"]).words() == [other, "-F", "a b", "-4"]
+    assert SshOptions(command=["ssh", "-q"]).words() == [ssh, "-q"]
 
 
 @pytest.mark.parametrize("value", ["/nonexistent/ssh", "no-such-ssh -v"])
 def test_an_ssh_that_is_not_there_is_told(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEXEC_SSH", value)
     with pytest.raises(UsageError, match="not found in PATH"):
-        Options().words()
+        SshOptions().words()
 
 
 def test_a_malformed_gexec_ssh_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEXEC_SSH", "ssh 'unfinished")
     with pytest.raises(UsageError, match="GEXEC_SSH"):
-        Options().words()
+        SshOptions().words()
 
 
 def test_a_job_without_a_command_or_nodes_is_refused() -> None:
@@ -285,7 +285,7 @@ def test_words_before_the_beginning_are_bounded() -> None:
 
 
 def test_stdin_in_memory_is_paced_by_the_slowest() -> None:
-    store = Stdin(spooled=False)
+    store = KeptStdin(spooled=False)
     store.append(0, b"abc", False)
     store.append(3, b"def", True)
     assert store.read(2) == b"cdef"
@@ -297,7 +297,7 @@ def test_stdin_in_memory_is_paced_by_the_slowest() -> None:
 
 
 def test_spooled_stdin_is_paced_by_the_fastest_and_kept_for_those_who_wait() -> None:
-    store = Stdin(spooled=True)
+    store = KeptStdin(spooled=True)
     data = os.urandom(3 * limits.STDIN_WINDOW_BYTES)
     store.append(0, data, False)
     assert store.taken([5, 2], waiting=True) == 5
@@ -309,7 +309,7 @@ def test_spooled_stdin_is_paced_by_the_fastest_and_kept_for_those_who_wait() -> 
 
 @pytest.mark.parametrize("spooled", [False, True])
 def test_stdin_with_a_gap_or_after_its_end_is_refused(spooled: bool) -> None:
-    store = Stdin(spooled)
+    store = KeptStdin(spooled)
     with pytest.raises(ProtocolError):
         store.append(1, b"a", False)
     store.append(0, b"a", True)
@@ -318,7 +318,7 @@ def test_stdin_with_a_gap_or_after_its_end_is_refused(spooled: bool) -> None:
 
 
 def test_more_stdin_than_may_be_under_way_is_refused() -> None:
-    store = Stdin(spooled=False)
+    store = KeptStdin(spooled=False)
     with pytest.raises(ProtocolError, match="nobody took"):
         store.append(0, bytes(2 * limits.STDIN_WINDOW_BYTES + 1), False)
 

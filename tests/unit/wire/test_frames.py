@@ -48,7 +48,7 @@ VECTORS: list[tuple[Frame, int, str]] = [
     (frames.Release(), 1, "00000000 19 00000001"),
     (frames.Accepted(JOB_ID), 1, "00000010 20 00000001 000102030405060708090a0b0c0d0e0f"),
     (frames.Refused(frames.REFUSED_STALE, "no", 6), 1, "00000007 21 00000001 02 00000006 6e6f"),
-    (frames.Started(((0, 3),)), 1, "0000000a 22 00000001 0001 00000000 00000003"),
+    (frames.RanksStarted(((0, 3),)), 1, "0000000a 22 00000001 0001 00000000 00000003"),
     (frames.Ready(()), 1, "00000002 23 00000001 0000"),
     (
         frames.Output(((1, 2), (4, 6)), frames.STDERR, 10, b"a\n"),
@@ -132,7 +132,7 @@ any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.just(frames.Close()),
     st.builds(frames.Accepted, st.binary(min_size=16, max_size=16)),
     st.builds(frames.Refused, st.integers(1, frames.REFUSED_LAST), text, u32),
-    st.builds(frames.Started, ranges_strategy),
+    st.builds(frames.RanksStarted, ranges_strategy),
     st.builds(frames.Ready, ranges_strategy),
     st.builds(frames.Output, ranges_strategy, stream, u64, st.binary(max_size=300)),
     st.builds(frames.Ended, ranges_strategy, outcomes(), u64, u64),
@@ -242,7 +242,7 @@ def test_attack_43_inner_lengths() -> None:
         (frames.Submit, b"\xff\xff" + b"x" * 40),
         (frames.Submit, b"\x00\x29" + b"x" * 40),
         (frames.Start, frames._START.pack(1, 0, 1, 0, 65535) + b"x"),
-        (frames.Started, b"\xff\xff" + b"\0" * 8),
+        (frames.RanksStarted, b"\xff\xff" + b"\0" * 8),
         (frames.Ended, frames._ENDED.pack(0, 0, 0, 0, 65535) + b"\0\0"),
         (frames.Sign, b"\xffab"),
         (frames.Sign, b"\0ab"),
@@ -288,7 +288,7 @@ def test_attack_46_unknown_type(name: str) -> None:
 
 def test_attack_45_a_child_gives_no_orders_and_a_parent_reports_nothing() -> None:
     orders = {frames.Submit, frames.Start, frames.Stdin, frames.Signal, frames.Kill, frames.Go, frames.Ack}
-    reports = {frames.Output, frames.Ended, frames.Started, frames.Done, frames.Accepted}
+    reports = {frames.Output, frames.Ended, frames.RanksStarted, frames.Done, frames.Accepted}
     assert not orders & set(frames.FROM_CHILD.values())
     assert not orders & set(frames.FROM_ROOT.values())
     assert not reports & set(frames.FROM_PARENT.values())
@@ -304,17 +304,17 @@ def test_attack_48_ranks_out_of_range(low: int, high: int) -> None:
         decode(header(len(head), frames.Start.TYPE) + head)
     payload = b"\0\1" + frames._RANGE.pack(low, high)
     with pytest.raises(ProtocolError, match="ranges of ranks"):
-        decode(header(len(payload), frames.Started.TYPE) + payload)
+        decode(header(len(payload), frames.RanksStarted.TYPE) + payload)
 
 
 def test_attack_51_ranges_are_flat_ascending_disjoint_and_few() -> None:
     for pairs in (((0, 2), (1, 3)), ((4, 5), (0, 1)), ((0, 1), (0, 1))):
         with pytest.raises(ProtocolError, match="ascending"):
-            decode(encode(1, frames.Started(pairs)))
+            decode(encode(1, frames.RanksStarted(pairs)))
     count = limits.RANGES_MAX + 1
     payload = frames._U16.pack(count) + b"".join([frames._RANGE.pack(2 * i, 2 * i + 1) for i in range(count)])
     with pytest.raises(ProtocolError, match="over"):
-        decode(header(len(payload), frames.Started.TYPE) + payload)
+        decode(header(len(payload), frames.RanksStarted.TYPE) + payload)
 
 
 def test_attack_52_texts_of_any_bytes_neither_raise_nor_grow() -> None:
@@ -387,7 +387,7 @@ def test_attack_78_a_status_that_would_wrap_around(kind: int, value: int) -> Non
         (frames.Output, b"\3" + b"\0" * 10),
         (frames.Ack, b"\0\0\0\0\0" + b"\0" * 8),
         (frames.Ack, b"\0" * 12),
-        (frames.Started, b"\0\0x"),
+        (frames.RanksStarted, b"\0\0x"),
         (frames.Accepted, b"\0" * 15),
         (frames.Certify, b"\0\0" + b"a\0" * 257),
     ],

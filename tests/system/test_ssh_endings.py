@@ -167,11 +167,11 @@ def test_what_a_command_leaves_behind_is_not_waited_for(sshd: Sshd) -> None:
 
 _CLIENT = """
 import sys, time
-from gexec.ssh.job import Options, open_session, prepare
+from gexec.ssh.job import SshOptions, open_session, prepare
 from tests.system.ssh_jobs import Run
 nodes = [(f"node{number}", 0) for number in range(1, 5)]
 job = prepare(nodes, ["sh", "-c", "echo $$; exec sleep 1000"], stdin=sys.argv[1] == "stdin")
-with Run(job, Options(command=sys.argv[2:])) as run:
+with Run(job, SshOptions(command=sys.argv[2:])) as run:
     run._feed = lambda: None  # its stdin stays open
     run.until(lambda: all(run.stdout(rank).endswith(b"\\n") for rank in range(4)))
     print(b" ".join(run.stdout(rank).strip() for rank in range(4)).decode(), flush=True)
@@ -231,9 +231,9 @@ def test_a_caller_that_lives_on_keeps_no_zombies(sshd: Sshd) -> None:
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_standard_descriptors_are_no_hindrance(sshd: Sshd, closed: tuple[int, ...]) -> None:
     program = (
-        "import os, sys; from tests.system.ssh_jobs import Options, Run, prepare\n"
+        "import os, sys; from tests.system.ssh_jobs import SshOptions, Run, prepare\n"
         f"for fd in {closed}: os.close(fd)\n"
-        "with Run(prepare([('node1', 0)], ['sh', '-c', 'cat; exit 7']), Options(command=sys.argv[1:]),"
+        "with Run(prepare([('node1', 0)], ['sh', '-c', 'cat; exit 7']), SshOptions(command=sys.argv[1:]),"
         " b'x') as run: run.finish()\n"
         "os._exit(run.outcomes[0].value if run.stdout() == b'x' else 1)"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,3 +70,25 @@ def test_functions_are_short() -> None:
         and (node.end_lineno or 0) - node.lineno + 1 > FUNCTION_LINES_MAX
     }
     assert long == LONG_FUNCTIONS
+
+
+def test_programs_in_strings_of_tests_import_what_is_there() -> None:
+    """No checker of types reads them, and most run in system tests only."""
+    missing = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for module, names in re.findall(
+            r"from ((?:gexec|laboratory)\.[\w.]+) import (\w+(?: as \w+)?(?:, \w+(?: as \w+)?)*)",
+            path.read_text(encoding="utf-8"),
+        ):
+            for name in (part.split(" as ")[0] for part in names.split(", ")):
+                if (module, name) != ("gexec.core", "new") and not _has(
+                    module, name
+                ):  # test_native writes it
+                    missing.append(f"{_name(path)}: from {module} import {name}")
+    assert missing == []
+
+
+def _has(module: str, name: str) -> bool:
+    if hasattr(importlib.import_module(module), name):
+        return True
+    return importlib.util.find_spec(f"{module}.{name}") is not None

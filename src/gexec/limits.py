@@ -34,6 +34,10 @@ RANKS_MAX: Final = 65_536
 NAME_MAX_BYTES: Final = 255
 #: ``[ip6%interface]:port``: 45 + 16 characters and what stands around them.
 ADDRESS_MAX_BYTES: Final = 72
+#: Addresses of one node that are tried in turn: two families, old and new, and some to spare.
+ADDRESSES_MAX: Final = 8
+#: Addresses of all nodes of a job together; of a job with more, each node keeps fewer.
+JOB_ADDRESSES_BYTES: Final = 2 * 1024 * 1024
 #: argv and environment together. Linux itself refuses more than 2 MiB on a default stack
 #: (a quarter of RLIMIT_STACK) and the node adds variables of its own.
 ARGV_ENV_MAX_BYTES: Final = 1024 * 1024
@@ -74,8 +78,10 @@ KEY_FILE_MAX_BYTES: Final = 64 * 1024
 
 # -- time ------------------------------------------------------------------------------------
 CONNECT_TIMEOUT_S: Final = 5.0
-#: Names of a long list that the resolver has not answered by then do not resolve: where a name server does
-#: not answer, each costs 10 s and more.
+#: The next address of a node is tried this long after the one before (RFC 8305: Connection Attempt Delay).
+NEXT_ADDRESS_S: Final = 0.25
+#: Names that the resolver has not answered by then do not resolve: where a name server does not answer, each
+#: costs 10 s and more.
 RESOLVE_MAX_S: Final = 30.0
 #: TLS and Hello of a link whose TCP connection stands: a fully loaded node may take long.
 HANDSHAKE_TIMEOUT_S: Final = 30.0

@@ -107,8 +107,8 @@ class Command:
     """
 
     __slots__ = ("administrator", "help", "name", "options", "prefix")
-    #: What --dry-run says of a node without an address.
-    unresolved = "the name does not resolve"
+    #: Addresses are looked up here, and not by what the command calls.
+    resolves = True
     #: Options may follow other arguments. Not where those are another program's command line.
     options_anywhere = False
 
@@ -217,7 +217,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     if parsed.flag("dry-run"):
         from gexec.cli.nodefiles import places
 
-        return print_(places(job, choice, command.unresolved), say)
+        return print_(places(job, choice, command.resolves), say)
     verbose = parsed.flag("verbose")
     if verbose:
         say(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")

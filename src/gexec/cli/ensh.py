@@ -56,7 +56,7 @@ class Ensh(Wrapper):
     """Jobs whose nodes are reached by ssh, one after the other or some at a time."""
 
     __slots__ = ()
-    unresolved = ""  # addresses are ssh's matter
+    resolves = False  # addresses are ssh's matter
 
     def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
         """Return the job, who chose its nodes, and what runs it or a part of it over ssh."""

@@ -52,7 +52,7 @@ def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
         return 0
     job, choice = build(request)
     if parsed.flag("dry-run"):
-        return print_(places(job, choice, command.unresolved), say)
+        return print_(places(job, choice, command.resolves), say)
     verbose = parsed.flag("verbose")
     if verbose:
         say(f"{job.ranks} nodes from {choice.source}")

@@ -14,6 +14,7 @@ from gexec.render.failed import failed_lines
 from gexec.render.text import printable
 from gexec.select.lists import uncommented
 from gexec.select.nodes import spelled
+from gexec.wire.jobspec import why_unresolved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ def _nothing_in(path: str) -> bool:
         raise UsageError(f"--rerun {path}: {error.strerror}") from error
 
 
-def places(job: JobSpec, choice: Choice, unresolved: str) -> str:
+def places(job: JobSpec, choice: Choice, resolves: bool) -> str:
     """Say what would run, and where, in a form that a node list file takes."""
     words = [_quoted(os.fsdecode(word)) for word in job.argv]
     lines = [f"# {' '.join(words)}", f"# {job.ranks} nodes from {choice.source}:"]
     for (name, port), address in zip(choice.nodes, job.addresses, strict=True):
-        comment = address.decode() or unresolved
+        comment = (resolves and why_unresolved(address)) or address.decode()
         lines.append(f"{spelled(name, port)}  # {comment}" if comment else spelled(name, port))
     return "".join([printable(line) + "\n" for line in lines])
 

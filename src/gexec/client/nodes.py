@@ -187,7 +187,7 @@ class _Chooser:
             return []
         self._hosts = answer.hosts.hosts
         hosts = answer.hosts.usable()
-        self._choice.addresses = {host.name.lower(): host.address for host in hosts}
+        self._choice.addresses = {folded(host.name): host.address for host in hosts}
         reasons = answer.hosts.reasons()
         left_out = [f"left out of {answer.hosts.entries} hosts: {reasons}"] if reasons else []
         source.name = _with(f"{answer.server}, the least loaded first", left_out + answer.notes)

@@ -299,6 +299,7 @@ def _nodes(what: Subject) -> Iterator[Finding]:
     from gexec.client.nodes import choose
     from gexec.client.resolve import resolve
     from gexec.select.sources import Selection
+    from gexec.wire.jobspec import why_unresolved
 
     told: list[str] = []
     try:
@@ -315,13 +316,17 @@ def _nodes(what: Subject) -> Iterator[Finding]:
     for sentence in told:
         yield Finding(WARNING, sentence, "docs/nodes.md has the rules")
     addresses = resolve(chosen.nodes, what.port, what.environ.get("GEXEC_HOSTS"), chosen.addresses)
-    unknown = [name for (name, _), address in zip(chosen.nodes, addresses, strict=True) if not address]
-    if unknown:
+    whose: dict[str, list[str]] = {}
+    for (name, _), entry in zip(chosen.nodes, addresses, strict=True):
+        if why := why_unresolved(entry):
+            whose.setdefault(why, []).append(name)
+    for why, unknown in whose.items():
         shown = ", ".join(unknown[:_SHOWN_MAX]) + (" ..." if len(unknown) > _SHOWN_MAX else "")
         yield Finding(
             PROBLEM,
-            f"{len(unknown)} of the {len(addresses)} nodes in {chosen.source} do not resolve: {shown}",
+            f"{len(unknown)} of the {len(addresses)} nodes in {chosen.source} do not resolve: "
+            f"{shown} ({why})",
             "add them to DNS, /etc/hosts or the file of GEXEC_HOSTS",
         )
-    else:
+    if not whose:
         yield Finding(OK, f"all {len(addresses)} nodes in {chosen.source} resolve")

@@ -45,8 +45,8 @@ class Relay(Protocol):
     clock: SteadyClock
     launches: Launches
 
-    def dial(self, name: str, address: str, timeout_s: float) -> Link:
-        """Return a link to a node, dialled if there is none. ValueError: not an address."""
+    def dial(self, name: str, addresses: str, timeout_s: float) -> Link:
+        """Return a link to a node, dialled if there is none. ValueError: something is not an address."""
 
     def open_channel(self, link: Link, job: RelayJob, child: int) -> int:
         """Return a new channel to a child on a link."""
@@ -328,12 +328,13 @@ class RelayJob:
                 child.start = start
             return
         name = self.spec.names[start.low].decode("utf-8", "surrogateescape")
-        address = self.spec.addresses[start.low].decode("ascii", "replace")
-        if not address:
-            self.tell(events.ChildLost(number, "the name does not resolve", False))
+        addresses = self.spec.addresses[start.low]
+        unresolved = jobspec.why_unresolved(addresses)
+        if unresolved:
+            self.tell(events.ChildLost(number, unresolved, False))
             return
         try:
-            link = self._relay.dial(name, address, self.spec.connect_timeout_s)
+            link = self._relay.dial(name, addresses.decode("ascii", "replace"), self.spec.connect_timeout_s)
         except ValueError as error:
             self.tell(events.ChildLost(number, str(error), False))
             return

@@ -56,6 +56,7 @@ class Link:
         accepted: the peer dialled; the time for its Hello runs from now, TLS included, and its
             certificate's name comes to stand before the label.
         hello_s: how long that is; for a dialled link from the end of the TLS handshake.
+        wanted: the name that a dialled peer's certificate must hold; "" = whoever it is.
 
     Attributes:
         reached: a dialled peer's machine has answered (TCP).
@@ -63,7 +64,8 @@ class Link:
         heard_s: event loop time of the last bytes from the peer.
         leaving: the peer takes no new jobs (it said Goodbye).
         give_up_s: event loop time when a link that is being dialled is given up.
-        protocol: what the event loop is to be given for it.
+        address: the ``ip:port`` that was dialled.
+        refused: why the peer that was dialled last is not the wanted one, "" if it is.
     """
 
     def __init__(
@@ -75,10 +77,13 @@ class Link:
         source: str = "",
         accepted: bool = False,
         hello_s: float = limits.UNAUTHENTICATED_MAX_S,
+        wanted: str = "",
     ) -> None:
         self.label = label
         self.source = source
-        self.protocol = _Protocol(self)
+        self.wanted = wanted
+        self.address = ""
+        self.refused = ""
         self.reached = False
         self.opened = False
         self.leaving = False
@@ -104,16 +109,33 @@ class Link:
 
     # -- the connection -------------------------------------------------------------------
 
+    @property
+    def protocol(self) -> _Protocol:
+        """What the event loop is to be given for one connection."""
+        return _Protocol(self)
+
     def expect_hello(self, within_s: float) -> None:
         """Give a dialled peer, whose machine has answered, so long for TLS and its Hello."""
+        self.expect_nothing()
         self._hello_s = within_s
         self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
-    def connected(self, transport: asyncio.Transport) -> None:
-        """The connection is there, TLS included."""
+    def expect_nothing(self) -> None:
+        """The dialled peer was none: another address is tried, whose time has not begun."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def connected(self, transport: asyncio.Transport) -> bool:
+        """The connection is there, TLS included. Tell whether it is taken: it may lead to somebody else."""
         if self._closed:  # given up while it was dialling
             transport.abort()
-            return
+            return False
+        if self.wanted:
+            self.refused = tls.refusal(tls.alternatives(transport), self.wanted, self.address)
+            if self.refused:
+                transport.abort()
+                return False
         self.transport = transport
         transport.set_write_buffer_limits(high=_PIECE_BYTES)
         self.heard_s = self._loop.time()
@@ -123,6 +145,7 @@ class Link:
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+        return True
 
     def received(self, data: bytes) -> None:
         """Bytes of the peer's have come."""
@@ -267,25 +290,31 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        #: Of a connection that leads to somebody else the link hears nothing.
+        self._taken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop's own kinds of transports are no subclasses of asyncio's.
-        self._link.connected(cast(asyncio.Transport, transport))
+        self._taken = self._link.connected(cast(asyncio.Transport, transport))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._link.received(bytes(_BUFFER[:nbytes]))
+        if self._taken:
+            self._link.received(bytes(_BUFFER[:nbytes]))
 
     def pause_writing(self) -> None:
-        self._link.pause()
+        if self._taken:
+            self._link.pause()
 
     def resume_writing(self) -> None:
-        self._link.resume()
+        if self._taken:
+            self._link.resume()
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._link.disconnected(exc)
+        if self._taken:
+            self._link.disconnected(exc)

@@ -1,4 +1,4 @@
-"""The pool of links that this daemon dialled: one per (name, address), shared by all its jobs.
+"""The pool of links that this daemon dialled: one per (name, addresses), shared by all its jobs.
 
 ``get`` answers at once with a link that may still be dialling: the caller waits for
 ``link_opened`` or ``link_closed``. Idle links are kept for minutes, so that the next job finds them
@@ -8,20 +8,18 @@ warm; links with jobs are kept alive by pings and given up when the peer is sile
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import socket
 
 from gexec import limits
-from gexec.posix.deadline import Deadline
 from gexec.relay import tls
+from gexec.relay.dial import Attempts, parse_addresses
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.tls import LinkContexts
 from gexec.wire import frames
 
 
 class Pool:
-    """Links to other daemons, by the name and address they were dialled under."""
+    """Links to other daemons, by the name and addresses they were dialled under."""
 
     def __init__(self, owner: LinkOwner, contexts: LinkContexts) -> None:
         self.contexts = contexts
@@ -29,18 +27,18 @@ class Pool:
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: dict[Link, asyncio.Task[None]] = {}
 
-    def get(self, name: str, address: str, timeout_s: float) -> Link:
+    def get(self, name: str, addresses: str, timeout_s: float) -> Link:
         """Return the link to a node, dialling it if there is none.
 
         Args:
             name: what its certificate must be for.
-            address: ``ip:port`` or ``[ip6]:port``.
-            timeout_s: for the TCP connection, when it has to be dialled.
+            addresses: ``ip:port`` or ``[ip6%interface]:port``, several with commas between: tried in turn.
+            timeout_s: for the TCP connection, to whichever, when it has to be dialled.
 
         Raises:
-            ValueError: the address is not of that form.
+            ValueError: they are not of that form, or too many.
         """
-        key = (name, address)
+        key = (name, addresses)
         link = self._links.get(key)
         now_s = asyncio.get_running_loop().time()
         if link is not None and not link.leaving:
@@ -50,46 +48,60 @@ class Pool:
             enough = link.reached or left_s >= timeout_s / 2
             if link.opened or (enough and left_s <= patience_s):
                 return link
-        host, port = parse_address(address)
-        label = f"{name} ({address})"
-        link = Link(self._owner, frames.FROM_CHILD, label, source=label)
+        each = parse_addresses(addresses)
+        label = f"{name} ({', '.join(each)})"
+        link = Link(self._owner, frames.FROM_CHILD, label, source=label, wanted=name)
         link.give_up_s = now_s + timeout_s
         self._links[key] = link
-        dial = self._dial(link, name, host, port, timeout_s)
+        dial = self._dial(link, each, timeout_s)
         self._dials[link] = asyncio.get_running_loop().create_task(dial)
         return link
 
-    async def _dial(self, link: Link, name: str, host: str, port: int, timeout_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        sock = None
+    async def _dial(self, link: Link, addresses: list[str], timeout_s: float) -> None:
+        attempts = Attempts(addresses, timeout_s)
         try:
-            sock = socket.socket(
-                _family(host), socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-            )
+            while True:
+                sock = await attempts.connect()
+                if sock is None:
+                    break
+                text = await self._shake_hands(link, attempts.address, sock, timeout_s)
+                if not text:
+                    return
+                # Somebody else has this address by now, or what listens there is no gexecd.
+                link.expect_nothing()
+                attempts.failed(text)
+            link.abort(attempts.told())
+        finally:
+            attempts.close()
+            self._dials.pop(link, None)
+
+    async def _shake_hands(self, link: Link, address: str, sock: socket.socket, timeout_s: float) -> str:
+        """Give a link the connection that was made; return why it could not be, "" if it could."""
+        loop = asyncio.get_running_loop()
+        patience_s = _patience_s(timeout_s)
+        link.address = address
+        link.label = f"{link.wanted} ({address})"
+        link.give_up_s = loop.time() + patience_s
+        link.expect_hello(patience_s)
+        try:
+            if not link.reached:
+                # The machine is there, and somebody listens: from here on it may be slow, but not dead.
+                self._owner.link_reached(link)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                await _connect(sock, (host, port), timeout_s)
-            except TimeoutError:
-                link.abort(f"no answer within {timeout_s:g} s")
-                return
-            link.give_up_s = loop.time() + _patience_s(timeout_s)
-            link.expect_hello(_patience_s(timeout_s))
-            # The machine is there, and somebody listens: from here on it may be slow, but not dead.
-            self._owner.link_reached(link)
             await loop.create_connection(
                 lambda: link.protocol,
                 sock=sock,
                 ssl=self.contexts.dial,
-                server_hostname=name,
+                server_hostname="",
                 # The link's own deadline comes first: it sees pauses of this process.
-                ssl_handshake_timeout=_patience_s(timeout_s) + tls.HANDSHAKE_BACKSTOP_S,
+                ssl_handshake_timeout=patience_s + tls.HANDSHAKE_BACKSTOP_S,
             )
         except (OSError, ValueError) as error:
-            link.abort(tls.failure(error))
+            return tls.failure(error)
         finally:
-            self._dials.pop(link, None)
-            if link.transport is None and sock is not None:
+            if link.transport is None:
                 sock.close()
+        return link.refused
 
     def forget(self, link: Link) -> None:
         """Drop a link that has ended, and stop dialling it."""
@@ -105,57 +117,6 @@ class Pool:
         return list(self._links.values())
 
 
-async def _connect(sock: socket.socket, address: tuple[str, int], timeout_s: float) -> None:
-    """Connect a non-blocking socket. TimeoutError: no answer; any other OSError says why not.
-
-    By hand: uvloop's own starts four threads to look up what is an address already.
-    """
-    error = sock.connect_ex(address)
-    if error == errno.EINPROGRESS:
-        loop = asyncio.get_running_loop()
-        answered = asyncio.Event()
-        loop.add_writer(sock, answered.set)
-        deadline = Deadline(loop, timeout_s, answered.set)
-        try:
-            await answered.wait()
-        finally:
-            deadline.cancel()
-            loop.remove_writer(sock)
-        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        # The answer may have come after all, if both were there at once.
-        if not error and not _is_connected(sock):
-            raise TimeoutError
-    if error:
-        raise OSError(error, os.strerror(error))
-
-
-def _is_connected(sock: socket.socket) -> bool:
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
-
-
 def _patience_s(timeout_s: float) -> float:
     """Return how long TLS and Hello may take on a machine that was reached."""
     return max(timeout_s, limits.HANDSHAKE_TIMEOUT_S)
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port of ``ip:port`` or ``[ip6]:port``; ValueError if it is neither."""
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
-    try:
-        # A name would be looked up by whoever connects, and hold everything else up meanwhile.
-        socket.inet_pton(_family(host), host.partition("%")[0] if ":" in host else host)
-    except OSError:
-        raise ValueError(f"address {address[:80]!r}: {host[:80]!r} is not an IP address") from None
-    return host, int(port)
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -197,9 +197,9 @@ class RelayService:
 
     # -- links ----------------------------------------------------------------------------
 
-    def dial(self, name: str, address: str, timeout_s: float) -> Link:
+    def dial(self, name: str, addresses: str, timeout_s: float) -> Link:
         """Return a link to a node, dialled if there is none."""
-        link = self._pool.get(name, address, timeout_s)
+        link = self._pool.get(name, addresses, timeout_s)
         if link not in self._parties:
             self._parties[link] = Party()
         return link

@@ -1,14 +1,17 @@
 """TLS of the links between daemons: version 1.3 only, both sides show a certificate of the cluster.
 
-The dialled name is checked against the certificate by OpenSSL (names and IP addresses of the
-subject alternative names only). Source: docs/decisions/0005-certificates.md.
+OpenSSL checks that the certificate is the cluster's. That it holds the dialled name is checked here, once
+the handshake is over and before anything is sent: OpenSSL's own check leaves nothing behind that says whose
+certificate it was. Source: docs/decisions/0005-certificates.md.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,7 +43,7 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
     accept.verify_mode = ssl.CERT_REQUIRED
     # Links are kept for minutes and the pool never resumes: tickets would be bytes for nobody.
     accept.num_tickets = 0
-    dial.hostname_checks_common_name = False
+    dial.check_hostname = False  # link.connected() does it, with ``refusal``
     for context in (dial, accept):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=authority_pem.decode("ascii"))
@@ -64,6 +67,56 @@ def peer_name(transport: asyncio.BaseTransport) -> str:
     names = certificate.get("subjectAltName") or (("", ""),)
     return str(names[0][1])
 
+
+def alternatives(transport: asyncio.BaseTransport) -> list[tuple[str, str]]:
+    """Return (kind, value) of the peer's subject alternative names; kind is ``DNS`` or ``IP Address``."""
+    certificate = transport.get_extra_info("peercert") or {}
+    return [(str(kind), str(value)) for kind, value in certificate.get("subjectAltName") or ()]
+
+
+def holds(names: Iterable[tuple[str, str]], wanted: str) -> bool:
+    """Tell whether a certificate with these alternative names is for a node.
+
+    Names are compared as DNS does, without case and trailing dot, and in full: there are no wildcards. An
+    address is compared with addresses only, without the zone, which names an interface of who dials.
+    """
+    folded = wanted.lower().removesuffix(".")
+    packed = _packed(folded.partition("%")[0] if ":" in folded else folded)
+    for kind, value in names:
+        if kind == "DNS" and not packed and folded and value.lower().removesuffix(".") == folded:
+            return True
+        if kind == "IP Address" and packed and _packed(value.strip()) == packed:
+            return True
+    return False
+
+
+def refusal(names: list[tuple[str, str]], wanted: str, address: str) -> str:
+    """Return why a daemon with this certificate at this address is not the wanted one, "" if it is."""
+    if holds(names, wanted):
+        return ""
+    values = [value for _, value in names if value not in _EVERYBODYS] or [value for _, value in names]
+    shown = ", ".join([value[:_NAME_SHOWN] for value in values[:_NAMES_SHOWN]]) or "nobody"
+    if len(values) > _NAMES_SHOWN:
+        shown += f" and {len(values) - _NAMES_SHOWN} more"
+    name = wanted[:_NAME_SHOWN]
+    return (
+        f"its certificate was refused: {address} is {shown}, not {name}: correct the address of {name}, "
+        f"or start the gexecd there with `--name {name.partition('%')[0]}`"
+    )
+
+
+def _packed(text: str) -> bytes:
+    """Return a numeric address in network order, b"" for anything else."""
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return b""
+
+
+#: Every node has these, so they say nothing about who it is.
+_EVERYBODYS = frozenset({"localhost", "127.0.0.1", "0:0:0:0:0:0:0:1", "::1"})
+_NAMES_SHOWN = 3
+_NAME_SHOWN = 80
 
 #: What OpenSSL calls it, and what it means here.
 _REASONS = {

@@ -59,10 +59,18 @@ class Jsonl(View):
         self._begun: dict[int, dict[int, bytearray]] = {}
         self._offsets: dict[int, list[int]] = {}
         nodes = [
-            b'{%b,"address":%b}' % (who, self._quoted(address))
-            for who, address in zip(self._who, addresses, strict=True)
+            b"{%b,%b}" % (who, self._addresses(entry))
+            for who, entry in zip(self._who, addresses, strict=True)
         ]
         self._write(b'{"event":"job","schema":%d,"nodes":[%b]}\n' % (SCHEMA, b",".join(nodes)))
+
+    def _addresses(self, entry: bytes) -> bytes:
+        """Return the fields for a rank's entry of ``JobSpec.addresses``."""
+        each = [] if entry.startswith(b"?") else entry.split(b",")
+        fields = b'"address":' + self._quoted(each[0] if each else b"")
+        if len(each) > 1:
+            fields += b',"addresses":[%b]' % b",".join(map(self._quoted, each))
+        return fields
 
     def started(self, ranks: Ranges) -> None:
         """See View."""

@@ -78,5 +78,5 @@ def printable(name: bytes) -> bytes:
 
 
 def _ip(address: bytes) -> bytes:
-    """Return the address without its port and brackets."""
-    return address.rpartition(b":")[0].strip(b"[]")
+    """Return the (first) address without its port and brackets."""
+    return address.partition(b",")[0].rpartition(b":")[0].strip(b"[]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gexec import limits
 from gexec.errors import UsageError
 
 #: 65,536 nodes with two names each fit, and a file that is none at all is refused before it is read.
@@ -9,9 +10,10 @@ HOSTS_MAX_BYTES = 16 * 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return name -> address. The first line that has a name wins, as in /etc/hosts.
+    """Return name -> address; a name on several lines has several, with blanks between, in their order.
 
-    Names are in lower case and without a trailing dot (``select.nodes.folded``).
+    Names are in lower case and without a trailing dot (``select.nodes.folded``). Of one name the first
+    ``limits.ADDRESSES_MAX`` addresses are kept.
 
     Addresses are not looked at here: only those of a job's own nodes are worth the time.
 
@@ -19,15 +21,29 @@ def parse(text: str) -> dict[str, str]:
         UsageError: a line with an address and no name, by its number.
     """
     table: dict[str, str] = {}
+    written = text.split("\n") if "%" in text else None  # an interface's name has its case
     for number, line in enumerate(text.lower().split("\n"), 1):
         if "#" in line:
             line = line.partition("#")[0]
         words = line.split()
-        if len(words) == 2:  # nearly all lines
-            table.setdefault(words[1].removesuffix("."), words[0])
-        elif len(words) == 1:
+        if len(words) == 1:
             raise UsageError(f"line {number} has one field: expected an address and its names")
-        else:
-            for name in words[1:]:
-                table.setdefault(name.removesuffix("."), words[0])
+        if written and words and "%" in words[0]:
+            words[0] = written[number - 1].split()[0]
+        for name in words[1:]:
+            name = name.removesuffix(".")
+            known = table.setdefault(name, words[0])
+            if known is not words[0]:
+                addresses = known.split(" ")
+                if words[0] not in addresses and len(addresses) < limits.ADDRESSES_MAX:
+                    table[name] = f"{known} {words[0]}"
     return table
+
+
+def line_of(text: str, name: str, address: str) -> int:
+    """Return the number of the line that gives an address to a name of the table, 0 if none does."""
+    for number, line in enumerate(text.lower().split("\n"), 1):
+        words = line.partition("#")[0].split()
+        if words and words[0] == address.lower() and name in [word.removesuffix(".") for word in words[1:]]:
+            return number
+    return 0

@@ -63,7 +63,7 @@ class Choice:
     Attributes:
         nodes: in rank order.
         source: who chose them, in words for a person.
-        addresses: an address for names (lower case) that do not resolve here, as gmond told it.
+        addresses: an address for names (folded) that do not resolve here, as gmond told it.
         took_stdin: stdin was read for names, so that nothing of it is left for the processes.
     """
 

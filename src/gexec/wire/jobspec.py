@@ -83,7 +83,8 @@ class JobSpec:
 
     Attributes:
         names: node names in rank order, to the letter, doubled names allowed (bytes).
-        addresses: ``ip:port`` or ``[ip6]:port`` for each rank; empty = the name did not resolve.
+        addresses: ``ip:port`` or ``[ip6%interface]:port`` for each rank, several with commas between, in
+            the order in which they are tried; none: see ``why_unresolved``.
         program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
         argv: at least one element.
         env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); packed:
@@ -228,11 +229,17 @@ class JobSpec:
                 )
 
     def _check_addresses(self) -> None:
-        if _plain(self.addresses, 0, limits.ADDRESS_MAX_BYTES):
+        """Check the form alone: whoever dials an address finds out whether it is one."""
+        if _plain(self.addresses, 0, limits.ADDRESS_MAX_BYTES) and (
+            isinstance(self.addresses, PackedList) or b"," not in b"".join(self.addresses)
+        ):
             return
-        for address in self.addresses:
-            if not _plain([address], 0, limits.ADDRESS_MAX_BYTES):
-                raise UsageError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
+        for entry in self.addresses:
+            addresses = entry.split(b",")
+            if len(addresses) > limits.ADDRESSES_MAX:
+                raise UsageError(f"{len(addresses)} addresses of a node: at most {limits.ADDRESSES_MAX}")
+            if not _plain(addresses, 0 if len(addresses) == 1 else 1, limits.ADDRESS_MAX_BYTES):
+                raise UsageError(f"address {entry[:80]!r}: expected ip:port or [ip6]:port")
 
     def encode(self) -> bytes:
         """Return the blob; it keeps times in milliseconds.
@@ -316,6 +323,21 @@ class JobSpec:
         except UsageError as error:
             raise ProtocolError(f"job blob: {error}") from error
         return job
+
+
+def why_unresolved(entry: bytes) -> str:
+    """Return why a rank has no address, "" if it has one; for an entry of ``JobSpec.addresses``.
+
+    Empty: there is no such name. ``?``: no name server answers. ``?N``: no answer within N seconds.
+    """
+    if not entry:
+        return "the name does not resolve"
+    if not entry.startswith(b"?"):
+        return ""
+    within = entry[1:].decode("ascii", "replace")
+    if within.isdigit() and len(within) <= 6:
+        return f"the name did not resolve within {within} s"
+    return "the name does not resolve: its name server does not answer"
 
 
 def _env(packed: bytes) -> list[bytes]:

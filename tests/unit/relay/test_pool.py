@@ -9,9 +9,10 @@ import time
 
 import pytest
 
+from gexec.relay.dial import parse_address
 from gexec.relay.link import Link
 from gexec.relay.loop import run
-from gexec.relay.pool import Pool, parse_address
+from gexec.relay.pool import Pool
 from gexec.relay.tls import LinkContexts
 from gexec.wire.frames import Frame
 

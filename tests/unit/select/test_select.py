@@ -126,7 +126,10 @@ def test_a_draw_keeps_the_order_and_follows_the_lots() -> None:
 
 def test_hosts_file_form() -> None:
     table = hosts.parse("# all\n127.0.0.1 Node1 n1\n\n::1\tnode2 # two\n9.9.9.9 node1\n")
-    assert table == {"node1": "127.0.0.1", "n1": "127.0.0.1", "node2": "::1"}
+    assert table == {"node1": "127.0.0.1 9.9.9.9", "n1": "127.0.0.1", "node2": "::1"}
+    table = hosts.parse("".join(f"10.0.0.{number} n\n10.0.0.{number} n.\n" for number in range(1, 99)))
+    assert table == {"n": " ".join(f"10.0.0.{number}" for number in range(1, 9))}
+    assert hosts.parse("fe80::1%Eth0 N\n::1 n") == {"n": "fe80::1%Eth0 ::1"}  # interfaces have a case
     with pytest.raises(UsageError, match="line 2 has one field"):
         hosts.parse("1.1.1.1 a\nb\n")
 
@@ -159,7 +162,9 @@ def test_many_names_are_asked_at_the_same_time() -> None:
     ("content", "sentence"),
     [
         (None, "No such file"),
-        ("999.1.1.1 node1", "'999.1.1.1', the address of node1, is none"),
+        ("999.1.1.1 node1", "line 1: '999.1.1.1' is not an IP address (node node1)"),
+        ("# x\n10.0.0.1 node1\nWeb node1", "line 3: 'web' is not an IP address (node node1)"),
+        ("10.0.0.1,10.0.0.2 node1", "line 1: '10.0.0.1,10.0.0.2' is not an IP address"),
         ("alone", "line 1 has one field"),
     ],
 )

@@ -56,9 +56,19 @@ words = st.binary(max_size=30).map(lambda raw: raw.replace(b"\0", b"0"))
 times = st.integers(0, 4_000_000_000).map(lambda milliseconds: milliseconds / 1000)
 
 
+ADDRESSES = [
+    b"",
+    b"?",
+    b"?30",
+    b"10.0.0.1:1",
+    b"10.0.0.1:1,[fe80::1%eth0]:1",
+    b",".join([b"[::1]:65535"] * 8),
+]
+
+
 @st.composite
 def jobs(draw: Any) -> JobSpec:
-    hosts = draw(st.lists(st.tuples(names, st.sampled_from([b"", b"10.0.0.1:1"])), min_size=1, max_size=9))
+    hosts = draw(st.lists(st.tuples(names, st.sampled_from(ADDRESSES)), min_size=1, max_size=9))
     return JobSpec(
         names=[name for name, _ in hosts],
         addresses=[address for _, address in hosts],
@@ -121,6 +131,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"names": [b"a", b"b" * 256]}, "node name b'bbb"),
     ({"addresses": [b"", b"1" * 80]}, "expected ip:port"),
     ({"addresses": [b"", b"1.2.3.4 :1"]}, "expected ip:port"),
+    ({"addresses": [b"", b"1.2.3.4:1,"]}, "expected ip:port"),
+    ({"addresses": [b"", b"1.2.3.4:1," + b"1" * 80]}, "expected ip:port"),
+    ({"addresses": [b"", b",".join([b"1.2.3.4:1"] * 9)]}, "9 addresses of a node: at most 8"),
     ({"program": b""}, "the program's path"),
     ({"program": b"echo"}, "expected an absolute path"),
     ({"argv": []}, "the argument list is empty"),
@@ -144,6 +157,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"window": 2**31}, "window"),
     ({"salt": 2**64}, "salt"),
 ]
+
+
+def test_why_a_rank_has_no_address() -> None:
+    assert jobspec.why_unresolved(b"") == "the name does not resolve"
+    assert jobspec.why_unresolved(b"?30") == "the name did not resolve within 30 s"
+    for entry in (b"?", b"?x", b"?" + b"9" * 5000, b"?\xff"):
+        assert jobspec.why_unresolved(entry).endswith("its name server does not answer")
+    assert jobspec.why_unresolved(b"10.0.0.1:1,10.0.0.2:1") == ""
 
 
 @pytest.mark.parametrize(("changed", "sentence"), WRONG, ids=[sentence for _, sentence in WRONG])

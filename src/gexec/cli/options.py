@@ -16,18 +16,64 @@ if TYPE_CHECKING:
 
 
 class Option:
-    """One option: ``short`` letters or "", ``long`` name, and whether it takes a value.
+    """One option, as a row of ``cli.table`` has it.
 
-    ``optional``: the value may be left out, and is given as ``--long=VALUE`` only.
+    Attributes:
+        short: its letters, or "".
+        long: its name.
+        argument: the name of its value; "" if it takes none, in brackets if it is optional, and is
+            given as ``--long=VALUE`` only.
+        meaning, heading: for pages of help.
+        bounds: of a whole number.
+        choices: the values that it may have.
     """
 
-    __slots__ = ("long", "optional", "short", "takes_value")
+    __slots__ = ("argument", "bounds", "choices", "heading", "long", "meaning", "short")
 
-    def __init__(self, short: str, long: str, takes_value: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self,
+        short: str,
+        long: str,
+        argument: str,
+        meaning: str,
+        heading: str,
+        bounds: tuple[int, int] | None,
+        choices: Sequence[str],
+    ) -> None:
         self.short = short
         self.long = long
-        self.takes_value = takes_value
-        self.optional = optional
+        self.argument = argument
+        self.meaning = meaning
+        self.heading = heading
+        self.bounds = bounds
+        self.choices = choices
+
+    @property
+    def takes_value(self) -> bool:
+        """Tell whether the next argument is its value, unless it has one of its own."""
+        return self.argument != "" and self.argument[0] != "["
+
+    @property
+    def spelled(self) -> str:
+        """Return its letters and name, as errors show it."""
+        return "".join([f"-{letter}/" for letter in self.short]) + f"--{self.long}"
+
+    def checked(self, text: str) -> str:
+        """Return a value as it counts, a choice in full; UsageError for one that makes no sense.
+
+        NAMES may be empty, and N|P% and P depend on the job: those are checked where they are used.
+        """
+        if self.choices:
+            return one_of(self.spelled, text, self.choices)
+        if self.bounds:
+            integer(self.spelled, text, *self.bounds)
+        elif self.argument == "S":
+            seconds(self.spelled, text)
+        elif self.argument == "N[kMG]":
+            size(self.spelled, text)
+        elif not text and self.argument not in ("NAMES", "N|P%", "P"):
+            raise UsageError(f"option {self.spelled}: the value is empty; give {self.argument.strip('[=]')}")
+        return text
 
 
 class Parsed:
@@ -65,13 +111,25 @@ class Parsed:
         values = self.values.get(long)
         return values[-1] if values else default
 
+    def integer(self, long: str, default: int = 0) -> int:
+        """Return the whole number of an option that has bounds."""
+        return int(self.values[long][-1]) if long in self.values else default
+
+    def seconds(self, long: str, default: float = 0.0) -> float:
+        """Return the seconds of an option."""
+        return float(self.values[long][-1]) if long in self.values else default
+
+    def size(self, long: str) -> int:
+        """Return the bytes of an option, 0 if it was not given."""
+        return size(long, self.values[long][-1]) if long in self.values else 0
+
     def all(self, long: str) -> list[str]:
         """Return all values given for a repeatable option."""
         return self.values.get(long, [])
 
 
 def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere: bool = False) -> Parsed:
-    """Parse ``words``; raise UsageError with a sentence that names the option and what to do.
+    """Parse ``words`` and check the values; UsageError names the option and what to do.
 
     ``anywhere``: options may follow other arguments; ``--`` ends them.
     """
@@ -95,6 +153,9 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere:
         else:
             position = _shorts(command, word, words, position, shorts, parsed)
     parsed.rest += words[position:]
+    for option in table if parsed.values else ():
+        if option.long in parsed.values:
+            parsed.values[option.long] = [option.checked(text) for text in parsed.values[option.long]]
     return parsed
 
 
@@ -103,7 +164,7 @@ def _long(
 ) -> int:
     name, equals, value = word[2:].partition("=")
     option = _find(command, name, table)
-    if not option.takes_value and not (option.optional and equals):
+    if not option.takes_value and not (option.argument and equals):
         if equals:
             raise UsageError(f"option --{option.long} takes no value")
         parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1

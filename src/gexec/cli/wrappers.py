@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gexec.cli.command import Command
-from gexec.cli.options import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,17 +11,6 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
     from gexec.client.job import Request
 
-LETTERS = {
-    "nodes": "nw",
-    "not-here": "x",
-    "prefix-type": "p",
-    "gather": "b",
-    "fanout": "f",
-    "verbose": "v",
-    "help": "h",
-    "version": "V",
-}
-NOT_HERE = Option("", "not-here")
 #: What runs when no command is given.
 DEFAULT = "uptime"
 
@@ -32,8 +20,8 @@ class Wrapper(Command):
 
     __slots__ = ()
 
-    def __init__(self, name: str, options: Sequence[Option], help_: str) -> None:
-        super().__init__(name, options, help_, prefix="host", administrator=True)
+    def __init__(self, name: str) -> None:
+        super().__init__(name, prefix="host", administrator=True)
 
     def argv(self, words: Sequence[str]) -> Sequence[str]:
         """Return the shell that runs the line; without words it is ``uptime``."""

@@ -61,11 +61,6 @@ def test_when_colours_are_used(when: str, terminal: bool, environ: dict[str, str
     assert wants_colour(when, terminal, environ) is wanted
 
 
-def test_another_word_for_colour_is_refused() -> None:
-    with pytest.raises(UsageError, match="--color: 'yes': expected auto, always or never"):
-        wants_colour("yes", True, {})
-
-
 def test_the_full_summary_tells_of_success_too() -> None:
     names = [b"n%d" % number for number in range(5)]
     outcomes = [exited(0), exited(0), exited(0), lost("gone"), exited(2)]

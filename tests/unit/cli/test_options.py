@@ -212,5 +212,9 @@ def test_what_needs_another_names_both(one: str, needed: str, why: str) -> None:
 
 def test_what_goes_together_is_accepted() -> None:
     for words in (["-b", "--diff"], ["--fetch=/x", "--to=y", "--strict", "--chdir=/"], ["-d", "--json"]):
-        check_combination(parse("gexec", words, OPTIONS))
-    check_combination(parse("ensync", ["--strict", "--via=gexec", "f"], ENSYNC.options, anywhere=True))
+        parsed = parse("gexec", words, OPTIONS)
+        check_combination(parsed)
+        assert parsed.rest == []
+    parsed = parse("ensync", ["--strict", "--via=g", "f"], ENSYNC.options, anywhere=True)
+    check_combination(parsed)
+    assert parsed.last("via") == "gexec"

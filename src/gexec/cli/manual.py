@@ -101,6 +101,8 @@ def help_page(command: str) -> str:
 
 def page(command: str) -> str:
     """Return the usage line and every option of a command, in 80 columns."""
+    from textwrap import wrap  # costs milliseconds, which --help need not have
+
     usage, _, status = _PAGES[command]
     lines = [usage.partition("\n")[0]]
     heading = ""
@@ -108,18 +110,9 @@ def page(command: str) -> str:
         if option.heading != heading:
             heading = option.heading
             lines += ["", f"{heading}:"]
-        first, *more = _wrapped(option.meaning, _WIDTH - _COLUMN)
+        first, *more = wrap(option.meaning, _WIDTH - _COLUMN)
         lines += [_left(option) + first, *[" " * _COLUMN + line for line in more]]
     return "\n".join([*lines, "", "Long options may be shortened if they stay unique.", status]) + "\n"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return lines
 
 
 def _left(option: Option) -> str:

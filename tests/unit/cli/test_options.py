@@ -12,7 +12,7 @@ from gexec.cli.ensh import ENSH
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
 from gexec.cli.manual import help_page, page
-from gexec.cli.options import integer, one_of, parse, seconds
+from gexec.cli.options import parse
 from gexec.cli.table import EXCLUDES, GROUPS, NEEDS, check_combination, options_of
 from gexec.errors import UsageError
 
@@ -83,29 +83,50 @@ def test_errors_name_the_option(words: list[str], sentence: str) -> None:
     assert str(caught.value).startswith(sentence)
 
 
+def checked(long: str, text: str, command: str = "gexec") -> str:
+    [option] = [option for option in options_of(command) if option.long == long]
+    return option.checked(text)
+
+
 @pytest.mark.parametrize("text", ["", "-1", "x", "1.5", "65537", "9" * 30, "٣", " 4"])
 def test_whole_numbers_are_checked(text: str) -> None:
-    with pytest.raises(UsageError, match="-n: expected a whole number from 0 to 65536"):
-        integer("-n", text, 0, 65536)
+    with pytest.raises(UsageError, match="option -n/--nprocs: expected a whole number from 0 to 65536, not "):
+        checked("nprocs", text)
 
 
 @pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1e3", "1.2.3", "4000001", "."])
 def test_seconds_are_checked(text: str) -> None:
-    with pytest.raises(UsageError, match="--timeout: expected seconds"):
-        seconds("--timeout", text)
+    with pytest.raises(UsageError, match="option --timeout: expected seconds from 0 to 4000000, not "):
+        checked("timeout", text)
+
+
+@pytest.mark.parametrize("text", ["", "k", "1kk", "-1", "1.5M", "fast", "9" * 16])
+def test_sizes_are_checked(text: str) -> None:
+    with pytest.raises(UsageError, match="option --bwlimit: expected bytes such as 500k, 10M or 1G, not "):
+        checked("bwlimit", text, "ensync")
 
 
 def test_numbers_are_read() -> None:
-    assert integer("-n", "0004", 0, 10) == 4
-    assert seconds("--timeout", "2.5") == 2.5
+    parsed = parse("ensync", ["--nprocs=0004", "--timeout=2.5", "--bwlimit=3k"], ENSYNC.options)
+    assert (parsed.integer("nprocs"), parsed.seconds("timeout"), parsed.size("bwlimit")) == (4, 2.5, 3072)
+    assert (parsed.integer("port"), parsed.seconds("connect-timeout", 5), parsed.size("min-rate")) == (
+        0,
+        5,
+        0,
+    )
+    sizes = {"500": 500, "64K": 65536, "10m": 10 << 20, "1G": 1 << 30}
+    for text, wanted in sizes.items():
+        assert parse("ensync", ["--bwlimit", text], ENSYNC.options).size("bwlimit") == wanted
 
 
-def test_words_may_be_cut_short_in_any_case() -> None:
-    words = ("none", "vnn", "host", "ip")
-    assert [one_of("-p", text, words) for text in ("N", "vn", "HOST", "i")] == ["none", "vnn", "host", "ip"]
+def test_choices_may_be_cut_short_in_any_case() -> None:
+    spelled = [checked("prefix-type", text) for text in ("N", "vn", "HOST", "i")]
+    assert spelled == ["none", "vnn", "host", "ip"]
     for text in ("", "x", "hostx"):
-        with pytest.raises(UsageError, match="expected one of none, vnn, host, ip"):
-            one_of("-p", text, words)
+        with pytest.raises(UsageError, match="-p/--prefix-type: expected one of none, vnn, host, ip, not "):
+            checked("prefix-type", text)
+    with pytest.raises(UsageError, match="expected one of auto, always, never, not 'a'"):
+        checked("color", "a")
 
 
 def letters_in(text: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ ALLOWED = {"__future__", "_socket", "_struct", "select", "struct"}
 #: Modules of gexec that a job needs from start to end.
 OWN_MAX = 34
 #: What enexec needs beyond gexec.
-ENEXECS_OWN = {"gexec.cli.enexec", "gexec.cli.wrappers"}
+ENEXECS_OWN = {"gexec.cli.enexec"}
 _DUMP = """
 import sys
 before = set(sys.modules)

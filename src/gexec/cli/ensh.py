@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gexec.cli.command import run
-from gexec.cli.wrappers import Wrapper
+from gexec.cli.enexec import Wrapper
 from gexec.client.nodes import choose
 from gexec.errors import UsageError
 
@@ -37,12 +37,11 @@ class Ensh(Wrapper):
             request.stdin = False
         arguments = given(parsed.all("ssh-option"), parsed.last("user"))
         nodes = [(name, port or request.port) for name, port in choice.nodes]
-        fanout = request.fanout if parsed.last("fanout") else FANOUT_DEFAULT
         job = prepare(
             nodes,
             request.argv,
             stdin=request.stdin,
-            fanout=1 if parsed.flag("serial") else fanout,
+            fanout=1 if parsed.flag("serial") else parsed.integer("fanout", FANOUT_DEFAULT),
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
         )

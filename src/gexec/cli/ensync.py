@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from gexec.cli.command import run
+from gexec.cli.enexec import Wrapper
 from gexec.cli.table import options_of
-from gexec.cli.wrappers import Wrapper
 from gexec.errors import UsageError
 
 TYPE_CHECKING = False

@@ -165,7 +165,7 @@ def test_policies_when_all_or_none_succeed() -> None:
      "ok-if 65537", "ok-if 999999999999", "ok-if \u0663", "ok-if %", "ANY"],
 )  # fmt: skip
 def test_what_is_no_policy_is_one_sentence(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^--exit-policy: .*expected "):
+    with pytest.raises(UsageError, match=r"^option --exit-policy: expected .*, not "):
         parse_policy(text)
 
 

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="accept what its private half signed (default: /etc/auth_pub.pem; may be repeated)",
     )
     add("--name", metavar="NAME", action="append", help="one more name of this node (may be repeated)")
-    add("--hosts", metavar="FILE", help="names, in the form of /etc/hosts, looked up first")
+    add("--hosts", metavar="FILE", help="names, in the format of /etc/hosts, looked up first")
     add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
     add(
         "--audit-log",

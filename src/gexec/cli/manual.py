@@ -15,7 +15,7 @@ _SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
             ("exclude", "NAMES", "but not these; may be repeated"),
             ("not-here", "", "but not this host"),
             ("nprocs", "N", "the first N nodes, 0 = all (the default)"),
-            ("pick", "N", "N nodes by lot"),
+            ("pick", "N", "N random nodes"),
             ("nodelist", "FILE", "a file of names, one a line"),
             ("hosts-file", "FILE", "a file of names in pssh's form: host or host:port"),
             ("rerun", "FILE", "the nodes in a file that --failed-to wrote"),

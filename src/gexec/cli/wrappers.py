@@ -1,4 +1,4 @@
-"""What enexec and ensh have in common: the seed's manners. Part of the thin client."""
+"""What enexec and ensh have in common: the original's command line. Part of the thin client."""
 
 from __future__ import annotations
 

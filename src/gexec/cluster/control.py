@@ -56,7 +56,7 @@ def up(
         progress: called with (daemons ready, daemons in all).
 
     Raises:
-        UsageError, ConfigError: count, folders, port or configuration are wrong.
+        UsageError, ConfigError: count, directories, port or configuration are wrong.
         ClusterError: one runs here already, or a daemon failed: nothing is left then.
         KeyboardInterrupt: when nothing is left.
     """
@@ -255,7 +255,7 @@ def _supervise(
 
 
 def _lock(place: Layout) -> int:
-    """Lock the folder for this process's life; ClusterError if another supervisor has it."""
+    """Lock the directory for this process's life; ClusterError if another supervisor has it."""
     # A POSIX lock, because it is not inherited: a daemon that outlives us cannot hold it.
     descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -323,7 +323,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
 
 
 def require(place: Layout) -> State:
-    """Return the state of the cluster that runs in a folder; ClusterError if none does."""
+    """Return the state of the cluster that runs in a directory; ClusterError if none does."""
     state = State.read(place)
     if state is None or not state.running:
         raise ClusterError(f"{place.dir}: no cluster runs here; `gexecctl cluster up N` starts one")
@@ -339,7 +339,7 @@ def node_processes(state: State, name: str) -> list[Process]:
 
 
 def down(place: Layout) -> State | None:
-    """End the cluster of a folder and return when all its daemons are gone.
+    """End the cluster of a directory and return when all its daemons are gone.
 
     Returns:
         Its last state, or None if none ran.

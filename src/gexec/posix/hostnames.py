@@ -36,7 +36,7 @@ def node_names(extra: Iterable[str] = (), *, find: bool = True, hosts_path: str 
         extra: configured names and IP literals.
         find: also find out: the host's name in its short and full form, the addresses of its
             interfaces, the names that the hosts files give to those, and ALWAYS.
-        hosts_path: a file in the form of /etc/hosts that is read before it; empty = none.
+        hosts_path: a file in the format of /etc/hosts that is read before it; empty = none.
 
     Returns:
         At most NAMES_MAX names, each fit for a certificate.

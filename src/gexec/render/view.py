@@ -1,4 +1,4 @@
-"""What a job says, as bytes for standard output and standard error: what every renderer offers.
+"""What a job says, as bytes for stdout and stderr: what every renderer offers.
 
 The loop that runs a job (client/console.py) tells its view what happens, takes what is to be written
 and what counts as taken, and acknowledges it to the job; it knows nothing of how things look. A view

@@ -1,4 +1,4 @@
-"""The table of GEXEC_HOSTS: names and their addresses, in the form of /etc/hosts. Pure."""
+"""The table of GEXEC_HOSTS: names and their addresses, in the format of /etc/hosts. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Nodes as they are named: plain lists of names, counting and drawing.
 
-Names are opaque and kept to the letter; one that stands twice runs two processes. Ranges, groups,
+Names are opaque and kept unchanged; a duplicate runs two processes. Ranges, groups,
 wildcards and operators are :mod:`gexec.select.nodeset`'s, which is loaded only when a text holds
 them (:func:`is_nodeset`). Pure, part of the thin client.
 """
@@ -94,7 +94,7 @@ def first(nodes: list[Node], count: int, source: str) -> list[Node]:
 
 
 def draw(nodes: list[Node], count: int, source: str, random_bytes: Callable[[int], bytes]) -> list[Node]:
-    """Return ``count`` nodes by lot, in their order; UsageError if there are fewer.
+    """Return ``count`` random nodes, in their order; UsageError if there are fewer.
 
     ``random_bytes(n)`` gives n random bytes (os.urandom): a node's eight bytes are its lot.
     """

@@ -67,7 +67,7 @@ class GexecdSettings:
     realm: str = REALM  #: the cluster's name, the same on all nodes
     names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
     find_names: bool = True  #: False: ``names`` are all this node's names
-    hosts: str = ""  #: a file in the form of /etc/hosts, looked up before /etc/hosts
+    hosts: str = ""  #: a file in the format of /etc/hosts, looked up before /etc/hosts
     relay_user: str = ""  #: for the relay when started as root; empty = gexec if it exists, else nobody
     audit_log: str = ""  #: empty = stderr
     orphan_grace_s: float = limits.ORPHAN_GRACE_S

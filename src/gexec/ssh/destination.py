@@ -1,4 +1,4 @@
-"""What ssh is given for a node: its name to the letter, and its port. Pure.
+"""What ssh is given for a node: its name unchanged, and its port. Pure.
 
 Aliases, users, jump hosts and everything else about a name are ssh's own matter (~/.ssh/config).
 """

@@ -81,7 +81,7 @@ def prepare(
     """Return the job that runs a command on nodes.
 
     Args:
-        nodes: (name, port) in rank order; the name goes to ssh to the letter, port 0 = ssh's own choice.
+        nodes: (name, port) in rank order; the name goes to ssh unchanged, port 0 = ssh's own choice.
         argv: program, looked up in PATH on each node, and arguments; no shell reads them.
         stdin: the processes read the caller's stdin; else /dev/null.
         fanout: ssh that run at a time, 1 to FANOUT_MAX; 1 = one node after the other.

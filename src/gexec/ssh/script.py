@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LINE_MAX_BYTES = limits.ARG_MAX_BYTES
 #: A longer list of all nodes is left out of the environment.
 NODES_MAX_BYTES = 64 * 1024
-#: What of the job's environment goes to the node: ssh has its own manners for the rest.
+#: What of the job's environment goes to the node: ssh decides about the rest.
 _GIVEN = (b"GEXEC_NPROCS=", b"GEXEC_GPID=")
 GO = b"go\n"
 #: The signals that the script passes on, by their numbers here; there, numbers may differ.

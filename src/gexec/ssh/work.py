@@ -199,7 +199,7 @@ class Work:
         for stream in process.outputs:
             self._watch(process, stream)
         if not self._ask:
-            # ssh's own time-out ends with its handshake; after that a node may still stand.
+            # ssh's own timeout ends with its handshake; after that a node may still stand.
             within_s = self._job.connect_timeout_s + limits.HANDSHAKE_TIMEOUT_S
             self._later(within_s, lambda: self._too_slow(process, within_s))
 

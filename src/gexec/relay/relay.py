@@ -115,12 +115,14 @@ class RelayService:
     # -- the end --------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take no new jobs; stop when those that run have ended, or drain_s is over."""
+        """Take no new jobs; stop when those that run have ended, or drain_s is over.
+
+        Until then connections are accepted, and jobs refused: who asks is told why.
+        """
         if self._draining:
             self._stop(0)
             return
         self._draining = True
-        self._acceptor.stop()
         for link in self._parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
         Deadline(self._loop, self._settings.drain_s, partial(self._stop, 0))
@@ -128,6 +130,7 @@ class RelayService:
 
     def _stop_if_idle(self) -> None:
         if self._draining and not self._jobs:
+            self._acceptor.stop()  # who comes now is a new gexecd's, if systemd holds the sockets
             self._loop.call_later(0.05, self._stop, 0)  # what was sent just now may leave
 
     def _stop(self, status: int) -> None:

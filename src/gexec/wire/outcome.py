@@ -21,6 +21,9 @@ TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --time
 #: Kinds of a process that ran to its end: only their output can be known to be incomplete.
 ENDS: Final = (EXITED, KILLED, TIMED_OUT)
 
+#: Value of *not started* where nothing answered for the node: Linux's EHOSTUNREACH. It is taken for down.
+UNREACHABLE: Final = 113
+
 NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
 #: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
 #: forged status can wrap around to the client's exit status 0.
@@ -104,6 +107,11 @@ def killed(signum: int) -> Outcome:
 def not_started(text: str, errno: int = 0) -> Outcome:
     """The command did not run on that node."""
     return Outcome(NOT_STARTED, errno, clipped(text))
+
+
+def unreachable(text: str) -> Outcome:
+    """The command did not run on that node, since the node could not be reached."""
+    return not_started(text, UNREACHABLE)
 
 
 def no_room(reason: str) -> Outcome:

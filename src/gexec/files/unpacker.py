@@ -34,7 +34,7 @@ def folders_of(nodes: Sequence[str]) -> list[str]:
 
 
 class Unpacker:
-    """What nodes send, as DIR/NODE/path. None is believed: each stays below its own directory.
+    """Writes nodes' streams to DIR/NODE/path. Nodes are not trusted: each stays below its own directory.
 
     Memory is bounded by what one stream needs (some kilobytes) times the nodes that are under way.
 
@@ -79,12 +79,12 @@ class Unpacker:
             self._say(folder, str(error))
 
     def finish(self, folder: str) -> Report | None:
-        """Tell that a node's stream is over; return its report, None if nothing had come."""
+        """End a node's stream; return its report, None if nothing was received."""
         receiver = self._receivers.pop(folder, None)
         return None if receiver is None else receiver.finish()
 
     def close(self) -> None:
-        """Finish all that are under way; nothing is left of their unfinished files."""
+        """Finish all streams and remove their unfinished files."""
         for folder in list(self._receivers):
             self.finish(folder)
 

@@ -1,4 +1,4 @@
-"""What stands in front of every line: nothing, the rank (VNN), the node's name, or its address. Pure."""
+"""The prefix of each line: none, the rank (VNN), the node's name, or its address. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 KINDS = ("none", "vnn", "host", "ip")
 COLOURS = ("auto", "always", "never")
-#: Longer prefixes stand out of the column.
+#: Longer prefixes exceed the column.
 _ALIGN_MAX = 32
 #: Foregrounds that are read well on light and dark; neighbours in a cluster get different ones.
 _PALETTE = (b"36", b"33", b"32", b"35", b"34", b"31", b"96", b"93", b"92", b"95", b"94", b"91")
@@ -52,7 +52,7 @@ def styled(
 
 
 def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
-    """Tell whether to use colours.
+    """True if colours are to be used.
 
     Args:
         when: the value of --color: auto, always or never.
@@ -70,7 +70,7 @@ def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
 
 
 def printable(name: bytes) -> bytes:
-    """Return a name that cannot steer a terminal; plain ASCII is as it is, since names hold no control bytes.
+    """Return a name that is safe for a terminal; plain ASCII is unchanged, since names hold no control bytes.
 
     What is left are C1 controls, which are two bytes of UTF-8 or one of what is no UTF-8.
     """

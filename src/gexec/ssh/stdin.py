@@ -15,7 +15,7 @@ from gexec.wire.frames import OFFSET_ALL
 
 
 class SpoolError(GexecError):
-    """There is no room on disk for stdin."""
+    """No disk space for stdin."""
 
 
 class KeptStdin:
@@ -45,7 +45,7 @@ class KeptStdin:
 
     @property
     def spooled(self) -> bool:
-        """True when all of it is kept."""
+        """True when all of it was received."""
         return self._file is not None
 
     def append(self, offset: int, data: bytes, eof: bool) -> None:

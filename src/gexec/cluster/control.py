@@ -1,4 +1,4 @@
-"""Starting a local cluster, looking at it, and taking it down: what `gexecctl cluster` does.
+"""Starts, inspects and takes down a local cluster: `gexecctl cluster`.
 
 ``up`` forks; call it from a single-threaded process. The others only read state.json and /proc.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
 DOWN_MARGIN_S = 10.0
 #: How long a daemon of a local cluster waits for running jobs when it is told to stop:
-#: they belong to the one who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
+#: they usually belong to the user who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
 DRAIN_S = 1.0
 _LINE_MAX_BYTES = 8192
 
@@ -141,7 +141,7 @@ def _detach(place: Layout, keep: socket.socket) -> None:
 
 
 def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], None]) -> None:
-    """Read the supervisor's reports until it says that all are up, or why not."""
+    """Read the supervisor's reports until all are up or the start failed."""
     with ours.makefile("rb", buffering=_LINE_MAX_BYTES) as lines:
         while line := lines.readline(_LINE_MAX_BYTES):
             report = json.loads(line)
@@ -174,7 +174,7 @@ def _await_child(pid: int, process: Process | None) -> None:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What `up` was asked for."""
+    """The arguments of `up`."""
 
     count: int
     port: int | None

@@ -163,7 +163,7 @@ class Layout:
                 if (self.dir / name).is_dir():
                     os.rmdir(self.dir if name == "." else self.dir / name)
         except OSError:
-            pass  # somebody has put something there
+            pass  # another process has put something there
 
     def clear_sockets(self) -> None:
         """Remove sockets that an earlier cluster left."""
@@ -182,7 +182,7 @@ class LocalNode:
 
 @dataclass
 class State:
-    """Who runs, as state.json tells it. ``complete`` once every daemon was ready.
+    """The running cluster, as recorded in state.json. ``complete`` once every daemon was ready.
 
     ``private``: the directories of which each node has its own (gexec.cluster.private).
     """
@@ -235,7 +235,7 @@ class State:
         """Return the recorded state, None if there is none.
 
         Raises:
-            ClusterError: it cannot be understood, or another user wrote it: who believes it
+            ClusterError: it is malformed, or another user wrote it: whoever trusts it
                 signals the processes that it names.
         """
         try:
@@ -296,7 +296,7 @@ def hosts_text(nodes: list[LocalNode]) -> str:
 
 
 def environment(layout: Layout, state: State) -> dict[str, str]:
-    """Return the variables with which gexec finds this cluster, as seen from its first node."""
+    """Return the environment variables for this cluster, as seen from its first node."""
     return {
         "GEXEC_SVRS": " ".join(node.name for node in state.nodes),
         "GEXEC_SOCKET": str(layout.socket(state.nodes[0].name)),

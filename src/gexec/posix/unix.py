@@ -1,6 +1,6 @@
-"""Speaking with a daemon of this host over its unix socket: connect, send a frame, read one.
+"""Connects to a daemon of this host over its unix socket, sends a frame, reads one.
 
-Part of the thin client. The daemon must be root's or the caller's own: whoever else listens
+Part of the thin client. The daemon must be root's or the caller's own: any other listener
 there has put a socket where the daemon's should be.
 """
 

@@ -51,7 +51,7 @@ class Installer:
         assert place.status is not None
         try:
             if is_new:
-                # Users who may write above could have exchanged the directory, and would get this one's owner for theirs.
+                # Users who may write above could have exchanged it for a directory of theirs.
                 if place.status.st_uid != os.geteuid() or os.listdir(place.descriptor):
                     raise RefusedError("somebody exchanged the directory while it was made")
                 self._report.directories += 1

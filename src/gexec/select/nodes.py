@@ -100,8 +100,8 @@ def draw(nodes: list[Node], count: int, source: str, random_bytes: Callable[[int
     """
     _enough(nodes, count, source)
     raw = random_bytes(8 * len(nodes))
-    by_lot = sorted(range(len(nodes)), key=lambda index: raw[8 * index : 8 * index + 8])
-    return [nodes[index] for index in sorted(by_lot[:count])]
+    by_random = sorted(range(len(nodes)), key=lambda index: raw[8 * index : 8 * index + 8])
+    return [nodes[index] for index in sorted(by_random[:count])]
 
 
 def _enough(nodes: Sequence[Node], count: int, source: str) -> None:

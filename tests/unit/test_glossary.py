@@ -67,3 +67,13 @@ def test_words_that_are_not_used_are_not_used() -> None:
     }
     assert {key: text for key, text in found.items() if key not in ALLOWED} == {}
     assert {key for key in ALLOWED if key not in found} == set()
+
+
+def test_modules_and_classes_have_names_that_explain_them() -> None:
+    empty = re.compile(r"(?i)_?(manners?|trail|vetting|complaints?|entry|misc|utils?|managers?|info)")
+    found = []
+    for folder in ("src/gexec", "laboratory"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            classes = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            found += [f"{path}: {name}" for name in [path.stem, *classes] if empty.fullmatch(name)]
+    assert found == []

@@ -23,6 +23,9 @@ ENDS: Final = (EXITED, KILLED, TIMED_OUT)
 
 #: Value of *not started* where nothing answered for the node: Linux's EHOSTUNREACH. It is taken for down.
 UNREACHABLE: Final = 113
+#: The program is not there (ENOENT), or cannot be run (E2BIG, ENOEXEC, EACCES): 127 and 126, as in a shell.
+_NOT_FOUND: Final = 2
+_NOT_RUNNABLE: Final = (7, 8, 13)
 
 NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
 #: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
@@ -62,6 +65,8 @@ class Outcome:
             return 128 + self.value
         if self.kind == TIMED_OUT:
             return 124
+        if self.kind == NOT_STARTED:
+            return 127 if self.value == _NOT_FOUND else 126 if self.value in _NOT_RUNNABLE else 255
         return 255
 
     def describe(self) -> str:

@@ -101,7 +101,7 @@ class SimLink:
 
     def _time_out(self) -> None:
         if not self.reached:
-            self._fail("no answer within the connect time-out")
+            self._fail("no answer within the connect timeout")
 
     def _no_handshake(self) -> None:
         self._fail("no answer within the time for a handshake")

@@ -20,7 +20,7 @@ import gexec
 #: What is compiled: packages, with all their modules, and single modules of gexec.
 PACKAGES = ("authd", "core", "gexecd", "posix", "relay", "security", "settings", "spawner", "wire")
 MODULES = ("errors", "limits")
-#: The overlay's folder in the package, and the file in it that says what it was made from.
+#: The overlay's directory in the package, and the file in it that says what it was made from.
 FOLDER = "_native"
 DIGEST = "DIGEST"
 #: The one library with all the code; the modules beside it are a few lines each that refer to it.
@@ -29,7 +29,7 @@ LIBRARY = "gexec_native__mypyc"
 VARIABLE = "GEXEC_NATIVE"
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
-#: Where the compiled modules look for each other: in a folder gexec beside their library.
+#: Where the compiled modules look for each other: in a directory gexec beside their library.
 _MODULES = os.path.join(_PACKAGE, FOLDER, "gexec")
 #: The first one names interpreter and platform (".cpython-311-x86_64-linux-gnu.so"): the SOABI.
 SUFFIX = EXTENSION_SUFFIXES[0]
@@ -67,7 +67,7 @@ def manner() -> str:
 
 
 def is_current(package: str) -> bool:
-    """Tell whether a package's folder has an overlay that fits its sources and this interpreter.
+    """Tell whether a package's directory has an overlay that fits its sources and this interpreter.
 
     Raises:
         OSError: a file is there but cannot be read.
@@ -86,8 +86,8 @@ def describe(package: str, overlay: str, compiler: str) -> str:
     """Return what DIGEST must say: by what it was compiled, for what, and a digest of all its files.
 
     Args:
-        package: the folder of gexec's sources.
-        overlay: the folder of what was made from them.
+        package: the directory of gexec's sources.
+        overlay: the directory of what was made from them.
         compiler: what made it, one line.
     """
     digest = hashlib.sha256()
@@ -104,7 +104,7 @@ def describe(package: str, overlay: str, compiler: str) -> str:
 
 
 def sources(package: str) -> list[str]:
-    """Return the paths, below a package's folder, of all modules that the overlay replaces."""
+    """Return the paths, below a package's directory, of all modules that the overlay replaces."""
     found = [f"{name}.py" for name in MODULES]
     for name in PACKAGES:
         found += [f"{name}/{path}" for path in _files(os.path.join(package, name)) if path.endswith(".py")]
@@ -112,7 +112,7 @@ def sources(package: str) -> list[str]:
 
 
 def _files(folder: str) -> list[str]:
-    """Return the paths of all files below a folder but DIGEST and what the interpreter keeps for itself."""
+    """Return the paths of all files below a directory except DIGEST and the interpreter's caches."""
     found = []
     for entry in os.scandir(folder):
         if entry.is_dir():

@@ -314,7 +314,7 @@ def test_a_full_disk_is_told_in_every_form(shell: Shell, words: list[str]) -> No
         done = shell.gexec(*words, "sh", "-c", "echo $GEXEC_NODE", stdout=full)
     said = done.stderr.decode().splitlines()
     assert done.returncode == 255
-    assert said[0].startswith("gexec: cannot write standard output: No space left on device")
+    assert said[0].startswith("gexec: cannot write stdout: No space left on device")
 
 
 # -- the rest of --help-all ---------------------------------------------------------------------

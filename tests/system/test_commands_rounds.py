@@ -78,7 +78,7 @@ def test_a_file_that_is_too_long_for_batches_is_refused_before_anything_runs(
         file.truncate(64 * 1024 * 1024 + 1)
         done = shell.gexec("--batch", "3", "sh", "-c", f"echo x >>{witness}", stdin=file)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"gexec: standard input is a file of 64.0 MiB")
+    assert done.stderr.startswith(b"gexec: stdin is a file of 64.0 MiB")
     assert b"ensync" in done.stderr
     assert witness.read_text() == ""
 
@@ -89,7 +89,7 @@ def test_a_stream_that_is_too_long_for_batches_goes_to_the_first_and_the_others_
         done = shell.gexec("--batch", "2", "-n", "4", "-p", "host", "wc", "-c", stdin=source.stdout)
     assert sorted(done.stdout.splitlines()) == [b"node001 %d" % (65 << 20), b"node002 %d" % (65 << 20)]
     assert done.returncode == 255
-    assert b"2 of 4 nodes not started: not tried: standard input is longer than the 64.0 MiB" in done.stderr
+    assert b"2 of 4 nodes not started: not tried: stdin is longer than the 64.0 MiB" in done.stderr
     assert b"node003 node004" in done.stderr
 
 

@@ -324,7 +324,7 @@ def test_a_daemon_that_is_told_to_stop_in_mid_job(cluster_of: Callable[..., Clus
     wait_gone(mark)
 
 
-# -- signals, time-outs, detached -------------------------------------------------------------
+# -- signals, timeouts, detached -------------------------------------------------------------
 
 
 def test_tstp_stops_the_processes_and_cont_continues_them(cluster: Cluster) -> None:

@@ -239,7 +239,7 @@ def test_a_disk_without_room_for_stdin_ends_the_job_and_is_told(sshd: Sshd) -> N
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     assert "killed by signal" in done.stdout, done.stderr
-    assert "not started: cannot keep standard input on disk: File too large" in done.stdout
+    assert "not started: cannot keep stdin on disk: File too large" in done.stdout
 
 
 def test_no_stdin_is_the_end_of_file(sshd: Sshd) -> None:

@@ -56,7 +56,7 @@ def test_output_that_cannot_be_written_is_said_and_no_success(
     said = done.stderr.decode()
     reason = "No space left on device" if "full" in redirection else "Bad file descriptor"
     assert done.returncode in (1, 255), said
-    assert f"{words[0]}: cannot write standard output: {reason}" in said
+    assert f"{words[0]}: cannot write stdout: {reason}" in said
     assert not any(text in said for text in NO_FAILURE), said
 
 

@@ -176,6 +176,10 @@ def test_documents_show_options_that_there_are(document: str) -> None:
     assert told <= options_of(GEXEC)
 
 
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
+
+
 def test_the_readme_shows_options_that_there_are() -> None:
     told = section("README.md", "Options")
     assert "--help-all" in told
@@ -219,6 +223,14 @@ def test_links_of_documents_lead_somewhere(document: Path) -> None:
         assert target.exists(), f"{document.name} links to {link}"
         if anchor:
             assert anchor in heading_names(target), f"{document.name} links to {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_wrap_at_100_characters(document: Path) -> None:
+    """Tables, code blocks and links that are longer by themselves are exempt."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    ", "#"))]
+    assert [line for line in lines if len(line) > 102 and "](" not in line] == []
 
 
 def test_every_decision_is_in_the_list() -> None:

@@ -1,1 +1,1 @@
-"""The daemon that signs who asks."""
+"""The daemon that signs credentials and certificates."""

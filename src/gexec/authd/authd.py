@@ -1,8 +1,8 @@
 """authd: the only process that reads the cluster's private key.
 
-Listens on a unix socket, learns from the kernel who asks (SO_PEERCRED), and signs for that user:
-a credential bound to the job it was shown, or for gexecd a short-lived certificate. One request a
-connection; it holds no more of a job than the chunk it is hashing, whatever a client sends.
+Listens on a unix socket, gets the caller's uid from the kernel (SO_PEERCRED), and signs for that user:
+a credential bound to the job it received, or for gexecd a short-lived certificate. One request a
+connection. Of a job, only the chunk being hashed is in memory.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from gexec.wire.frames import (
 _UCRED = Struct("iII")
 _AUDIENCE_MAX_BYTES = 64
 _CHUNK_BYTES = 64 * 1024
-#: Connections that one user may hold, so that he cannot take them all.
+#: Connections per user, so that one user cannot take all.
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
 _DESCRIPTORS_RESERVED = 32
-#: The audit log gets at most one line of refusals for load in this time, for each user.
+#: Audit lines about overload: at most one per user in this time.
 _REFUSALS_TOLD_EVERY_S = 1.0
 _OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
 
@@ -82,7 +82,7 @@ def serve(
 
 
 class Authd:
-    """The service. Making it reads the keys and listens; :meth:`run` serves."""
+    """The service. The constructor reads the keys and listens; :meth:`run` serves."""
 
     def __init__(self, settings: AuthdSettings, log: Log | None = None) -> None:
         self.settings = settings
@@ -101,8 +101,8 @@ class Authd:
         self._listener = sockets.listen(settings.socket, what="authd")
 
     def run(self, *, ready: Callable[[], None] | None = None, die_with_parent_fd: int | None = None) -> int:
-        """Serve until asked to end; see :func:`serve`."""
-        # The key must not end in a core dump; and take the descriptors that we are allowed to have.
+        """Serve until told to stop; see :func:`serve`."""
+        # The key must not get into a core dump. Raise the descriptor limit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._connections_max = _raise_descriptors()
         try:
@@ -130,7 +130,7 @@ class Authd:
             ready()
         await stop.wait()
         accepting.cancel()
-        if self._tasks:  # who has asked gets an answer; each has a deadline of its own
+        if self._tasks:  # pending requests are answered; each has its own deadline
             await asyncio.wait(self._tasks, timeout=limits.AUTHD_IO_DEADLINE_S)
 
     def _reload(self) -> None:
@@ -148,7 +148,7 @@ class Authd:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError as error:
-                # No descriptor or no memory: what is being served will give some back.
+                # No descriptor or memory: requests in progress will free some.
                 self._log.warning(f"cannot take a connection: {error.strerror}")
                 await asyncio.sleep(0.1)
                 continue
@@ -186,7 +186,7 @@ class Authd:
             if answer is None:
                 self._tell_refusal(uid, f"no whole request within {limits.AUTHD_IO_DEADLINE_S:g} s")
         except (OSError, EOFError):
-            pass  # the client went away: nobody to answer
+            pass  # the client has disconnected
         finally:
             deadline.cancel()
             connection.close()
@@ -195,7 +195,7 @@ class Authd:
                 del self._connections[uid]
 
     async def _answer(self, reader: _Reader, uid: int) -> Frame:
-        """Read the request of ``uid`` and return what to answer; the audit log learns of it."""
+        """Read the request of ``uid``, audit it and return the answer."""
         if not self._rate.take(uid, time.monotonic()):
             self._tell_refusal(uid, "too many requests")
             rate = self.settings.rate_per_user
@@ -216,7 +216,7 @@ class Authd:
             return Refused(REFUSED_DENIED, str(error))
 
     def _account(self, uid: int) -> pwd.struct_passwd:
-        """Return the account of a uid that the kernel told us, if we sign for it."""
+        """Return the account of the peer's uid, if authd signs for it."""
         if self._me != 0 and uid != self._me:
             raise AuthError(
                 f"this authd runs as uid {self._me} and signs for that user only, not for uid {uid}"
@@ -232,7 +232,7 @@ class Authd:
             raise AuthError(f"uid {uid} has no account on {self._host}") from None
 
     async def _sign(self, reader: _Reader, length: int, account: pwd.struct_passwd) -> Frame:
-        # As core.frames.Sign, but hashed as it comes instead of being held: megabytes a connection.
+        # As wire.frames.Sign, but hashed on arrival, not held: megabytes per connection.
         (audience_length,) = await reader.exactly(1) if length else b"\0"
         blob_length = length - 1 - audience_length
         if not 1 <= audience_length <= _AUDIENCE_MAX_BYTES or blob_length < 1:
@@ -293,7 +293,7 @@ class Authd:
         return Certified(certificate, self._authority)
 
     def _tell_refusal(self, uid: int, reason: str) -> None:
-        """Audit a refusal that a flood can cause, at most once in a while for each user."""
+        """Audit a refusal that a flood can cause, rate-limited per user."""
         self._untold[uid] += 1
         now_s = time.monotonic()
         if now_s - self._told_s.get(uid, -_REFUSALS_TOLD_EVERY_S) < _REFUSALS_TOLD_EVERY_S:
@@ -306,7 +306,7 @@ class Authd:
 
 
 class _Reader:
-    """Reads a connection in the pieces that are asked for, from as few calls as possible."""
+    """Reads requested sizes from a connection with few system calls."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -332,7 +332,7 @@ class _Reader:
 
 
 async def _drain(connection: socket.socket) -> None:
-    """Read away what a refused client still sends, so that it gets to read the refusal."""
+    """Drain what a refused client still sends, so that it can read the refusal."""
     connection.shutdown(socket.SHUT_WR)
     while await asyncio.get_running_loop().sock_recv(connection, _CHUNK_BYTES):
         pass
@@ -358,7 +358,7 @@ def _overflow_uid() -> int:
 
 
 def _raise_descriptors() -> int:
-    """Raise the soft limit of descriptors as far as needed; return how many connections fit."""
+    """Raise the soft descriptor limit as needed; return the possible number of connections."""
     needed = limits.AUTHD_CONNECTIONS_MAX + _DESCRIPTORS_RESERVED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:

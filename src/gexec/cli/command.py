@@ -321,13 +321,13 @@ def _open_standard_descriptors() -> None:
 
 
 class Say:
-    """Puts sentences on standard error, the command's name in front."""
+    """Puts sentences on stderr, the command's name in front."""
 
     __slots__ = ("_name", "after_open_line")
 
     def __init__(self, name: str) -> None:
         self._name = name
-        #: The line before on standard error is another's and has no end: it gets one before a sentence.
+        #: The line before on stderr is another's and has no end: it gets one before a sentence.
         self.after_open_line = False
 
     def __call__(self, text: str, escape: bool = True) -> None:
@@ -346,7 +346,7 @@ class Say:
 
 
 def print_(text: str, say: Say) -> int:
-    """Write to standard output; return the exit status that follows."""
+    """Write to stdout; return the exit status that follows."""
     rest = memoryview(text.encode("utf-8", "surrogateescape"))
     try:
         while rest:
@@ -354,6 +354,6 @@ def print_(text: str, say: Say) -> int:
     except BrokenPipeError:
         return 128 + int(_signal.SIGPIPE)
     except OSError as error:
-        say(f"cannot write standard output: {error.strerror}")
+        say(f"cannot write stdout: {error.strerror}")
         return 255
     return 0

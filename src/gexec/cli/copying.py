@@ -60,7 +60,7 @@ class Copy:
     """One run.
 
     Args:
-        command: for the manners of choosing nodes.
+        command: decides how nodes are chosen.
         parsed, task: what the words ask for.
         begin_s: monotonic time of the start.
 

@@ -100,7 +100,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
         added.add_argument(
             "--dir",
             metavar="DIR",
-            help="the cluster's folder (default: $GEXEC_CLUSTER_DIR, else ~/.local/state/gexec/cluster)",
+            help="the cluster's directory (default: $GEXEC_CLUSTER_DIR, else ~/.local/state/gexec/cluster)",
         )
         added.set_defaults(run=run)
         return added

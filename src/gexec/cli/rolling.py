@@ -205,7 +205,7 @@ def run_rounds(
         write_failed(parsed, choice, outcomes, say)
         return 128 + int(signal.SIGPIPE)
     if gone is not None and run.status is None:
-        say(f"cannot write standard output: {gone.strerror}")
+        say(f"cannot write stdout: {gone.strerror}")
         run.status = 255
     status = conclude(parsed, job, choice, outcomes, say, begin_s)
     return status if run.status is None else run.status

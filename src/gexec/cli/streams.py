@@ -26,7 +26,7 @@ class _Stdout(io.FileIO):
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise GexecError(f"cannot write standard output: {error.strerror}") from error
+            raise GexecError(f"cannot write stdout: {error.strerror}") from error
 
 
 def run(main: Callable[[list[str]], int]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
 
-#: At most one of these can have standard output.
+#: At most one of these can have stdout.
 _FORMS = ("gather", "diff", "json", "quiet")
 
 

@@ -86,7 +86,7 @@ def run(
     Args:
         argv: program and arguments. The program is looked up in the local PATH (see remote_path).
         nodes: names, ``name:port``, addresses, node sets (docs/nodes.md); None = as the gexec command
-            without flags. A name may stand twice.
+            without flags. A name may be listed twice.
         stdin: goes to every process; b"" = /dev/null.
         env: the whole environment of the processes; None = this process's own.
         cwd: working directory on the nodes; None = this process's own.

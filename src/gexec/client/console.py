@@ -346,7 +346,7 @@ class Console:
             if self._stdin_terminal:
                 self._read_stdin = False  # EIO: the terminal is another's or gone
                 return
-            self.say(f"cannot read standard input: {error.strerror}; the processes get its end")
+            self.say(f"cannot read stdin: {error.strerror}; the processes get its end")
             data = b""
         self._session.stdin(data, eof=not data)
 
@@ -373,7 +373,7 @@ class Console:
             self.status = 128 + int(_signal.SIGPIPE)
         else:
             self.status = 255
-            name = "standard output" if stream == STDOUT else "standard error"
+            name = "stdout" if stream == STDOUT else "stderr"
             self.say(f"cannot write {name}: {error.strerror}; the job is ended")
         self._kill(now=False)
 
@@ -479,7 +479,7 @@ class Console:
 
 
 def finish(view: View, sinks: dict[int, Sink]) -> OSError | None:
-    """Write what a view still has to say after its last job; return why standard output takes no more."""
+    """Write what a view still has to say after its last job; return why stdout takes no more."""
     view.finish()
     while True:
         for fd, data, _ in view.writes:

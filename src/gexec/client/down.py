@@ -1,7 +1,7 @@
 """Nodes that could not be reached lately: a small file of each user, for --skip-down.
 
 ``${XDG_CACHE_HOME:-~/.cache}/gexec/down`` has a line ``seconds-since-1970 name`` for each. It is a
-comfort and never a reason to fail: what cannot be read or written is left alone. Only a folder of
+comfort and never a reason to fail: what cannot be read or written is left alone. Only a directory of
 this user that nobody else may write to is used, so that root follows nobody's symbolic link.
 Loaded only when a node failed or --skip-down is given.
 """
@@ -83,7 +83,7 @@ def _read(folder: int, now_s: float) -> dict[str, int]:
     try:
         raw = os.read(fd, limits.DOWN_NODES_MAX * _LINE_MAX_BYTES)
     except OSError:
-        raw = b""  # a folder, or a pipe without anything in it
+        raw = b""  # a directory, or a pipe without anything in it
     finally:
         os.close(fd)
     entries = {}
@@ -97,7 +97,7 @@ def _read(folder: int, now_s: float) -> dict[str, int]:
 
 
 def _open_folder(make: bool) -> int:
-    """Return a descriptor of the folder; OSError if it is not there, or not this user's alone."""
+    """Return a descriptor of the directory; OSError if it is not there, or not this user's alone."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):
         base = os.path.expanduser("~/.cache")

@@ -1,4 +1,4 @@
-"""Standard input for several jobs after each other: what one has read is kept for the next.
+"""stdin for several jobs after each other: what one has read is kept for the next.
 
 Nothing is read ahead: a job reads the copy first and then goes on with the descriptor, so that an open
 pipe in which nothing comes delays nobody who does not read it, as without rounds.
@@ -22,8 +22,7 @@ _MAX = shown_size(limits.STDIN_KEPT_MAX_BYTES)
 _REMEDY = "copy large data to the nodes as a file (ensync)"
 #: Why no further job begins.
 TOO_LONG = (
-    f"not tried: standard input is longer than the {_MAX} that are kept for further batches and attempts: "
-    f"{_REMEDY}"
+    f"not tried: stdin is longer than the {_MAX} that are kept for further batches and attempts: {_REMEDY}"
 )
 
 
@@ -47,7 +46,7 @@ class KeptInput:
             left = status.st_size - os.lseek(fd, 0, os.SEEK_CUR)
             if left > limits.STDIN_KEPT_MAX_BYTES:
                 raise UsageError(
-                    f"standard input is a file of {shown_size(left)}: with --batch or --retries "
+                    f"stdin is a file of {shown_size(left)}: with --batch or --retries "
                     f"it may have at most {_MAX}: {_REMEDY}"
                 )
         self._source = fd
@@ -102,9 +101,7 @@ class KeptInput:
                 rest = rest[os.write(self._copy.fileno(), rest) :]
         except OSError as error:
             cause = error.strerror or str(error)
-            self.why = (
-                f"not tried: standard input could not be kept in a file for this node: {cause}: set TMPDIR"
-            )
+            self.why = f"not tried: stdin could not be kept in a file for this node: {cause}: set TMPDIR"
             return
         self._size += len(data)
         self._at = self._size

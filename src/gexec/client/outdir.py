@@ -2,7 +2,7 @@
 
 DIR/node001.out has what node001 wrote to stdout, and is there, maybe empty, for every node on which
 the program ran or may have run; DIR/node001.err is only there if it wrote to stderr. Of a node that
-stands twice the files are node001#0.out and node001#4.out, with the ranks. What an earlier run left
+is listed twice the files are node001#0.out and node001#4.out, with the ranks. What an earlier run left
 of these files is removed at the start. A file is made anew, never written through a link that
 somebody put there. Part of the client, imported when asked for.
 """

@@ -1,4 +1,4 @@
-"""How far a job is, on a terminal's standard error: drawn after a second, never between output lines.
+"""How far a job is, on a terminal's stderr: drawn after a second, never between output lines.
 
 What it draws stands below everything else and is erased before anything is written there. It is
 drawn only while the last line on the terminal is whole and the terminal takes it at once, so that

@@ -68,7 +68,7 @@ def resolve(
 
 
 def read_hosts(path: str) -> dict[str, str]:
-    """Return the table of a file in the form of /etc/hosts; UsageError names file and cause."""
+    """Return the table of a file in the format of /etc/hosts; UsageError names file and cause."""
     return _parsed(_hosts_text(path), path)
 
 

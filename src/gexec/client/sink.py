@@ -101,5 +101,5 @@ class Sink:
 
 
 def standard_sinks() -> dict[int, Sink]:
-    """Return a sink for standard output and one for standard error, by descriptor."""
+    """Return a sink for stdout and one for stderr, by descriptor."""
     return {1: Sink(1), 2: Sink(2)}

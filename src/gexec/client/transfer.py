@@ -108,7 +108,7 @@ class Fetched(Wrapped):
         options: how files are written.
 
     Attributes:
-        folders: of each rank.
+        folders: each rank's directory below the destination.
         reports: of each rank that has ended; None if nothing had come.
         problems: sentences, safe to show: what could not be written, or is not what a sender sends; one for
             all nodes with the same, ``%h`` for the node in its path.
@@ -122,7 +122,7 @@ class Fetched(Wrapped):
         self.folders = folders_of([os.fsdecode(name) for name in names])
         self.reports: list[Report | None] = [None] * len(names)
         self._directory = directory.rstrip("/")
-        #: Sentence for all -> (the first one as it came, folders).
+        #: Sentence for all -> (the first one as it came, directories).
         self._problems: dict[str, tuple[str, dict[str, None]]] = {}
         self._left_out = 0
         self.bytes = 0

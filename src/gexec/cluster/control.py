@@ -1,4 +1,4 @@
-"""Starting a local cluster, looking at it, and taking it down: what `gexecctl cluster` does.
+"""Starts, inspects and takes down a local cluster: `gexecctl cluster`.
 
 ``up`` forks; call it from a single-threaded process. The others only read state.json and /proc.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
 DOWN_MARGIN_S = 10.0
 #: How long a daemon of a local cluster waits for running jobs when it is told to stop:
-#: they belong to the one who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
+#: they usually belong to the user who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
 DRAIN_S = 1.0
 _LINE_MAX_BYTES = 8192
 
@@ -56,7 +56,7 @@ def up(
         progress: called with (daemons ready, daemons in all).
 
     Raises:
-        UsageError, ConfigError: count, folders, port or configuration are wrong.
+        UsageError, ConfigError: count, directories, port or configuration are wrong.
         ClusterError: one runs here already, or a daemon failed: nothing is left then.
         KeyboardInterrupt: when nothing is left.
     """
@@ -141,7 +141,7 @@ def _detach(place: Layout, keep: socket.socket) -> None:
 
 
 def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], None]) -> None:
-    """Read the supervisor's reports until it says that all are up, or why not."""
+    """Read the supervisor's reports until all are up or the start failed."""
     with ours.makefile("rb", buffering=_LINE_MAX_BYTES) as lines:
         while line := lines.readline(_LINE_MAX_BYTES):
             report = json.loads(line)
@@ -174,7 +174,7 @@ def _await_child(pid: int, process: Process | None) -> None:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What `up` was asked for."""
+    """The arguments of `up`."""
 
     count: int
     port: int | None
@@ -255,7 +255,7 @@ def _supervise(
 
 
 def _lock(place: Layout) -> int:
-    """Lock the folder for this process's life; ClusterError if another supervisor has it."""
+    """Lock the directory for this process's life; ClusterError if another supervisor has it."""
     # A POSIX lock, because it is not inherited: a daemon that outlives us cannot hold it.
     descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -323,7 +323,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
 
 
 def require(place: Layout) -> State:
-    """Return the state of the cluster that runs in a folder; ClusterError if none does."""
+    """Return the state of the cluster that runs in a directory; ClusterError if none does."""
     state = State.read(place)
     if state is None or not state.running:
         raise ClusterError(f"{place.dir}: no cluster runs here; `gexecctl cluster up N` starts one")
@@ -339,7 +339,7 @@ def node_processes(state: State, name: str) -> list[Process]:
 
 
 def down(place: Layout) -> State | None:
-    """End the cluster of a folder and return when all its daemons are gone.
+    """End the cluster of a directory and return when all its daemons are gone.
 
     Returns:
         Its last state, or None if none ran.

@@ -1,6 +1,6 @@
-"""`gexecctl doctor`: looks at what gexec needs on this host, and says what to fix.
+"""`gexecctl doctor`: checks what gexec needs on this host, and suggests fixes.
 
-Each check yields findings and never raises for what it finds; it changes nothing. Works where
+Each check yields findings, never raises for them, and changes nothing. Works where
 nothing is installed yet, too: then it says what comes first.
 """
 

@@ -1,10 +1,10 @@
-"""What a local cluster consists of: names, addresses, paths in its folder, and its recorded state.
+"""What a local cluster consists of: names, addresses, paths in its directory, and its recorded state.
 
 ::
 
     DIR/keys/auth_priv.pem, auth_pub.pem   the cluster's key pair, made at the first start and kept
     DIR/run/authd.sock, NODE.sock          the sockets of authd and of each node's gexecd
-    DIR/hosts                              names and addresses, in the form of /etc/hosts
+    DIR/hosts                              names and addresses, in the format of /etc/hosts
     DIR/state.json                         who runs: pids with start times, addresses, port
     DIR/logs/NODE.log                      what each daemon says; DIR/audit/NODE.log its audit log
 
@@ -59,13 +59,13 @@ def node_address(index: int) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of a cluster's folder. ``dir`` is absolute."""
+    """The paths of a cluster's directory. ``dir`` is absolute."""
 
     dir: Path
 
     @classmethod
     def of(cls, directory: str | os.PathLike[str] | None) -> Layout:
-        """Return the layout of a folder (None: the default one), which need not exist yet."""
+        """Return the layout of a directory (None: the default one), which need not exist yet."""
         return cls(Path(os.path.abspath(default_dir() if directory is None else directory)))
 
     @property
@@ -118,17 +118,17 @@ class Layout:
         if len(longest) > SOCKET_PATH_MAX_BYTES:
             raise UsageError(
                 f"{self.dir}: the path of a socket in it would have {len(longest)} bytes and the kernel "
-                f"takes at most {SOCKET_PATH_MAX_BYTES}; choose a shorter folder with --dir"
+                f"takes at most {SOCKET_PATH_MAX_BYTES}; choose a shorter directory with --dir"
             )
 
     def create(self) -> None:
-        """Make the folders: for this user only, or readable by all when root makes them.
+        """Make the directories: for this user only, or readable by all when root makes them.
 
-        Other users must reach the sockets of a cluster that root started; the keys' folder is
+        Other users must reach the sockets of a cluster that root started; the keys' directory is
         always closed.
         """
         mode = 0o755 if os.geteuid() == 0 else 0o700
-        # Folders above it that are missing must not be open to a group: the daemons would refuse them.
+        # Directories above it that are missing must not be open to a group: the daemons would refuse them.
         umask = os.umask(0o022)
         try:
             for path, its_mode in (
@@ -143,16 +143,16 @@ class Layout:
                     path.chmod(its_mode)
         except OSError as error:
             raise ClusterError(
-                f"{error.filename}: the cluster's folder cannot be made ({error.strerror}); "
+                f"{error.filename}: the cluster's directory cannot be made ({error.strerror}); "
                 "choose another with --dir"
             ) from error
         finally:
             os.umask(umask)
 
     def remove_unused(self) -> None:
-        """Remove the folder if it holds nothing that a person may want: no keys, no line of a log.
+        """Remove the directory if it holds nothing that a person may want: no keys, no line of a log.
 
-        For a start that failed, in a folder that it made itself.
+        For a start that failed, in a directory that it made itself.
         """
         if self.private_key.exists() or any(path.stat().st_size for path in (self.dir / "logs").glob("*")):
             return
@@ -163,7 +163,7 @@ class Layout:
                 if (self.dir / name).is_dir():
                     os.rmdir(self.dir if name == "." else self.dir / name)
         except OSError:
-            pass  # somebody has put something there
+            pass  # another process has put something there
 
     def clear_sockets(self) -> None:
         """Remove sockets that an earlier cluster left."""
@@ -182,9 +182,9 @@ class LocalNode:
 
 @dataclass
 class State:
-    """Who runs, as state.json tells it. ``complete`` once every daemon was ready.
+    """The running cluster, as recorded in state.json. ``complete`` once every daemon was ready.
 
-    ``private``: the folders of which each node has its own (gexec.cluster.private).
+    ``private``: the directories of which each node has its own (gexec.cluster.private).
     """
 
     port: int
@@ -235,7 +235,7 @@ class State:
         """Return the recorded state, None if there is none.
 
         Raises:
-            ClusterError: it cannot be understood, or another user wrote it: who believes it
+            ClusterError: it is malformed, or another user wrote it: whoever trusts it
                 signals the processes that it names.
         """
         try:
@@ -296,7 +296,7 @@ def hosts_text(nodes: list[LocalNode]) -> str:
 
 
 def environment(layout: Layout, state: State) -> dict[str, str]:
-    """Return the variables with which gexec finds this cluster, as seen from its first node."""
+    """Return the environment variables for this cluster, as seen from its first node."""
     return {
         "GEXEC_SVRS": " ".join(node.name for node in state.nodes),
         "GEXEC_SOCKET": str(layout.socket(state.nodes[0].name)),

@@ -1,6 +1,6 @@
-"""Folders of which each node of a local cluster has its own: what `gexecctl cluster up --private` does.
+"""Directories of which each node of a local cluster has its own: what `gexecctl cluster up --private` does.
 
-A daemon enters a mount namespace and mounts an empty tmpfs on each of the folders. All that it
+A daemon enters a mount namespace and mounts an empty tmpfs on each of the directories. All that it
 forks lives in the namespace, too: relay, helpers, tasks. So one path is another file on every
 node. The kernel removes the mounts with the last process in the namespace, however that ends.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 from gexec.cluster.layout import ClusterError, Layout
 from gexec.errors import UsageError
 
-#: What a node's folder may hold, in MiB; memory is used for what is in it only.
+#: What a node's directory may hold, in MiB; memory is used for what is in it only.
 SIZE_DEFAULT_MIB = 1024
 SIZE_MAX_MIB = 1024 * 1024
-#: Private folders of one cluster: enough for any test, and each is a mount for each node.
+#: Private directories of one cluster: enough for any test, and each is a mount for each node.
 FOLDERS_MAX = 16
 
 # include/uapi/linux/sched.h and mount.h
@@ -34,14 +34,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
-    """Return the absolute paths of private folders, without symbolic links.
+    """Return the absolute paths of private directories, without symbolic links.
 
     Args:
         size_mib: what each may hold on each node, 1 to SIZE_MAX_MIB.
         place: the cluster that is to have them.
 
     Raises:
-        UsageError: a folder is none, cannot be hidden from a daemon, or holds another one; the
+        UsageError: a directory is none, cannot be hidden from a daemon, or holds another one; the
             size is out of bounds; the caller is not root.
     """
     if not folders:
@@ -51,7 +51,7 @@ def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
     if not 1 <= size_mib <= SIZE_MAX_MIB:
         raise UsageError(f"--private-size {size_mib}: expected 1 to {SIZE_MAX_MIB} (MiB)")
     if len(folders) > FOLDERS_MAX:
-        raise UsageError(f"{len(folders)} private folders: a local cluster has at most {FOLDERS_MAX}")
+        raise UsageError(f"{len(folders)} private directories: a local cluster has at most {FOLDERS_MAX}")
     paths: list[str] = []
     for folder in folders:
         path = os.path.realpath(folder)
@@ -61,7 +61,7 @@ def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
             if _holds(path, needed):
                 raise UsageError(
                     f"--private {folder}: holds {what} ({needed}), which a node must see; "
-                    "choose a folder of its own"
+                    "choose a directory of its own"
                 )
         for other in paths:
             if _holds(path, other) or _holds(other, path):
@@ -71,7 +71,7 @@ def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
 
 
 def _needed(place: Layout) -> list[tuple[str, str]]:
-    """Return what a private folder must not hide, and what that is."""
+    """Return what a private directory must not hide, and what that is."""
     files = [place.dir, place.private_key, place.authd_socket, place.log("authd"), place.audit("authd")]
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     found = [
@@ -91,12 +91,12 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def enter(folders: Sequence[str], size_mib: int) -> None:
-    """Give the calling process, and all that it forks, an empty tmpfs (root's, 0755) on each folder.
+    """Give the calling process, and all that it forks, an empty tmpfs (root's, 0755) on each directory.
 
-    Nothing is mounted for anybody else. Does nothing if there are no folders.
+    Nothing is mounted for anybody else. Does nothing if there are no directories.
 
     Raises:
-        ClusterError: the kernel refuses: a folder is gone, or root has no CAP_SYS_ADMIN here.
+        ClusterError: the kernel refuses: a directory is gone, or root has no CAP_SYS_ADMIN here.
     """
     if not folders:
         return

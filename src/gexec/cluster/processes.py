@@ -1,7 +1,7 @@
-"""Processes of this machine as /proc tells them: who they are, whose children, how to end them.
+"""Processes of this host from /proc: identity, children, and ending them.
 
-A pid alone names nobody: it is given again. A :class:`Process` is a pid with the start time of the
-process that had it when it was seen, and is only ever signalled while both agree.
+A pid alone does not identify a process, since pids are reused. A :class:`Process` is a pid with the
+start time of the process that had it when it was seen, and is only signalled while both agree.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _stat(pid: int) -> _Stat | None:
 
 
 def seen(pid: int) -> Process | None:
-    """Return the process that has this pid now, or None if none has, or it is a zombie."""
+    """Return the process that has this pid now, or None if there is none or it is a zombie."""
     stat = _stat(pid)
     return None if stat is None or stat.state in "ZX" else Process(pid, stat.start)
 
@@ -61,12 +61,12 @@ def myself() -> Process:
 
 
 def is_alive(process: Process) -> bool:
-    """Tell whether this very process still runs (a zombie does not)."""
+    """True if this process still runs (a zombie does not)."""
     return seen(process.pid) == process
 
 
 def send_signal(process: Process, signum: int) -> bool:
-    """Send a signal to this very process; False if it is gone (or its pid is another's now)."""
+    """Signal this process; False if it has ended (even if its pid was reused)."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:

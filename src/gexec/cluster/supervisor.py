@@ -14,7 +14,7 @@ supervisor gets SIGTERM. So a daemon is left behind only if nobody is left to se
 
 All daemons are forked from the supervisor's warm image: their modules are imported once and their
 pages shared (docs/decisions/0008-local-cluster.md). What a daemon does is given as a callable, so
-this module knows nothing of gexecd.
+this module does not depend on gexecd.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Body = Callable[[Callable[[], None]], None]
 
 @dataclass
 class Daemon:
-    """One daemon: what it does, where it says it, and as which host."""
+    """One daemon: its function, its log and its host name."""
 
     name: str
     body: Body

@@ -87,7 +87,7 @@ def _handshake(contexts: LinkContexts) -> None:
 
 
 class _Owner:
-    """Takes what two links say to each other until each has heard enough."""
+    """Receives the frames of two connected links until each has enough."""
 
     def __init__(self) -> None:
         self.over = asyncio.get_running_loop().create_future()
@@ -115,7 +115,7 @@ class _Owner:
 
 
 async def _links(contexts: LinkContexts) -> None:
-    """Let two links talk over a socket pair."""
+    """Exchange frames between two links over a socket pair."""
     loop = asyncio.get_running_loop()
     owner = _Owner()
     here, there = socket.socketpair()

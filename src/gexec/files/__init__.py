@@ -1,4 +1,4 @@
-"""Copying files: the archive stream (docs/files.md), who writes it and who unpacks it.
+"""Copying files: the archive stream (docs/files.md), its sender and its receiver.
 
 Pure: ``records``, ``digest``, ``encoder``, ``decoder``, ``compression``, ``report``. I/O: ``reading`` and
 ``sender`` on one side; ``directories``, ``owners``, ``partial``, ``installing``, ``comparing``,

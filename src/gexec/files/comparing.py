@@ -1,4 +1,4 @@
-"""Compares the entries of a stream with what is there, and writes nothing."""
+"""Compares the entries of a stream with existing files, and writes nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class Comparer:
-    """Tells for each entry what is different here (VERIFY), or what would be done (DRY_RUN).
+    """Reports for each entry the difference (VERIFY), or what would be done (DRY_RUN).
 
     Has the methods of Installer, and raises what they raise.
 
@@ -59,7 +59,7 @@ class Comparer:
         """Nothing is to be done."""
 
     def file(self, above: Place, name: bytes, event: File) -> FileComparison | None:
-        """Compare a file; None if its contents need not be known."""
+        """Compare a file; None if its contents are not needed."""
         old = self._status(above, name)
         if old is None:
             self._missing(event.path)
@@ -154,4 +154,4 @@ class FileComparison:
         self._comparer._file_compared(self._event, differences)
 
     def abort(self) -> None:
-        """Nothing is to be undone."""
+        """Nothing to undo."""

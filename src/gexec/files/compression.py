@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-#: How much of a stream is tried before the choice is made.
+#: Size of the sample that decides about compression.
 SAMPLE_BYTES = 512 * 1024
 #: Below this it is not worth the 20 ms that loading the library takes on each node.
 WORTHWHILE_BYTES = 64 * 1024
-#: And what must be gained: zstd at its fastest takes as long as a gigabit link for what it saves.
+#: Required gain: zstd at its fastest takes as long as a gigabit link for what it saves.
 WORTHWHILE_RATIO = 0.8
 #: Fast; stronger levels cost more time than most links.
 LEVEL = 1
@@ -82,7 +82,7 @@ class Inflater:
         self._writer = inflater.stream_writer(_Sink(take), closefd=False)
 
     def feed(self, data: memoryview) -> None:
-        """Take compressed bytes; ProtocolError if they are none."""
+        """Take compressed bytes; ProtocolError if they are not zstd."""
         try:
             self._writer.write(data)
         except self._error as error:

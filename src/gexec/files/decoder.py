@@ -1,4 +1,4 @@
-"""Reads an archive stream, in any pieces, and believes nothing of it. Pure."""
+"""Parses an archive stream, in pieces of any size, and validates all of it. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 class ArchiveDecoder:
     """Turns bytes into events (gexec.files.records).
 
-    Memory is bounded: contents are passed on as they come, without being copied, and other records are at
+    Memory is bounded: contents are passed on without a copy, and other records are at
     most CONTROL_MAX_BYTES. A file's FileEnd comes only if all its bytes were right; what has come before a
     ProtocolError and was not a file under way is right, too.
 
@@ -59,9 +59,9 @@ class ArchiveDecoder:
         self._last_is_leaf = False
         #: Files come without their contents.
         self.digests_only = False
-        #: The preamble has come.
+        #: The preamble was received.
         self.is_opened = False
-        #: End has come: the stream was whole.
+        #: End was received: the stream was complete.
         self.is_complete = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
@@ -85,7 +85,7 @@ class ArchiveDecoder:
             self._inflater.feed(view)
 
     def finish(self) -> None:
-        """Tell that no more bytes come; ProtocolError if the stream is not whole."""
+        """End the input; ProtocolError if the stream is not complete."""
         if not self.is_complete:
             raise ProtocolError("the stream ended too early: the sender or a link was lost")
 
@@ -99,7 +99,7 @@ class ArchiveDecoder:
                 f"{records.VERSION}: install the same gexec on both sides"
             )
         self.digests_only = bool(flags & records.DIGESTS_ONLY)
-        # Compression is chosen after the encoder has begun, and is not its business.
+        # Compression is chosen after the encoder has begun, so the chain excludes its flag.
         self._chain.update(PREAMBLE.pack(magic, version, flags & ~records.COMPRESSED))
         if flags & records.COMPRESSED:
             from gexec.files.compression import Inflater
@@ -140,7 +140,7 @@ class ArchiveDecoder:
                 position += wanted
 
     def _whole(self, kind: int, length: int) -> int:
-        """Return how much of a record must be here to look at it; ProtocolError if it may not come now."""
+        """Return the bytes of a record needed to parse it; ProtocolError if it is not allowed here."""
         if self.is_complete:
             raise ProtocolError("the archive stream goes on after its end")
         in_file = self._content is not None
@@ -218,7 +218,7 @@ class ArchiveDecoder:
         self._on_event(records.Skipped(path, reason.decode("utf-8", "replace")))
 
     def _advance(self, path: bytes, *, is_leaf: bool) -> None:
-        """Refuse what would come twice, out of order, or below something that is no directory."""
+        """Refuse duplicate or unordered entries, and entries below something that is not a directory."""
         parts = check_path(path)
         if parts <= self._last:
             raise ProtocolError("entries of the archive stream are not in order, or one comes twice")

@@ -1,4 +1,4 @@
-"""Removes what a stream does not have: through descriptors, following nothing, within one mount."""
+"""Removes what a stream does not have: through descriptors, following no links, within one mount."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _remove(above: int, name: bytes, mount: str, depth: int) -> int:
 
 
 def _mount(descriptor: int) -> str:
-    """Return which mount an open directory is on: a bind mount of the same file system is another one."""
+    """Return an open directory's mount id: a bind mount of the same file system has another one."""
     device = str(os.fstat(descriptor).st_dev)
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:

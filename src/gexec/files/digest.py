@@ -1,4 +1,4 @@
-"""The digest of a file's contents, which holes cost nothing. Pure.
+"""The digest of a file's contents, which skips holes. Pure.
 
 It is the sha256 of the file's bytes without those blocks (of BLOCK_BYTES, counted from the start; the
 shorter last one is none) that are only zeros. If any was left out, the sha256 of where they were is added
@@ -28,7 +28,7 @@ class ContentHash:
         self._content = sha256()
         self._holes = sha256()
         self._is_sparse = False
-        #: Where the data so far end.
+        #: End of the data so far.
         self.next = 0
 
     def update(self, offset: int, data: bytes | bytearray | memoryview) -> None:

@@ -23,7 +23,7 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RefusedError(Exception):
-    """One entry cannot be done; the text is the reason. Empty: the reason was told for a directory above."""
+    """One entry failed; the text is the reason. Empty: already reported for a directory above."""
 
 
 class Place:
@@ -32,12 +32,12 @@ class Place:
     Attributes:
         path: relative to the destination, empty for itself.
         descriptor: open with O_PATH if it is only passed through, else for reading; -1 if there is none.
-        refusal: why nothing can be done in it, empty if something can.
-        is_missing: it is not there, in a run that writes nothing.
-        is_guarded: nobody but root and ourselves can exchange directories here and in all above.
+        refusal: why nothing can be written in it, empty if possible.
+        is_missing: it does not exist, in a run that writes nothing.
+        is_guarded: only root and this user can replace directories here and in all above.
         status: what it was when it was opened.
-        meta: what the stream says of it; None if it is only passed through.
-        names: what the stream has in it; None if it is only passed through.
+        meta: its metadata in the stream; None if it is only passed through.
+        names: its entries in the stream; None if it is only passed through.
     """
 
     __slots__ = (
@@ -65,18 +65,18 @@ class Place:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Device and inode, which no other directory has."""
+        """Device and inode, which identify a directory."""
         return (self.status.st_dev, self.status.st_ino) if self.status is not None else (-1, -1)
 
     def guards(self, entry: os.stat_result) -> bool:
-        """Tell whether nobody else can have put another directory in the place of this entry."""
+        """True if no other user can have replaced this entry by another directory."""
         is_ours = entry.st_uid in (0, os.geteuid())
         is_shared = self.status is None or bool(self.status.st_mode & 0o022)
         return self.is_guarded and (is_ours or not is_shared)
 
 
 def refused(path: bytes, reason: str) -> Place:
-    """Return a directory in which nothing can be done."""
+    """Return a directory in which nothing can be written."""
     place = Place(path, -1, above=None)
     place.is_missing = False
     place.refusal = reason
@@ -189,7 +189,7 @@ def open_below(above: int, name: bytes, *, to_read: bool) -> int:
 
 
 def kind_of(above: int, name: bytes) -> str:
-    """Return what ``name`` is, in words."""
+    """Return the kind of ``name``, for errors."""
     try:
         mode = os.lstat(name, dir_fd=above).st_mode
     except OSError:
@@ -199,7 +199,7 @@ def kind_of(above: int, name: bytes) -> str:
     return "a directory" if stat.S_ISDIR(mode) else "a file" if stat.S_ISREG(mode) else "something special"
 
 
-#: Why a call failed, and what to do.
+#: Why a call failed, and how to fix it.
 _REASONS = {
     errno.ENOSPC: "the disk is full; free space there",
     errno.EDQUOT: "the disk quota is used up; free space or raise the quota",
@@ -228,11 +228,11 @@ _REASONS = {
 
 
 def reason(error: OSError) -> str:
-    """Return why a call failed and what to do, in words."""
+    """Return why a call failed and how to fix it, for errors."""
     return _REASONS.get(error.errno or 0) or f"the system reports: {error.strerror}"
 
 
 def _is_guarded(status: os.stat_result) -> bool:
-    # In a sticky directory an entry can be exchanged only by its owner.
+    # In a sticky directory only its owner can replace an entry.
     is_closed = not status.st_mode & 0o022 or bool(status.st_mode & stat.S_ISVTX)
     return status.st_uid in (0, os.geteuid()) and is_closed

@@ -1,4 +1,4 @@
-"""Makes the bytes of an archive stream. Pure."""
+"""Encodes an archive stream. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Encoder:
         return self._entry(records.SYMLINK, path, meta, 0, target)
 
     def data(self, offset: int, length: int) -> bytes:
-        """Return what stands before ``length`` bytes of data, at most ARCHIVE_DATA_MAX_BYTES."""
+        """Return the header of ``length`` bytes of data, at most ARCHIVE_DATA_MAX_BYTES."""
         return HEAD.pack(records.DATA, length) + records.OFFSET.pack(offset)
 
     def file_end(self, digest: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Puts the entries of a stream in their places."""
+"""Writes the entries of a stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Installer:
     Args:
         options: what to do.
         report: is told what was done.
-        note: called with (path, sentence) for what a person should know and is no failure.
+        note: called with (path, sentence) for warnings.
     """
 
     def __init__(self, options: CopyOptions, report: Report, note: Callable[[bytes, str], None]) -> None:
@@ -51,7 +51,7 @@ class Installer:
         assert place.status is not None
         try:
             if is_new:
-                # Who may write to the directory above could have put another one there, and get it as a gift.
+                # Users who may write above could have exchanged it for a directory of theirs.
                 if place.status.st_uid != os.geteuid() or os.listdir(place.descriptor):
                     raise RefusedError("somebody exchanged the directory while it was made")
                 self._report.directories += 1
@@ -76,7 +76,7 @@ class Installer:
         descriptor = place.descriptor
         uid, gid = self._owners.wanted(place.meta)
         status = os.fstat(descriptor)
-        # Set-id bits that a directory has already are not taken away.
+        # Set-id bits that a directory already has are kept.
         mode = self._mode(place.meta) | status.st_mode & place.meta.mode & _SET_ID
         if mode != place.meta.mode:
             self._note(place.path, _LEFT_OUT)
@@ -90,7 +90,7 @@ class Installer:
             os.fsync(descriptor)
 
     def file(self, above: Place, name: bytes, event: File) -> Incoming | None:
-        """Begin a file; None if the one that is there is the same."""
+        """Begin a file; None if the existing one is equal."""
         uid, gid = self._owners.wanted(event.meta)
         mode = self._mode(event.meta)
         old = _status(above, name)
@@ -101,7 +101,7 @@ class Installer:
             if (
                 stat.S_ISREG(old.st_mode)
                 and old.st_size == event.size
-                # One that has its set-id bits already does not lose them.
+                # A file that already has its set-id bits keeps them.
                 and stat.S_IMODE(old.st_mode) in (mode, event.meta.mode)
                 and uid in (UNCHANGED, old.st_uid)
                 and gid in (UNCHANGED, old.st_gid)

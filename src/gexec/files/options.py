@@ -1,4 +1,4 @@
-"""What a receiver is to do."""
+"""A receiver's options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Write the entries; tell only what would be written; tell only what is different.
+#: Write the entries; report only what would be written; report only differences.
 WRITE, DRY_RUN, VERIFY = range(3)
 
 
@@ -26,7 +26,7 @@ class CopyOptions:
         sync: have the disk confirm each file before it gets its name, and each directory.
         keep_set_id: keep set-uid and set-gid bits.
         keep_owner: set owner and group; only root can.
-        numeric_ids: by their numbers, whatever the names are here.
+        numeric_ids: by number, ignoring names.
         compare_content: a file of the same size is the same if its digest is, whatever its mtime.
     """
 

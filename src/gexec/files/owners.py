@@ -1,4 +1,4 @@
-"""Whose a written entry is: names of the stream become ids of this node."""
+"""Owners of written entries: maps names in the stream to ids on this node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gexec.files.records import Meta
 
-#: Different names of one stream that are remembered; what comes after is looked up each time.
+#: Names of one stream that are cached; further ones are looked up each time.
 _REMEMBERED = 4096
 #: Leaves an id as it is, to fchown.
 UNCHANGED = -1
@@ -24,8 +24,8 @@ UNCHANGED = -1
 class FileOwners:
     """Finds ids: by name, since the same user may have different numbers on different nodes.
 
-    A name that is not here stands for its number, if that number is nobody else's here: a file must not
-    fall to whoever happens to have it.
+    An unknown name stands for its number, if that number has no other owner here: a file must not
+    become another user's.
     """
 
     __slots__ = ("_groups", "_keep", "_numeric", "_users")

@@ -1,7 +1,6 @@
-"""Whether a receiver is so slow that it holds up all others, which get the same stream. Pure.
+"""Detects a receiver so slow that it delays all others, which get the same stream. Pure.
 
-Only the time that it spends on what came counts, not its waiting for more: whoever waits is not the slow
-one.
+Only time spent on received data counts, not waiting for more: a waiting receiver is not the slow one.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ OVER_S = 5.0
 
 
 class Pace:
-    """Compares what is done with how long it took.
+    """Compares progress with elapsed time.
 
     Args:
         least_bytes_per_s: the slowest that is fast enough; 0 = any.
@@ -25,11 +24,11 @@ class Pace:
         self._over_s = over_s
         self._bytes = 0
         self._spent_s = 0.0
-        #: As judged last.
+        #: Result of the last check.
         self.bytes_per_s = 0.0
 
     def is_too_slow(self, count: int, spent_s: float) -> bool:
-        """Enter that ``count`` bytes took ``spent_s``; tell whether they are to be the last."""
+        """Record that ``count`` bytes took ``spent_s``; return True to give up."""
         if not self._least:
             return False
         self._bytes += count

@@ -2,7 +2,7 @@
 
 A file has no name at all until then (O_TMPFILE), so even after SIGKILL nothing is left of it. Where the
 file system cannot do that, and for the moment in which an old file is replaced, it has a temporary name in
-the same directory that follows from its own, is locked while somebody works on it, and is removed by the
+the same directory, derived from its own, is locked while in use, and is removed by the
 next run that writes the same file when it is not.
 """
 
@@ -87,7 +87,7 @@ class Partial:
         self.abort()
 
     def abort(self) -> None:
-        """Leave nothing of it; after ``publish``, or again: nothing to do."""
+        """Remove it; does nothing after ``publish`` or a first ``abort``."""
         if self._temporary:
             _unlink(self._above, self._temporary)
             self._temporary = b""
@@ -109,7 +109,7 @@ def make_symlink(above: int, name: bytes, target: bytes, *, uid: int, gid: int, 
     try:
         descriptor = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
         try:
-            # Not by its name: others who may write here could have put a hard link to any file there.
+            # Not by name: other users who may write here could have put a hard link to any file there.
             if stat.S_ISLNK(os.fstat(descriptor).st_mode):
                 itself = f"/proc/self/fd/{descriptor}"
                 if uid != UNCHANGED:
@@ -144,7 +144,7 @@ def temporary_name(name: bytes) -> bytes:
 
 
 def _claim(above: int, name: bytes, make: Callable[[bytes], None]) -> bytes:
-    """Make something under a temporary name that nobody uses, and return that name."""
+    """Create something under an unused temporary name, and return that name."""
     temporary = temporary_name(name)
     try:
         make(temporary)
@@ -155,14 +155,14 @@ def _claim(above: int, name: bytes, make: Callable[[bytes], None]) -> bytes:
     try:
         make(temporary)
     except FileExistsError:
-        # Somebody writes the same file at this moment, or put something there.
+        # Another process is writing the same file, or put something there.
         temporary += b"-" + os.urandom(8).hex().encode()
         make(temporary)
     return temporary
 
 
 def _remove_stale(above: int, temporary: bytes) -> None:
-    """Remove what a run that was killed has left; leave what another run is working on."""
+    """Remove what a killed run left; keep what another run is writing."""
     try:
         mode = os.lstat(temporary, dir_fd=above).st_mode
         if stat.S_ISLNK(mode):

@@ -17,7 +17,7 @@ _ZEROS = bytes(BLOCK_BYTES)
 
 
 class ShrunkError(Exception):
-    """The file ended before the size that it had."""
+    """The file is shorter than its size at the start."""
 
 
 def pieces(descriptor: int, size: int, buffer: bytearray) -> Iterator[tuple[int, memoryview]]:
@@ -63,7 +63,7 @@ def _next_data(descriptor: int, position: int, size: int) -> int:
     try:
         found = os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError as error:
-        # ENXIO: only a hole follows. Others: this file system does not tell.
+        # ENXIO: only a hole follows. Others: this file system does not report holes.
         return max(position, last) if error.errno == errno.ENXIO else position
     return max(position, min(found - found % BLOCK_BYTES, last))
 

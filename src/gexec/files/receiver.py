@@ -1,7 +1,7 @@
-"""Receives one archive stream and does with its entries what the options say.
+"""Receives one archive stream and handles its entries as the options require.
 
 The destination is opened as the caller names it; below it no symbolic link is followed, whoever put it
-there and whenever. What cannot be done with one entry is told in one sentence, and the rest goes on. A file
+there and when. A failed entry is reported in one sentence, and the others are written. A file
 is there either as it was or as it is in the stream.
 """
 
@@ -35,7 +35,7 @@ class Receiver:
     Args:
         destination: absolute path of the directory below which everything is written.
         options: what to do.
-        say: called with sentences for a person: what failed, and what should be known. At most
+        say: called with failures and warnings, one sentence each. At most
             ARCHIVE_SAID_MAX.
         tell: called with one line for each difference (VERIFY) or each thing that would be done (DRY_RUN).
 
@@ -89,7 +89,7 @@ class Receiver:
         self._decoder.feed(data)
 
     def end(self) -> None:
-        """Tell that the stream is over; ProtocolError if it was not whole."""
+        """End the stream; ProtocolError if it was not complete."""
         self._decoder.finish()
 
     def finish(self) -> Report:
@@ -128,7 +128,7 @@ class Receiver:
                 self._fail(event.path, "")
             self._keep(event.path)
         elif isinstance(event, records.End):
-            # What could not even be named.
+            # Not even its name was sent.
             self.report.failed += max(0, event.problems - self._problems_told)
         else:
             assert isinstance(event, records.Directory | records.File | records.Symlink)
@@ -180,7 +180,7 @@ class Receiver:
             self._file = None
 
     def _keep(self, path: bytes) -> None:
-        """See that what could not be sent is not taken for what the sender does not have."""
+        """Do not delete entries that the sender has but could not send."""
         above_path, _, name = path.rpartition(b"/")
         try:
             above = self._tree.enter(above_path)
@@ -204,7 +204,7 @@ class Receiver:
             self._fail(place.path, f"its owner, mode or time cannot be set: {reason(error)}")
 
     def _handle_extra(self) -> None:
-        """Remove or tell what the stream does not have. Each directory must be the one that was listed."""
+        """Remove or report what the stream does not have. Each directory must still be the listed one."""
         if self._extra and self._options.task == WRITE and self.report.failed:
             self._note(b"", "nothing was deleted, since not everything arrived")
             return
@@ -230,10 +230,10 @@ class Receiver:
         except OSError as error:
             self._fail(path + b"/" + name, f"not deleted: {reason(error)}")
 
-    # -- words ----------------------------------------------------------------------------------
+    # -- messages ----------------------------------------------------------------------------------
 
     def _fail(self, path: bytes, why: str) -> None:
-        """Count a failure, and say why; empty: the sender has said it, once for all receivers."""
+        """Count and report a failure; empty: the sender has reported it, once for all receivers."""
         self.report.failed += 1
         if why:
             self._note(path, why)
@@ -245,7 +245,7 @@ class Receiver:
 
     def _tell(self, word: str, path: bytes, details: str) -> None:
         self.report.differing += 1
-        # Below a destination of its own a path is told without it: the line is the same on every node.
+        # Paths are relative to a destination other than /, so that lines are equal on all nodes.
         line = f"{word} {shown(path if self._root else b'/' + path)}"
         self._tell_line(f"{line}: {details}" if details else line)
 

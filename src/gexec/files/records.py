@@ -1,4 +1,4 @@
-"""The records of an archive stream: their layouts, and the events that a decoder makes of them. Pure.
+"""The records of an archive stream: their layouts, and a decoder's events. Pure.
 
 A stream is a preamble and records; docs/files.md has the tables. Everything but the files' contents is
 covered by a chain of sha256 that stands at the end of each record, and each file's contents by a digest of
@@ -65,9 +65,9 @@ class Meta:
 
 
 class Event:
-    """What a decoder tells. ``path`` is relative, its components joined by ``/`` (checked by check_path).
+    """An event of a decoder. ``path`` is relative, its components joined by ``/`` (checked by check_path).
 
-    No core.record.Record: this package alone is what goes to a node that has no gexec.
+    Not a wire.record.Record: only this package is sent to a node without gexec.
     """
 
     __slots__: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class FileBad(Event):
 
 
 class Skipped(Event):
-    """The sender has something there that it did not send. No reason: it is of a kind that is not copied."""
+    """The sender did not send this. No reason: its kind is not copied."""
 
     __slots__ = ("path", "reason")
 
@@ -178,7 +178,7 @@ def check_path(path: bytes) -> list[bytes]:
 
 
 def is_below(parts: Sequence[bytes], above: Sequence[bytes]) -> bool:
-    """Tell whether the path with these components is ``above`` or lies below it."""
+    """True if the path with these components is ``above`` or lies below it."""
     return list(parts[: len(above)]) == list(above)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: What every such line begins with; the number is the version of its form.
+#: The beginning of every such line; the number is the format's version.
 MARK = "gexec-files 1"
 COUNTS = ("files", "links", "directories", "bytes", "unchanged", "differing", "deleted", "failed")
 
@@ -41,7 +41,7 @@ class Report:
 
 
 def parse(line: str) -> Report | None:
-    """Return the report that a line is, None if it is none. Counts that are not known are ignored."""
+    """Parse a report; None if the line is not one. Unknown counts are ignored."""
     words = line.strip().split(" ")
     if words[:2] != MARK.split() or len(words) < 3 or words[2] not in ("complete", "incomplete"):
         return None

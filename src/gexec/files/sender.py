@@ -1,7 +1,7 @@
 """Walks files and directories and makes an archive stream of them, with little memory.
 
 Every directory is opened through its parent's descriptor and without following links, so that nobody can
-lead the walk elsewhere while it is under way. What cannot be sent is told, and told to receivers, and the
+redirect the walk. What cannot be sent is reported, also to receivers, and the
 rest goes on.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _GATHERED_BYTES = 128 * 1024
 #: A file up to this size is read before its record is made, so that a change in between costs nothing.
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
-#: How often a small file is read again when it changes meanwhile.
+#: How often a small file is read again if it changes while it is read.
 _TRIES = 3
 _CHANGED = "it changed while it was read; copy it when nobody writes to it"
 _NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
@@ -170,7 +170,7 @@ class Sender:
                     path, name, f"it is {_KINDS.get(kind, 'a special file')}; only contents are copied"
                 )
             else:
-                # No failure; and receivers leave alone what they have there.
+                # Not a failure; receivers keep what they have there.
                 self._on_problem(f"{shown(path)}: {_KINDS.get(kind, 'a special file')} is not copied")
                 self._gathered += self._encoder.skipped(name, "")
         except OSError as error:

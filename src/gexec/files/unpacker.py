@@ -1,4 +1,4 @@
-"""Unpacks the streams of many nodes, each below a folder of its own."""
+"""Unpacks the streams of many nodes, each below a directory of its own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def folders_of(nodes: Sequence[str]) -> list[str]:
-    """Return a folder's name for each node, in order; one that stands twice gets its rank behind it
+    """Return a directory's name for each node, in order; a duplicate gets its rank behind it
     (``node1@5``).
 
     Raises:
-        UsageError: a node's name cannot be the name of a folder.
+        UsageError: a node's name cannot be the name of a directory.
     """
     for node in nodes:
         if not node or "/" in node or "\0" in node or node in (".", ".."):
-            raise UsageError(f"the node {node[:200]!r} cannot have a folder of that name: name it otherwise")
+            raise UsageError(f"the node {node[:200]!r} cannot name a directory: use another name")
     counts: dict[str, int] = {}
     for node in nodes:
         counts[node] = counts.get(node, 0) + 1
@@ -34,14 +34,14 @@ def folders_of(nodes: Sequence[str]) -> list[str]:
 
 
 class Unpacker:
-    """What nodes send, as DIRECTORY/FOLDER/path. None is believed: each stays below its own folder.
+    """Writes nodes' streams to DIR/NODE/path. Nodes are not trusted: each stays below its own directory.
 
     Memory is bounded by what one stream needs (some kilobytes) times the nodes that are under way.
 
     Args:
         directory: absolute; is there already.
-        options: as of a receiver; without ``make_parents`` only files right below the folder can be written.
-        say: called with (folder, sentence) for a person.
+        options: as of a receiver; without ``make_parents`` only files directly below can be written.
+        say: called with (folder, sentence) for the user.
         tell: called with (folder, line), see Receiver.
     """
 
@@ -65,7 +65,7 @@ class Unpacker:
         ignored.
 
         Raises:
-            GexecError: the folder cannot be made or opened.
+            GexecError: the directory cannot be made or opened.
         """
         if folder in self._broken:
             return
@@ -79,12 +79,12 @@ class Unpacker:
             self._say(folder, str(error))
 
     def finish(self, folder: str) -> Report | None:
-        """Tell that a node's stream is over; return its report, None if nothing had come."""
+        """End a node's stream; return its report, None if nothing was received."""
         receiver = self._receivers.pop(folder, None)
         return None if receiver is None else receiver.finish()
 
     def close(self) -> None:
-        """Finish all that are under way; nothing is left of their unfinished files."""
+        """Finish all streams and remove their unfinished files."""
         for folder in list(self._receivers):
             self.finish(folder)
 

@@ -1,1 +1,1 @@
-"""This machine: processes, descriptors, sockets, clocks, logs."""
+"""The operating system: processes, descriptors, sockets, clocks, logs."""

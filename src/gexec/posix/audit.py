@@ -11,7 +11,7 @@ from typing import Final
 from gexec.posix.log import Log, printable
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
-#: What a line has of one text, in bytes or characters, and of one list: a line stays below 1 MiB.
+#: Maximum length of a text (bytes or characters) and of a list in a line: lines stay below 1 MiB.
 FIELD_MAX: Final = 1024
 ITEMS_MAX: Final = 33
 #: The mark of what was cut off.
@@ -23,7 +23,7 @@ class AuditLog:
 
     Args:
         path: the file (created with mode 0600), or None for stderr.
-        log: where to say, once, that lines are being lost.
+        log: reports once that lines are being lost.
     """
 
     def __init__(self, path: str | None, log: Log | None = None) -> None:
@@ -51,7 +51,7 @@ class AuditLog:
         """Append one line: time, event and the fields. bytes are shown as text.
 
         Control characters are escaped, by JSON and once more for what JSON lets through (DEL, C1,
-        line separators), so that a terminal that shows the log obeys none of them.
+        line separators), so that they do not affect a terminal.
         """
         members = "".join([f',"{name}":{_json(value)}' for name, value in fields.items()])
         raw = f'{{"time":"{self._moment()}","event":{_quoted(event)}{members}}}\n'.encode("ascii")

@@ -1,4 +1,4 @@
-"""Going into the background (``-d``), and the files that then take the place of stderr."""
+"""Running in the background (``-d``), and the files that then replace stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG_DIRECTORY = "/var/log/gexec"
 
 
 class Logs(NamedTuple):
-    """Where a daemon in the background writes.
+    """The log files of a daemon in the background.
 
     The audit log is a file of its own, because only the privileged process can write to it: what
     takes stderr's place is shared with the relay.
@@ -64,19 +64,19 @@ def open_log(path: str) -> int:
 
 
 def detach() -> int | None:
-    """Go on in a process of its own in the background.
+    """Fork into the background.
 
     In that process returns the descriptor to ``readiness.announce`` on. The process that was
     called waits until then, so that `authd -d && gexecd -d && gexec ...` is in order, and gets
-    None; if the daemon ends before, it exits with 1. stdin, stdout and stderr stay: what goes
-    wrong on the way is told to whoever has called.
+    None; if the daemon ends before, it exits with 1. stdin, stdout and stderr stay open: errors
+    during the start are reported to the caller.
     """
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
         if os.read(reading, 1):
             return None
-        os._exit(1)  # the daemon has said why
+        os._exit(1)  # the daemon has reported the reason
     os.close(reading)
     os.setsid()
     if os.fork():
@@ -85,7 +85,7 @@ def detach() -> int | None:
 
 
 def take_stderr(log_fd: int) -> None:
-    """Let everything go to the log that went to stderr; /dev/null takes the place of stdin and stdout."""
+    """Redirect stderr to the log, stdin and stdout to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     for number, fd in enumerate((null, null, log_fd)):
         os.dup2(fd, number)

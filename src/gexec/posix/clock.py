@@ -1,6 +1,6 @@
-"""The time of this process, for the loops without asyncio: it stands still while the process is not run.
+"""The clock of this process, for loops without asyncio: it stops while the process does not run.
 
-A deadline of this process is a time of this clock. Its loop says after each wait which deadline it
+Deadlines of this process are times of this clock. After each wait, the loop passes the deadline it
 waited for, so that after a pause (core/deadlines.py) all of them move.
 """
 
@@ -20,5 +20,5 @@ def now_s() -> float:
 
 
 def awake(due_s: float | None) -> float:
-    """Return the time now, after a wait for what comes or for this deadline."""
+    """Return the time now, after a wait for events or for this deadline."""
     return _CLOCK.now(time.monotonic(), due_s)

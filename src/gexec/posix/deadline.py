@@ -1,4 +1,4 @@
-"""Deadlines for peers that are not fooled by a pause of this process (core/deadlines.py)."""
+"""Deadlines for peers that allow for a pause of this process (core/deadlines.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gexec.core.deadlines import Countdown
 
 
 class Deadline:
-    """Calls once when a peer's time is over, in which this process ran."""
+    """Calls a function once when a peer's time is over, counting only time in which this process ran."""
 
     __slots__ = ("_callback", "_countdown", "_handle", "_loop")
 

@@ -1,4 +1,4 @@
-"""Which processes live under this one, from /proc, and signals that reach no recycled pid.
+"""Descendants of this process, from /proc, and signals that are safe against pid reuse.
 
 A process that is our own unreaped child keeps its pid, so it may be signalled by it. Any deeper
 one is pinned by a pidfd first and only then checked to be the one that was meant (attack 84).
@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 #: One read: 65536 bytes hold the pids of some 9000 children.
 _READ_BYTES: Final = 64 * 1024
 _ENVIRON_MAX_BYTES: Final = 2 * 1024 * 1024
-#: Descriptors of one process that are looked at.
+#: Descriptors of one process that are checked.
 _FDS_MAX: Final = 1024
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-#: Rounds of looking for children that were forked while the tree was being stopped.
+#: Rounds of searching for children that were forked while the tree was being stopped.
 _STOP_ROUNDS_MAX: Final = 12
 
 
@@ -56,7 +56,7 @@ class Children:
 
 
 class Stat(NamedTuple):
-    """What is used of /proc/PID/stat. ``born`` is when it was started, as in ``ticks``."""
+    """The used fields of /proc/PID/stat. ``born`` is when it was started, as in ``ticks``."""
 
     parent: int
     group: int
@@ -153,7 +153,7 @@ def pipe_inodes(fds: Iterable[int]) -> frozenset[int]:
 def pipes_of(pid: int) -> set[int]:
     """Return the inodes of the pipes that a process holds; empty if that cannot be read.
 
-    Of a process with more than 1024 descriptors the others are not looked at.
+    Only the first 1024 descriptors of a process are checked.
     """
     found: set[int] = set()
     directory = f"/proc/{pid}/fd"
@@ -180,7 +180,7 @@ def uid_of(pid: int) -> int | None:
 
 
 def send(pid: int, signum: int, parent: int) -> bool:
-    """Signal a process if it still is a child of ``parent``; tell whether it could be signalled.
+    """Signal a process if it is still a child of ``parent``; True if it was signalled.
 
     The pidfd pins the process before its parent is looked at, so that a pid that was recycled in
     between gets nothing.

@@ -1,4 +1,4 @@
-"""Names and addresses of this machine: what its certificate says and what jobs may call it.
+"""Names and addresses of this host: for its certificate, and for jobs that name it.
 
 Asks the kernel (netlink) for addresses, the hosts files for names, and DNS only if neither knows
 a full name.
@@ -30,13 +30,13 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 
 
 def node_names(extra: Iterable[str] = (), *, find: bool = True, hosts_path: str = "") -> tuple[str, ...]:
-    """Return this node's names and addresses, without doubles, the configured ones first.
+    """Return this node's names and addresses, without duplicates, the configured ones first.
 
     Args:
         extra: configured names and IP literals.
         find: also find out: the host's name in its short and full form, the addresses of its
             interfaces, the names that the hosts files give to those, and ALWAYS.
-        hosts_path: a file in the form of /etc/hosts that is read before it; empty = none.
+        hosts_path: a file in the format of /etc/hosts that is read before it; empty = none.
 
     Returns:
         At most NAMES_MAX names, each fit for a certificate.
@@ -63,7 +63,7 @@ def node_names(extra: Iterable[str] = (), *, find: bool = True, hosts_path: str 
 def _found(hosts_path: str) -> list[str]:
     host = os.uname().nodename
     addresses = interface_addresses()
-    # Of a hosts file only what it says of our own addresses or of our own name counts.
+    # Only a hosts file's lines about this host's addresses or name are used.
     given: list[str] = []
     for path in (hosts_path, HOSTS_FILE):
         for address, names in _hosts_entries(path) if path else ():
@@ -107,7 +107,7 @@ def _hosts_entries(path: str) -> list[tuple[str, list[str]]]:
 def interface_addresses() -> list[str]:
     """Return the addresses of all interfaces of this network namespace, link-local ones left out.
 
-    Empty if the kernel does not say (no netlink in a sandbox): the configured names remain.
+    Empty without netlink (in a sandbox): the configured names remain.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:

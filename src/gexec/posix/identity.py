@@ -1,4 +1,4 @@
-"""What a gexec process makes of itself through the kernel: subreaper, title, dropped identity.
+"""Process attributes: subreaper, title, dropped identity.
 
 Only prctl and the uid calls; no decisions.
 """
@@ -62,7 +62,7 @@ def set_title(title: str) -> None:
 
 
 def drop_to(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Become this user for good, and make sure that there is no way back.
+    """Become this user permanently, and verify that root cannot be regained.
 
     Groups first, then gid, then uid, since only root may do the former; then the result is
     read back and the way back is tried (attacks 28 and 68).

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Final
 
-#: Characters of one entry; peers and users have a say in some of them.
+#: Characters per entry, some of which come from peers and users.
 LINE_MAX: Final = 4096
 
 
@@ -39,7 +39,7 @@ class Log:
         return Log(name, self._fd, self._verbose)
 
     def debug(self, text: str) -> None:
-        """Write what only somebody who looks for a fault wants to see."""
+        """Log details for debugging."""
         if self._verbose:
             self._write("debug", text)
 
@@ -48,7 +48,7 @@ class Log:
         self._write("info", text)
 
     def warning(self, text: str) -> None:
-        """Write what an administrator should look at."""
+        """Log what an administrator should check."""
         self._write("warning", text)
 
     def error(self, text: str) -> None:
@@ -63,7 +63,7 @@ class Log:
         try:
             os.write(self._fd, line.encode("utf-8", "backslashreplace"))
         except OSError:
-            pass  # nowhere left to say it
+            pass  # it cannot be logged
 
 
 def stderr_log(name: str, verbose: bool = False) -> Log:

@@ -22,7 +22,7 @@ class PollLoop:
 
     Args:
         on_signal: called in a turn of the loop with each signal that ``take_signals`` took; with
-            SIGCHLD before all others. A signal that came twice between two turns is told once.
+            SIGCHLD before all others. A signal that came twice between two turns is reported once.
         on_fault: called with what a handler, ``on_signal`` or a timer raised; the others have their turn
             as if nothing had happened. None = it is raised, and ends the turn.
     """
@@ -41,7 +41,7 @@ class PollLoop:
         self.watch(self._wake_read, self._woken)
 
     def take_signals(self, signums: Sequence[int]) -> None:
-        """Take these signals from now on; they are told in the next turn."""
+        """Handle these signals from now on, each in the next turn."""
         for signum in signums:
             signal.signal(signum, _noted)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -54,7 +54,7 @@ class PollLoop:
         self._poller.register(fd, _READ)
 
     def want_write(self, fd: int, wanted: bool) -> None:
-        """Wake up, or do not, when a watched descriptor is writable."""
+        """Set whether to wake up when a watched descriptor is writable."""
         if fd not in self._handlers or wanted == (fd in self._writing):
             return
         if wanted:
@@ -64,12 +64,12 @@ class PollLoop:
         self._poller.modify(fd, _READ_WRITE if wanted else _READ)
 
     def unwatch(self, fd: int) -> None:
-        """Watch the descriptor no more; before it is closed."""
+        """Stop watching the descriptor; call this before closing it."""
         if self._handlers.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
     def watches(self, fd: int) -> bool:
-        """Tell whether the descriptor is watched."""
+        """True if the descriptor is watched."""
         return fd in self._handlers
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
@@ -131,4 +131,4 @@ def _timeout_ms(due_s: float | None) -> int:
 
 
 def _noted(signum: int, frame: object) -> None:
-    """Let the wake-up descriptor do the telling."""
+    """Does nothing: the wake-up descriptor reports the signal."""

@@ -1,7 +1,7 @@
-"""How a daemon's memory is kept: settings of the collector and of malloc for a long, mostly idle life.
+"""Memory settings of a daemon (garbage collector, malloc) for a long, mostly idle life.
 
-A daemon wakes up a few times for a job and then sleeps for minutes. What it touches in between,
-the caches of a fully loaded machine have forgotten, so it should touch little.
+A daemon wakes up a few times for a job and then sleeps for minutes. By then its memory
+has left the caches of a fully loaded host, so it should touch little.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def settle() -> None:
         malloc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         malloc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
     except AttributeError:
-        pass  # a C library without mallopt (musl) does as it thinks best
+        pass  # a C library without mallopt (musl) uses its own defaults
 
 
 def trim() -> None:
-    """Give what is free back to the machine: a few milliseconds, so call it when nothing is to be done.
+    """Return free memory to the kernel. Takes a few milliseconds: call it when idle.
 
     Large blocks leave gaps between small ones that live, which malloc keeps by itself.
     """

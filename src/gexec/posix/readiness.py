@@ -1,4 +1,4 @@
-"""Saying that a daemon listens now: to systemd, and to whoever gave it a descriptor for that."""
+"""Reports that a daemon listens: to systemd, and on given descriptors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 def announce(*ready_fds: int) -> None:
     """Write one byte to each of ``ready_fds`` and close it; tell systemd READY=1 if NOTIFY_SOCKET is set.
 
-    Never raises: a daemon that nobody waits for any more runs all the same.
+    Never raises: a daemon runs even if nothing waits for the report.
     """
     for ready_fd in ready_fds:
         try:

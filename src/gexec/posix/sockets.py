@@ -1,4 +1,4 @@
-"""Listening on a unix socket that nobody else can have put there."""
+"""Listens on a unix socket that no other user can replace."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024
 
 
 def remove(path: str, what: str) -> None:
-    """Take away the socket at ``path`` if no daemon listens there; call it with one's own closed."""
+    """Remove the socket at ``path`` if no daemon listens there; close your own first."""
     path = os.path.abspath(path)
     try:
         lock = _lock(path, what)
@@ -64,7 +64,7 @@ def remove(path: str, what: str) -> None:
         finally:
             os.close(lock)
     except (OSError, ConfigError):
-        pass  # another daemon's by now, or its directory is gone: not ours to touch
+        pass  # another daemon's by now, or its directory is gone: leave it
 
 
 def _prepare_directory(directory: str, what: str) -> None:

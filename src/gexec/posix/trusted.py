@@ -1,7 +1,7 @@
-"""Reading files that only an administrator may have written: keys and settings.
+"""Reads files that only an administrator can have written: keys and settings.
 
 A file is opened once, without following a link at its end, and judged by what was opened
-(fstat), so nothing can be exchanged between the check and the reading. Every directory above it
+(fstat), so it cannot be replaced between check and reading. Every directory above it
 must belong to root or to the reader and be closed to others, because who can rename a directory
 can exchange what is in it.
 """

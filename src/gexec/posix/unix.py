@@ -1,6 +1,6 @@
-"""Speaking with a daemon of this host over its unix socket: connect, send a frame, read one.
+"""Connects to a daemon of this host over its unix socket, sends a frame, reads one.
 
-Part of the thin client. The daemon must be root's or the caller's own: whoever else listens
+Part of the thin client. The daemon must be root's or the caller's own: any other listener
 there has put a socket where the daemon's should be.
 """
 
@@ -23,7 +23,7 @@ PATH_MAX_BYTES = 107
 
 
 def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> _socket.socket:
-    """Return a connected socket with a time-out set; its peer is root or the caller's own user.
+    """Return a connected socket with a timeout set; its peer is root or the caller's own user.
 
     Args:
         path: of the socket.
@@ -62,7 +62,7 @@ def exchange(
     """Send one frame on channel 0, return the one that answers it, and close the socket.
 
     Raises:
-        error: no answer within the socket's time-out, or one that is not the protocol.
+        error: no answer within the socket's timeout, or one that is not the protocol.
     """
     decoder = Decoder(allowed)
     try:

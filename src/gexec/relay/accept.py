@@ -21,7 +21,7 @@ from gexec import limits
 from gexec.relay import tls
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link, LinkOwner
-from gexec.relay.peerlog import Complaints
+from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts
 from gexec.wire import frames
 
@@ -41,7 +41,7 @@ class Acceptor:
     """The listening sockets of one relay."""
 
     def __init__(
-        self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts, complaints: Complaints
+        self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts, complaints: PeerErrors
     ) -> None:
         self.contexts = contexts
         self._owner = owner

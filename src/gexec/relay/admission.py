@@ -34,7 +34,7 @@ class _Checked:
         self.lives = 0
 
 
-class Entry:
+class CredentialVerifier:
     """Verifies credentials; remembers the last few good ones, and those of jobs that live here.
 
     A job that runs for days is attached again long after its credential has expired: what counts

@@ -24,7 +24,7 @@ _SOURCES_MAX = 4096
 _ALL = 0
 
 
-class Complaints:
+class PeerErrors:
     """Warnings about peers at a bounded rate, for each source and in all."""
 
     def __init__(self, log: Log) -> None:

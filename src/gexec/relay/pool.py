@@ -44,7 +44,7 @@ class Pool:
         if link is not None and not link.leaving:
             patience_s = _patience_s(timeout_s) if link.reached else timeout_s
             left_s = link.give_up_s - now_s
-            # Another job's time-out must not become this one's, neither a longer nor a much shorter one.
+            # Another job's timeout must not become this one's, neither a longer nor a much shorter one.
             enough = link.reached or left_s >= timeout_s / 2
             if link.opened or (enough and left_s <= patience_s):
                 return link

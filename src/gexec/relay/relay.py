@@ -22,13 +22,13 @@ from gexec.posix import memory
 from gexec.posix.channel import MessageLost, RelayChannel
 from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
-from gexec.relay.admission import Entry
+from gexec.relay.admission import CredentialVerifier
 from gexec.relay.context import RelayContext
 from gexec.relay.job import RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.link import Link
 from gexec.relay.loop import run
-from gexec.relay.peerlog import Complaints, tell_faults
+from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.tls import link_contexts
 from gexec.security.keys import load_public_keys
@@ -87,9 +87,9 @@ class RelayService:
         self._settings = context.settings
         self._log = context.log
         self._loop = asyncio.get_running_loop()
-        self._entry = Entry(context.settings, context.verify_keys)
+        self._entry = CredentialVerifier(context.settings, context.verify_keys)
         contexts = link_contexts(*context.certificates)
-        self._complaints = Complaints(context.log)
+        self._complaints = PeerErrors(context.log)
         self._pool = Pool(self, contexts)
         self._acceptor = Acceptor(self, context, contexts, self._complaints)
         self._jobs: dict[tuple[bytes, int], RelayJob] = {}

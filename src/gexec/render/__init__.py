@@ -1,1 +1,1 @@
-"""What a person reads: prefixed lines, the summary of failures. Part of the thin client."""
+"""Formats output: prefixed lines, the summary of failures. Part of the thin client."""

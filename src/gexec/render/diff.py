@@ -1,4 +1,4 @@
-"""What differs from the majority, or from one node, as a unified diff. Pure; imported when asked for.
+"""Differences from the majority, or from one node, as a unified diff. Pure; imported when asked for.
 
     --- node[001-003] (3)
     +++ node004 (1)
@@ -7,7 +7,7 @@
     +nameserver 10.0.0.2
 
 Nothing at all if all nodes that ran wrote the same, as diff(1) has it. Differences of stderr go to
-descriptor 2. Binary output, and what would take long to compare, is told by its length and SHA-256.
+descriptor 2. Binary output, and what would take long to compare, is shown as length and SHA-256.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: A longer output is not compared line by line.
 _SIDE_BYTES = 1024 * 1024
 _SIDE_LINES = 10_000
-#: Nor one that takes difflib more steps, which are about 0.3 s; all groups of a job together may
+#: Nor an output that takes difflib more steps, which are about 0.3 s; all groups of a job together may
 #: take ten times as many.
 _STEPS = 1_000_000
 _COLOURS = {b"-": b"\x1b[31m", b"+": b"\x1b[32m", b"@": b"\x1b[36m"}
@@ -131,7 +131,7 @@ class Diff(Gathered):
 
 
 def _lines(text: bytes) -> list[bytes]:
-    """Return the lines with their newlines; a carriage return ends none."""
+    """Return the lines with their newlines; a carriage return does not end a line."""
     *lines, last = text.split(b"\n")
     return [line + b"\n" for line in lines] + ([last] if last else [])
 

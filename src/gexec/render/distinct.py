@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: What a branch costs beyond its content.
+#: Memory of a branch beyond its content.
 _BRANCH_BYTES = 512
 _PIECE_BYTES = 64 * 1024
 
@@ -28,7 +28,7 @@ class Branch:
         self.parent = parent
         self.start = start
         self.content = bytearray()
-        #: Where ranks left this branch, and by which byte.
+        #: Where ranks diverge from this branch, and by which byte.
         self.children: dict[tuple[int, int], Branch] = {}
 
 

@@ -1,4 +1,4 @@
-"""Many names in few letters: ``node003 node004 node005`` as ``node[003-005]``. Pure.
+"""Many names as a node set: ``node003 node004 node005`` as ``node[003-005]``. Pure.
 
 A fold is only written if it unfolds to exactly the names that went in, zero padding included.
 """
@@ -23,7 +23,7 @@ def fold(names: Iterable[str]) -> str:
 
 
 def fold_bounded(names: Iterable[str], max_chars: int = 1000) -> str:
-    """Return ``fold`` cut after whole words at ``max_chars``, with a word on how much is left out."""
+    """Return ``fold`` cut after whole words at ``max_chars``, with the number of omitted names."""
     folded = fold(names)
     if len(folded) <= max_chars:
         return folded

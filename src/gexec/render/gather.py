@@ -1,4 +1,4 @@
-"""The same output once, under the names of all nodes that gave it. Pure; imported when asked for.
+"""Prints equal output once, under the names of its nodes. Pure; imported when asked for.
 
     --- node[001-003] (3)
     what each of the three wrote to stdout
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 #: Different content that is kept at most, stdout and stderr of all ranks together.
 LIMIT_BYTES = 256 * 1024 * 1024
-#: So much is handed out at a time.
+#: Bytes handed out at a time.
 _PART_BYTES = 256 * 1024
 _HEADING = b"\x1b[1m%b\x1b[0m\n"
 
 #: What the ranks of a group have in common: stdout, stderr, outcome in words ("" for exited 0).
 Key = tuple["Place", "Place", str]
-#: Something to be written: descriptor and bytes.
+#: A write: descriptor and bytes.
 Text = tuple[int, bytes]
 
 
@@ -75,10 +75,10 @@ class Gathered(View):
         #: Live: each group's number, and how many ranks it was shown with.
         self._numbers: dict[Key, int] = {}
         self._shown: dict[Key, int] = {}
-        #: What is still to be handed out, in order.
+        #: Pending writes, in order.
         self._texts: list[Iterator[Text]] = []
         self._pushed_back: Text | None = None
-        #: Over the limit: what came while the groups were being written; then the view it goes to.
+        #: Over the limit: output received while the groups were written; then the view for it.
         self._waiting: list[tuple[int, Ranges, bytes | Outcome]] | None = None
         self._passing: View | None = None
 
@@ -208,7 +208,7 @@ class Gathered(View):
     # -- too much to keep ----------------------------------------------------------------------
 
     def _give_up(self) -> None:
-        """Show what is kept; until that is written, what comes waits untaken, which windows bound."""
+        """Show what is kept; until it is written, new output is not taken, so windows bound it."""
         size = f"{self._limit_bytes // (1024 * 1024)} MiB"
         notice = f"gexec: over {size} of different output: it is shown so far, the rest follows line by line"
         self._show(iter([(STDERR, notice.encode() + b"\n")]))

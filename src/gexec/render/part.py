@@ -20,7 +20,7 @@ class Part(Wrapped):
     Args:
         view: of the whole; several parts after each other share it, and only the last calls ``finish``.
         ranks: of the whole, each once, in this job's order.
-        again: outcomes that are not told to ``view``, since their ranks will be run again.
+        again: outcomes hidden from ``view``, since their ranks will run again.
     """
 
     __slots__ = ("_again", "_local", "_ranks")
@@ -50,7 +50,7 @@ class Part(Wrapped):
         return sets.of([self._ranks[rank] for rank in sets.members(ranks)])
 
     def _credit(self, credit: Credit | None) -> Credit | None:
-        """Return what is taken in this job's ranks; an earlier part's are nobody's business any more."""
+        """Return what is taken in this job's ranks; those of earlier parts are dropped."""
         if credit is None:
             return None
         stream, ranks, count = credit

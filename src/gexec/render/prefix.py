@@ -1,4 +1,4 @@
-"""What stands in front of every line: nothing, the rank (VNN), the node's name, or its address. Pure."""
+"""The prefix of each line: none, the rank (VNN), the node's name, or its address. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def styled(
 
 
 def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
-    """Tell whether to use colours.
+    """True if colours are to be used.
 
     Args:
         when: the value of --color: auto, always or never.
@@ -62,7 +62,7 @@ def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
 
 
 def printable(name: bytes) -> bytes:
-    """Return a name that cannot steer a terminal; plain ASCII is as it is, since names hold no control bytes.
+    """Return a name that is safe for a terminal; plain ASCII is unchanged, since names hold no control bytes.
 
     What is left are C1 controls, which are two bytes of UTF-8 or one of what is no UTF-8.
     """

@@ -1,4 +1,4 @@
-"""Nothing of what the processes write (--quiet): only the summary tells. Pure; imported when asked for."""
+"""Discards the processes' output (--quiet); only the summary is printed. Pure; imported when asked for."""
 
 from __future__ import annotations
 

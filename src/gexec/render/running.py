@@ -1,4 +1,4 @@
-"""Who has not ended yet, for the user who has just pressed ^C. Pure."""
+"""The nodes that have not ended, for a user who has pressed ^C. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def still_running(names: Sequence[bytes], started: Ranges, outcomes: Sequence[Outcome | None]) -> str:
-    """Return one sentence: who runs, and how many are being started.
+    """Return one sentence: the running nodes, and how many are being started.
 
     Args:
         names: the job's node names in rank order.

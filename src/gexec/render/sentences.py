@@ -1,4 +1,4 @@
-"""Equal lines that many ranks write to standard error, once with the folded names. Pure.
+"""Equal lines that many ranks write to stderr, once with the folded names. Pure.
 
 For jobs of our own programs, which write sentences there: one of a full disk on a thousand nodes is one
 line. Imported when files are copied or fetched.
@@ -30,10 +30,10 @@ _BEGUN_MAX_BYTES = 4 * 1024 * 1024
 
 
 class Sentences(Wrapped):
-    """Keeps each different line of standard error with the ranks that wrote it, until ``finish``.
+    """Keeps each different line of stderr with the ranks that wrote it, until ``finish``.
 
     Args:
-        view: shows standard output.
+        view: shows stdout.
         names: of the nodes, by rank.
         neutral: returns a rank's line as the other ranks would write it. A line of one rank alone is
             written as it came.

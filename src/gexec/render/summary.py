@@ -1,4 +1,4 @@
-"""What failed, one line for each different outcome, and the job's exit status. Pure."""
+"""The summary of failures, one line per different outcome, and the job's exit status. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Different outcomes that are told one by one; a job with more has one cause that differs in detail.
+#: Different outcomes listed singly; more than that usually have one cause that differs in detail.
 LINES_MAX = 20
 
 

@@ -1,4 +1,4 @@
-"""A view and a copy of all that it is told, such as a file for each node. Pure; imported when asked for."""
+"""A view and a copy of all its events, such as a file for each node. Pure; imported when asked for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Tee(Wrapped):
-    """Tells both views everything. Bytes count as taken when both have taken them.
+    """Passes all events to both views. Bytes count as taken when both have taken them.
 
     Args:
         view: any; what it takes and writes is what this one takes and writes.
-        copy: one that has done with what it is told when the call returns, and writes to no descriptor:
+        copy: a view that has finished with an event when the call returns, and writes to no descriptor:
             OutputDir. So it has always taken what ``view`` takes.
     """
 

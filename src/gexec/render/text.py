@@ -1,12 +1,12 @@
-"""Words from elsewhere made fit for a terminal. Pure."""
+"""Makes text from other hosts safe for a terminal. Pure."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with every character that could steer a terminal written as an escape.
+    """Return ``text`` with every character that could control a terminal written as an escape.
 
-    Names and reasons come from other machines; ``\\x1b[2J`` in one must stay seven letters. A byte that
+    Names and reasons come from other hosts; ``\\x1b[2J`` in one must stay seven characters. A byte that
     was not UTF-8 (a lone surrogate, see PEP 383) is written as the byte, ``\\xff``.
     """
     if text.isprintable():

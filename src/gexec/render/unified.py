@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TooMuchWorkError(Exception):
-    """The comparison would take more steps than it may."""
+    """The comparison exceeds its limit of steps."""
 
 
 class Comparison:

@@ -1,7 +1,7 @@
-"""What a job says, as bytes for standard output and standard error: what every renderer offers.
+"""The interface of all output formats: a job's events in, bytes for stdout and stderr out.
 
 The loop that runs a job (client/console.py) tells its view what happens, takes what is to be written
-and what counts as taken, and acknowledges it to the job; it knows nothing of how things look. A view
+and what counts as taken, and acknowledges it to the job; it is independent of formats. A view
 does no I/O. What it keeps counts as taken, so it bounds what it keeps; what it hands out to be
 written counts as taken when the reader of that descriptor has it, which is how a slow reader slows
 the processes down. A view with much to say at one time, such as all that it kept, hands out a part,
@@ -56,7 +56,7 @@ class View:
         """These ranks have ended this way and write no more."""
 
     def finish(self) -> None:
-        """Nothing comes any more: all ranks have ended, or the caller leaves. What is held follows."""
+        """No more events: all ranks have ended, or the caller exits. Write what is held."""
 
     def refill(self) -> None:
         """All that was handed out is written; if ``held``, hand out more."""

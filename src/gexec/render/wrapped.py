@@ -1,4 +1,4 @@
-"""A view around another: passes on what it is told, and what that one says. Pure; imported when asked for."""
+"""A view around another: forwards its events and its writes. Pure; imported when asked for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Wrapped(View):
         self._move()
 
     def _move(self) -> None:
-        """Take over what the view has said."""
+        """Take over the view's writes."""
         view = self._view
         self.writes += view.writes
         self.taken += view.taken

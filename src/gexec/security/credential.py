@@ -1,4 +1,4 @@
-"""The credential: "this user asked, through this authd, for exactly this job, just now".
+"""The credential: "this user asked, through this authd, for exactly this job, at this time".
 
 Layout (network order; docs/decisions/0004-credential.md):
 
@@ -30,7 +30,7 @@ from gexec.errors import CredentialError
 from gexec.security.keys import KEY_ID_BYTES, SigningKey, VerifyKey
 
 MAGIC: Final = b"GXC\x01"
-#: So that no signature made for another purpose with the same key is a credential's.
+#: No signature made for another purpose with the same key is valid for a credential.
 DOMAIN: Final = b"gexec credential 1\0"
 JOB_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
@@ -42,13 +42,13 @@ _US: Final = 1_000_000
 
 
 class Credential:
-    """What a verified credential says. Only :func:`verify` makes one.
+    """The content of a verified credential. Only :func:`verify` creates one.
 
     Attributes:
         realm: the cluster's name.
         audience: what it is for; ``gexec`` for jobs.
         host: the host whose authd signed it.
-        uid, gid, user: who asked, as that host knows them; gid is the account's primary group.
+        uid, gid, user: the requesting user, from that host's account database; gid is the primary group.
         issued_s: UNIX time of the signature, in microsecond steps.
         ttl_s: how long it is valid from then.
         job_id: 16 random bytes, the job's identity and the nonce.
@@ -89,7 +89,7 @@ class Credential:
 
     @property
     def expires_s(self) -> float:
-        """UNIX time after which it is refused (but for the clock skew that is allowed)."""
+        """UNIX time after which it is refused (plus the permitted clock skew)."""
         return self.issued_s + self.ttl_s
 
 
@@ -110,10 +110,10 @@ def issue(
     """Return a signed credential.
 
     The caller's duty: uid, gid and user come from the kernel and the account database, never from
-    the one who asks; ``job_id`` is 16 bytes of fresh randomness; ``digest`` is SHA-256 of the blob.
+    the caller's request; ``job_id`` is 16 bytes of fresh randomness; ``digest`` is SHA-256 of the blob.
 
     Raises:
-        ValueError: a field that does not fit the layout.
+        ValueError: a field does not fit the layout.
     """
     if len(job_id) != JOB_ID_BYTES or len(digest) != DIGEST_BYTES:
         raise ValueError("job id: expected 16 bytes; digest: expected 32")
@@ -138,7 +138,7 @@ def verify(
     skew_s: float = limits.CLOCK_SKEW_S,
     ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
 ) -> Credential:
-    """Return what a credential says, once its signature, cluster, purpose and time are right.
+    """Verify a credential's signature, cluster, audience and time; return its content.
 
     Replay, the job's digest (:func:`bound_to`) and the account are the caller's to check.
 
@@ -148,7 +148,7 @@ def verify(
         realm, audience: what they must be.
         now_s: UNIX time.
         skew_s: how far the clocks of two hosts may differ.
-        ttl_max_s: a credential that claims to live longer is refused, whoever signed it.
+        ttl_max_s: a credential with a longer lifetime is refused.
 
     Raises:
         CredentialError: code ``malformed``, ``key``, ``algorithm``, ``signature``, ``realm``,
@@ -174,14 +174,14 @@ def bound_to(credential: Credential, blob: bytes) -> None:
     """Check that ``blob`` is the job that the credential was signed for.
 
     Raises:
-        CredentialError: code ``digest``; the job was changed on its way.
+        CredentialError: code ``digest``; the job was modified in transit.
     """
     if credential.digest != sha256(blob).digest():
         raise CredentialError("digest", "the job is not the one that the credential was signed for")
 
 
 def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, bytes]:
-    """Return the body and key id of a credential with a right signature."""
+    """Return the body and key id of a credential with a valid signature."""
     if len(raw) > limits.CREDENTIAL_MAX_BYTES:
         raise CredentialError("malformed", f"the credential has {len(raw)} bytes, over the limit")
     if len(raw) < _HEAD.size:

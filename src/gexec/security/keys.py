@@ -41,7 +41,7 @@ _PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
 
 
 class VerifyKey:
-    """A public key that signatures are checked against.
+    """A public key that verifies signatures.
 
     Attributes:
         algorithm: RSA or ED25519; the only one whose signatures this key accepts.
@@ -87,7 +87,7 @@ class VerifyKey:
         return cls(key)
 
     def verify(self, signature: bytes, message: bytes) -> bool:
-        """Tell whether ``signature`` is this key's over ``message``. Costs 25 us (RSA 2048)."""
+        """True if ``signature`` is this key's over ``message``. Costs 25 us (RSA 2048)."""
         if len(signature) != self.signature_bytes:
             return False
         try:
@@ -98,7 +98,7 @@ class VerifyKey:
 
 
 class SigningKey:
-    """The cluster's private key. It is never shown, not even by repr."""
+    """The cluster's private key. It is never printed, not even by repr."""
 
     __slots__ = ("_private", "public")
 

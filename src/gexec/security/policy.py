@@ -1,7 +1,7 @@
-"""Who may run here: the node's policy over facts about an account (attacks 26, 27, 81, 82).
+"""Who may run jobs on this node: a policy over facts about an account (attacks 26, 27, 81, 82).
 
 Pure: the account's facts come in as arguments (``spawner.accounts`` reads them), the answer is
-None or one sentence for the person who was refused.
+None or one sentence for the refused user.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _NO_LOGIN_PROGRAMS: Final = frozenset({"nologin", "false"})
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What this node's account database says about a uid.
+    """A uid's entry in this node's account database.
 
     ``password`` is the shadow entry's password field and ``expires_day`` its expiry in days since
     1970; both None when they cannot be read (an ordinary user's gexecd) or are not set.
@@ -50,10 +50,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The node's rules. A name in a deny list wins; an allow list, if any, must name the user.
+    """The node's rules. Deny lists take precedence; an allow list, if any, must name the user.
 
-    ``uid_min`` does not concern root, for whom there is ``allow_root``. ``leave_leftovers``: what a
-    task leaves behind when it ends by itself is left alone, and not ended.
+    ``uid_min`` does not apply to root; ``allow_root`` does. ``leave_leftovers``: what a
+    task leaves behind when it ends by itself is not ended.
     """
 
     allow_users: frozenset[str] = frozenset()

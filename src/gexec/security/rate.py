@@ -1,13 +1,13 @@
-"""A token bucket for each user: how often somebody may ask, without memory of everybody."""
+"""A token bucket for each user: a request limit with bounded memory."""
 
 from __future__ import annotations
 
-#: Buckets kept; full ones are forgotten first, since a new bucket is full as well.
+#: Buckets kept; full ones are dropped first, since a new bucket is full, too.
 BUCKETS_MAX = 4096
 
 
 class Rate:
-    """Lets each key through ``per_s`` times a second, and ``burst`` times at once.
+    """Permits each key ``per_s`` requests per second, and ``burst`` at once.
 
     Pure: the clock is an argument and must not go backwards.
     """
@@ -20,7 +20,7 @@ class Rate:
         self._buckets: dict[int, tuple[float, float]] = {}  # key: (tokens, at)
 
     def take(self, key: int, now_s: float) -> bool:
-        """Take one token of ``key``; False if it has none left."""
+        """Take one token of ``key``; False if there is none."""
         tokens, at_s = self._buckets.get(key, (self._burst, now_s))
         tokens = min(self._burst, tokens + (now_s - at_s) * self._per_s)
         allowed = tokens >= 1

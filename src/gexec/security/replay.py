@@ -1,7 +1,7 @@
-"""At most once: which (job id, rank) this node has already taken (attacks 20 to 24, 63).
+"""At most once: which (job id, rank) this node has already accepted (attacks 20 to 24, 63).
 
-Pure and bounded. It fails closed: what cannot be remembered is refused, and what has been
-forgotten can never be accepted again, even if the clock goes back. Times are wall-clock seconds
+Pure and bounded. It fails closed: if an entry cannot be stored, the rank is refused; what was
+dropped can never be accepted again, even if the clock goes back. Times are wall-clock seconds
 given by the caller; the entry of a credential lives as long as the credential could be accepted.
 """
 
@@ -18,7 +18,7 @@ class ReplayCache:
 
     Args:
         entries_max: all entries together.
-        entries_per_uid_max: entries of one user, so that no user can use up the others' share.
+        entries_per_uid_max: entries of one user, so that one user cannot exhaust the memory for others.
     """
 
     __slots__ = ("_entries", "_expiries", "_forgotten_until_s", "_held", "_max", "_per_uid_max")
@@ -39,7 +39,7 @@ class ReplayCache:
         return len(self._entries)
 
     def claim(self, job_id: bytes, rank: int, *, uid: int, expires_s: float, now_s: float) -> None:
-        """Take (job_id, rank) for the first and only time. O(log entries).
+        """Record (job_id, rank), which may happen only once. O(log entries).
 
         Args:
             expires_s: when the credential can no longer be accepted, clock skew included.

@@ -1,1 +1,1 @@
-"""Which nodes a job runs on: names, order, exclusion, tables of addresses. Pure, part of the thin client."""
+"""Chooses a job's nodes: names, order, exclusion, tables of addresses. Pure, part of the thin client."""

@@ -1,7 +1,7 @@
-"""What gmond says about its hosts, and which of them run gexec. Pure: bytes in, hosts out.
+"""Parses gmond's XML and selects the hosts that run gexec. Pure: bytes in, hosts out.
 
 gmond sends one XML document with its DTD in front: GANGLIA_XML, in it CLUSTER (of a gmetad also
-GRID), HOST and METRIC. Loaded only when a gmond is asked, and its parser when one has answered.
+GRID), HOST and METRIC. Imported only when a gmond is queried, and the XML parser when it has answered.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-#: A host that nobody has heard of for so long is down.
+#: A host without a report for this long is down.
 UP_WITHIN_S = 60
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-#: Why a host is not taken, behind its number: "3 with a broken name".
+#: Why hosts are not used, after their number: "3 with a broken name".
 BROKEN_NAME = "with a broken name"
 BROKEN_ADDRESS = "with a broken address, or none"
 AGAIN = "named once more"
@@ -32,16 +32,16 @@ _NEVER = math.inf
 
 
 class AnswerError(GexecError):
-    """What a gmond sent cannot be used; the sentence says why."""
+    """A gmond's answer is unusable; the text is the reason."""
 
 
 class GangliaHost:
     """One host as gmond sees it.
 
     Attributes:
-        age_s: since when nothing was heard of it, infinite if gmond does not tell.
-        load: load_one - cpu_num, infinite if gmond does not know it.
-        lack: why it is not up, or does not run gexec; "" if it is usable.
+        age_s: time since its last report, infinite if gmond does not give it.
+        load: load_one - cpu_num, infinite if unknown.
+        lack: why it is unusable (down, or does not run gexec); "" if it is usable.
     """
 
     __slots__ = ("address", "age_s", "lack", "load", "name")
@@ -55,7 +55,7 @@ class GangliaHost:
 
     @property
     def up(self) -> bool:
-        """Whether it was heard of lately, or may have been: a host without a time is down."""
+        """True if it reported recently. A host without a report time is down."""
         return self.age_s < UP_WITHIN_S
 
 
@@ -63,7 +63,7 @@ class Hosts:
     """The hosts of one answer, each name once (as DNS compares names), in the order of the answer.
 
     Attributes:
-        hosts: those with a name and an address; of several with a name, the one heard of last.
+        hosts: hosts with a name and an address; of duplicates, the one that reported last.
         entries: how many there were in the answer.
         left_out: reason -> how many entries are not among ``hosts``.
     """
@@ -81,7 +81,7 @@ class Hosts:
         return list(self._found.values())
 
     def add(self, host: GangliaHost) -> None:
-        """Take a host; of two with the same name, the one heard of last, then the usable one."""
+        """Add a host; of duplicates keep the one that reported last, then the usable one."""
         key = folded(host.name)
         other = self._found.get(key)
         if other is not None:
@@ -91,7 +91,7 @@ class Hosts:
         self._found[key] = host
 
     def leave_out(self, reason: str) -> None:
-        """Count an entry that is not taken."""
+        """Count an unused entry."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def usable(self) -> list[GangliaHost]:
@@ -107,7 +107,7 @@ class Hosts:
         return ", ".join([f"{count} {reason}" for reason, count in sorted(counts.items(), key=_most_first)])
 
     def lack(self) -> str:
-        """Return what is said of an answer with no usable host: how many it has, and why none will do."""
+        """Describe an answer without a usable host: how many it has, and why none is usable."""
         if not self.entries:
             return "tells of no host: is it a gmond that is deaf, or a gmetad that sends summaries?"
         count = f"{self.entries} hosts" if self.entries > 1 else "1 host"
@@ -137,7 +137,7 @@ def down(hosts: Iterable[GangliaHost]) -> set[str]:
 def parse(chunks: Iterable[bytes]) -> Hosts:
     """Return the hosts of a gmond's or gmetad's answer.
 
-    An entry that is wrong is left out and counted: devices report names and numbers as they like.
+    Malformed entries are skipped and counted: devices report arbitrary names and numbers.
 
     Args:
         chunks: the document in pieces of any size.
@@ -152,7 +152,7 @@ def parse(chunks: Iterable[bytes]) -> Hosts:
     from defusedxml.ElementTree import DefusedXMLParser
 
     document = _Document()
-    parser = DefusedXMLParser(target=document)  # refuses entities and what stands elsewhere
+    parser = DefusedXMLParser(target=document)  # refuses entities and content elsewhere
     silent_bytes = 0
     try:
         for chunk in _bounded(chunks):
@@ -184,7 +184,7 @@ def _bounded(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Document:
-    """The parser's target: keeps the hosts, forgets everything else at once."""
+    """The parser's target: keeps the hosts and discards everything else."""
 
     def __init__(self) -> None:
         self.hosts = Hosts()
@@ -234,8 +234,8 @@ class _Document:
         if not is_address(address):
             self.hosts.leave_out(BROKEN_ADDRESS)
             return
-        # gmetad repeats what a silent source said last: LOCALTIME stands still, and only TN grows.
-        # A gmond whose clock was set back tells of a report to come: that is no age either.
+        # gmetad repeats a silent source's last report: LOCALTIME stands still, and only TN grows.
+        # A gmond whose clock was set back gives a time in the future, which is not an age.
         silent_s = _seconds(host.get("TN"))
         reported_s = abs(self._local_time_s - _seconds(host.get("REPORTED")))
         known = [age_s for age_s in (silent_s, reported_s) if math.isfinite(age_s)]
@@ -249,14 +249,14 @@ class _Document:
             lack = OFF if "gexec" in metrics else UNTOLD
         else:
             lack = ""
-        # One node's nonsense must not hide a cluster: whose load is not known comes last.
+        # One malformed node must not hide a cluster: nodes without a load come last.
         load = _number(metrics.get("load_one", "")) - _number(metrics.get("cpu_num", "1"))
         name = name.removesuffix(".")  # certificates are for names without it
         self.hosts.add(GangliaHost(name, address, age_s, load if math.isfinite(load) else math.inf, lack))
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can be a host's name: a name in DNS, or an IP address."""
+    """True if the text can be a host's name: a name in DNS, or an IP address."""
     if not 0 < len(text) <= limits.NAME_MAX_BYTES:
         return False
     if ":" in text:
@@ -267,7 +267,7 @@ def is_name(text: str) -> bool:
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is an IP address, of IPv6 with or without a zone."""
+    """True if the text is an IP address; IPv6 with or without a zone."""
     from ipaddress import ip_address
 
     try:
@@ -277,7 +277,7 @@ def is_address(text: str) -> bool:
 
 
 def _seconds(text: str | None) -> float:
-    """Return whole seconds, infinite if there are none. TN is below 0 when a clock was set back."""
+    """Return whole seconds, infinite if it is not a number. TN is below 0 when a clock was set back."""
     digits = (text or "").removeprefix("-")
     if text and digits.isascii() and digits.isdigit() and len(digits) <= 18:
         return abs(int(text))
@@ -285,7 +285,7 @@ def _seconds(text: str | None) -> float:
 
 
 def _number(text: str) -> float:
-    """Return a metric's number, not finite if it is none."""
+    """Return a metric's number, NaN or infinite if it is not a number."""
     try:
         return float(text) if len(text) <= 40 else math.nan
     except ValueError:

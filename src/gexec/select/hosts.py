@@ -1,21 +1,21 @@
-"""The table of GEXEC_HOSTS: names and their addresses, in the form of /etc/hosts. Pure."""
+"""The table of GEXEC_HOSTS: names and their addresses, in the format of /etc/hosts. Pure."""
 
 from __future__ import annotations
 
 from gexec import limits
 from gexec.errors import UsageError
 
-#: 65,536 nodes with two names each fit, and a file that is none at all is refused before it is read.
+#: 65,536 nodes with two names each fit, and a wrong file is refused before it is read.
 HOSTS_MAX_BYTES = 16 * 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return name -> address; a name on several lines has several, with blanks between, in their order.
+    """Return name -> addresses, in the order of the lines, separated by blanks.
 
     Names are in lower case and without a trailing dot (``select.nodes.folded``). Of one name the first
     ``limits.ADDRESSES_MAX`` addresses are kept.
 
-    Addresses are not looked at here: only those of a job's own nodes are worth the time.
+    Addresses are not validated here: only a job's own nodes are worth the time.
 
     Raises:
         UsageError: a line with an address and no name, by its number.

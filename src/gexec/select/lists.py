@@ -1,4 +1,4 @@
-"""Files of names: node lists, and host files in pssh's form. Pure: text in, nodes out."""
+"""Files of names: node lists, and hosts files in pssh's format. Pure: text in, nodes out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BINARY = bytes([byte for byte in range(32) if byte not in b"\t\n\v\f\r"]) + b"\
 def decoded(raw: bytes, name: str) -> str:
     """Return the text of a list of names, without byte order marks.
 
-    Bytes that are not UTF-8 are kept: they may be a name's. Lines may end with CR LF, whose CR is white
+    Bytes that are not UTF-8 are kept: they may be part of a name. Lines may end with CR LF, whose CR is white
     space to all who read the text.
 
     Raises:
@@ -55,7 +55,7 @@ def _before_comment(line: str) -> str:
 
 
 def parse_hosts_file(text: str, name: str) -> list[Node]:
-    """Return the nodes of a file in pssh's form: ``host[:port]`` on each line, and comments.
+    """Return the nodes of a file in pssh's format: ``host[:port]`` on each line, and comments.
 
     Args:
         text: the whole file.

@@ -1,6 +1,6 @@
 """Sets of nodes whose names are compared as DNS compares them. Pure.
 
-Case and a trailing dot do not matter. A name without a port stands for every port, one without a
+Case and a trailing dot are ignored. A name without a port matches every port, one without a
 user for every user, and a short name for the full names that begin with it, unless the set has the
 short name itself. Nodes keep the spelling under which they came first. Loaded for node sets and -x.
 """
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: So many names are written out in a warning.
+#: Names listed in a warning.
 SHOWN_MAX = 5
 
 
@@ -22,7 +22,7 @@ def _key(node: Node) -> Node:
 
 
 def once(nodes: Iterable[Node]) -> list[Node]:
-    """Return each node once, at its first place and in its first spelling."""
+    """Return each node once, at its first position and in its first spelling."""
     found: dict[Node, Node] = {}
     for node in nodes:
         found.setdefault(_key(node), node)
@@ -46,7 +46,7 @@ class Nodes:
         return list(self._nodes.values())
 
     def add(self, nodes: Iterable[Node]) -> None:
-        """Append those that are not there yet."""
+        """Append nodes that are not in the set."""
         for node in nodes:
             key = _key(node)
             if key not in self._nodes:
@@ -55,11 +55,11 @@ class Nodes:
                     self._enter(key)
 
     def find(self, node: Node) -> list[Node]:
-        """Return the nodes that a name stands for, in the spelling of this set."""
+        """Return the nodes that a name matches, in the spelling of this set."""
         return [self._nodes[key] for key in self._keys(node)]
 
     def remove(self, nodes: Iterable[Node]) -> list[Node]:
-        """Remove what the names stand for; return the names that stood for nothing."""
+        """Remove the nodes that the names match; return the names without a match."""
         gone: dict[Node, None] = {}
         unmatched = []
         for node in nodes:
@@ -74,13 +74,13 @@ class Nodes:
         return unmatched
 
     def keep(self, nodes: Iterable[Node]) -> None:
-        """Remove all but what the names stand for."""
+        """Keep only the nodes that the names match."""
         kept = {key for node in nodes for key in self._keys(node)}
         self._nodes = {key: node for key, node in self._nodes.items() if key in kept}
         self._index = None
 
     def toggle(self, nodes: list[Node]) -> None:
-        """Remove what the names stand for, and add the others."""
+        """Remove the nodes that the names match, and add the other names."""
         new = [node for node in nodes if not self._covers(node)]
         self.remove(nodes)
         self.add(new)
@@ -117,7 +117,7 @@ class Nodes:
 
 
 class Exclusion:
-    """What -x leaves out, and what it names in vain."""
+    """The nodes that -x excludes, and its names without a match."""
 
     __slots__ = ("_gone", "_hints", "_nodes", "_vain", "ambiguous")
 
@@ -130,7 +130,7 @@ class Exclusion:
         self.ambiguous: dict[str, None] = {}
 
     def names(self, word: str, nodes: list[Node]) -> None:
-        """Leave out names that were written as ``word``, each of which has to match."""
+        """Exclude names that were written as ``word``; each must match."""
         vain = [node for node in nodes if not self._leave_out(node)]
         if not vain:
             return
@@ -146,23 +146,23 @@ class Exclusion:
                 self._hints[f"the list has {quoted(short[0][0])}"] = None
 
     def any(self, word: str, nodes: list[Node]) -> None:
-        """Leave out the nodes of a group, wildcard or expression, one of which has to match."""
+        """Exclude the nodes of a group, wildcard or expression; at least one must match."""
         if not [node for node in nodes if self._leave_out(node)]:
             self._vain[word] = None
 
     def exactly(self, names: Iterable[str]) -> None:
-        """Leave out nodes of these full names; those that are not there do not matter."""
+        """Exclude nodes with these full names; missing ones are ignored."""
         wanted = {folded(name) for name in names}
         for node in self._nodes.nodes():
             if folded(node[0]).rpartition("@")[2] in wanted:
                 self._gone[_key(node)] = None
 
     def left(self, nodes: Iterable[Node]) -> list[Node]:
-        """Return the nodes that are not left out."""
+        """Return the nodes that are not excluded."""
         return [node for node in nodes if _key(node) not in self._gone]
 
     def problem(self, source: str) -> str:
-        """Return the sentence about names in vain, "" if there are none; ``source`` is the nodes'."""
+        """Return the sentence about names without a match, "" if there are none; ``source`` is the nodes'."""
         if not self._vain:
             return ""
         hints = "".join([f"; {hint}" for hint in list(self._hints)[:2]])
@@ -179,7 +179,7 @@ class Exclusion:
 
 
 def glob_hint(word: str) -> str:
-    """Return what is wrong with a word whose bracket is meant as a shell's, "" if nothing is."""
+    """Return the error for a word with a shell's bracket, "" if nothing is."""
     inside = word.partition("[")[2].partition("]")[0]
     if len(inside) < 2 or not (inside.isascii() and inside.isdigit()):
         return ""

@@ -1,6 +1,6 @@
-"""Nodes as they are named: plain lists of names, counting and drawing.
+"""Plain lists of node names; taking the first N or N random ones.
 
-Names are opaque and kept to the letter; one that stands twice runs two processes. Ranges, groups,
+Names are opaque and kept unchanged; a duplicate runs two processes. Ranges, groups,
 wildcards and operators are :mod:`gexec.select.nodeset`'s, which is loaded only when a text holds
 them (:func:`is_nodeset`). Pure, part of the thin client.
 """
@@ -28,7 +28,7 @@ def quoted(text: str) -> str:
 
 
 def is_nodeset(text: str) -> bool:
-    """Tell whether the text holds more than plain names: ranges, groups, operators or wildcards."""
+    """True if the text has more than plain names: ranges, groups, operators or wildcards."""
     for mark in "&!^*?":
         if mark in text:
             return True
@@ -39,15 +39,15 @@ def is_nodeset(text: str) -> bool:
 
 
 def _is_ipv6(word: str) -> bool:
-    # A range holds no colon: [::1]:77 and me@[::1] are addresses, [1-3]:77 is not.
+    # A range has no colon: [::1]:77 and me@[::1] are addresses, [1-3]:77 is not.
     before, _, inside = word.partition("[")
     return before[-1:] in ("", "@") and ":" in inside.partition("]")[0]
 
 
 def parse_names(text: str, source: str) -> list[Node]:
-    """Return the nodes of a plain list of names, with commas or white space between, as they stand.
+    """Return the nodes of a plain list of names, separated by commas or white space, unchanged.
 
-    ``source`` stands in the sentence of an error. Raises UsageError for a malformed port.
+    ``source`` is named in errors. Raises UsageError for a malformed port.
     """
     words = text.replace(",", " ").split()
     if ":" not in text and "[" not in text:
@@ -58,7 +58,7 @@ def parse_names(text: str, source: str) -> list[Node]:
 def split_port(word: str, source: str) -> Node:
     """Return (name, port or 0) of ``name``, ``name:port``, ``[ip6]:port``, ``[ip6]`` or a bare IPv6.
 
-    A name may have a user in front (``user@``), for ssh.
+    A name may have a user (``user@``), for ssh.
     """
     if word[0] == "[" or "@[" in word:
         user, _, address = word.partition("[")
@@ -94,14 +94,14 @@ def first(nodes: list[Node], count: int, source: str) -> list[Node]:
 
 
 def draw(nodes: list[Node], count: int, source: str, random_bytes: Callable[[int], bytes]) -> list[Node]:
-    """Return ``count`` nodes by lot, in their order; UsageError if there are fewer.
+    """Return ``count`` random nodes, in their order; UsageError if there are fewer.
 
-    ``random_bytes(n)`` gives n random bytes (os.urandom): a node's eight bytes are its lot.
+    ``random_bytes(n)`` gives n random bytes (os.urandom): each node gets eight of them, and the smallest win.
     """
     _enough(nodes, count, source)
     raw = random_bytes(8 * len(nodes))
-    by_lot = sorted(range(len(nodes)), key=lambda index: raw[8 * index : 8 * index + 8])
-    return [nodes[index] for index in sorted(by_lot[:count])]
+    by_random = sorted(range(len(nodes)), key=lambda index: raw[8 * index : 8 * index + 8])
+    return [nodes[index] for index in sorted(by_random[:count])]
 
 
 def _enough(nodes: Sequence[Node], count: int, source: str) -> None:

@@ -6,7 +6,7 @@
     a^b          those that are in one only     @*  @source:*       all nodes of a source
                                                 node1*  n?          wildcards
 
-Operators are done from left to right. Each node comes once, at the place where it was first named;
+Operators are evaluated from left to right. Each node is returned once, at its first position;
 names are compared as :mod:`gexec.select.matching` does.
 What a group holds, and which are all nodes, comes from a :class:`Lookup`. The time it takes grows
 with the names that are written out, which are bounded, never with their square.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Lookup(Protocol):
-        """Where groups and "all nodes" come from; each raises UsageError if it cannot tell."""
+        """Where groups and "all nodes" come from; each raises UsageError if it fails."""
 
         def group(self, source: str, name: str) -> str:
             """Return the nodes of a group as text, a node set; ``source`` "" = the default one."""
@@ -44,11 +44,11 @@ if TYPE_CHECKING:
             ...
 
         def problem(self, text: str) -> None:
-            """Take note of a sentence about what is skipped or matches nothing; may raise UsageError."""
+            """Report what is skipped or matches nothing; may raise UsageError."""
             ...
 
 
-#: Stands for a bracket's inside while the text around it is taken apart.
+#: Replaces a bracket's content while the text around it is parsed.
 _HOLE = "\0"
 _OPERATORS = ("!", "&", "^")
 
@@ -58,7 +58,7 @@ def evaluate(text: str, where: str, lookup: Lookup) -> list[Node]:
 
     Args:
         text: see the module.
-        where: stands in the sentence of an error, such as ``-w``.
+        where: is named in errors, such as ``-w``.
         lookup: groups and all nodes.
 
     Raises:
@@ -93,7 +93,7 @@ def matching(nodes: list[Node], mask: str) -> list[Node]:
 
 
 class _Evaluation:
-    """One evaluation: what groups were found to hold, and how much may still be written out."""
+    """One evaluation: the content of groups, and how many names may still be expanded."""
 
     def __init__(self, lookup: Lookup, quiet: bool = False) -> None:
         self._lookup = lookup
@@ -140,7 +140,7 @@ class _Evaluation:
     def operand(
         self, pieces: list[str], where: str, source: str, universes: Callable[[], Iterator[list[Node]]]
     ) -> list[Node]:
-        """Return the nodes of a word that is no operator."""
+        """Return the nodes of a word that is not an operator."""
         names = expand(pieces, limits.RANKS_MAX, where) if len(pieces) > 1 else pieces
         if names[0][0] == "@":
             return [node for name in names for node in self._group(name, where, source)]
@@ -152,7 +152,7 @@ class _Evaluation:
         return [(name, 0) for name in names]
 
     def _removed(self, pieces: list[str], nodes: list[Node], vain: list[Node], where: str) -> None:
-        """Report what was to be removed and was not there."""
+        """Report names to remove that were not there."""
         word = _written(pieces)
         if len(vain) == len(nodes):
             shown = quoted(word)
@@ -221,7 +221,7 @@ class _Evaluation:
 
 
 def _is_names(pieces: list[str]) -> bool:
-    """Tell whether a word writes out names: neither groups nor wildcards."""
+    """True if a word is expanded to names: neither groups nor wildcards."""
     return pieces[0][:1] != "@" and not any("*" in piece or "?" in piece for piece in pieces[::2])
 
 
@@ -231,7 +231,7 @@ def _written(pieces: list[str]) -> str:
 
 
 def _words(text: str, where: str) -> Iterator[list[str]]:
-    """Yield each word as its pieces outside and inside of brackets in turn; operators are words."""
+    """Yield each word as its pieces, alternately outside and inside brackets; operators are words."""
     if _HOLE in text:
         raise UsageError(f"{where}: a NUL byte stands among the names")
     outside, *opened = text.split("[")

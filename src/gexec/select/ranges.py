@@ -1,4 +1,4 @@
-"""Ranges in brackets, written out: ``node[001-003,7]`` is node001 node002 node003 node7. Pure.
+"""Expands ranges in brackets: ``node[001-003,7]`` is node001 node002 node003 node7. Pure.
 
 Our own rather than ClusterShell's, whose ``node1[9-10]`` is 92 nodes and which needs quadratic time
 for names with several numbers (docs/decisions/0012-node-sources.md). What comes out is counted

@@ -29,7 +29,7 @@ class Selection:
         nodelist: the file of --nodelist, "" = none.
         hosts_file: the file of --hosts-file, in pssh's form, "" = none.
         count: the first so many nodes, 0 = all.
-        pick: so many nodes by lot, 0 = all.
+        pick: this many random nodes, 0 = all.
         skip_down: leave out nodes that are known to be down.
         not_here: full names and addresses of this host, which is left out if it is among the nodes.
         administrator: the order of enexec, ensh and ensync, where the node list file comes first.

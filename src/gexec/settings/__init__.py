@@ -1,1 +1,1 @@
-"""What the administrator wrote: configuration and key files."""
+"""Reads the administrator's files: configuration and keys."""

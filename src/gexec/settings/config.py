@@ -45,7 +45,7 @@ class PolicySettings:
     allow_groups: tuple[str, ...] = ()
     deny_groups: tuple[str, ...] = ()
     jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
-    leftovers: str = LEAVE  #: what becomes of what a command leaves behind when it ends by itself
+    leftovers: str = LEAVE  #: what is done with processes that a command leaves behind when it ends by itself
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -67,7 +67,7 @@ class GexecdSettings:
     realm: str = REALM  #: the cluster's name, the same on all nodes
     names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
     find_names: bool = True  #: False: ``names`` are all this node's names
-    hosts: str = ""  #: a file in the form of /etc/hosts, looked up before /etc/hosts
+    hosts: str = ""  #: a file in the format of /etc/hosts, looked up before /etc/hosts
     relay_user: str = ""  #: for the relay when started as root; empty = gexec if it exists, else nobody
     audit_log: str = ""  #: empty = stderr
     orphan_grace_s: float = limits.ORPHAN_GRACE_S
@@ -77,7 +77,7 @@ class GexecdSettings:
     lost_after_s: float = limits.LOST_AFTER_S
     clock_skew_s: float = limits.CLOCK_SKEW_S
     credential_ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S
-    unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer has shown who it is
+    unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer is authenticated
     jobs_max: int = limits.JOBS_MAX
     policy: PolicySettings = field(default_factory=PolicySettings)
 
@@ -145,7 +145,7 @@ def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ
 
     Args:
         path: the file; None = /etc/gexec/gexecd.toml if it exists. A named file must exist.
-        environ: GEXEC_SOCKET, GEXEC_AUTHD_SOCKET, GEXEC_PORT and GEXEC_HOSTS overrule the file.
+        environ: GEXEC_SOCKET, GEXEC_AUTHD_SOCKET, GEXEC_PORT and GEXEC_HOSTS override the file.
 
     Raises:
         ConfigError: naming the file and the key, and what was expected.
@@ -161,7 +161,7 @@ def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ
 
 
 def read_authd(path: str | None = None, environ: Mapping[str, str] = os.environ) -> AuthdSettings:
-    """Return authd's settings, as :func:`read_gexecd` does; GEXEC_AUTHD_SOCKET overrules the file."""
+    """Return authd's settings, as :func:`read_gexecd` does; GEXEC_AUTHD_SOCKET overrides the file."""
     values = _from_environment(environ, {"GEXEC_AUTHD_SOCKET": "socket"})
     return _settings(AuthdSettings, path, AUTHD_CONFIG, values)
 
@@ -250,7 +250,7 @@ def _check_types(settings: Any) -> None:
             right = isinstance(value, bool)
         elif kind == "str":
             right = isinstance(value, str) and "\0" not in value
-        elif kind != "tuple[str, ...]":  # a setting nobody checks would be taken as it comes
+        elif kind != "tuple[str, ...]":  # every setting must be validated
             raise TypeError(f"{type(settings).__name__}.{each.name}: no check for values of type {kind}")
         else:
             right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)

@@ -1,4 +1,4 @@
-"""The cluster's key files, /etc/auth_priv.pem and /etc/auth_pub.pem, read with suspicion."""
+"""The cluster's key files, /etc/auth_priv.pem and /etc/auth_pub.pem, read after checking owner and mode."""
 
 from __future__ import annotations
 

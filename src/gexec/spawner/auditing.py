@@ -27,7 +27,7 @@ class EndedTask:
         self.helper_pid = helper_pid  # 0 = the spawner started it itself
 
 
-class Trail:
+class AuditRecords:
     """One line for each decision and event of a task; ``task`` is the relay's number of it."""
 
     def __init__(self, audit: AuditLog) -> None:

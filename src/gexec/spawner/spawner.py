@@ -23,7 +23,7 @@ from gexec.posix.log import Log
 from gexec.posix.loop import PollLoop
 from gexec.security.policy import Account
 from gexec.spawner.admission import Admission, Admitted
-from gexec.spawner.auditing import EndedTask, Trail
+from gexec.spawner.auditing import AuditRecords, EndedTask
 from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helper, Helpers
 from gexec.spawner.launcher import Launcher
@@ -125,7 +125,7 @@ class Spawner:
         self._port = port
         self._relay_pid = relay_pid
         self._admission = admission
-        self._trail = Trail(audit)
+        self._trail = AuditRecords(audit)
         self._log = log
         self._tasks_max = tasks_max
         self._on_signal = on_signal

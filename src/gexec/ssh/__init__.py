@@ -1,1 +1,1 @@
-"""Jobs over the system's ssh, in gexecd's place: the same protocol for the client, one ssh for each rank."""
+"""Jobs over the system's ssh instead of gexecd: the same protocol for the client, one ssh for each rank."""

@@ -1,4 +1,4 @@
-"""The words of every ssh of a job. Pure."""
+"""The arguments of every ssh of a job. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gexec.wire.jobspec import JobSpec
 
-#: ssh's own signs of life: a node that is silent for LOST_AFTER_S is lost.
+#: ssh's keepalives: a node that is silent for LOST_AFTER_S is lost.
 _ALIVE_COUNT = 3
 
 

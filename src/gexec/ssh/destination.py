@@ -1,6 +1,6 @@
-"""What ssh is given for a node: its name to the letter, and its port. Pure.
+"""The destination that ssh gets for a node: its name unchanged, and its port. Pure.
 
-Aliases, users, jump hosts and everything else about a name are ssh's own matter (~/.ssh/config).
+Aliases, users, jump hosts and everything else about a name are left to ssh (~/.ssh/config).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _PORT_MAX = 65535
 
 
 def words(name: str, port: int = 0) -> list[str]:
-    """Return the words of ssh's command line that name a node: ``[-p PORT] -- [USER@]HOST``.
+    """Return ssh's arguments that name a node: ``[-p PORT] -- [USER@]HOST``.
 
     Args:
         name: ``host``, ``user@host``, an alias of ~/.ssh/config, or an address; IPv6 with or without
             brackets.
-        port: 0 = what ssh takes itself.
+        port: 0 = ssh's default.
 
     Raises:
-        UsageError: a name that ssh could take for something else than a name.
+        UsageError: ssh could take the name for something else.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(

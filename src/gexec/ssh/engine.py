@@ -1,7 +1,7 @@
-"""The process in gexecd's place: takes one job from its client, runs an ssh for each rank, and reports.
+"""The process that replaces gexecd: takes one job from its client, runs an ssh for each rank, and reports.
 
 Its descriptor 0 is the client's socket. One thread, one poll; nothing here waits for one node while
-others have something to say. When the client is gone it ends what runs, and itself.
+others have events. When the client disconnects, it ends the commands and exits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     # Above 2, also where the caller's stderr is closed.
     client = socket.socket(fileno=fcntl(0, F_DUPFD_CLOEXEC, 3))
     null = os.open(os.devnull, os.O_RDWR)
-    # A failed import is told on stderr; from here on, whoever waits for the end of that need not wait for us.
+    # A failed import is reported on stderr, which is then closed for readers that wait for its end.
     for fd in (0, 2):
         os.dup2(null, fd)
     if null > 2:
@@ -88,7 +88,7 @@ class Engine:
         self._work: Work | None = None
 
     def run(self) -> None:
-        """Return when the client is gone and nothing runs any more."""
+        """Return when the client has disconnected and nothing runs."""
         self._loop.take_signals([signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP])
         for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP) if self._ask else ():
             signal.signal(signum, signal.SIG_IGN)  # from the terminal: the client passes them on
@@ -102,7 +102,7 @@ class Engine:
             self._client.flush()
 
     def abandon(self) -> None:
-        """Leave no ssh behind, whatever happened."""
+        """End all ssh, in any case."""
         if self._work is not None:
             self._work.abandon()
 
@@ -146,7 +146,7 @@ class Engine:
         self._client.say(Accepted(os.urandom(16)))
 
     def _on_error(self, error: GexecError) -> None:
-        """What the client sent cannot be: tell it, if it may still listen."""
+        """Report a protocol error to the client, if it is still connected."""
         self._client.say(Refused(REFUSED_DENIED, str(error)) if self._work is None else Goodbye(str(error)))
         self._client.flush()
 

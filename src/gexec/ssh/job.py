@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: How many ssh run at a time without -f.
 FANOUT_DEFAULT = 64
 _ENGINE = "import sys; from gexec.ssh.engine import main; sys.exit(main(sys.argv[1:]))"
-#: Engines of this process that were not seen to end. They live a moment longer than their jobs.
+#: Engines of this process that were not reaped. They live slightly longer than their jobs.
 _engines: list[int] = []
 
 
@@ -81,7 +81,7 @@ def prepare(
     """Return the job that runs a command on nodes.
 
     Args:
-        nodes: (name, port) in rank order; the name goes to ssh to the letter, port 0 = ssh's own choice.
+        nodes: (name, port) in rank order; the name goes to ssh unchanged, port 0 = ssh's own choice.
         argv: program, looked up in PATH on each node, and arguments; no shell reads them.
         stdin: the processes read the caller's stdin; else /dev/null.
         fanout: ssh that run at a time, 1 to FANOUT_MAX; 1 = one node after the other.
@@ -98,7 +98,7 @@ def prepare(
     count = len(nodes)
     return JobSpec(
         names=[os.fsencode(name) for name, _ in nodes],
-        # Addresses are ssh's own matter; only the port is told in their place.
+        # ssh resolves addresses; only the port is given.
         addresses=[b":%d" % port if port else b"" for _, port in nodes],
         program=words[0],
         argv=words,
@@ -170,11 +170,11 @@ def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:
 
 
 def _ended(pid: int) -> bool:
-    """Tell whether a child has ended, which leaves nothing of it."""
+    """Reap a child; True if it has ended."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:
-        return True  # somebody else has waited for it
+        return True  # already reaped elsewhere
 
 
 def _configured(text: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The engine's connection with its client: frames in, frames out, and how much waits to go out."""
+"""The engine's connection with its client: frames in, frames out, and the size of the backlog."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gexec.errors import GexecError
 from gexec.posix.loop import PollLoop
 from gexec.wire.frames import FROM_CLIENT, Decoder, Frame, encode
 
-#: The channel of the one job; 0 speaks about the connection.
+#: The channel of the one job; 0 is for the connection.
 JOB_CHANNEL = 1
 #: Nothing is read from any ssh while the client has this much to take.
 BACKLOG_MAX_BYTES = 1024 * 1024
@@ -46,7 +46,7 @@ class ClientLink:
 
     @property
     def backlog_bytes(self) -> int:
-        """What the client has not taken yet."""
+        """Bytes that the client has not taken yet."""
         return len(self._unsent)
 
     def say(self, frame: Frame, channel: int = JOB_CHANNEL) -> None:
@@ -55,7 +55,7 @@ class ClientLink:
             self._unsent += encode(channel, frame)
 
     def flush(self) -> None:
-        """Send what the client takes now."""
+        """Send as much as the client takes now."""
         while self._unsent and self.open:
             try:
                 sent = self._sock.send(self._unsent)

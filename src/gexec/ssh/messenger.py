@@ -16,12 +16,12 @@ from gexec.ssh.process import SshProcess, spawn
 
 #: Signals that may wait behind one messenger; KILL always may.
 _WAITING_MAX = 8
-#: A messenger that takes longer does not arrive any more.
+#: A messenger that takes longer is given up.
 _WITHIN_S = limits.CONNECT_TIMEOUT_S + limits.KILL_GRACE_S
 
 
 class Messengers:
-    """All that are under way, at most one for each command, so that signals keep their order.
+    """All running messengers, at most one per command, so that signals keep their order.
 
     Args:
         command: makes the argv from rank, process group and names of signals.
@@ -52,7 +52,7 @@ class Messengers:
             self._start(process)
 
     def reaped(self, pid: int) -> bool:
-        """A child has ended: tell whether it was a messenger, and let the next one go."""
+        """A child has ended: return whether it was a messenger, and start the next one."""
         process = self._under_way.pop(pid, None)
         if process is not None:
             self._start(process)

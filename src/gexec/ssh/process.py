@@ -1,4 +1,4 @@
-"""One ssh of the job: its pipes, its process, and what is known of the command behind it."""
+"""One ssh of the job: its pipes, its process, and the state of its command."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SshProcess:
         return self.went and self.status is None and self.transcript.status is None
 
     def order(self, data: bytes) -> None:
-        """Write a line to the script on the node; if it reads nothing any more, so be it."""
+        """Write a line to the script on the node; ignored if it no longer reads."""
         if self.stdin is not None:
             try:
                 os.write(self.stdin, data)

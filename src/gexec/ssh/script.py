@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 LINE_MAX_BYTES = limits.ARG_MAX_BYTES
 #: A longer list of all nodes is left out of the environment.
 NODES_MAX_BYTES = 64 * 1024
-#: What of the job's environment goes to the node: ssh has its own manners for the rest.
+#: What of the job's environment goes to the node: ssh decides about the rest.
 _GIVEN = (b"GEXEC_NPROCS=", b"GEXEC_GPID=")
 GO = b"go\n"
 #: The signals that the script passes on, by their numbers here; there, numbers may differ.
 SIGNALS = {1: "HUP", 2: "INT", 3: "QUIT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 18: "CONT",
            20: "TSTP", 28: "WINCH"}  # fmt: skip
-#: What asks a command to end.
+#: Signals that ask a command to end.
 GENTLE = ("HUP", "TERM", "CONT")
 
 #: Bytes that stay as they are: printable, and no shell's business between '"..."' . The rest is octal.
@@ -73,7 +73,7 @@ _RELEASE = b"kill -KILL $control\n"
 
 
 def quoted(word: bytes) -> bytes:
-    """Return a word as sh reads it back, byte for byte."""
+    """Return a word quoted for sh."""
     return b"'" + word.replace(b"'", b"'\\''") + b"'"
 
 

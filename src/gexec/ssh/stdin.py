@@ -15,7 +15,7 @@ from gexec.wire.frames import OFFSET_ALL
 
 
 class SpoolError(GexecError):
-    """There is no room on disk for stdin."""
+    """No disk space for stdin."""
 
 
 class KeptStdin:
@@ -40,12 +40,12 @@ class KeptStdin:
                 self._file, path = tempfile.mkstemp(prefix="gexec-")
                 os.unlink(path)
             except OSError as error:
-                text = f"cannot keep standard input in {tempfile.gettempdir()}: {error.strerror}"
+                text = f"cannot keep stdin in {tempfile.gettempdir()}: {error.strerror}"
                 raise SpoolError(f"{text}; set TMPDIR") from error
 
     @property
     def spooled(self) -> bool:
-        """True when all of it is kept."""
+        """True when all of it was received."""
         return self._file is not None
 
     def append(self, offset: int, data: bytes, eof: bool) -> None:
@@ -73,7 +73,7 @@ class KeptStdin:
             _write_all(file, data)
         except OSError as error:
             self._failed = True
-            text = f"cannot keep standard input on disk: {error.strerror}"
+            text = f"cannot keep stdin on disk: {error.strerror}"
             raise SpoolError(f"{text}; set TMPDIR, or run all nodes at once") from error
 
     def read(self, offset: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What one ssh says: its own words, the command's bytes, and the command's end. Pure.
+"""Parses the output of one ssh: ssh's messages, the command's bytes, and the command's end. Pure.
 
 The script on the node (gexec.ssh.script) marks where on each stream the command's bytes begin and end.
 The mark holds a random word of this job, so nothing else on a stream is taken for it, and is cut out
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from gexec.wire.frames import STDERR, STDOUT
 
-#: What is kept of the words before the beginning: the last ones tell why there was none.
+#: Bytes kept of the text before the beginning: its end gives the reason if there is no beginning.
 PREAMBLE_MAX_BYTES = 8 * 1024
-#: Of them in one sentence, in characters: a node may say anything.
+#: Characters of it in one sentence: a node may send anything.
 _TOLD_MAX = 500
 _NUMBER_MAX = 10
 #: What ssh says when the connection through another ssh or a proxy has ended.

@@ -1,4 +1,4 @@
-"""How a rank ended, from what its ssh told and what was done to it. Pure."""
+"""Computes a rank's outcome from its ssh's output and the signals sent. Pure."""
 
 from __future__ import annotations
 

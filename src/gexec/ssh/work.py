@@ -1,6 +1,6 @@
 """The job itself: an ssh for each rank, some at a time, their output, stdin, signals and ends.
 
-Part of the engine, which tells it what the client says (gexec.ssh.engine).
+Part of the engine, which passes on the client's frames (gexec.ssh.engine).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Work:
         return bool(self._processes or self._messengers)
 
     def abandon(self) -> None:
-        """Leave no ssh behind, whatever happened."""
+        """End all ssh, in any case."""
         for process in self._processes.values():
             process.send_signal(signal.SIGKILL)
         self._messengers.kill_all()
@@ -114,7 +114,7 @@ class Work:
             self._read(process, stream)
         self._finish(process)
 
-    # -- what the client says --------------------------------------------------------------------
+    # -- frames of the client --------------------------------------------------------------------
 
     def stdin(self, frame: Stdin) -> None:
         """Take bytes for every command. ProtocolError: they cannot be."""
@@ -159,7 +159,7 @@ class Work:
             self._end(process, now)
 
     def client_gone(self) -> None:
-        """Nobody is told anything any more: end everything."""
+        """The client has disconnected: end everything."""
         self.end_all("its client is gone", now=False)
         for process in list(self._processes.values()):
             for stream in list(process.outputs):
@@ -199,7 +199,7 @@ class Work:
         for stream in process.outputs:
             self._watch(process, stream)
         if not self._ask:
-            # ssh's own time-out ends with its handshake; after that a node may still stand.
+            # ssh's own timeout ends with its handshake; after that a node may still stand.
             within_s = self._job.connect_timeout_s + limits.HANDSHAKE_TIMEOUT_S
             self._later(within_s, lambda: self._too_slow(process, within_s))
 

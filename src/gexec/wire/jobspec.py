@@ -82,7 +82,7 @@ class JobSpec:
     """What runs where. Immutable by convention; ``encode`` and ``decode`` are inverse.
 
     Attributes:
-        names: node names in rank order, to the letter, doubled names allowed (bytes).
+        names: node names in rank order, unchanged, duplicate names allowed (bytes).
         addresses: ``ip:port`` or ``[ip6%interface]:port`` for each rank, several with commas between, in
             the order in which they are tried; none: see ``why_unresolved``.
         program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
@@ -175,8 +175,8 @@ class JobSpec:
         if not 0 <= self.umask <= 0o777:
             raise UsageError(f"umask {self.umask:o}: expected 0 to 777")
         for name_, seconds in (
-            ("connect time-out", self.connect_timeout_s),
-            ("time-out", self.timeout_s),
+            ("connect timeout", self.connect_timeout_s),
+            ("timeout", self.timeout_s),
             ("kill grace", self.kill_grace_s),
         ):
             if not 0 <= seconds <= 4_000_000:

@@ -416,7 +416,7 @@ def test_closed_standard_descriptors_do_no_harm(tmp_path: Path) -> None:
         words = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *command("true")]
         ended = subprocess.run(words, env=running.env, stderr=subprocess.PIPE, timeout=DEADLINE_S)
     assert ended.returncode == 255
-    assert ended.stderr == b"gexec: cannot write standard output: Bad file descriptor; the job is ended\n"
+    assert ended.stderr == b"gexec: cannot write stdout: Bad file descriptor; the job is ended\n"
 
 
 def test_help_and_version_need_no_daemon() -> None:

@@ -51,7 +51,7 @@ def test_a_count_out_of_bounds_is_refused(tmp_path: Path, count: int) -> None:
 
 
 def test_a_folder_too_long_for_sockets_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="107; choose a shorter folder with --dir"):
+    with pytest.raises(UsageError, match="107; choose a shorter directory with --dir"):
         Layout(tmp_path / ("d" * 100)).check(1)
 
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gexec.relay.admission import Entry
+from gexec.relay.admission import CredentialVerifier
 from gexec.security.credential import issue
 from gexec.security.keys import SigningKey
 from gexec.security.policy import Account, Policy
@@ -52,7 +52,7 @@ def large_job(number: int) -> tuple[bytes, bytes]:
 
 
 def test_entry_keeps_few_bytes_of_jobs_that_do_not_live_here() -> None:
-    entry = Entry(GexecdSettings(realm="gexec"), KEYS)
+    entry = CredentialVerifier(GexecdSettings(realm="gexec"), KEYS)
     for number in range(12):
         entry.check(*large_job(number))
     assert sum(len(known.blob) for known in entry._known.values()) <= 8 * 1024 * 1024
@@ -61,7 +61,7 @@ def test_entry_keeps_few_bytes_of_jobs_that_do_not_live_here() -> None:
 
 
 def test_entry_keeps_nothing_of_a_job_that_has_ended_and_one_copy_of_one_that_lives() -> None:
-    entry = Entry(GexecdSettings(realm="gexec"), KEYS)
+    entry = CredentialVerifier(GexecdSettings(realm="gexec"), KEYS)
     raw, blob = large_job(1)
     entry.check(raw, blob)
     entry.keep(raw)

@@ -30,7 +30,6 @@ LONG = {
     "src/gexec/relay/relay.py",
     "src/gexec/spawner/spawner.py",
     "src/gexec/ssh/work.py",
-    "src/gexec/wire/frames.py",
     "src/gexec/wire/messages.py",
     "laboratory/daemons.py",
 }

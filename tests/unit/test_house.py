@@ -24,7 +24,6 @@ LONG = {
     "src/gexec/client/console.py",
     "src/gexec/client/stream.py",
     "src/gexec/cluster/supervisor.py",
-    "src/gexec/core/subtree.py",
     "src/gexec/posix/channel.py",
     "src/gexec/relay/job.py",
     "src/gexec/relay/relay.py",

@@ -120,7 +120,7 @@ class Child:
     def validate(self) -> None:
         """Check what must always hold of a child that is not gone."""
         who = f"child {self.number}"
-        hold(self.low < self.high, who, f"[{self.low}, {self.high}) is a range")
+        hold(self.low < self.high, who, "[{}, {}) is a range", self.low, self.high)
         hold(self.owes.issubset(range(self.low, self.high)), who, "owes nothing beyond its range")
         hold(self.state != GONE, who, "whoever is among the children is not gone")
         hold(not (self.unreached and self.reached is not None), who, "verdicts wait only while it is open")

@@ -145,8 +145,7 @@ class Siblings:
             hold((child.number in self._holding) == holds, who, "is waited for while it holds a subtree")
             hold((child.number in self._slow) == (child.state == REACHED), who, "is slow once reached")
         for one, other in pairwise(held):
-            what = f"[{one.low}, {one.high}) and [{other.low}, {other.high}) do not overlap"
-            hold(one.high <= other.low, f"children {one.number} and {other.number}", what)
+            hold(one.high <= other.low, "children", "{} and {} do not overlap", one.number, other.number)
         waited = len(self._holding) + len(self._slow)
         hold(waited <= len(held) and self._inner >= 0, "children", "only children are waited for")
         if self._by_rank is not None:

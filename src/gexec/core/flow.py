@@ -58,13 +58,13 @@ class RetainedStream:
 
     def validate(self, who: str) -> None:
         """Check that all is kept that may have to be sent again. Raises BrokenInvariantError."""
-        hold(self.base <= self.end, who, f"of {self.end} bytes no more are acknowledged")
+        hold(self.base <= self.end, who, "of {} bytes no more are acknowledged", self.end)
         position = self._chunks[0][0] if self._chunks else self.base
-        hold(position <= self.base, who, f"bytes from {self.base} on are kept")
+        hold(position <= self.base, who, "bytes from {} on are kept", self.base)
         for offset, data in self._chunks:
-            hold(offset == position, who, f"kept bytes continue at {position}")
+            hold(offset == position, who, "kept bytes continue at {}", position)
             position += len(data)
-        hold(position == self.end, who, f"bytes up to {self.end} are kept")
+        hold(position == self.end, who, "bytes up to {} are kept", self.end)
 
 
 class Broadcast:

@@ -236,9 +236,7 @@ class Root:
         hold(self.finished or bool(open_ranks), who, "has finished once every rank has its outcome")
         if not self.finished:
             forgotten = sorted(open_ranks - self._subtree.held.open_ranks())
-            hold(
-                not forgotten, who, f"somebody answers for each rank without outcome, not for {forgotten[:8]}"
-            )
+            hold(not forgotten, who, "somebody answers for each open rank, not for {}", forgotten[:8])
         hold(not (self.finished and self._subtree.children), who, "has closed its children")
         hold(self._went or self._unheard == self._heard_of.count(0), who, "counts who is not ready")
         self._subtree.validate()

@@ -7,14 +7,14 @@ invariant that does not hold, is a defect of the code, whatever a peer sends: it
 from __future__ import annotations
 
 
-class BrokenInvariantError(AssertionError):
+class BrokenInvariantError(Exception):
     """Something that must always hold of a machine does not; the sentence says of which, and what."""
 
 
-def hold(truth: bool, who: str, what: str) -> None:
-    """Raise BrokenInvariantError unless ``truth``. ``what`` says what must hold of ``who``."""
+def hold(truth: bool, who: str, what: str, *values: object) -> None:
+    """Raise BrokenInvariantError unless ``truth``: of ``who`` must hold ``what``, formatted with values."""
     if not truth:
-        raise BrokenInvariantError(f"{who}: {what}")
+        raise BrokenInvariantError(f"{who}: {what.format(*values)}")
 
 
 class States:

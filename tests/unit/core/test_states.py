@@ -124,7 +124,7 @@ NODE_DAMAGES: list[tuple[Callable[[Node], object], str]] = [
     (_set("_task._streams.1.end", 7), "bytes up to 7 are kept"),
     (lambda made: made._task._streams[STDOUT]._chunks.clear(), "bytes up to 5 are kept"),
     (lambda made: made._subtree.children[1].owes.add(0), "child 1: owes nothing beyond its range"),
-    (_set("_subtree.children.1.high", 5), "children 1 and 2: .1, 5. and .4, 7. do not overlap"),
+    (_set("_subtree.children.1.high", 5), "children: 1 and 2 do not overlap"),
     (_set("_subtree.children.1.state", child.ASKED), "child 1: is waited for while it holds a subtree"),
     (_set("_subtree.children.2.state", child.ANSWERED), "child 2: is slow once reached"),
     (_set("_subtree.children.2.state", child.GONE), "is not gone"),
@@ -170,7 +170,7 @@ def test_an_index_of_children_that_is_old_is_caught() -> None:
 ROOT_DAMAGES: list[tuple[Callable[[Root], object], str]] = [
     (
         lambda root: root._subtree.children[1].owes.discard(1),
-        r"somebody answers for each rank without outcome, not for \[1\]",
+        r"somebody answers for each open rank, not for \[1\]",
     ),
     (lambda root: root._subtree.held.remove(root._subtree.children[2]), r"not for \[3, 4, 5\]"),
     (_set("ledger.remaining", 5), "counts the ranks without an outcome"),

@@ -26,8 +26,6 @@ LONG = {
     "src/gexec/cluster/supervisor.py",
     "src/gexec/core/subtree.py",
     "src/gexec/posix/channel.py",
-    "src/gexec/relay/job.py",
-    "src/gexec/relay/relay.py",
     "src/gexec/spawner/spawner.py",
     "src/gexec/ssh/work.py",
     "src/gexec/wire/frames.py",

@@ -12,7 +12,7 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
 from laboratory.clients import SimClient
 from laboratory.daemons import Cluster, SimDaemon
-from laboratory.links import ACCEPTOR, DIALLER, SimLink
+from laboratory.links import SimLink
 from laboratory.scenario import Fault, Scenario, clean, scenario
 from laboratory.world import Violation, World
 
@@ -86,13 +86,13 @@ class Simulation:
         return self.client.done or not self.client.here or not self.cluster.root.alive
 
     def _all_gone(self) -> bool:
-        return not any(daemon.jobs for daemon in self.cluster.daemons) and not any(
+        return not any(daemon.jobs.by_key for daemon in self.cluster.daemons) and not any(
             record.running for record in self.cluster.records
         )
 
     def _left(self) -> str:
         owed = sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
-        jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs]
+        jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs.by_key]
         running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
         where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
         return f"at {self.world.now_s:.1f} s without {where}"
@@ -128,16 +128,19 @@ class Simulation:
                         each.freeze(fault.value)
             case "drop":
                 for link in self._upward(daemon):
-                    side = self.world.rng.choice((DIALLER, ACCEPTOR))
+                    end = self.world.rng.choice((link.dialler, link.acceptor))
                     # A frozen end sees it when it wakes up.
-                    self.world.after(0.0, link.ends[side], link.close, side, "the link was lost")
+                    self.world.after(0.0, end.daemon, end.close, "the link was lost")
             case "silence":
                 for link in self._upward(daemon):
-                    link.hush(ACCEPTOR if fault.value else DIALLER)
+                    end = link.acceptor if fault.value else link.dialler
+                    end.silent = True
 
     @staticmethod
     def _upward(daemon: SimDaemon) -> list[SimLink]:
-        return [link for link in daemon.links.values() if link.ends[ACCEPTOR] is daemon and link.opened]
+        return [
+            end.link for end in daemon.ends.values() if end is end.link.acceptor and end.link.dialler.opened
+        ]
 
     # -- the verdict ----------------------------------------------------------------------
 

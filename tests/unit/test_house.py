@@ -30,7 +30,6 @@ LONG = {
     "src/gexec/ssh/work.py",
     "src/gexec/wire/frames.py",
     "src/gexec/wire/messages.py",
-    "laboratory/daemons.py",
 }
 LONG_FUNCTIONS = {("src/gexec/cluster/control.py", "_supervise"), ("src/gexec/cli/command.py", "_command")}
 

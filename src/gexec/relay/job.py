@@ -36,6 +36,9 @@ class JobHost(Protocol):
     clock: SteadyClock
     launches: Launches
 
+    def now_s(self, wake_s: float | None) -> float:
+        """Return the steady time for a job that was to wake up at ``wake_s`` at the latest."""
+
     def open_channel(
         self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
     ) -> tuple[LinkPort, int]:
@@ -194,7 +197,7 @@ class RelayJob:
         return self._queue.popleft() if self._queue else None
 
     def _now_s(self) -> float:
-        return self._host.clock.now(self._timers.time(), self._wake_s)
+        return self._host.now_s(self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:

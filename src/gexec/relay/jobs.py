@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import count
 
 from gexec.core import events
-from gexec.core.deadlines import SteadyClock
+from gexec.core.deadlines import SteadyClock, earlier
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
@@ -43,6 +43,7 @@ class Jobs:
     """All jobs of one daemon, and who speaks on its links.
 
     Attributes:
+        by_key: those that live, by (job id, low), or (job id, ROOT).
         draining: no new job is taken.
     """
 
@@ -53,7 +54,7 @@ class Jobs:
         self.draining = False
         self._timers = around.timers
         self._settings = settings
-        self._jobs: dict[tuple[bytes, int], RelayJob] = {}
+        self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self._roots = 0
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
@@ -61,9 +62,6 @@ class Jobs:
         #: When it is due, in the clock's time, and how far the clock was behind when it came last.
         self._beat_due_s = 0.0
         self._beat_behind_s = 0.0
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
     def begin(self) -> None:
         """Look after the links from now on."""
@@ -143,7 +141,16 @@ class Jobs:
             self._submit(link, party, channel, frame)
         # Anything else speaks of a job that has ended here meanwhile.
 
-    # -- heartbeats -----------------------------------------------------------------------
+    # -- time and heartbeats --------------------------------------------------------------
+
+    def now_s(self, wake_s: float | None) -> float:
+        """Return the steady time for a job that was to wake up at ``wake_s`` at the latest.
+
+        A job without a deadline hears of a pause from the heartbeat that was missed: a deadline that it
+        set before somebody else put the clock back would come late by the whole pause.
+        """
+        due_s = earlier(wake_s, self._beat_due_s) if self._beat is not None else wake_s
+        return self.clock.now(self._timers.time(), due_s)
 
     def _beat_within(self, delay_s: float) -> None:
         """See to it that the next heartbeat comes within this time."""
@@ -194,7 +201,7 @@ class Jobs:
         """Return why no new job is taken just now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        ranks = len(self._jobs) - self._roots  # those are bounded by the clients there may be
+        ranks = len(self.by_key) - self._roots  # those are bounded by the clients there may be
         if ranks >= self._settings.jobs_max:
             return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
         return None
@@ -224,7 +231,7 @@ class Jobs:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
         key = (credential.job_id, start.low)
         parent = next(self._parent_numbers)
-        job = self._jobs.get(key)
+        job = self.by_key.get(key)
         if job is not None:
             self._join(job, link, party, channel, parent)
             job.tell(events.ParentFrame(parent, start))
@@ -260,7 +267,7 @@ class Jobs:
         self.around.jobs_changed()
         refusal = self._refusal()
         key = (credential.job_id, ROOT)
-        if key in self._jobs:
+        if key in self.by_key:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
         elif credential.uid != party.uid:
             text = f"the credential is of uid {credential.uid}, but uid {party.uid} submits it"
@@ -282,14 +289,14 @@ class Jobs:
         job.parents[parent] = (link, channel)
 
     def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
-        self._jobs[job.key] = job
+        self.by_key[job.key] = job
         self.around.entry.keep(job.credential)
         self._join(job, link, party, channel, parent)
         job.begin()
 
     def job_finished(self, job: RelayJob) -> None:
         """A machine has done its part."""
-        if self._jobs.pop(job.key, None) is not None:
+        if self.by_key.pop(job.key, None) is not None:
             self._roots -= job.key[1] == ROOT
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():

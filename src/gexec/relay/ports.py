@@ -32,6 +32,8 @@ class LinkPort(Protocol):
     reached: bool
     opened: bool
     heard_s: float
+    leaving: bool
+    give_up_s: float
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Send a frame; without ``hurry`` it may wait a little for another one."""

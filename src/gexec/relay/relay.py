@@ -92,7 +92,7 @@ class RelayService:
         self._stop_if_idle()
 
     def _stop_if_idle(self) -> None:
-        if self._jobs.draining and not len(self._jobs):
+        if self._jobs.draining and not self._jobs.by_key:
             self._loop.call_later(0.05, self._stop, 0)  # what was sent just now may leave
 
     def _stop(self, status: int) -> None:
@@ -136,7 +136,7 @@ class RelayService:
     def _tidy(self) -> None:
         """Give free memory back, if nothing runs; else after the next job."""
         self._tidying = None
-        if not len(self._jobs):
+        if not self._jobs.by_key:
             self.entry.forget_known()
             memory.trim()
 

@@ -50,17 +50,17 @@ CHANNEL = 1
 class ClientEnd:
     """The root's end of the client's connection: a gexec.relay.ports.LinkPort."""
 
-    def __init__(self, inbox: deque[Frame]) -> None:
+    def __init__(self, take: Callable[[Frame], None]) -> None:
         self.reached = self.opened = True
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
-        self._inbox = inbox
+        self._take = take
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Have the client read it when it comes to it."""
         if channel == CHANNEL:
-            self._inbox.append(frame)
+            self._take(frame)
 
     def answer(self, channel: int, frame: Frame) -> None:
         """Have the client read it when it comes to it."""
@@ -94,13 +94,13 @@ class SimClient:
         self._sent = 0
         self._sent_eof = False
         self._may_send = limits.STDIN_WINDOW_BYTES
-        self._end = ClientEnd(self._inbox)
+        self._reading = False
+        self._end = ClientEnd(self._came)
 
     def begin(self) -> None:
         """Submit the job and go on from there."""
         self._cluster.root.jobs.link_accepted(self._end, UID)
         self._send(Submit(CREDENTIAL, self._cluster.blob))
-        self._read()
         if self._habits.sends_stdin:
             self._send_stdin()
         for at_s, frame in self._habits.commands:
@@ -130,22 +130,28 @@ class SimClient:
 
     # -- reading --------------------------------------------------------------------------
 
+    def _came(self, frame: Frame) -> None:
+        self._inbox.append(frame)
+        if not self._reading:
+            self._read_after(self._world.rng.uniform(0, 0.002))
+
+    def _read_after(self, delay_s: float) -> None:
+        self._reading = True
+        self._world.after(delay_s, None, self._read)
+
     def _read(self) -> None:
-        if not self.here or self.done:
+        self._reading = False
+        if not self.here or self.done or not self._inbox:
             return
         stalls = self._habits.stalls
         if stalls is not None and stalls[0] <= self._world.now_s < stalls[1]:
-            self._world.after(stalls[1] - self._world.now_s, None, self._read)
+            self._read_after(stalls[1] - self._world.now_s)
             return
-        if self._inbox:
-            frame = self._inbox.popleft()
-            data = encode(CHANNEL, frame)
-            for _, received in self._from_root.feed(data):
-                self._world.note("client", "client", data, received)
-                self._take(received)
-            self._world.after(self._habits.pace_s, None, self._read)
-        elif self._cluster.root.alive:
-            self._world.after(0.002, None, self._read)
+        data = encode(CHANNEL, self._inbox.popleft())
+        for _, received in self._from_root.feed(data):
+            self._world.note("client", "client", data, received)
+            self._take(received)
+        self._read_after(self._habits.pace_s)
 
     def _take(self, frame: Frame) -> None:
         match frame:

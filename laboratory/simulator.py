@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gexec import limits
+from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
 from laboratory.clients import SimClient
@@ -153,11 +154,17 @@ class Simulation:
                 continue  # whoever asked could not know that it was the first
             if untouched[rank] and outcome.kind == outcomes.LOST and not self.made.disturbed:
                 raise Violation(f"rank {rank} is {outcome.describe()}, though nothing happened to it")
-            if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & 2:
+            if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & jobspec.STRICT:
                 plan = self.made.plans[rank]
-                expected = plan.refusal or outcomes.exited(plan.status)
+                status = 0 if self._detached else plan.status
+                expected = plan.refusal or outcomes.exited(status)
                 if (outcome.kind, outcome.value) != (expected.kind, expected.value):
                     raise Violation(f"rank {rank} is {outcome.describe()}: expected {expected.describe()}")
+
+    @property
+    def _detached(self) -> bool:
+        """How a process ends is then nobody's business, once it has started."""
+        return bool(self.made.spec.flags & jobspec.DETACHED)
 
     def _check_truth(self, rank: int, outcome: outcomes.Outcome) -> None:
         record = self.cluster.records[rank]
@@ -172,6 +179,9 @@ class Simulation:
         if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
             if ran:
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it did run")
+        elif self._detached and ran:
+            if outcome.kind != outcomes.LOST and outcome != outcomes.exited(0):
+                raise Violation(f"rank {rank} is {outcome.describe()}, but it was detached")
         elif outcome.kind != outcomes.LOST:
             truth = record.outcome
             if truth is None or (

@@ -10,45 +10,25 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gexec.core import events
-from gexec.core.deadlines import SteadyClock, wake_s
+from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
-from gexec.relay.launches import Launches
-from gexec.relay.ports import LinkPort, Surroundings
+from gexec.relay.ports import LinkPort
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
 
+if TYPE_CHECKING:
+    from gexec.relay.jobs import Jobs
+
 #: A root's key has this instead of a rank.
 ROOT = -1
-
-
-class JobHost(Protocol):
-    """What a job needs of those it lives among (``relay.jobs.Jobs``)."""
-
-    around: Surroundings
-    clock: SteadyClock
-    launches: Launches
-
-    def now_s(self, wake_s: float | None) -> float:
-        """Return the steady time for a job that was to wake up at ``wake_s`` at the latest."""
-
-    def open_channel(
-        self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
-    ) -> tuple[LinkPort, int]:
-        """Return a link to a node and a channel on it. ValueError: something is not an address."""
-
-    def close_channel(self, link: LinkPort, channel: int) -> None:
-        """Hear no more of a channel."""
-
-    def job_finished(self, job: RelayJob) -> None:
-        """The machine has done its part."""
 
 
 class ChildLink:
@@ -92,14 +72,15 @@ class RelayJob:
     """One machine at work.
 
     Args:
-        key: how the relay finds it: (job id, low), or (job id, -1) for a root.
+        jobs: those that it lives among.
+        key: how they find it: (job id, low), or (job id, -1) for a root.
         credential, blob: as received, for the spawner.
         uid: whom the credential speaks for.
     """
 
     def __init__(
         self,
-        host: JobHost,
+        jobs: Jobs,
         key: tuple[bytes, int],
         machine: Node | Root,
         spec: JobSpec,
@@ -111,27 +92,17 @@ class RelayJob:
         self.spec = spec
         self.machine = machine
         self.credential = credential
+        self.blob = blob
+        self.uid = uid
         self.parents: dict[int, tuple[LinkPort, int]] = {}
         self.children: dict[int, ChildLink] = {}
-        self._host = host
-        self._blob = blob
-        self._timers = host.around.timers
+        self._jobs = jobs
+        self._timers = jobs.around.timers
         self._queue: deque[events.Event] = deque()
-        self._process = JobProcess(
-            host.around,
-            host.launches,
-            rank=key[1],
-            uid=uid,
-            spec=spec,
-            credential=credential,
-            blob=blob,
-            tell=self.tell,
-            wake=self._wake,
-            fail=self._fail,
-        )
+        self._process = JobProcess(self, jobs)
         self._busy = False
         self._timer: Timer | None = None
-        #: When the machine has something to do, and when the timer comes, in the host's steady time.
+        #: When the machine has something to do, and when the timer comes, in the steady time.
         self._due_s: float | None = None
         self._wake_s: float | None = None
 
@@ -145,7 +116,7 @@ class RelayJob:
             start.low == self.key[1]
             and start.high <= self.spec.ranks
             and start.credential == self.credential
-            and start.blob == self._blob
+            and start.blob == self.blob
         )
 
     # -- driving --------------------------------------------------------------------------
@@ -156,7 +127,7 @@ class RelayJob:
         try:
             self._carry_out(self.machine.begin(self._now_s()))
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
@@ -165,9 +136,10 @@ class RelayJob:
         A ProtocolError for what a parent or client said ends that connection, nothing else.
         """
         self._queue.append(event)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """See to what waits, unless that is being done."""
         if not self._busy:
             self._busy = True
             self._run_queue()
@@ -185,7 +157,7 @@ class RelayJob:
                     continue
                 self._carry_out(effects)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._busy = False
         if not self.machine.finished:
@@ -197,7 +169,7 @@ class RelayJob:
         return self._queue.popleft() if self._queue else None
 
     def _now_s(self) -> float:
-        return self._host.now_s(self._wake_s)
+        return self._jobs.now_s(self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
@@ -208,9 +180,9 @@ class RelayJob:
             raise error
         self._timers.call_at(self._timers.time(), partial(link.abort, f"it broke the protocol: {error}"))
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Give up this job alone: end the process, tell the parents and the children."""
-        self._host.around.job_failed(str(self), error)
+        self._jobs.around.job_failed(str(self), error)
         self.machine.finished = True
         refused = frames.Refused(frames.REFUSED_UNKNOWN, "gexecd failed on this job: see its log")
         for link, channel in self.parents.values():
@@ -229,7 +201,7 @@ class RelayJob:
             self._timer = None
         self._due_s = self._wake_s = due_s
         if due_s is not None:
-            behind_s = self._host.clock.behind_s
+            behind_s = self._jobs.clock.behind_s
             self._wake_s = wake_s(self._timers.time() - behind_s, due_s)
             self._timer = self._timers.call_at(self._wake_s + behind_s, self._tick)
 
@@ -277,7 +249,7 @@ class RelayJob:
             return
         timeout_s = self.spec.connect_timeout_s
         try:
-            link, channel = self._host.open_channel(
+            link, channel = self._jobs.open_channel(
                 name, addresses.decode("ascii", "replace"), timeout_s, self, number
             )
         except ValueError as error:
@@ -324,7 +296,7 @@ class RelayJob:
         child = self.children.pop(number, None)
         if child is not None:
             child.close()
-            self._host.close_channel(child.link, child.channel)
+            self._jobs.close_channel(child.link, child.channel)
 
     # -- end ------------------------------------------------------------------------------
 
@@ -334,9 +306,9 @@ class RelayJob:
             self._timer = None
         self._process.end()
         # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
-        self._blob = b""
+        self.blob = b""
         self.machine.release()
         self._queue.clear()
         for number in list(self.children):
             self._drop_child(number)
-        self._host.job_finished(self)
+        self._jobs.job_finished(self)

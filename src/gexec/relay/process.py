@@ -8,55 +8,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from gexec.core import events
-from gexec.relay.launches import Launches
-from gexec.relay.ports import PipesPort, ProcessEvent, Surroundings
+from gexec.relay.ports import PipesPort, ProcessEvent
 from gexec.wire import jobspec, messages
 from gexec.wire import outcome as outcomes
-from gexec.wire.jobspec import JobSpec
+
+if TYPE_CHECKING:
+    from gexec.relay.job import RelayJob
+    from gexec.relay.jobs import Jobs
 
 
 class JobProcess:
     """One process, from the request for it to its end.
 
-    Args:
-        around, launches: who starts it, and when.
-        rank, uid: which rank, and of which user.
-        credential, blob: as received, for the spawner.
-        tell: takes an event for the machine.
-        wake: is called when ``behind`` has something for the machine.
-        fail: takes what went wrong here and is no fault of whoever called.
-
     Attributes:
         behind: what the machine is told when all that the pipes hold was read; then they are read first.
     """
 
-    def __init__(
-        self,
-        around: Surroundings,
-        launches: Launches,
-        *,
-        rank: int,
-        uid: int,
-        spec: JobSpec,
-        credential: bytes,
-        blob: bytes,
-        tell: Callable[[events.Event], None],
-        wake: Callable[[], None],
-        fail: Callable[[Exception], None],
-    ) -> None:
+    def __init__(self, job: RelayJob, jobs: Jobs) -> None:
         self.behind: deque[events.Event] = deque()
-        self._around = around
-        self._launches = launches
-        self._rank = rank
-        self._uid = uid
-        self._flags = spec.flags
-        self._credential = credential
-        self._blob = blob
-        self._tell = tell
-        self._wake = wake
-        self._fail = fail
+        self._job = job
+        self._around = jobs.around
+        self._launches = jobs.launches
         self._task: int | None = None
         self._pipes: PipesPort | None = None
         self._checked = False
@@ -91,7 +66,7 @@ class JobProcess:
             if isinstance(effect, events.KillTask):
                 self._waiting = None
                 unstarted = outcomes.not_started("the job was ended before this node's process started")
-                self._tell(events.TaskEnded(unstarted))
+                self._job.tell(events.TaskEnded(unstarted))
         elif isinstance(effect, events.DrainOutput):
             self.behind.append(events.OutputDrained())
         elif isinstance(effect, events.SignalTask | events.KillTask | events.ForgetTask):
@@ -136,25 +111,26 @@ class JobProcess:
             except Exception as error:
                 # This may be another job's turn to go on, which has nothing to do with it.
                 self._launching = False
-                self._fail(error)
+                self._job.fail(error)
             return self._launching
 
-        self._launches.ask(self._uid, begin)
+        self._launches.ask(self._job.uid, begin)
 
     def _check(self) -> None:
+        job = self._job
         self._task = self._around.processes.open_task(self.told)
         self._checked = True
         try:
-            self._around.processes.check(self._task, self._rank, self._credential, self._blob)
+            self._around.processes.check(self._task, job.key[1], job.credential, job.blob)
         except OSError as error:
             self._not_started(error)
 
     def _run(self) -> None:
-        processes = self._around.processes
+        job, flags, processes = self._job, self._job.spec.flags, self._around.processes
         try:
-            detached = bool(self._flags & jobspec.DETACHED)
-            with_stdin = not (detached or self._flags & jobspec.NO_STDIN)
-            pipes = self._around.open_pipes(self._tell, with_stdin, not detached)
+            detached = bool(flags & jobspec.DETACHED)
+            with_stdin = not (detached or flags & jobspec.NO_STDIN)
+            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached)
         except OSError as error:
             self._not_started(error)
             return
@@ -162,7 +138,7 @@ class JobProcess:
             self._task = processes.open_task(self.told)
         self._checked = False
         try:
-            processes.run(self._task, self._rank, self._credential, self._blob, pipes.child_fds)
+            processes.run(self._task, job.key[1], job.credential, job.blob, pipes.child_fds)
             self._pipes = pipes
         except OSError as error:
             pipes.close()
@@ -176,7 +152,7 @@ class JobProcess:
             self._around.processes.kill(self._task, True)  # a check that was passed
             self._task = None
         self._launching = False
-        self._tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
+        self._job.tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
 
     # -- what the spawner says ------------------------------------------------------------
 
@@ -186,21 +162,21 @@ class JobProcess:
         if isinstance(event, messages.ProcessStarted):
             if self._pipes is not None:
                 self._pipes.started()
-            self._tell(events.TaskStarted())
+            self._job.tell(events.TaskStarted())
         elif isinstance(event, messages.ProcessReady):
-            self._tell(events.TaskReady())
+            self._job.tell(events.TaskReady())
         elif isinstance(event, messages.ProcessLeft):
-            self._tell(events.TaskLeft(event.holders))
+            self._job.tell(events.TaskLeft(event.holders))
         else:
             asked = isinstance(event, messages.ProcessEnded) and event.ending
             # What was left of the output and the end are one turn of the machine's.
             self.behind.append(events.TaskEnded(event.outcome, asked))
-            self._wake()
+            self._job.wake()
 
     def _answered(self) -> None:
         if self._launching:
             self._launching = False
-            self._launches.done(self._uid)
+            self._launches.done(self._job.uid)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -220,4 +196,3 @@ class JobProcess:
         if self._pipes is not None:
             self._pipes.close()
         self._pipes = None
-        self._blob = b""

@@ -277,16 +277,16 @@ class SimSpawner:
     def signal(self, task: int, signum: int) -> None:
         """Send a signal to its process group."""
         process = self._processes.get(task)
-        if process is not None and not process.forgotten:
+        if process is not None and not process.record.forgotten:
             process.signal(signum)
 
     def kill(self, task: int, now: bool) -> None:
         """End it and what it left behind."""
         process = self._processes.get(task)
-        if process is not None and not process.forgotten:
+        if process is not None and not process.record.forgotten:
             process.kill(now)
 
     def forget(self, task: int) -> None:
         """Leave it alone from now on."""
         self._told.pop(task, None)
-        self._processes[task].forgotten = True
+        self._processes[task].record.forgotten = True

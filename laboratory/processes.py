@@ -50,6 +50,8 @@ class ProcessRecord:
     stdin: bytearray = field(default_factory=bytearray)
     stdin_eof: bool = False
     outcome: Outcome | None = None
+    #: It is detached: its daemon let it go.
+    forgotten: bool = False
     #: Lengths of stdout and stderr when the process ended: all that it wrote itself.
     own: tuple[int, int] = (0, 0)
 
@@ -57,7 +59,7 @@ class ProcessRecord:
 class SimProcess:
     """One started process. What it does happens to its machine, what is told of it to its daemon.
 
-    A daemon may be stopped alone. ``forgotten``: it is detached, and nobody's any more.
+    A daemon may be stopped alone.
     """
 
     def __init__(
@@ -70,12 +72,11 @@ class SimProcess:
         pipes: SimPipes,
     ) -> None:
         self.runs = True
-        self.forgotten = False
         self._world = daemon.world
         self._daemon = daemon
         self._task = task
         self._plan = plan
-        self._record = record
+        self.record = record
         self._grace_s = grace_s
         self._pipes = pipes
         self._writes = list(reversed(plan.writes))
@@ -118,7 +119,7 @@ class SimProcess:
 
     def _put(self, stream: int, data: bytes) -> int:
         count = self._pipes.put(stream, data)
-        self._record.written[stream] += data[:count]
+        self.record.written[stream] += data[:count]
         return count
 
     def _write(self) -> None:
@@ -141,21 +142,21 @@ class SimProcess:
     @property
     def _reads_on(self) -> bool:
         wanted = self._plan.reads
-        read = len(self._record.stdin)
-        return not self._record.stdin_eof and (wanted is None or read < wanted)
+        read = len(self.record.stdin)
+        return not self.record.stdin_eof and (wanted is None or read < wanted)
 
     def _read_stdin(self) -> None:
         if not self.runs:
             return
         count = self._world.rng.randrange(1, PIPE_BYTES)
         if self._plan.reads is not None:
-            count = min(count, self._plan.reads - len(self._record.stdin))
+            count = min(count, self._plan.reads - len(self.record.stdin))
         piece = self._pipes.take(count)
         self._hungry = piece is None
         if piece is None:
             return  # goes on when more comes
-        self._record.stdin += piece
-        self._record.stdin_eof = not piece
+        self.record.stdin += piece
+        self.record.stdin_eof = not piece
         self._after(0.002, self._next)
 
     def _came(self) -> None:
@@ -192,9 +193,9 @@ class SimProcess:
         """Be gone, without telling anybody (its daemon may be gone with it)."""
         if self.runs:
             self.runs = False
-            self._record.running -= 1
-            self._record.outcome = outcome
-            self._record.own = len(self._record.written[STDOUT]), len(self._record.written[STDERR])
+            self.record.running -= 1
+            self.record.outcome = outcome
+            self.record.own = len(self.record.written[STDOUT]), len(self.record.written[STDERR])
             self._pipes.close_reader()
 
     # -- signals --------------------------------------------------------------------------

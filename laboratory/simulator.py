@@ -182,6 +182,8 @@ class Simulation:
         elif self._detached and ran:
             if outcome.kind != outcomes.LOST and outcome != outcomes.exited(0):
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it was detached")
+            if outcome.kind != outcomes.LOST and not record.forgotten:
+                raise Violation(f"rank {rank} is {outcome.describe()}, but its daemon has not let it go")
         elif outcome.kind != outcomes.LOST:
             truth = record.outcome
             if truth is None or (

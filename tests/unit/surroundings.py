@@ -114,6 +114,7 @@ class Spawner:
         self.asked: list[tuple[object, ...]] = []
         self.told: dict[int, Callable[[ProcessEvent], None]] = {}
         self.full = False
+        self.defect: Exception | None = None
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         task = len(self.told) + 1
@@ -139,6 +140,8 @@ class Spawner:
         self._ask("forget", task)
 
     def _ask(self, *what: object) -> None:
+        if self.defect is not None:
+            raise self.defect
         if self.full:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
         self.asked.append(what)

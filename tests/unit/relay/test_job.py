@@ -237,17 +237,13 @@ def test_a_parent_that_breaks_the_protocol_loses_its_link_only() -> None:
     assert daemon.lives == {0}
 
 
-def test_a_defect_costs_this_job_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_costs_this_job_and_no_other() -> None:
     daemon = Daemon(job(ranks=2))
     daemon.near = True
     parent, other = daemon.start(0, 2), daemon.start(1, 2)
-    machine = daemon.jobs.by_key[JOB_ID, 0].machine
-
-    def fail(event: object, now_s: float) -> None:
-        raise KeyError("a defect")
-
-    monkeypatch.setattr(machine, "handle", fail)
+    daemon.processes.defect = KeyError("a defect")
     daemon.jobs.link_frame(parent, 1, frames.Signal(2))
+    daemon.processes.defect = None
     assert daemon.failed == [f"rank 0 of job {JOB_ID.hex()}: 'a defect'"]
     assert isinstance(parent.frames[-1], frames.Refused)
     assert isinstance(daemon.dialled[0].frames[-1], frames.Close)

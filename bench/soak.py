@@ -135,7 +135,7 @@ class Soak:
             "plain, a dead node": lambda: self.run(255, "-w", self.everyone, "true"),
             "strict": lambda: self.run(0, "--strict", "-w", some, "true"),
             "strict, a dead node": lambda: self.run(255, "--strict", "-w", self.everyone, "true"),
-            "not started": lambda: self.run(255, "-w", some, "--remote-path", "no-such-program"),
+            "not started": lambda: self.run(127, "-w", some, "--remote-path", "no-such-program"),
             "timed out": lambda: self.run(124, "-w", some, "--timeout", "0.3", "sleep", "600"),
             "detached": lambda: self.run(0, "-d", "-w", some, "true"),
             "interrupted": self.interrupt,

@@ -33,7 +33,7 @@ UsePAM no
 PermitRootLogin yes
 PasswordAuthentication no
 KbdInteractiveAuthentication no
-MaxStartups 200
+MaxStartups {startups}
 AcceptEnv none
 PermitUserRC no
 PermitUserEnvironment no
@@ -72,9 +72,12 @@ class Sshd:
 
     ``node1`` to ``node8`` are its nodes by ssh's own aliases; ``stranger`` is one that does not know our key,
     ``unknown`` one whose key we do not know, ``noisy`` prints before every command, ``nologin`` runs none.
+
+    Args:
+        startups: MaxStartups: a connection beyond so many that have not logged in is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, startups: int = 200) -> None:
         if SSHD is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
             pytest.skip("needs OpenSSH: sshd, ssh and ssh-keygen")
         if os.geteuid() == 0:
@@ -87,7 +90,7 @@ class Sshd:
             kind = "ecdsa" if name.startswith("second") else "ed25519"  # which nobody knows
             command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(self.dir / name)]
             subprocess.run(command, check=True, timeout=DEADLINE_S)
-        self._write()
+        self._write(startups)
         with (self.dir / "log").open("wb") as log:
             command = [SSHD, "-D", "-e", "-f", str(self.dir / "sshd_config")]
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -116,9 +119,10 @@ class Sshd:
             self.stop()
             pytest.skip(f"needs an account that may log in over ssh: {done.stdout}{done.stderr}")
 
-    def _write(self) -> None:
+    def _write(self, startups: int) -> None:
         hosts = {f"node{number}": number for number in range(1, 9)} | _OTHERS
         place = {
+            "startups": startups,
             "dir": self.dir,
             "network": NETWORK,
             "port": self.port,

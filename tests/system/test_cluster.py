@@ -239,6 +239,27 @@ def test_a_daemon_that_is_killed_takes_its_processes_along(
     assert "node002: ended" in status.stdout
 
 
+def test_a_node_that_shuts_down_says_so_to_its_parent_and_is_not_down(
+    cluster_of: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = cluster_of(2, drain_s=60)
+    job = cluster.popen("-w", "node002", "sh", "-c", "echo up; exec sleep 1000", stdout=subprocess.PIPE)
+    try:
+        assert job.stdout.readline() == b"0 up\n"
+        processes.send_signal(cluster.daemon("node002")[0], signal.SIGTERM)
+        words = ("-w", "node[001-002]", "echo", "x")
+        env = {"XDG_CACHE_HOME": str(tmp_path)}
+        wait_until(lambda: cluster.gexec(*words).returncode == 255, "new jobs are taken")
+        done = cluster.gexec(*words, env=env, text=True)
+        said = "gexec: node002: not started: gexecd is shutting down\n"
+        assert (done.returncode, done.stdout, done.stderr) == (255, "0 x\n", said)
+        assert not (tmp_path / "gexec" / "down").exists()
+        assert job.poll() is None
+    finally:
+        job.terminate()
+        job.communicate(timeout=DEADLINE_S)
+
+
 def _below(pid: int, ancestor: int) -> bool:
     while pid > 1:
         if pid == ancestor:

@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 
 from .commands import Shell, until_said
+from .conftest import wait_until
 from .must_hold import end, marked, marker, sorted_lines, wait_gone, wait_started
 from .sshd import Sshd
 
 
 @pytest.fixture
 def shell(sshd: Sshd, tmp_path: Path) -> Shell:
+    return shell_of(sshd, tmp_path)
+
+
+def shell_of(sshd: Sshd, folder: Path) -> Shell:
     """No gexecd anywhere, and ssh knows where node1 to node8 are."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
-    return Shell(clean | {"GEXEC_SSH": shlex.join(sshd.ssh)}, tmp_path)
+    return Shell(clean | {"GEXEC_SSH": shlex.join(sshd.ssh)}, folder)
 
 
 def nodelist(shell: Shell, *names: str) -> Shell:
@@ -202,3 +207,22 @@ def test_a_time_out_and_signals_end_the_commands(shell: Shell) -> None:
     client.kill()
     client.communicate()
     wait_gone(mark)
+
+
+def test_a_node_that_drops_connections_is_not_down_and_one_that_refuses_them_is(tmp_path: Path) -> None:
+    server = Sshd(startups=2)
+    try:
+        shell = shell_of(server, tmp_path)
+        place = ("127.0.87.3", server.port)
+        with socket.create_connection(place) as one, socket.create_connection(place) as other:
+            assert one.recv(4) == other.recv(4) == b"SSH-"  # both count
+            done = shell.run("ensh", "-n", "node1", "true")
+        assert b"ensh: node1: not started: " in done.stderr, done.stderr
+        assert not (tmp_path / "cache" / "gexec" / "down").exists()
+        wait_until(lambda: shell.run("ensh", "-n", "node1", "--skip-down", "true").returncode == 0, "dropped")
+        server.process.terminate()
+        server.process.wait()
+        assert shell.run("ensh", "-n", "node1", "true").returncode == 255
+        assert "node1" in (tmp_path / "cache" / "gexec" / "down").read_text()
+    finally:
+        server.stop()

@@ -303,6 +303,11 @@ def test_nodes_that_were_not_reached_are_left_out_the_next_time(shell: Shell) ->
     assert done.stderr == b"gexec: no node is left: --skip-down leaves out all 1, which are down\n"
 
 
+def test_nodes_that_a_strict_job_did_not_start_are_not_down(shell: Shell) -> None:
+    assert shell.gexec("--strict", "-w", "node001,dead", "true").returncode == 255
+    assert "node001" not in (shell.folder / "cache" / "gexec" / "down").read_text()
+
+
 # -- dry runs -----------------------------------------------------------------------------------
 
 

@@ -194,22 +194,26 @@ def lacking(cluster: Cluster, folder: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.root
 @pytest.mark.parametrize(
-    ("words", "cause"),
+    ("words", "status", "cause"),
     [
-        (["{here}/bin/missing", "x"], "No such file or directory"),
-        (["{here}/bin/locked", "x"], "Permission denied"),
-        (["--remote-path", "missing", "x"], "missing"),
-        (["--remote-path", "locked", "x"], "locked"),
-        (["--chdir={here}/cwd", "echo", "x"], "{here}/cwd"),
+        (
+            ["{here}/bin/missing", "x"],
+            127,
+            "No such file or directory on this node (--remote-path looks for a ",
+        ),
+        (["{here}/bin/locked", "x"], 126, "Permission denied"),
+        (["--remote-path", "missing", "x"], 127, "missing"),
+        (["--remote-path", "locked", "x"], 126, "locked"),
+        (["--chdir={here}/cwd", "echo", "x"], 255, "{here}/cwd"),
     ],
 )
 def test_what_is_missing_on_one_node(
-    cluster: Cluster, lacking: dict[str, str], folder: Path, words: list[str], cause: str
+    cluster: Cluster, lacking: dict[str, str], folder: Path, words: list[str], status: int, cause: str
 ) -> None:
     here = str(folder / "here")
     words = [word.format(here=here) for word in words]
     ended = cluster.gexec("-p", "host", *words, env=lacking | {"PATH": f"{here}/bin:{os.environ['PATH']}"})
-    assert ended.returncode == 255
+    assert ended.returncode == status
     assert sorted_lines(ended.stdout) == _others(cluster)
     (line,) = _said(ended)
     assert line.startswith(f"gexec: {STRAY}: not started: "), line

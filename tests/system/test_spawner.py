@@ -294,24 +294,44 @@ def test_large_job_travels_in_a_sealed_memfd(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "options", "words"),
+    ("argv", "options", "status", "words"),
     [
-        (["/no/such"], {}, "program /no/such: No such file or directory"),
-        (["/etc/passwd"], {}, "program /etc/passwd: Permission denied"),
-        (["/"], {}, "program /: Permission denied"),
-        (["/bin/true"], {"cwd": b"/no/dir"}, "working directory /no/dir: No such file or directory"),
-        (["nosuch"], {"flags": jobspec.REMOTE_PATH}, "program nosuch: not found in the job's PATH"),
+        (["/no/such"], {}, 127, "program /no/such: No such file or directory on this node (--remote-path"),
+        (["/etc/passwd/no"], {}, 127, "program /etc/passwd/no: Not a directory"),
+        (["/etc/passwd"], {}, 126, "program /etc/passwd: Permission denied"),
+        (["/"], {}, 126, "program /: Permission denied"),
+        (["/bin/true"], {"cwd": b"/no/dir"}, 255, "working directory /no/dir: No such file or directory"),
+        (["/bin/true"], {"cwd": b"/etc/passwd"}, 255, "working directory /etc/passwd: Not a directory"),
+        (["nosuch"], {"flags": jobspec.REMOTE_PATH}, 127, "program nosuch: not found in the job's PATH"),
     ],
 )
-def test_what_cannot_start_says_why(rig: Rig, argv: list[str], options: dict[str, Any], words: str) -> None:
+def test_what_cannot_start_says_why(
+    rig: Rig, argv: list[str], options: dict[str, Any], status: int, words: str
+) -> None:
     raw, blob = signed(job(argv, **options))
     outcome = rig.run(raw, blob).outcome()
-    assert outcome.kind == NOT_STARTED
+    assert (outcome.kind, outcome.exit_status) == (NOT_STARTED, status)
     assert words in outcome.text
     assert outcome.value > 0
     raw, blob = signed(job(argv, **options))
     rig.relay.check(500, 0, raw, blob)
     assert words in rig.wait(500, ProcessRefused).outcome.text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("#!/no/such/interpreter", "the interpreter that it names does not exist"),
+        ("no script", "neither a program for this machine nor a script"),
+    ],
+)
+def test_a_script_that_cannot_be_executed_says_why(rig: Rig, tmp_path: Path, line: str, words: str) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"{line}\n")
+    script.chmod(0o755)
+    outcome = rig.run(*signed(job([str(script)]))).outcome()
+    assert (outcome.kind, outcome.exit_status) == (NOT_STARTED, 126)
+    assert words in outcome.text
 
 
 def test_script_without_interpreter_line_is_told(rig: Rig, tmp_path: Path) -> None:

@@ -389,11 +389,11 @@ def conclude(
 def remember_reached(choice: Choice, outcomes: Sequence[Outcome]) -> None:
     """Keep in mind which nodes could not be reached, for --skip-down."""
     from gexec.client.down import remember
-    from gexec.select.rounds import unreached
+    from gexec.select.rounds import is_down, unreached
 
-    lost = [name for (name, _), outcome in zip(choice.nodes, outcomes, strict=True) if unreached(outcome)]
-    gone = set(lost)
-    remember(lost, [name for name, _ in choice.nodes if name not in gone])
+    ended = [(name, outcome) for (name, _), outcome in zip(choice.nodes, outcomes, strict=True)]
+    down = {name for name, outcome in ended if is_down(outcome)}
+    remember(down, {name for name, outcome in ended if not unreached(outcome)} - down)
 
 
 def _stdin_is_null() -> bool:

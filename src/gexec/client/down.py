@@ -34,12 +34,12 @@ def lately_down() -> set[str]:
         os.close(folder)
 
 
-def remember(unreached: Iterable[str], reached: Iterable[str]) -> None:
+def remember(down: Iterable[str], reached: Iterable[str]) -> None:
     """Write down which nodes could not be reached, and strike out those that were.
 
-    Without ``unreached`` this costs one look at whether there is anything to strike out. Never fails.
+    Without ``down`` this costs one look at whether there is anything to strike out. Never fails.
     """
-    new = {folded(name) for name in unreached}
+    new = {folded(name) for name in down}
     try:
         folder = _open_folder(make=bool(new))
     except OSError:

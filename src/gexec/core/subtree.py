@@ -282,7 +282,7 @@ class Subtree:
             return
         asked = bool(asked)
         self._settle_unreached(child, reached=asked)
-        outcome = outcomes.lost(text) if asked else outcomes.not_started(text)
+        outcome = outcomes.lost(text) if asked else outcomes.unreachable(text)
         self._settle(child, outcome, now_s, maybe_asked=asked)
 
     def _settle_unreached(self, elder: Child, reached: bool) -> None:
@@ -292,7 +292,7 @@ class Subtree:
         elder.reached = reached
         for rank, text in elder.unreached:
             if self.active:
-                self._decide(rank, outcomes.lost(text) if reached else outcomes.not_started(text))
+                self._decide(rank, outcomes.lost(text) if reached else outcomes.unreachable(text))
         elder.unreached.clear()
 
     def _settle(self, child: Child, outcome: Outcome, now_s: float, maybe_asked: bool = True) -> None:

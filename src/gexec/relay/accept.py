@@ -68,9 +68,9 @@ class Acceptor:
     def stop(self) -> None:
         """Accept no more; what is connected stays."""
         for listener in (*self._listeners, self._client_listener):
-            self._loop.remove_reader(listener.fileno())
-            listener.close()
-        self._listeners.clear()
+            if listener.fileno() >= 0:
+                self._loop.remove_reader(listener.fileno())
+                listener.close()
 
     def _readable(self, listener: socket.socket, is_client: bool) -> None:
         for _ in range(_BATCH):

@@ -81,11 +81,13 @@ class RelayService:
     # -- the end --------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take no new jobs; stop when those that run have ended, or drain_s is over."""
+        """Take no new jobs; stop when those that run have ended, or drain_s is over.
+
+        Until then connections are accepted, and jobs refused: who asks is told why.
+        """
         if self._jobs.draining:
             self._stop(0)
             return
-        self._acceptor.stop()
         self._jobs.drain()
         self.processes.draining = True
         Deadline(self._loop, self._settings.drain_s, partial(self._stop, 0))
@@ -93,6 +95,7 @@ class RelayService:
 
     def _stop_if_idle(self) -> None:
         if self._jobs.draining and not self._jobs.by_key:
+            self._acceptor.stop()  # who comes now is a new gexecd's, if systemd holds the sockets
             self._loop.call_later(0.05, self._stop, 0)  # what was sent just now may leave
 
     def _stop(self, status: int) -> None:

@@ -8,7 +8,7 @@ have run is never started again.
 from __future__ import annotations
 
 from gexec.errors import UsageError
-from gexec.wire.outcome import NOT_STARTED, not_started
+from gexec.wire.outcome import NOT_STARTED, UNREACHABLE, not_started
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +31,16 @@ def share(option: str, text: str, total: int, least: int) -> int:
 
 
 def unreached(outcome: Outcome) -> bool:
-    """Tell whether a node was not reached, so that the command cannot have run there.
+    """Tell whether the command cannot have run on a node, and may on the next attempt.
 
     What a reached node says about a program that it cannot start comes with an error number.
     """
-    return outcome.kind == NOT_STARTED and not outcome.value
+    return outcome.kind == NOT_STARTED and outcome.value in (0, UNREACHABLE)
+
+
+def is_down(outcome: Outcome) -> bool:
+    """Tell whether nothing answered for a node. One that is busy, shuts down or was not asked is not down."""
+    return outcome.kind == NOT_STARTED and outcome.value == UNREACHABLE
 
 
 class Rounds:

@@ -97,7 +97,8 @@ def _enter(cwd: bytes) -> None:
         os.chdir(cwd)
     except OSError as error:
         text = f"working directory {_shown(cwd)}: {error.strerror}"
-        raise Refusal(outcome.not_started(text, error.errno or 0)) from error
+        # One number for every reason: ENOENT and EACCES would say that the program is at fault (126, 127).
+        raise Refusal(outcome.not_started(text, errno.ENOTDIR)) from error
 
 
 def _looked_up(spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
@@ -137,7 +138,13 @@ def _spawn_refusal(spec: LaunchSpec, error: OSError) -> Refusal:
     shown = _shown(spec.program)
     reason = error.strerror or "it cannot be started"
     if number == errno.ENOENT and os.path.exists(spec.program):
+        number = errno.ENOEXEC
         reason += ": the interpreter that it names does not exist on this node"
+    elif number in (errno.ENOENT, errno.ENOTDIR):
+        number = errno.ENOENT
+        reason += " on this node (--remote-path looks for a name in the node's PATH)"
+    elif number == errno.ELOOP:
+        number = errno.EACCES
     elif number == errno.EACCES:
         reason += ": it is not executable for this user"
     elif number == errno.ENOEXEC:

@@ -9,6 +9,13 @@ _KILL = 9
 #: sh tells 128 + N for a command that signal N ended (ksh93: 256 + N).
 _SIGNALS_FROM, _SIGNALS_TO = 129, 128 + 31
 _KSH_SIGNALS_FROM = 257
+#: How the reason begins for which a silent node is given up.
+SILENT = "no answer within"
+#: What is said of a node, or the last host before it, of which nothing answers: here, and by OpenSSH.
+_DOWN = (
+    SILENT, "ssh: connect to host ", "ssh: Could not resolve hostname ", "during banner exchange",
+    "open failed: connect failed: ",
+)  # fmt: skip
 
 
 def verdict(
@@ -40,10 +47,12 @@ def verdict(
             return outcomes.timed_out(ended.value if ended.kind == outcomes.KILLED else 0, out_of_time)
         return ended
     if not went:
-        if ended_for:
-            return outcomes.not_started(ended_for)
-        text = explanation or f"ssh ended with status {ssh_status} before the command began"
-        return outcomes.denied(text) if "Permission denied (" in text else outcomes.not_started(text)
+        text = ended_for or explanation or f"ssh ended with status {ssh_status} before the command began"
+        if "Permission denied (" in text and not ended_for:
+            return outcomes.denied(text)
+        # A sshd that has too many (MaxStartups) closes the connection: that node is not down.
+        down = any(words in text for words in _DOWN)
+        return outcomes.unreachable(text) if down else outcomes.not_started(text)
     if forced:
         return outcomes.lost("the node did not confirm the end of the command")
     if asked_kill:

@@ -19,7 +19,7 @@ from gexec.ssh.link import BACKLOG_MAX_BYTES, ClientLink
 from gexec.ssh.messenger import Messengers
 from gexec.ssh.process import SshProcess
 from gexec.ssh.stdin import KeptStdin, SpoolError
-from gexec.ssh.verdict import verdict
+from gexec.ssh.verdict import SILENT, verdict
 from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, RanksStarted, Stdin, StdinTaken
 from gexec.wire.jobspec import NO_STDIN, JobSpec
 from gexec.wire.outcome import Outcome, held_by, not_started, output_cut
@@ -205,7 +205,7 @@ class Work:
 
     def _too_slow(self, process: SshProcess, within_s: float) -> None:
         if not process.went:
-            self._give_up(process, f"no answer within {within_s:g} s")
+            self._give_up(process, f"{SILENT} {within_s:g} s")
 
     def _went(self, process: SshProcess) -> None:
         """The script on the node is there: let it run the command."""

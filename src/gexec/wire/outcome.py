@@ -21,6 +21,12 @@ TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --time
 #: Kinds of a process that ran to its end: only their output can be known to be incomplete.
 ENDS: Final = (EXITED, KILLED, TIMED_OUT)
 
+#: Value of *not started* where nothing answered for the node: Linux's EHOSTUNREACH. It is taken for down.
+UNREACHABLE: Final = 113
+#: The program is not there (ENOENT), or cannot be run (E2BIG, ENOEXEC, EACCES): 127 and 126, as in a shell.
+_NOT_FOUND: Final = 2
+_NOT_RUNNABLE: Final = (7, 8, 13)
+
 NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
 #: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
 #: forged status can wrap around to the client's exit status 0.
@@ -59,6 +65,8 @@ class Outcome:
             return 128 + self.value
         if self.kind == TIMED_OUT:
             return 124
+        if self.kind == NOT_STARTED:
+            return 127 if self.value == _NOT_FOUND else 126 if self.value in _NOT_RUNNABLE else 255
         return 255
 
     def describe(self) -> str:
@@ -104,6 +112,11 @@ def killed(signum: int) -> Outcome:
 def not_started(text: str, errno: int = 0) -> Outcome:
     """The command did not run on that node."""
     return Outcome(NOT_STARTED, errno, clipped(text))
+
+
+def unreachable(text: str) -> Outcome:
+    """The command did not run on that node, since the node could not be reached."""
+    return not_started(text, UNREACHABLE)
 
 
 def no_room(reason: str) -> Outcome:

@@ -91,7 +91,7 @@ def test_unreachable_rank_ends_and_the_others_go_on() -> None:
     effects = root.handle(events.ChildLost(1, "connection refused", False), 0.1)
     (frame,) = told(effects)
     assert isinstance(frame, Ended)
-    assert frame.outcome == outcomes.not_started("connection refused")
+    assert frame.outcome == outcomes.unreachable("connection refused")
     assert frames.Done() in told(hear(root, 2, exited(1, 2)))
 
 

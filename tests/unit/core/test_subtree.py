@@ -112,11 +112,11 @@ def test_unreached_child_is_not_started_and_its_subtree_is_taken_over() -> None:
     bench = Bench(7, 2)
     bench.opened()
     bench.subtree.lost(1, "connection refused", False, 0.01)
-    assert bench.decided == {0: outcomes.not_started("connection refused")}
+    assert bench.decided == {0: outcomes.unreachable("connection refused")}
     assert bench.ranges() == [(1, 3), (3, 4)]
     # Nobody can have asked the heirs either.
     bench.subtree.lost(4, "connection refused", False, 0.02)
-    assert bench.decided[3] == outcomes.not_started("connection refused")
+    assert bench.decided[3] == outcomes.unreachable("connection refused")
 
 
 def test_heir_of_a_slow_child_is_judged_when_the_slow_one_is() -> None:

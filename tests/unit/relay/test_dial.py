@@ -133,7 +133,7 @@ def test_nothing_is_left_open_when_the_dialling_is_stopped(listening: Callable[.
     async def dial() -> None:
         attempts = Attempts([listening(deaf=True)], 30.0)
         task = asyncio.create_task(attempts.connect())
-        await asyncio.sleep(0)
+        await asyncio.wait({task}, timeout=0)
         attempts.close()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

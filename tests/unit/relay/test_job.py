@@ -41,7 +41,7 @@ def ended(client: Peer) -> dict[int, Outcome]:
 def test_a_name_without_an_address_is_not_dialled(entry: bytes, text: str) -> None:
     daemon = Daemon(job(addresses=[entry]))
     client = daemon.submit()
-    assert ended(client) == {0: outcomes.not_started(text)}
+    assert ended(client) == {0: outcomes.unreachable(text)}
     assert isinstance(client.frames[-1], frames.Done)
     assert daemon.dialled == []
 
@@ -50,7 +50,7 @@ def test_a_link_lost_while_it_is_dialled_is_a_node_that_did_not_start() -> None:
     daemon = Daemon(job())
     client = daemon.submit()
     daemon.jobs.link_closed(daemon.dialled[0], "connection refused")
-    assert ended(client) == {0: outcomes.not_started("connection refused")}
+    assert ended(client) == {0: outcomes.unreachable("connection refused")}
     assert daemon.dialled[0].sent == []
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 
 from gexec.errors import UsageError
-from gexec.select.rounds import Rounds, share, unreached
-from gexec.wire.outcome import Outcome, denied, exited, killed, lost, not_started, timed_out
+from gexec.select.rounds import Rounds, is_down, share, unreached
+from gexec.wire.outcome import (
+    Outcome,
+    denied,
+    exited,
+    killed,
+    lost,
+    no_room,
+    not_started,
+    timed_out,
+    unreachable,
+)
 
 REFUSED = not_started("connection refused")
 
@@ -48,6 +58,7 @@ def test_only_what_was_not_reached_is_tried_again_and_before_the_next_batch() ->
     ("outcome", "expected"),
     [
         (REFUSED, True),
+        (unreachable("no answer"), True),
         (not_started("no such file", 2), False),  # the node was reached and would say the same again
         (exited(1), False),
         (exited(255), False),
@@ -59,6 +70,12 @@ def test_only_what_was_not_reached_is_tried_again_and_before_the_next_batch() ->
 )
 def test_what_counts_as_not_reached(outcome: Outcome, expected: bool) -> None:
     assert unreached(outcome) is expected
+
+
+def test_only_a_node_of_which_nothing_answers_is_down() -> None:
+    assert is_down(unreachable("no answer"))
+    for outcome in (no_room("no memory"), not_started("gexecd is shutting down"), lost("x"), exited(1)):
+        assert not is_down(outcome)
 
 
 @pytest.mark.parametrize(("most", "batches"), [(0, 1), (1, 2), (2, 3), (None, 3)])

@@ -348,6 +348,11 @@ def judged(**known: object) -> outcomes.Outcome:
         ({"went": False, "explanation": "no route"}, outcomes.not_started("no route")),
         ({"went": False, "explanation": "a@b: Permission denied (publickey)."},
          outcomes.denied("a@b: Permission denied (publickey).")),
+        ({"went": False, "explanation": "ssh: connect to host a port 22: Connection refused"},
+         outcomes.unreachable("ssh: connect to host a port 22: Connection refused")),
+        ({"went": False, "ended_for": "no answer within 9 s"}, outcomes.unreachable("no answer within 9 s")),
+        ({"went": False, "explanation": "Connection reset by 10.0.0.1 port 22"},  # MaxStartups
+         outcomes.not_started("Connection reset by 10.0.0.1 port 22")),
         ({"went": False, "ssh_status": 3},
          outcomes.not_started("ssh ended with status 3 before the command began")),
         ({"went": False, "ended_for": "SIGINT", "explanation": "x"}, outcomes.not_started("SIGINT")),

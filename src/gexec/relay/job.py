@@ -152,8 +152,8 @@ class RelayJob:
                     break
                 try:
                     effects = self.machine.handle(event, self._now_s())
-                except ProtocolError as error:
-                    self._refuse(event, error)
+                except ProtocolError as broken:
+                    self._refuse(event, broken)
                     continue
                 self._carry_out(effects)
         except Exception as error:

@@ -123,15 +123,20 @@ class Progress:
             if outcomes[rank] is None
         ]
         width = max(_NARROWEST, _columns(self._fd) - 1)
-        told = f"{done}/{total} done"
-        told += f", {failed} failed" if failed else ""
-        told += f", {len(running)} running" if started else ", starting"
-        told += f", {now_s - self._begin_s:.0f} s"
+        told = [f"{done}/{total} done"]
+        told += [f"{failed} failed"] if failed else []
+        told += [f"{len(running)} running" if started else "starting", f"{now_s - self._begin_s:.0f} s"]
         bytes_read, moved = self._moved(now_s)
-        told = f"{moved}\n{told}" if moved else told
+        lines = [moved, told] if moved else [told]
         bar = (self._total, bytes_read) if self._total else (total, done)
+        bar_width = min(30, width // 3)
+        room = width - bar_width - 1
         grid = Table.grid(padding=(0, 1))
-        grid.add_row(ProgressBar(*bar, width=min(30, width // 3)), Text(told, no_wrap=True))
+        if max(len(", ".join(parts)) for parts in lines) <= room:
+            text = "\n".join(fitting(parts, room) for parts in lines)
+            grid.add_row(ProgressBar(*bar, width=bar_width), Text(text, no_wrap=True))
+        else:
+            grid.add_row(Text("\n".join(fitting(parts, width) for parts in lines), no_wrap=True))
         buffer = io.StringIO()
         console = Console(file=buffer, force_terminal=True, width=width, legacy_windows=False)
         console.print(grid, no_wrap=True, overflow="ellipsis", crop=True)
@@ -142,10 +147,10 @@ class Progress:
             )
         return buffer.getvalue().encode("utf-8", "backslashreplace")
 
-    def _moved(self, now_s: float) -> tuple[int, str]:
-        """Return how many bytes were read, and the same in words."""
+    def _moved(self, now_s: float) -> tuple[int, list[str]]:
+        """Return how many bytes were read, and the same in words: the amount and the rate."""
         if self._read is None:
-            return 0, ""
+            return 0, []
         if self._total_of is not None:
             self._total, self._total_of = self._total_of(), None
         count = self._read()
@@ -153,7 +158,18 @@ class Progress:
         if self._total:
             count = min(count, self._total)
             told = f"{shown_size(count)} of {shown_size(self._total)}"
-        return count, f"{told}, {shown_size(count / max(1e-3, now_s - self._begin_s))}/s"
+        return count, [told, f"{shown_size(count / max(1e-3, now_s - self._begin_s))}/s"]
+
+
+def fitting(parts: list[str], room: int) -> str:
+    """Return the first parts, the most important ones, that fit a line whole; a cut number is a wrong one."""
+    line = ""
+    for part in parts:
+        longer = f"{line}, {part}" if line else part
+        if len(longer) > room:
+            break
+        line = longer
+    return line
 
 
 def _columns(fd: int) -> int:

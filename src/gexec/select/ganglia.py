@@ -236,7 +236,7 @@ class _Document:
             return
         # gmetad repeats a silent source's last report: LOCALTIME stands still, and only TN grows.
         # A gmond whose clock was set back gives a time in the future, which is not an age.
-        silent_s = _seconds(host.get("TN"))
+        silent_s = _seconds(host.get("TN", "").removeprefix("-"))  # below 0: a clock was set back
         reported_s = abs(self._local_time_s - _seconds(host.get("REPORTED")))
         known = [age_s for age_s in (silent_s, reported_s) if math.isfinite(age_s)]
         age_s = max(known) if known else _NEVER
@@ -277,10 +277,9 @@ def is_address(text: str) -> bool:
 
 
 def _seconds(text: str | None) -> float:
-    """Return whole seconds, infinite if it is not a number. TN is below 0 when a clock was set back."""
-    digits = (text or "").removeprefix("-")
-    if text and digits.isascii() and digits.isdigit() and len(digits) <= 18:
-        return abs(int(text))
+    """Return whole seconds, infinite if it is not a number."""
+    if text and text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
     return _NEVER
 
 

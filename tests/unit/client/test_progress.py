@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import termios
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gexec.client.progress import AFTER_S, NAMED_MAX, Progress, wanted
+from gexec.client.progress import AFTER_S, NAMED_MAX, Progress, fitting, wanted
 from gexec.client.session import JobSession
 from gexec.wire.outcome import exited, not_started
 
@@ -161,3 +162,29 @@ def test_a_terminal_that_has_gone_is_left_alone() -> None:
         progress.watch(session_of(1), [0])
         progress.tick(2.0, quiet=True)
         assert progress.due_s == float("inf")
+
+
+@pytest.mark.parametrize("columns", [1, 20, 21, 30, 40, 50, 60, 80, 200])
+def test_a_narrow_terminal_shows_whole_numbers_or_none(screen: Screen, columns: int) -> None:
+    fcntl.ioctl(screen.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    progress, session = progress_of(screen, 1000)
+    session.outcomes[0] = not_started("x")
+    progress.measure(lambda: 123_456_789, lambda: 987_654_321)
+    progress.tick(AFTER_S + 12, True)
+    drawn = re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[\u2500-\u257f]", "", screen.new())
+    whole = ["117.7 MiB of 941.9 MiB", "1/1000 done", "1 failed", "999 running", "13 s"]
+    parts = [part.strip() for line in drawn.splitlines() for part in line.split(",") if part.strip()]
+    assert parts
+    for part in parts:
+        assert part in whole or part.endswith("MiB/s"), drawn
+    if columns >= 80:
+        assert parts[0] == whole[0]
+        assert parts[2:] == whole[1:]
+
+
+def test_parts_fall_away_whole_from_the_last() -> None:
+    parts = ["12/1000 done", "3 failed", "13 s"]
+    assert fitting(parts, 28) == "12/1000 done, 3 failed, 13 s"
+    assert fitting(parts, 27) == fitting(parts, 22) == "12/1000 done, 3 failed"
+    assert fitting(parts, 21) == "12/1000 done"
+    assert fitting(parts, 11) == ""

@@ -150,6 +150,29 @@ def test_the_age_is_the_larger_of_both_that_are_told(tn: object, reported: objec
     assert only.age_s == age
 
 
+@pytest.mark.parametrize("wrong", ["", "soon", "1e9", "9" * 40, "\u0663", "0x10", " 5"])
+def test_a_time_that_is_none_leaves_the_others(wrong: str) -> None:
+    """Without TN there are LOCALTIME and REPORTED, and without those TN; without any a host is left out."""
+    for text in (
+        document(host("a", tn=3, gexec="ON"), local_time=wrong),
+        document(host("a", wrong, tn=3, gexec="ON")),
+        document(host("a", NOW_S - 3, tn=wrong, gexec="ON")),
+    ):
+        found = parse([text])
+        assert [(chosen.name, chosen.age_s) for chosen in found.usable()] == [("a", 3)]
+    found = parse([document(host("a", wrong, tn=wrong, gexec="ON"), host("b", gexec="ON"))])
+    assert [chosen.name for chosen in found.usable()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("reported", "tn", "usable"),
+    [(-NOW_S, 0, True), (-NOW_S, 90, False), (NOW_S + 3, -3, True), (0, 0, False)],
+)
+def test_times_of_clocks_that_were_set_back(reported: int, tn: int, usable: bool) -> None:
+    found = parse([document(host("a", reported, tn=tn, gexec="ON"))])
+    assert bool(found.usable()) is usable
+
+
 def test_a_host_outside_of_a_cluster_is_taken_by_its_tn() -> None:
     fresh, old = host("fresh", 5, tn=10, gexec="ON"), host("old", 5, tn=100, gexec="ON")
     cluster = f'<CLUSTER NAME="c" LOCALTIME="{NOW_S}"></CLUSTER>'

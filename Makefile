@@ -85,6 +85,10 @@ format: $(STAMP) ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: docs
+docs: $(STAMP) ## Write the manuals' option sections from the table of options
+	@$(BIN)/python packaging/manuals.py
+
 .PHONY: lock
 lock: $(STAMP) ## Pin the newest dependencies that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet uv

@@ -11,6 +11,7 @@ from gexec.cli.command import Command
 from gexec.cli.enexec import ENEXEC
 from gexec.cli.ensh import ENSH
 from gexec.cli.gexec import GEXEC
+from gexec.cli.manual import help_page
 from gexec.version import VERSION
 
 from .commands import Shell
@@ -117,7 +118,10 @@ WRONG = [
     (["-n", "65537"], "--nprocs: expected a whole number"),
     (["--pick", "0"], "option --pick: expected a whole number from 1"),
     (["--pick", "9"], "Not enough hosts available: 9 asked, 8 known"),
-    (["-n", "2", "--pick", "2"], "options -n and --pick are both given"),
+    (
+        ["-n", "2", "--pick", "2"],
+        "options --nprocs and --pick: both give a number of nodes; give only one of them",
+    ),
     (["-w", ""], "no nodes: -w names none"),
     (["-w", "node[1-"], "-w: "),
     (["-w", "node[3-1]"], "-w: "),
@@ -127,41 +131,50 @@ WRONG = [
     (["-w", "-", "-w", "-"], "option -w - is given twice"),
     (["--nodelist", "/no/such/list"], "node list /no/such/list: there is no such file"),
     (["--nodelist", "/"], "node list /: Is a directory"),
-    (["--nodelist="], "option --nodelist: the name is empty"),
+    (["--nodelist="], "option --nodelist: the value is empty; give FILE"),
     (["--hosts-file", "/no/such/list"], "hosts file /no/such/list: there is no such file"),
-    (["--hosts-file="], "option --hosts-file: the name is empty"),
+    (["--hosts-file="], "option --hosts-file: the value is empty; give FILE"),
     (["--rerun", "/no/such/list"], "--rerun /no/such/list: No such file"),
     (["--rerun", "/"], "--rerun /: Is a directory"),
-    (["--rerun="], "option --rerun: the name is empty"),
+    (["--rerun="], "option --rerun: the value is empty; give FILE"),
     (["--rerun", "/dev/null", "--nodelist", "/dev/null"], "options --rerun and --nodelist: "),
-    (["--failed-to="], "option --failed-to: the name is empty"),
+    (["--failed-to="], "option --failed-to: the value is empty; give FILE"),
     (["-p", ""], "option -p/--prefix-type: expected one of none, vnn, host, ip, not ''"),
-    (["--color="], "--color: '': expected auto, always or never"),
+    (["--color="], "option --color: expected one of auto, always, never, not ''"),
     (["--retries="], "option --retries: expected a whole number"),
     (["-x", "nod003", "--strict"], "-x 'nod003' excludes nothing: not among the nodes from GEXEC_SVRS"),
     (["-x", "node00[12]", "--strict"], "[12] is the number 12, write [1,2]"),
     (["-w", "node001,q*", "--strict"], "-w: 'q*' matches none of the known nodes"),
     (["-p", "x"], "option -p/--prefix-type: expected one of none, vnn, host, ip, not 'x'"),
-    (["--color", "sometimes"], "--color: 'sometimes': expected auto, always or never"),
+    (["--color", "sometimes"], "option --color: expected one of auto, always, never, not 'sometimes'"),
     (["--json", "-b"], "options --gather and --json: output has one form"),
     (["--quiet", "--diff"], "options --diff and --quiet: output has one form"),
-    (["--live"], "option --live: it says how --gather shows its groups; give --gather too"),
+    (["--to", "x"], "option --to needs --fetch: it is the directory for fetched files; give both"),
+    (["--live"], "option --live needs --gather: it applies to groups of equal output"),
     (["--diff=node009"], "option --diff: 'node009' is none of the job's nodes"),
-    (["--output-dir="], "--output-dir: the name is empty"),
+    (["--chdir="], "option --chdir: the value is empty; give DIR"),
+    (["--diff="], "option --diff: the value is empty; give NODE"),
+    (["--output-dir="], "option --output-dir: the value is empty; give DIR"),
     (["--output-dir", "/dev/null/x"], "--output-dir: /dev/null/x: Not a directory"),
-    (["--exit-policy", "best"], "--exit-policy: 'best': expected worst, any, 'ok-if N' or 'ok-if N%'"),
-    (["--exit-policy", "ok-if 101%"], "--exit-policy: 'ok-if 101%': expected 1 to 100% after ok-if"),
+    (
+        ["--exit-policy", "best"],
+        "option --exit-policy: expected worst, any, 'ok-if N' or 'ok-if N%', not 'best'",
+    ),
+    (
+        ["--exit-policy", "ok-if 101%"],
+        "option --exit-policy: expected 1 to 100% after ok-if, not 'ok-if 101%'",
+    ),
     (["--batch", "0"], "option --batch: expected at least 1, not '0'"),
     (["--batch", "x"], "option --batch: expected a number of nodes or a percentage, not 'x'"),
     (["--batch", "101%"], "option --batch: expected a number of nodes or a percentage"),
-    (["--batch-delay", "1"], "option --batch-delay: it says what is done between batches; give --batch too"),
+    (["--batch-delay", "1"], "option --batch-delay needs --batch: it applies between batches"),
     (["--batch", "1", "--batch-delay", "x"], "option --batch-delay: expected seconds"),
-    (["--max-failures", "1"], "option --max-failures: it says what is done between batches"),
+    (["--max-failures", "1"], "option --max-failures needs --batch: it applies between batches"),
     (["--batch", "1", "--max-failures=-1"], "option --max-failures: expected a number of nodes"),
     (["--retries", "x"], "option --retries: expected a whole number from 0 to 100, not 'x'"),
     (["--retries", "101"], "option --retries: expected a whole number from 0 to 100"),
     (["-d", "--batch", "2"], "options --detached and --batch: "),
-    (["-d", "-b"], "options --detached and --gather: what detached processes write is thrown away"),
+    (["-d", "-b"], "options --detached and --gather: the output of detached processes is discarded"),
     (["-d", "--output-dir", "x"], "options --detached and --output-dir: "),
     (["--strict", "--batch", "2"], "options --strict and --batch: "),
     (["--timeout", "x"], "option --timeout: expected seconds"),
@@ -192,7 +205,7 @@ def test_wrong_words_are_told_in_one_sentence_and_nothing_runs(
 def test_help_and_version_of_every_command(shell: Shell, command: Command) -> None:
     for word in ("-h", "--help"):
         done = shell.run(command.name, word)
-        assert (done.returncode, done.stdout.decode(), done.stderr) == (0, command.help, b"")
+        assert (done.returncode, done.stdout.decode(), done.stderr) == (0, help_page(command.name), b"")
     everything = shell.run(command.name, "--help-all").stdout.decode()
     for option in command.options:
         assert f"--{option.long}" in everything

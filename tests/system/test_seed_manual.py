@@ -357,7 +357,7 @@ def test_seed_enexec_uname(site: Site, line: str, names: list[str]) -> None:
 def test_seed_enexec_h(site: Site) -> None:
     said = site.typed("enexec -h")
     assert any(line.startswith("Usage: enexec [-n NODES] [-x] ") for line in said)
-    assert any("-x, " in line and "not this host" in line for line in said)
+    assert any("-x, " in line and "exclude this host" in line for line in said)
 
 
 # -- other machines, and faults of the network --------------------------------------------------

@@ -20,7 +20,6 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 #: Modules and functions that are longer still; what is mended leaves the list, nothing comes to it.
 LONG = {
-    "src/gexec/cli/command.py",
     "src/gexec/client/console.py",
     "src/gexec/client/stream.py",
     "src/gexec/cluster/supervisor.py",

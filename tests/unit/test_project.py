@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import configparser
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from gexec.cli import gexecd as gexecd_command
 from gexec.cli.command import Command
 from gexec.cli.enexec import ENEXEC
 from gexec.cli.ensh import ENSH
+from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
 from gexec.settings.config import read_authd, read_gexecd
 from gexec.version import VERSION
@@ -132,15 +136,37 @@ def options_of(*commands: Command) -> set[str]:
     return {f"--{option.long}" for command in commands for option in command.options}
 
 
-def test_manual_of_gexec_has_every_option() -> None:
-    assert options_in(section("docs/gexec.md", "Options")) == options_of(GEXEC)
-
-
-@pytest.mark.parametrize("command", [ENEXEC, ENSH], ids=lambda command: command.name)
-def test_manuals_of_enexec_and_ensh_have_what_gexec_has_not(command: Command) -> None:
+@pytest.mark.parametrize("command", [GEXEC, ENEXEC, ENSH, ENSYNC], ids=lambda command: command.name)
+def test_the_options_of_a_manual_are_those_of_the_command(command: Command) -> None:
     told = options_in((ROOT / "docs" / f"{command.name}.md").read_text(encoding="utf-8"))
-    assert options_of(command) - options_of(GEXEC) <= told
+    assert options_of(command) <= told
     assert told <= options_of(command, GEXEC)
+
+
+def manuals(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    script = root / "packaging" / "manuals.py"
+    return subprocess.run([sys.executable, script, *words], capture_output=True, text=True, timeout=60)
+
+
+def test_the_option_sections_of_the_manuals_are_what_the_table_of_options_makes() -> None:
+    done = manuals(ROOT, "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_manual_that_differs_from_the_table_is_named_and_made_anew(tmp_path: Path) -> None:
+    for folder in ("packaging", "docs", "src/gexec/cli"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for name in ("__init__.py", "errors.py", "limits.py"):
+        shutil.copy(ROOT / "src/gexec" / name, tmp_path / "src/gexec")
+    table = tmp_path / "src/gexec/cli/table.py"
+    table.write_text(table.read_text(encoding="utf-8").replace("N random nodes", "so many"), encoding="utf-8")
+    done = manuals(tmp_path, "--check")
+    assert done.returncode == 1
+    assert "docs/gexec.md does not have the options of gexec.cli.table: run make docs" in done.stderr
+    assert "docs/files.md" not in done.stderr
+    assert manuals(tmp_path).returncode == 0
+    assert manuals(tmp_path, "--check").returncode == 0
+    assert "| `--pick=N` | so many |" in (tmp_path / "docs/gexec.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", ["docs/nodes.md", "docs/output.md", "docs/gexec.md"])

@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from gexec.authd.authd import Authd
+from gexec.cli.daemon import daemon_parser
 from gexec.errors import GexecError
-from gexec.native import manner
 from gexec.posix.background import detach, logs_of, open_log, take_stderr
 from gexec.posix.identity import set_title
 from gexec.posix.readiness import announce
 from gexec.settings.config import AuthdSettings, read_authd
-from gexec.version import VERSION
 
 
 def main(argv: list[str]) -> int:
@@ -46,37 +45,16 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="authd",
-        description="Signs credentials for the users of this host, with the cluster's private key.",
-        epilog="SIGHUP reads the keys again, SIGTERM ends. Settings: /etc/gexec/authd.toml.",
-        allow_abbrev=False,
+    parser = daemon_parser(
+        "authd",
+        "who got what",
+        "Signs credentials for the users of this host, with the cluster's private key.",
+        "SIGHUP reads the keys again, SIGTERM ends.",
     )
-    add = parser.add_argument
-    add("-V", "--version", action="version", version=f"authd {VERSION} ({manner()})")
-    add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
-    add("--config", metavar="FILE", help="settings (default: /etc/gexec/authd.toml if it exists)")
-    add("--socket", metavar="PATH", help="listen there (default: /run/gexec/authd.sock)")
-    add("--private-key", metavar="FILE", help="sign with it (default: /etc/auth_priv.pem)")
-    add(
-        "--public-key",
-        metavar="FILE",
-        action="append",
-        help="its public half, as the nodes have it (default: /etc/auth_pub.pem; may be repeated)",
-    )
-    add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
-    add(
-        "--audit-log",
-        metavar="FILE",
-        help="write there who got what (default: stderr; with -d authd-audit.log beside the log)",
-    )
-    add(
-        "--log",
-        metavar="FILE",
-        help="with -d: in place of stderr (default: /var/log/gexec/authd.log, or authd.log beside the "
-        "socket of an ordinary user's)",
-    )
-    add("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when listening")
+    private = "sign with it (default: /etc/auth_priv.pem)"
+    parser.add_argument("--private-key", metavar="FILE", help=private)
+    public = "its public half, as the nodes have it (default: /etc/auth_pub.pem; may be repeated)"
+    parser.add_argument("--public-key", metavar="FILE", action="append", help=public)
     return parser
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import time
 
-from gexec import limits
-from gexec.cli.options import Option, Parsed, integer, one_of, parse, seconds
+from gexec.cli.options import Parsed, parse
+from gexec.cli.table import check_combination, options_of
 from gexec.client.job import ProgramError, Request, build, open_session
 from gexec.errors import GexecError, UsageError
-from gexec.render.prefix import KINDS, prefixes
+from gexec.render.prefix import prefixes
 from gexec.render.text import printable
 from gexec.render.text import seconds as shown_seconds
 from gexec.version import VERSION
@@ -39,60 +39,9 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-#: Options of every command, by their long names; each command gives letters to some.
-LONG = (
-    Option("", "nodes", takes_value=True),
-    Option("", "exclude", takes_value=True),
-    Option("", "nprocs", takes_value=True),
-    Option("", "pick", takes_value=True),
-    Option("", "nodelist", takes_value=True),
-    Option("", "hosts-file", takes_value=True),
-    Option("", "rerun", takes_value=True),
-    Option("", "skip-down"),
-    Option("", "prefix-type", takes_value=True),
-    Option("", "color", takes_value=True),
-    Option("", "gather"),
-    Option("", "live"),
-    Option("", "diff", optional=True),
-    Option("", "json"),
-    Option("", "output-dir", takes_value=True),
-    Option("", "quiet"),
-    Option("", "summary"),
-    Option("", "no-progress"),
-    Option("", "exit-policy", takes_value=True),
-    Option("", "failed-to", takes_value=True),
-    Option("", "batch", takes_value=True),
-    Option("", "batch-delay", takes_value=True),
-    Option("", "max-failures", takes_value=True),
-    Option("", "retries", takes_value=True),
-    Option("", "dry-run"),
-    Option("", "timeout", takes_value=True),
-    Option("", "connect-timeout", takes_value=True),
-    Option("", "chdir", takes_value=True),
-    Option("", "no-stdin"),
-    Option("", "fanout", takes_value=True),
-    Option("", "port", takes_value=True),
-    Option("", "verbose"),
-    Option("", "help"),
-    Option("", "help-all"),
-    Option("", "version"),
-)
-#: Of those commands that go through gexecd.
-THROUGH_GEXECD = (Option("", "detached"), Option("", "strict"), Option("", "remote-path"))
 #: Those that need more than the plain way of showing.
 _VIEWS = ("color", "gather", "live", "diff", "json", "output-dir", "quiet", "summary")
 _ROUNDS = ("batch", "batch-delay", "max-failures", "retries")
-#: Options that cannot be given together, and why.
-_NO_OUTPUT = "what detached processes write is thrown away; leave one of them out"
-_NO_END = "the next batch begins when all of one have ended, and nobody waits for detached processes"
-_CONTRARY = (
-    ("rerun", "nodelist", "both name a file of nodes; give one of them"),
-    ("detached", "gather", _NO_OUTPUT),
-    ("detached", "diff", _NO_OUTPUT),
-    ("detached", "output-dir", _NO_OUTPUT),
-    ("detached", "batch", _NO_END),
-    ("strict", "batch", "a batch knows nothing of the nodes of the next; leave one of them out"),
-)
 
 
 class Command:
@@ -100,29 +49,20 @@ class Command:
 
     Attributes:
         name: as the user called it.
-        options: its table.
-        help: the page of ``--help``.
+        options: its rows of the table.
         prefix: what stands before each line unless the user says otherwise.
         administrator: the node list file comes before GEXEC_SVRS.
     """
 
-    __slots__ = ("administrator", "help", "name", "options", "prefix")
+    __slots__ = ("administrator", "name", "options", "prefix")
     #: Addresses are looked up here, and not by what the command calls.
     resolves = True
     #: Options may follow other arguments. Not where those are another program's command line.
     options_anywhere = False
 
-    def __init__(
-        self,
-        name: str,
-        options: Sequence[Option],
-        help_: str,
-        prefix: str,
-        administrator: bool = False,
-    ) -> None:
+    def __init__(self, name: str, prefix: str, administrator: bool = False) -> None:
         self.name = name
-        self.options = options
-        self.help = help_
+        self.options = options_of(name)
         self.prefix = prefix
         self.administrator = administrator
 
@@ -145,16 +85,6 @@ class Command:
 
     def choose(self, parsed: Parsed, request: Request) -> None:
         """Put into the request what this command's own options say about nodes."""
-
-
-def lettered(letters: dict[str, str], options: Sequence[Option]) -> tuple[Option, ...]:
-    """Return the options, with letters for these long names."""
-    return tuple(
-        [
-            Option(letters.get(option.long, ""), option.long, option.takes_value, option.optional)
-            for option in options
-        ]
-    )
 
 
 def run(command: Command, words: Sequence[str], body: Body | None = None) -> int:
@@ -188,14 +118,13 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
 def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     begin_s = time.monotonic()
     parsed = parse(command.name, words, command.options, command.options_anywhere)
-    if parsed.flag("help"):
-        return print_(command.help, say)
-    if parsed.flag("help-all"):
-        from gexec.cli.manual import page
+    if parsed.flag("help") or parsed.flag("help-all"):
+        from gexec.cli.manual import help_page, page
 
-        return print_(page(command), say)
+        return print_((help_page if parsed.flag("help") else page)(command.name), say)
     if parsed.flag("version"):
         return print_(f"{command.name} {VERSION}\n", say)
+    check_combination(parsed)
     return body(command, parsed, say, begin_s)
 
 
@@ -211,7 +140,7 @@ def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
 
         if nothing_to_rerun(parsed, say):
             return 0
-    kind = one_of("-p/--prefix-type", parsed.value("prefix-type", command.prefix), KINDS)
+    kind = parsed.value("prefix-type", command.prefix)
     output = _output(parsed, kind)
     job, choice, submit = command.plan(parsed, request)
     if parsed.flag("dry-run"):
@@ -272,12 +201,6 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
     request.warn = Say(command.name)
     request.nodes = parsed.all("nodes")
     request.exclude = parsed.all("exclude")
-    for one, other, why in _CONTRARY:
-        if parsed.given(one) and parsed.given(other):
-            raise UsageError(f"options --{one} and --{other}: {why}")
-    for long in ("nodelist", "hosts-file", "rerun", "failed-to"):
-        if "" in parsed.all(long):
-            raise UsageError(f"option --{long}: the name is empty; give a file")
     if "failed-to" in parsed.values:
         from gexec.cli.nodefiles import check_failed_to
 
@@ -288,30 +211,16 @@ def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Re
         parse_policy(parsed.last("exit-policy") or "")  # a wrong one is told before anything runs
     request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
     request.hosts_file = parsed.last("hosts-file") or ""
-    request.count = _integer(command, parsed, "nprocs", 0, limits.RANKS_MAX, 0)
-    request.pick = _integer(command, parsed, "pick", 1, limits.RANKS_MAX, 0)
+    request.count = parsed.integer("nprocs")
+    request.pick = parsed.integer("pick")
     request.skip_down = parsed.flag("skip-down")
-    request.fanout = _integer(command, parsed, "fanout", limits.FANOUT_MIN, limits.FANOUT_MAX, request.fanout)
-    request.port = _integer(command, parsed, "port", 1, 65535, 0)
-    request.timeout_s = seconds_of(parsed, "timeout", 0.0)
-    request.connect_timeout_s = seconds_of(parsed, "connect-timeout", request.connect_timeout_s)
+    request.fanout = parsed.integer("fanout", request.fanout)
+    request.port = parsed.integer("port")
+    request.timeout_s = parsed.seconds("timeout")
+    request.connect_timeout_s = parsed.seconds("connect-timeout", request.connect_timeout_s)
     request.chdir = parsed.last("chdir") or ""
     request.stdin = not (parsed.flag("no-stdin") or _stdin_is_null())
     return request
-
-
-def _integer(command: Command, parsed: Parsed, long: str, low: int, high: int, default: int) -> int:
-    text = parsed.last(long)
-    if text is None:
-        return default
-    letters = [f"-{letter}/" for option in command.options if option.long == long for letter in option.short]
-    return integer(f"{''.join(letters)}--{long}", text, low, high)
-
-
-def seconds_of(parsed: Parsed, long: str, default: float) -> float:
-    """Return the seconds of an option; UsageError if they are none."""
-    text = parsed.last(long)
-    return default if text is None else seconds(f"--{long}", text)
 
 
 def _output(parsed: Parsed, kind: str) -> OutputForm | None:
@@ -357,23 +266,20 @@ def conclude(
     begin_s: float,
 ) -> int:
     """Tell what failed, write it down where that was asked for, and return the exit status."""
-    from gexec.render.summary import exit_status, summary
-
     failed = not all(outcome.ok for outcome in outcomes)
-    names = list(job.names)
-    if parsed.flag("summary"):
-        from gexec.render.summary import full_summary
+    told: list[str] = []
+    status = 0
+    if failed or parsed.flag("summary"):
+        from gexec.render.summary import exit_status, full_summary, summary
 
-        told = full_summary(names, outcomes)
-    else:
-        told = summary(names, outcomes) if failed else []
+        told = (full_summary if parsed.flag("summary") else summary)(list(job.names), outcomes)
+        status = exit_status(outcomes)
     if parsed.flag("verbose"):
         told.append(f"done after {shown_seconds(time.monotonic() - begin_s)}")
     for line in told:
         say(line, escape=False)
     if failed or parsed.flag("skip-down"):
         remember_reached(choice, outcomes)
-    status = exit_status(outcomes)
     if "exit-policy" in parsed.values:
         from gexec.render.policy import parse_policy, policy_status
 

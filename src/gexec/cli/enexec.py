@@ -5,38 +5,42 @@ Part of the thin client.
 
 from __future__ import annotations
 
-from gexec.cli.command import LONG, THROUGH_GEXECD, lettered, run
-from gexec.cli.wrappers import LETTERS, NOT_HERE, Wrapper
+from gexec.cli.command import Command, run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HELP = """\
-Usage: enexec [-n NODES] [-x] [OPTIONS] [COMMAND]...
-Run COMMAND (uptime, if none is given) on all nodes through gexecd, each line
-behind its node's name. The words of COMMAND are one line for the nodes' sh.
+    from gexec.cli.options import Parsed
+    from gexec.client.job import Request
 
-  enexec                             uptime on all nodes of the node list
-  enexec uname -a                    all nodes
-  enexec -n gc003 uname -a           this node
-  enexec -n "gc002 gc003" uname -a   these nodes
-  enexec -x uname -a                 all but this host
-  enexec -b 'rpm -q glibc | sort'    equal output once, under the nodes' names
+#: What runs when no command is given.
+DEFAULT = "uptime"
 
-  -n, -w, --nodes=NAMES  these nodes: names, 'node[1-9]', @group
-  -x, --not-here         not this host             --exclude=NAMES  not these
-      --nodelist=FILE    names, one a line; else $GEXEC_NODELIST, or
-                         /etc/gexec/nodelist, then what gexec takes
-  -b, --gather           equal output once         --diff  where outputs differ
-  -p, --prefix-type=T    host, vnn (rank), ip, none
-      --timeout=S        end what runs longer      --no-stdin  read /dev/null
-      --batch=N|P%       so many nodes at a time   --failed-to=FILE  who failed
-  -v, --verbose    -V, --version    -h, --help     --help-all  every option
-Exit status: the highest of all (124 timed out, 128+signal, 255 not reached).
-"""
 
-ENEXEC = Wrapper("enexec", lettered(LETTERS | {"port": "P"}, (*LONG, *THROUGH_GEXECD, NOT_HERE)), HELP)
+class Wrapper(Command):
+    """A command whose words are one line for the node's ``sh -c``, and whose ``-x`` leaves out this host."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, prefix="host", administrator=True)
+
+    def argv(self, words: Sequence[str]) -> Sequence[str]:
+        """Return the shell that runs the line; without words it is ``uptime``."""
+        line = " ".join(words) or DEFAULT
+        # Some shells take a line that begins with a hyphen for an option of theirs.
+        return ("/bin/sh", "-c", f" {line}" if line.startswith("-") else line)
+
+    def choose(self, parsed: Parsed, request: Request) -> None:
+        """Put into the request what this command's own options say about nodes."""
+        if parsed.flag("not-here"):
+            from gexec.posix.hostnames import node_names
+
+            request.not_here = node_names()
+
+
+ENEXEC = Wrapper("enexec")
 
 
 def main(words: Sequence[str]) -> int:

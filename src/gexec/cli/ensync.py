@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from gexec.cli.command import LONG, lettered, run
-from gexec.cli.options import Option, one_of, size
-from gexec.cli.wrappers import LETTERS, NOT_HERE, Wrapper
+from gexec.cli.command import run
+from gexec.cli.enexec import Wrapper
+from gexec.cli.table import options_of
 from gexec.errors import UsageError
 
 TYPE_CHECKING = False
@@ -16,53 +16,8 @@ if TYPE_CHECKING:
     from gexec.cli.command import Command, Say
     from gexec.cli.options import Parsed
 
-_FROM_ALL = (
-    "nodes", "exclude", "nprocs", "pick", "nodelist", "hosts-file", "rerun", "skip-down", "no-progress",
-    "summary", "exit-policy", "failed-to", "dry-run", "timeout", "connect-timeout", "fanout", "port",
-    "verbose", "help", "help-all", "version",
-)  # fmt: skip
 #: Options that the receivers get as they are.
-RECEIVER = ("parents", "delete", "checksum", "checksum-compare", "backup", "sync", "setuid", "numeric-ids",
-            "no-owner", "dry-run")  # fmt: skip
-#: Options of what is reached by ssh.
-SSH = (Option("", "user", takes_value=True), Option("", "ssh-option", takes_value=True), Option("", "ask"))
-_OWN = (
-    NOT_HERE,
-    Option("", "dest", takes_value=True),
-    Option("", "relative"),
-    *(Option("", long) for long in RECEIVER if long not in _FROM_ALL),
-    Option("", "remove"),
-    Option("", "strict"),
-    Option("", "compress", takes_value=True),
-    Option("", "bwlimit", takes_value=True),
-    Option("", "min-rate", takes_value=True),
-    Option("", "via", takes_value=True),
-    *SSH,
-)
-
-HELP = """\
-Usage: ensync [-n NODES] [-x] [OPTIONS] FILE...
-Copy files and directories to the same path on all nodes, as fast as one link
-carries them; owner, group, mode and times stay (owner and group as root).
-
-  ensync /etc/hosts                  to all nodes of the node list
-  ensync -x /etc/auth_priv.pem       to all but this host
-  ensync -n node[1-9] --dest /srv data      as /srv/data to these
-  ensync --checksum /etc/hosts       write nothing; say where it is different
-  ensync --remove /tmp/old           delete it on the nodes
-
-  -n, -w, --nodes=NAMES  these nodes           -x, --not-here  not this host
-      --dest=DIR         below DIR; %h is the node's name, %n its rank
-      --parents          make missing directories above
-      --delete           in copied directories, what is not here
-      --backup           keep what is replaced as NAME~
-      --checksum         only compare              --dry-run   only say what
-      --via=gexec|ssh|auto  auto (the default): ssh where no gexecd answers
-      --bwlimit=N[kMG]   bytes a second            --strict    all nodes or none
-      --failed-to=FILE   list of failed nodes      --rerun=FILE  run on those
-  -v, --verbose   -V, --version   -h, --help       --help-all  every option
-Status: 0; 1 a file failed or differs; 3 cut short; 130 ^C; 255 a node failed.
-"""
+RECEIVER = [option.long for option in options_of("gexec-receive") if not option.argument + option.short]
 
 
 class _Ensync(Wrapper):
@@ -72,14 +27,7 @@ class _Ensync(Wrapper):
     options_anywhere = True
 
 
-ENSYNC = _Ensync(
-    "ensync",
-    lettered(
-        LETTERS | {"user": "l", "ssh-option": "o", "port": "P"},
-        (*[option for option in LONG if option.long in _FROM_ALL], *_OWN),
-    ),
-    HELP,
-)
+ENSYNC = _Ensync("ensync")
 
 
 def main(words: Sequence[str]) -> int:
@@ -116,19 +64,15 @@ class CopyTask:
         for names in parsed.all("exclude"):
             _check_excluded(names)
         self.paths = parsed.rest
-        self.via = one_of("--via", parsed.last("via") or "auto", ("gexec", "ssh", "auto"))
-        if parsed.flag("strict"):
-            if self.via == "ssh":
-                raise UsageError("options --strict and --via=ssh: only gexecd can do --strict; leave one out")
-            self.via = "gexec"
+        self.via = "gexec" if parsed.flag("strict") else parsed.value("via", "auto")
         if parsed.all("ssh-option"):
             from gexec.ssh.settings import given
 
             given(parsed.all("ssh-option"), None)  # what is wrong is told before anything is copied
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
-        self.bytes_per_s = size("--bwlimit", parsed.last("bwlimit") or "0")
-        self.compress = one_of("--compress", parsed.last("compress") or "auto", ("auto", "always", "never"))
+        self.bytes_per_s = parsed.size("bwlimit")
+        self.compress = parsed.value("compress", "auto")
         dest = parsed.last("dest")
         self.names = "full" if dest is None or parsed.flag("relative") else "base"
         self.ranked = False
@@ -137,14 +81,8 @@ class CopyTask:
         if dest is not None:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
             self.receiver.append(f"--dest={dest}")
-        least = size("--min-rate", parsed.last("min-rate") or "0")
-        if least and self.via == "ssh":
-            raise UsageError("option --min-rate: it speaks of gexec's tree; give --via=auto or --via=gexec")
+        least = parsed.size("min-rate")
         self.floor = f"--min-rate={least}" if least else ""
-        if dest is None and parsed.flag("relative"):
-            raise UsageError("option --relative: without --dest every path stays whole; give --dest too")
-        if parsed.flag("checksum") and parsed.flag("dry-run"):
-            raise UsageError("options --checksum and --dry-run: neither writes anything; give one of them")
         if self.removes:
             self._check_removal()
 
@@ -174,9 +112,6 @@ class CopyTask:
         return [*words, "--", *self.paths]
 
     def _check_removal(self) -> None:
-        if self.receiver:
-            given = self.receiver[0].partition("=")[0]
-            raise UsageError(f"options --remove and {given}: nothing is copied; give one of them")
         for path in self.paths:
             if os.path.normpath(path) != path or not path.startswith("/") or path == "/":
                 raise UsageError(f"--remove {path[:200]!r}: expected an absolute path without `.` and `..`")

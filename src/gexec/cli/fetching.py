@@ -31,13 +31,6 @@ if TYPE_CHECKING:
     from gexec.cli.command import Command, Say
     from gexec.cli.options import Parsed
 
-#: The options that mean something here; the others are about commands and what they write.
-_FITTING = {
-    "fetch", "to", "nodes", "exclude", "nprocs", "pick", "nodelist", "hosts-file", "rerun", "skip-down",
-    "no-progress", "summary", "exit-policy", "failed-to", "dry-run", "strict", "timeout", "connect-timeout",
-    "chdir", "no-stdin", "remote-path", "fanout", "port", "verbose",
-}  # fmt: skip
-
 
 def fetch(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
     """Fetch; return the exit status."""
@@ -99,16 +92,10 @@ def _directory(parsed: Parsed) -> str:
     """Return where it goes, absolute; UsageError if the words make no sense."""
     if parsed.rest:
         raise UsageError(f"option --fetch: no command runs with it, but {parsed.rest[0][:80]!r} is given")
-    for long in (*parsed.values, *parsed.flags):
-        if long not in _FITTING:
-            raise UsageError(f"options --fetch and --{long}: files are fetched, and no command runs")
-    directory = parsed.last("to")
-    if not directory:
-        raise UsageError("option --fetch: say where it goes with --to DIR")
     for path in parsed.all("fetch"):
         if not path.startswith("/") and "chdir" not in parsed.values:
             raise UsageError(f"--fetch {path[:200]!r}: expected an absolute path, or one below --chdir")
-    return os.path.abspath(directory)
+    return os.path.abspath(parsed.value("to", ""))
 
 
 def _make(directory: str) -> None:

@@ -7,7 +7,6 @@ error, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -28,9 +27,7 @@ def main(argv: list[str]) -> int:
     except GexecError as error:
         return _failed(error, 1)
     except BrokenPipeError:
-        # The reader left, e.g. `head`; nothing more can be said to it at the interpreter's end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return 1  # the reader left, e.g. `head`
     except KeyboardInterrupt:
         return _failed("interrupted; nothing was left running", 130)
     except OSError as error:

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from gexec.cli.daemon import daemon_parser
 from gexec.errors import GexecError
 from gexec.gexecd import activation
 from gexec.gexecd.gexecd import Gexecd
-from gexec.native import manner
 from gexec.posix.background import detach, logs_of, open_log
 from gexec.posix.readiness import announce
 from gexec.settings.config import GexecdSettings, read_gexecd
-from gexec.version import VERSION
 
 
 def main(argv: list[str]) -> int:
@@ -49,50 +48,23 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gexecd",
-        description="Runs the commands that gexec sends to this node.",
-        epilog="SIGHUP reads keys and policy again, SIGTERM ends when the running jobs have. "
-        "Settings: /etc/gexec/gexecd.toml.",
-        allow_abbrev=False,
+    parser = daemon_parser(
+        "gexecd",
+        "who ran what",
+        "Runs the commands that gexec sends to this node.",
+        "SIGHUP reads keys and policy again, SIGTERM ends when the running jobs have.",
     )
     add = parser.add_argument
-    add("-V", "--version", action="version", version=f"gexecd {VERSION} ({manner()})")
     add("-P", "--port", metavar="PORT", type=int, help="listen on this TCP port (default: 2875)")
-    add(
-        "--bind", metavar="ADDRESS", action="append", help="listen on it only (default: all; may be repeated)"
-    )
-    add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
-    add(
-        "-i",
-        "--inetd",
-        action="store_true",
-        help="take the listening socket that inetd (wait) gives on stdin",
-    )
-    add("--config", metavar="FILE", help="settings (default: /etc/gexec/gexecd.toml if it exists)")
-    add("--socket", metavar="PATH", help="for gexec on this host (default: /run/gexec/gexecd.sock)")
+    bind = "listen on it only (default: all; may be repeated)"
+    add("--bind", metavar="ADDRESS", action="append", help=bind)
+    inetd = "take the listening socket that inetd (wait) gives on stdin"
+    add("-i", "--inetd", action="store_true", help=inetd)
     add("--authd-socket", metavar="PATH", help="where authd listens (default: /run/gexec/authd.sock)")
-    add(
-        "--public-key",
-        metavar="FILE",
-        action="append",
-        help="accept what its private half signed (default: /etc/auth_pub.pem; may be repeated)",
-    )
+    key = "accept what its private half signed (default: /etc/auth_pub.pem; may be repeated)"
+    add("--public-key", metavar="FILE", action="append", help=key)
     add("--name", metavar="NAME", action="append", help="one more name of this node (may be repeated)")
-    add("--hosts", metavar="FILE", help="names, in the format of /etc/hosts, looked up first")
-    add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
-    add(
-        "--audit-log",
-        metavar="FILE",
-        help="write there who ran what (default: stderr; with -d gexecd-audit.log beside the log)",
-    )
-    add(
-        "--log",
-        metavar="FILE",
-        help="with -d: in place of stderr (default: /var/log/gexec/gexecd.log, or gexecd.log beside the "
-        "socket of an ordinary user's)",
-    )
-    add("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when listening")
+    add("--hosts", metavar="FILE", help="names, in the form of /etc/hosts, looked up first")
     return parser
 
 

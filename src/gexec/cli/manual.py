@@ -1,141 +1,126 @@
-"""``--help-all``: every option of a command, from one table. Imported only when it is asked for."""
+"""``--help`` and ``--help-all``, made from the table of options. Imported only when one is asked for."""
 
 from __future__ import annotations
 
+from gexec.cli.table import options_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.cli.command import Command
+    from gexec.cli.options import Option
 
-#: Headings, and under each: long name, name of the value, meaning. A command shows those that it has.
-_SECTIONS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
-    (
-        "Which nodes",
-        (
-            ("nodes", "NAMES", "these nodes; - reads names from stdin; may be repeated"),
-            ("exclude", "NAMES", "but not these; may be repeated"),
-            ("not-here", "", "but not this host"),
-            ("nprocs", "N", "the first N nodes, 0 = all (the default)"),
-            ("pick", "N", "N random nodes"),
-            ("nodelist", "FILE", "a file of names, one a line"),
-            ("hosts-file", "FILE", "a file of names in pssh's form: host or host:port"),
-            ("rerun", "FILE", "the nodes in a file that --failed-to wrote"),
-            ("skip-down", "", "but not those that gmond calls dead or that were not reached lately"),
-        ),
+_WIDTH = 80
+#: Where the meaning of an option begins.
+_COLUMN = 27
+_STATUS = "Exit status: the highest of all (124 timed out, 128+signal, 255 not reached)."
+#: By command: usage and examples, the options that ``--help`` shows, the exit status.
+_PAGES = {
+    "gexec": (
+        """\
+Usage: gexec [OPTIONS] PROGRAM [ARGUMENT]...
+Run PROGRAM on all nodes at once; stdin goes to all, output comes line by line.
+
+  gexec hostname                    all nodes, each line after its node's rank
+  gexec -w 'node[1-9],@db' -p host uptime    these nodes, names before the lines
+  gexec -b uname -r                 equal output once, below the nodes' names
+  gexec sh -c 'cat >/tmp/f' <f      pipelines and redirections on the nodes
+""",
+        "nodes exclude nprocs prefix-type gather diff detached timeout no-stdin batch failed-to rerun strict",
+        _STATUS,
     ),
-    (
-        "What is shown",
-        (
-            ("prefix-type", "T", ""),
-            ("gather", "", "equal output once, under the names of its nodes"),
-            ("live", "", "with --gather: each group as soon as its first node has ended"),
-            ("diff", "[=NODE]", "how outputs differ from what most nodes wrote, or NODE"),
-            ("json", "", "one JSON object a line for each event"),
-            ("output-dir", "DIR", "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
-            ("quiet", "", "nothing of what the processes write"),
-            ("summary", "", "at the end, how all nodes ended, also those that are well"),
-            ("color", "WHEN", "auto (on a terminal, unless NO_COLOR is set), always or never"),
-            ("no-progress", "", "do not draw on the terminal how far the run is"),
-        ),
+    "enexec": (
+        """\
+Usage: enexec [-n NODES] [-x] [OPTIONS] [COMMAND]...
+Run COMMAND (default: uptime) on all nodes through gexecd, each line after its
+node's name. COMMAND and its arguments are one line for the nodes' sh.
+
+  enexec uname -a                    all nodes of the node list
+  enexec -n "gc002 gc003" uname -a   these nodes
+  enexec -x uname -a                 all nodes except this host
+  enexec -b 'rpm -q glibc | sort'    equal output once, below the nodes' names
+""",
+        "nodes not-here exclude nodelist prefix-type gather diff timeout no-stdin batch failed-to rerun",
+        _STATUS,
     ),
-    (
-        "Which files",
-        (
-            ("fetch", "PATH", "instead of a command, bring the nodes' PATH here; may be repeated"),
-            ("to", "DIR", "as DIR/NODE/PATH"),
-            ("dest", "DIR", "below DIR on the nodes, made of %h (node's name) and %n (rank) as well"),
-            ("relative", "", "with --dest: below it the whole path, not only its last part"),
-            ("parents", "", "make missing directories above, and DIR"),
-            ("delete", "", "remove in copied directories what is not here, when all has arrived"),
-            ("remove", "", "copy nothing: delete these files on the nodes"),
-            ("backup", "", "keep what is replaced as NAME~"),
-            ("checksum", "", "write nothing: say which nodes differ, and how"),
-            ("checksum-compare", "", "do not write what has equal contents, whatever its time"),
-            ("sync", "", "have the disks confirm every file"),
-            ("setuid", "", "keep set-uid and set-gid bits"),
-            ("numeric-ids", "", "owners by number, not by name"),
-            ("no-owner", "", "do not set owners"),
-            ("compress", "WHEN", "auto (if it helps), always or never"),
-            ("bwlimit", "N[kMG]", "at most so many bytes a second leave this host"),
-            ("min-rate", "N[kMG]", "a node that writes slower, in bytes a second, comes after all others"),
-            ("via", "WAY", "gexec, ssh, or auto: ssh to those where no gexecd answers"),
-        ),
+    "ensh": (
+        """\
+Usage: ensh [-n NODES] [-x] [-s] [OPTIONS] [COMMAND]...
+Run COMMAND (default: uptime) on all nodes over ssh, each line after its node's
+name. COMMAND and its arguments are one line for the nodes' sh.
+
+  ensh -n "gc002 root@db" uname -a   these nodes
+  ensh -x uname -a                   all nodes except this host
+  ensh -s -n 'gc[001-004]' reboot    one node after the other
+  ensh -b 'rpm -q glibc | sort'      equal output once, below the nodes' names
+""",
+        "nodes not-here exclude nodelist serial fanout user port ssh-option gather timeout failed-to",
+        _STATUS,
     ),
-    (
-        "When something fails",
-        (
-            ("exit-policy", "P", "status 0 if: worst (all are well), any, 'ok-if N', 'ok-if N%'"),
-            ("failed-to", "FILE", "write there which nodes failed, and why"),
-            ("batch", "N|P%", "so many nodes at a time, the next when all of these have ended"),
-            ("batch-delay", "S", "wait S seconds between two batches"),
-            ("max-failures", "N|P%", "begin no further batch once more nodes than this have failed"),
-            ("retries", "N", "try nodes that could not be reached up to N times more"),
-            ("dry-run", "", "say what would run where; run nothing"),
-            ("strict", "", "start nowhere unless every node can start and every name matches"),
-        ),
+    "ensync": (
+        """\
+Usage: ensync [-n NODES] [-x] [OPTIONS] FILE...
+Copy files and directories to the same path on all nodes, as fast as one link
+carries them. Owner, group, mode and times are kept (owner and group as root).
+
+  ensync -x /etc/auth_priv.pem       to all nodes except this host
+  ensync -n node[1-9] --dest /srv data      as /srv/data to these nodes
+  ensync --checksum /etc/hosts       write nothing; report where it is different
+  ensync --remove /tmp/old           delete it on the nodes
+""",
+        "nodes not-here dest parents delete backup checksum dry-run via bwlimit strict failed-to",
+        "Status: 0; 1 a file failed or differs; 3 cut short; 130 ^C; 255 a node failed.",
     ),
-    (
-        "How it runs",
-        (
-            ("timeout", "S", "end what runs longer than S seconds"),
-            ("connect-timeout", "S", "a node that does not answer for S seconds is not reached (5)"),
-            ("chdir", "DIR", ""),
-            ("no-stdin", "", "the processes read /dev/null"),
-            ("detached", "", "leave when all have started; output is thrown away"),
-            ("remote-path", "", "look the program up in PATH on each node, not here"),
-            ("serial", "", "one node after the other"),
-            ("fanout", "N", ""),
-            ("port", "N", ""),
-            ("user", "USER", "the user on the nodes"),
-            ("ssh-option", "OPT", "as ssh -o; may be repeated"),
-            ("ask", "", "ssh may ask for passwords and host keys on the terminal"),
-        ),
+    "gexec-send": (
+        """\
+Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM
+Write files and directories as a stream for `python -m gexec.cli.receive`.
+""",
+        "names digests compress bwlimit loader",
+        "Status: 0; 1 something could not be sent; 2 usage error; 3 nobody reads.",
     ),
-    (
-        "And",
-        (
-            ("verbose", "", "say which nodes, when all have started, when all is done"),
-            ("help", "", "a page of help"),
-            ("help-all", "", "this"),
-            ("version", "", "the version"),
-        ),
+    "gexec-receive": (
+        """\
+Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
+Unpack what `python -m gexec.cli.send` writes.
+""",
+        "dest parents delete checksum checksum-compare dry-run backup sync setuid"
+        " numeric-ids no-owner min-rate",
+        "Status: 0; 1 a file failed or differs; 2 usage error; 3 incomplete; 4 too slow.",
     ),
-)
-#: What is not the same for all commands.
-_THROUGH_SSH = {
-    "prefix-type": "before each line: none, vnn (rank) or host (name); default {default}",
-    "chdir": "working directory on the nodes (the home directory)",
-    "fanout": "so many ssh at a time (64)",
-    "port": "of the nodes' sshd",
-}
-_THROUGH_GEXECD = {
-    "prefix-type": "before each line: none, vnn (rank), host (name) or ip; default {default}",
-    "chdir": "working directory on the nodes (this one)",
-    "fanout": "children of a node in the tree (16)",
-    "port": "of gexecd ($GEXEC_PORT, 2875)",
-}
-_COPYING = {
-    "prefix-type": "",
-    "chdir": "",
-    "dry-run": "say on which nodes what would be written; write nothing",
-    "fanout": "nodes that each hands on to (1; beyond 32 nodes 2); or ssh at a time",
-    "port": "of gexecd; --via=ssh: of the nodes' sshd",
 }
 
 
-def page(command: Command) -> str:
-    """Return the usage line and every option of a command."""
-    table = {option.long: option for option in command.options}
-    by_ssh = "ssh-option" in table
-    own = _COPYING if "via" in table else _THROUGH_SSH if by_ssh else _THROUGH_GEXECD
-    lines = [command.help.partition("\n")[0]]
-    for heading, entries in _SECTIONS:
-        lines += ["", f"{heading}:"]
-        for long, value, meaning in entries:
-            option = table.get(long)
-            if option is not None:
-                letters = "".join([f"-{letter}, " for letter in option.short])
-                shown = value if value.startswith("[") else f"={value}" if value else ""
-                name = f"{letters:>4}--{long}{shown}"
-                lines.append(f"  {name:<25} {own.get(long, meaning).format(default=command.prefix)}")
-    lines += ["", "Long options may be shortened as long as they are unique.", command.help.splitlines()[-1]]
-    return "\n".join(lines) + "\n"
+def help_page(command: str) -> str:
+    """Return the page of ``--help``: usage, examples and the common options, 24 lines of 80 columns."""
+    usage, common, status = _PAGES[command]
+    options = {option.long: option for option in options_of(command)}
+    lines = [f"{_left(options[long])}{options[long].meaning.partition(';')[0]}" for long in common.split()]
+    if "help-all" in options:
+        lines.append("  -v, --verbose    -V, --version    -h, --help    --help-all  every option")
+    return "\n".join([usage, *lines, status]) + "\n"
+
+
+def page(command: str) -> str:
+    """Return the usage line and every option of a command, in 80 columns."""
+    from textwrap import wrap  # costs milliseconds, which --help need not have
+
+    usage, _, status = _PAGES[command]
+    lines = [usage.partition("\n")[0]]
+    heading = ""
+    for option in options_of(command):
+        if option.heading != heading:
+            heading = option.heading
+            lines += ["", f"{heading}:"]
+        first, *more = wrap(option.meaning, _WIDTH - _COLUMN)
+        lines += [_left(option) + first, *[" " * _COLUMN + line for line in more]]
+    return "\n".join([*lines, "", "Long options may be shortened if they stay unique.", status]) + "\n"
+
+
+def _left(option: Option) -> str:
+    letters = "".join([f"-{letter}, " for letter in option.short])
+    return f"  {letters:>4}{shown(option)}".ljust(_COLUMN - 1) + " "
+
+
+def shown(option: Option) -> str:
+    """Return an option's name with that of its value."""
+    equals = "=" if option.takes_value else ""
+    return f"--{option.long}{equals}{option.argument}"

@@ -12,22 +12,90 @@ from gexec.errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+
+_SECONDS_MAX = 4_000_000
+#: Bytes of a size's letter, as a shift.
+_UNITS = {"k": 10, "K": 10, "m": 20, "M": 20, "g": 30, "G": 30}
 
 
 class Option:
-    """One option: ``short`` letters or "", ``long`` name, and whether it takes a value.
+    """One option, as a row of ``cli.table`` has it.
 
-    ``optional``: the value may be left out, and is given as ``--long=VALUE`` only.
+    Attributes:
+        short: its letters, or "".
+        long: its name.
+        argument: the name of its value; "" if it takes none, in brackets if it is optional, and is
+            given as ``--long=VALUE`` only.
+        meaning, heading: for pages of help.
+        bounds: of a whole number.
+        choices: the values that it may have.
     """
 
-    __slots__ = ("long", "optional", "short", "takes_value")
+    __slots__ = ("argument", "bounds", "choices", "heading", "long", "meaning", "short")
 
-    def __init__(self, short: str, long: str, takes_value: bool = False, optional: bool = False) -> None:
+    def __init__(
+        self,
+        short: str,
+        long: str,
+        argument: str,
+        meaning: str,
+        heading: str,
+        bounds: tuple[int, int] | None,
+        choices: Sequence[str],
+    ) -> None:
         self.short = short
         self.long = long
-        self.takes_value = takes_value
-        self.optional = optional
+        self.argument = argument
+        self.meaning = meaning
+        self.heading = heading
+        self.bounds = bounds
+        self.choices = choices
+
+    @property
+    def takes_value(self) -> bool:
+        """Tell whether the next argument is its value, unless it has one of its own."""
+        return self.argument != "" and self.argument[0] != "["
+
+    @property
+    def spelled(self) -> str:
+        """Return its letters and name, as errors show it."""
+        return "".join([f"-{letter}/" for letter in self.short]) + f"--{self.long}"
+
+    def checked(self, text: str) -> str:
+        """Return a value as it counts, a choice in full; UsageError for one that makes no sense.
+
+        NAMES may be empty, and N|P% and P depend on the job: those are checked where they are used.
+        """
+        if self.choices:
+            lowered = text.lower()
+            matches = [choice for choice in self.choices if lowered and choice.startswith(lowered)]
+            if len(matches) == 1 or lowered in matches:
+                return lowered if lowered in matches else matches[0]
+            expected = f"one of {', '.join(self.choices)}"
+        elif self.bounds:
+            low, high = self.bounds
+            if _is_decimal(text) and low <= int(text) <= high:
+                return text
+            expected = f"a whole number from {low} to {high}"
+        elif self.argument == "S":
+            if _is_decimal(text.replace(".", "", 1)) and float(text) <= _SECONDS_MAX:
+                return text
+            expected = f"seconds from 0 to {_SECONDS_MAX}"
+        elif self.argument == "N[kMG]":
+            if _is_decimal(text[:-1] if text[-1:] in _UNITS else text):
+                return text
+            expected = "bytes such as 500k, 10M or 1G"
+        elif text or self.argument in ("NAMES", "N|P%", "P"):
+            return text
+        else:
+            raise UsageError(f"option {self.spelled}: the value is empty; give {self.argument.strip('[=]')}")
+        raise UsageError(f"option {self.spelled}: expected {expected}, not {text[:80]!r}")
+
+
+def _is_decimal(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 15
 
 
 class Parsed:
@@ -47,6 +115,13 @@ class Parsed:
         self.values: dict[str, list[str]] = {}
         self.rest: list[str] = []
 
+    def add(self, option: Option, value: str | None) -> None:
+        """Take an option, with its value if it has one; UsageError if that makes no sense."""
+        if value is None:
+            self.flags[option.long] = self.flags.get(option.long, 0) + 1
+        else:
+            self.values.setdefault(option.long, []).append(option.checked(value))
+
     def flag(self, long: str) -> bool:
         """Tell whether the option without a value was given."""
         return long in self.flags
@@ -65,53 +140,58 @@ class Parsed:
         values = self.values.get(long)
         return values[-1] if values else default
 
+    def integer(self, long: str, default: int = 0) -> int:
+        """Return the whole number of an option that has bounds."""
+        return int(self.values[long][-1]) if long in self.values else default
+
+    def seconds(self, long: str, default: float = 0.0) -> float:
+        """Return the seconds of an option."""
+        return float(self.values[long][-1]) if long in self.values else default
+
+    def size(self, long: str) -> int:
+        """Return the bytes of an option, 0 if it was not given."""
+        text = self.value(long, "0")
+        return int(text[:-1]) << _UNITS[text[-1]] if text[-1] in _UNITS else int(text)
+
     def all(self, long: str) -> list[str]:
         """Return all values given for a repeatable option."""
         return self.values.get(long, [])
 
 
 def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere: bool = False) -> Parsed:
-    """Parse ``words``; raise UsageError with a sentence that names the option and what to do.
+    """Parse ``words`` and check the values; UsageError names the option and what to do.
 
     ``anywhere``: options may follow other arguments; ``--`` ends them.
     """
     parsed = Parsed()
     shorts = {letter: option for option in table for letter in option.short}
-    position = 0
-    while position < len(words):
-        word = words[position]
+    waiting = iter(words)
+    for word in waiting:
         if word == "--":
-            position += 1
             break
         if len(word) < 2 or word[0] != "-":
+            parsed.rest.append(word)
             if not anywhere:
                 break
-            parsed.rest.append(word)
-            position += 1
-            continue
-        position += 1
-        if word.startswith("--"):
-            position = _long(command, word, words, position, table, parsed)
+        elif word[1] == "-":
+            name, equals, value = word[2:].partition("=")
+            option = _find(command, name, table)
+            if equals and not option.argument:
+                raise UsageError(f"option --{option.long} takes no value")
+            if option.takes_value and not equals:
+                value = _next(f"--{option.long}", waiting)
+            parsed.add(option, value if equals or option.takes_value else None)
         else:
-            position = _shorts(command, word, words, position, shorts, parsed)
-    parsed.rest += words[position:]
+            for index, letter in enumerate(word[1:], 2):
+                if letter not in shorts:
+                    raise UsageError(f"unknown option -{letter}: {command} -h lists the options")
+                option = shorts[letter]
+                if option.takes_value:
+                    parsed.add(option, word[index:] or _next(f"-{letter}", waiting))
+                    break
+                parsed.add(option, None)
+    parsed.rest += waiting
     return parsed
-
-
-def _long(
-    command: str, word: str, words: Sequence[str], position: int, table: Sequence[Option], parsed: Parsed
-) -> int:
-    name, equals, value = word[2:].partition("=")
-    option = _find(command, name, table)
-    if not option.takes_value and not (option.optional and equals):
-        if equals:
-            raise UsageError(f"option --{option.long} takes no value")
-        parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1
-        return position
-    if not equals:
-        value, position = _next(f"--{option.long}", words, position)
-    parsed.values.setdefault(option.long, []).append(value)
-    return position
 
 
 def _find(command: str, name: str, table: Sequence[Option]) -> Option:
@@ -125,60 +205,7 @@ def _find(command: str, name: str, table: Sequence[Option]) -> Option:
     raise UsageError(f"unknown option --{name[:80]}: {command} -h lists the options")
 
 
-def _shorts(
-    command: str, word: str, words: Sequence[str], position: int, shorts: dict[str, Option], parsed: Parsed
-) -> int:
-    for index in range(1, len(word)):
-        option = shorts.get(word[index])
-        if option is None:
-            raise UsageError(f"unknown option -{word[index]}: {command} -h lists the options")
-        if not option.takes_value:
-            parsed.flags[option.long] = parsed.flags.get(option.long, 0) + 1
-            continue
-        value = word[index + 1 :]
-        if not value:
-            value, position = _next(f"-{word[index]}", words, position)
-        parsed.values.setdefault(option.long, []).append(value)
-        break
-    return position
-
-
-def _next(option: str, words: Sequence[str], position: int) -> tuple[str, int]:
-    if position >= len(words):
-        raise UsageError(f"option {option} needs a value")
-    return words[position], position + 1
-
-
-def integer(option: str, text: str, low: int, high: int) -> int:
-    """Return the whole number of an option's value; UsageError unless it is in [low, high]."""
-    if text.isascii() and text.isdigit() and len(text) <= 12 and low <= int(text) <= high:
-        return int(text)
-    raise UsageError(f"option {option}: expected a whole number from {low} to {high}, not {text[:80]!r}")
-
-
-def seconds(option: str, text: str, high_s: float = 4_000_000.0) -> float:
-    """Return the seconds of an option's value; UsageError unless it is in [0, high_s]."""
-    digits = text.replace(".", "", 1)
-    if digits.isascii() and digits.isdigit() and len(text) <= 16 and float(text) <= high_s:
-        return float(text)
-    raise UsageError(f"option {option}: expected seconds from 0 to {high_s:.0f}, not {text[:80]!r}")
-
-
-def one_of(option: str, text: str, words: Sequence[str]) -> str:
-    """Return the one of ``words`` that ``text`` begins, in any case; UsageError if none or several."""
-    lowered = text.lower()
-    matches = [word for word in words if word.startswith(lowered)]
-    if lowered in words:
-        return lowered
-    if lowered and len(matches) == 1:
-        return matches[0]
-    raise UsageError(f"option {option}: expected one of {', '.join(words)}, not {text[:80]!r}")
-
-
-def size(option: str, text: str) -> int:
-    """Return the bytes of a value such as ``500``, ``64k``, ``10M`` or ``1G``; UsageError if it is none."""
-    digits = text.rstrip("kKmMgG")
-    unit = text[len(digits) :].lower()
-    if digits.isascii() and digits.isdigit() and len(digits) <= 12 and len(unit) <= 1:
-        return int(digits) << {"": 0, "k": 10, "m": 20, "g": 30}[unit]
-    raise UsageError(f"option {option}: expected bytes such as 500k, 10M or 1G, not {text[:80]!r}")
+def _next(option: str, waiting: Iterator[str]) -> str:
+    for value in waiting:
+        return value
+    raise UsageError(f"option {option} needs a value")

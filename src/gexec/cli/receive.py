@@ -12,7 +12,8 @@ import sys
 import time
 
 from gexec import limits
-from gexec.cli.options import Option, parse, size
+from gexec.cli.options import parse
+from gexec.cli.table import check_combination, options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.options import DRY_RUN, VERIFY, WRITE, CopyOptions, destination
 from gexec.files.pace import Pace
@@ -26,40 +27,6 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-OPTIONS = (
-    Option("", "dest", takes_value=True),
-    Option("", "parents"),
-    Option("", "delete"),
-    Option("", "dry-run"),
-    Option("", "checksum"),
-    Option("", "checksum-compare"),
-    Option("", "backup"),
-    Option("", "sync"),
-    Option("", "setuid"),
-    Option("", "numeric-ids"),
-    Option("", "no-owner"),
-    Option("", "min-rate", takes_value=True),
-    Option("h", "help"),
-)
-HELP = """\
-Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
-Unpack what `python -m gexec.cli.send` writes.
-
-      --dest=PATH         below this directory (default /); %h is the node, %n the rank
-      --parents           make missing directories above
-      --delete            remove what the stream's directories do not have
-      --dry-run           only say what would be done
-      --checksum          only say what is different
-      --checksum-compare  equal contents are not written again, whatever the mtime
-      --backup            keep a replaced file as NAME~
-      --sync              fsync every file and directory
-      --setuid            keep set-uid and set-gid bits
-      --numeric-ids       owners by number, not by name
-      --no-owner          do not set owners (only root can)
-      --min-rate=N[kMG]   give up when writing is slower, in bytes a second
-Status: 0 all is well, 1 something failed or is different, 2 usage, 3 incomplete,
-4 given up for --min-rate.
-"""
 #: Exit statuses.
 FAILED, USAGE, INCOMPLETE, SLOW = 1, 2, 3, 4
 #: What a pipe may hold for us: fewer turns between us and the writer.
@@ -101,14 +68,15 @@ def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until there is something to put away
     try:
-        parsed = parse("gexec-receive", words, OPTIONS)
+        parsed = parse("gexec-receive", words, options_of("gexec-receive"))
         if parsed.flag("help"):
-            _write(1, HELP)
+            from gexec.cli.manual import help_page
+
+            _write(1, help_page("gexec-receive"))
             return 0
         if parsed.rest:
             raise UsageError(f"gexec-receive takes no {parsed.rest[0][:80]!r}: paths are in the stream")
-        if parsed.flag("dry-run") and parsed.flag("checksum"):
-            raise UsageError("--dry-run and --checksum cannot be given both: neither writes anything")
+        check_combination(parsed)
         options = CopyOptions(
             task=DRY_RUN if parsed.flag("dry-run") else VERIFY if parsed.flag("checksum") else WRITE,
             make_parents=parsed.flag("parents"),
@@ -121,7 +89,7 @@ def main(words: Sequence[str]) -> int:
             compare_content=parsed.flag("checksum-compare"),
         )
         path = destination(parsed.last("dest") or "/", os.environ)
-        pace = Pace(size("--min-rate", parsed.last("min-rate") or "0"))
+        pace = Pace(parsed.size("min-rate"))
         receiver = Receiver(path, options, say=_say, tell=_tell)
     except UsageError as error:
         _say(str(error))

@@ -7,16 +7,15 @@ import select
 import signal
 import time
 
-from gexec.cli.command import conclude, plain, progress_of, seconds_of
+from gexec.cli.command import conclude, plain, progress_of
 from gexec.cli.nodefiles import write_failed
-from gexec.cli.options import integer
 from gexec.client.console import Console, finish
 from gexec.client.interrupts import DEADLY, Interrupts
 from gexec.client.job import part
 from gexec.client.kept import KeptInput
 from gexec.client.session import OVER
 from gexec.client.sink import Sink, standard_sinks
-from gexec.errors import GexecError, UsageError
+from gexec.errors import GexecError
 from gexec.render.part import Part
 from gexec.select.rounds import Rounds, share, unreached
 from gexec.wire.jobspec import NO_STDIN
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
 
-_RETRIES_MAX = 100
 #: Before the first further attempt; each later one waits twice as long, up to the second.
 _RETRY_S = 1.0
 _RETRY_MAX_S = 30.0
@@ -60,7 +58,7 @@ class RollingRun:
         self._progress = progress
         self._say = say
         self._verbose = parsed.flag("verbose")
-        self._delay_s = seconds_of(parsed, "batch-delay", 0.0)
+        self._delay_s = parsed.seconds("batch-delay")
         self.rounds = rounds
         self.sinks: dict[int, Sink] = standard_sinks()
         self._kept = None if job.flags & NO_STDIN else KeptInput()
@@ -216,13 +214,10 @@ def run_rounds(
 def rounds_of(parsed: Parsed, total: int) -> Rounds:
     """Return what the options say about batches and further attempts; UsageError for what makes no sense."""
     batch, most = parsed.last("batch"), parsed.last("max-failures")
-    if batch is None and (most is not None or "batch-delay" in parsed.values):
-        given = "max-failures" if most is not None else "batch-delay"
-        raise UsageError(f"option --{given}: it says what is done between batches; give --batch too")
     return Rounds(
         total,
         batch=0 if batch is None else share("--batch", batch, total, least=1),
-        retries=integer("--retries", parsed.value("retries", "0"), 0, _RETRIES_MAX),
+        retries=parsed.integer("retries"),
         failures_max=None if most is None else share("--max-failures", most, total, least=0),
         together=parsed.flag("strict"),
     )

@@ -12,7 +12,8 @@ import sys
 import time
 
 from gexec import limits
-from gexec.cli.options import Option, one_of, parse, size
+from gexec.cli.options import parse
+from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.compression import compressed
 from gexec.files.sender import Sender, roots_of
@@ -24,25 +25,6 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-OPTIONS = (
-    Option("", "names", takes_value=True),
-    Option("", "digests"),
-    Option("", "compress", takes_value=True),
-    Option("", "bwlimit", takes_value=True),
-    Option("", "loader"),
-    Option("h", "help"),
-)
-HELP = """\
-Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM
-Write files and directories as a stream for `python -m gexec.cli.receive`.
-
-      --names=full|base   keep the whole path (the default), or only its last part
-      --digests           digests instead of contents, to compare
-      --compress=auto|always|never  (default auto: if it helps)
-      --bwlimit=N[kMG]    at most so many bytes a second
-      --loader            the receiver's own modules first, for a node without gexec
-Status: 0 all is well, 1 something could not be sent, 2 usage, 3 nobody reads.
-"""
 #: Exit statuses.
 FAILED, USAGE, INCOMPLETE = 1, 2, 3
 _PIPE_BYTES = 1024 * 1024
@@ -54,22 +36,22 @@ def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C ends it as TERM does, without a traceback
     try:
-        parsed = parse("gexec-send", words, OPTIONS)
+        parsed = parse("gexec-send", words, options_of("gexec-send"))
         if parsed.flag("help"):
-            sys.stdout.write(HELP)
+            from gexec.cli.manual import help_page
+
+            sys.stdout.write(help_page("gexec-send"))
             return 0
         if not parsed.rest:
             raise UsageError("gexec-send needs at least one path")
-        naming = one_of("--names", parsed.value("names", "full"), ("full", "base"))
-        when = one_of("--compress", parsed.value("compress", "auto"), ("auto", "always", "never"))
-        roots = roots_of(parsed.rest, naming)
+        roots = roots_of(parsed.rest, parsed.value("names", "full"))
         problems = _Problems()
         sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=problems)
         if parsed.flag("loader"):
             from gexec.ssh.loader import archive
 
             _write_all(archive())
-        _send(sender, when, size("--bwlimit", parsed.value("bwlimit", "0")))
+        _send(sender, parsed.value("compress", "auto"), parsed.size("bwlimit"))
         problems.finish()
     except BrokenPipeError:
         return INCOMPLETE

@@ -33,11 +33,7 @@ class OutputForm:
         self._kind = kind
         self._reference = parsed.last("diff") or ""
         forms = [form for form in _FORMS if parsed.given(form)]
-        if len(forms) > 1 and forms != ["gather", "diff"]:
-            raise UsageError(f"options --{forms[0]} and --{forms[1]}: output has one form; choose one")
         self._form = forms[-1] if forms else ""
-        if parsed.flag("live") and self._form != "gather":
-            raise UsageError("option --live: it says how --gather shows its groups; give --gather too")
         self._gathered = "gather" in forms
         terminal = os.isatty(1)
         self._colour = wants_colour(parsed.value("color", "auto"), terminal, os.environ)

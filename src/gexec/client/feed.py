@@ -40,7 +40,7 @@ class Feed:
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-m", "gexec.cli.send", *words],
+                [sys.executable, "-I", "-X", "utf8", "-m", "gexec.cli.send", *words],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, self._said, 2)],
                 setpgroup=0,  # ^C is the job's matter

@@ -46,7 +46,7 @@ def choose(selection: Selection, environ: Mapping[str, str] = os.environ) -> Cho
             is set and cannot be used. One sentence; a line for each source may follow.
     """
     if selection.count and selection.pick:
-        raise UsageError("options -n and --pick are both given: take the first N, or N random ones")
+        raise UsageError("options --nprocs and --pick: both give a number of nodes; give only one of them")
     return _Chooser(selection, environ).choose()
 
 

@@ -56,8 +56,6 @@ class OutputDir(View):
         #: Open files, the one that was used last at the end.
         self._open: dict[tuple[int, int], int] = {}
         self._directory_fd = -1
-        if not directory:
-            raise UsageError("--output-dir: the name is empty; give a directory")
         try:
             os.makedirs(directory, exist_ok=True)
             self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -34,12 +34,14 @@ def parse_policy(text: str) -> ExitPolicy:
     if text == "any":
         return ExitPolicy(count=1)
     if text[:5] != "ok-if" or text[5:6] not in (" ", "=", ":"):
-        raise UsageError(f"--exit-policy: {text[:80]!r}: expected worst, any, 'ok-if N' or 'ok-if N%'")
+        raise UsageError(
+            f"option --exit-policy: expected worst, any, 'ok-if N' or 'ok-if N%', not {text[:80]!r}"
+        )
     digits, percent = text[6:].removesuffix("%"), text.endswith("%")
     highest = 100 if percent else RANKS_MAX
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 5 and 1 <= int(digits) <= highest):
         raise UsageError(
-            f"--exit-policy: {text[:80]!r}: expected 1 to {highest}{'%' if percent else ''} after ok-if"
+            f"option --exit-policy: expected 1 to {highest}{'%' * percent} after ok-if, not {text[:80]!r}"
         )
     return ExitPolicy(percent=int(digits)) if percent else ExitPolicy(count=int(digits))
 

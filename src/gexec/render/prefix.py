@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from gexec.errors import UsageError
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-KINDS = ("none", "vnn", "host", "ip")
-COLOURS = ("auto", "always", "never")
 #: Longer prefixes exceed the column.
 _ALIGN_MAX = 32
 #: Foregrounds that are read well on light and dark; neighbours in a cluster get different ones.
@@ -58,12 +55,7 @@ def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
         when: the value of --color: auto, always or never.
         terminal: whether the descriptor is one; with ``auto`` colours are for terminals only,
             and not with NO_COLOR set (no-color.org) or TERM unset, empty or ``dumb``.
-
-    Raises:
-        UsageError: another word.
     """
-    if when not in COLOURS:
-        raise UsageError(f"--color: {when[:80]!r}: expected {', '.join(COLOURS[:-1])} or {COLOURS[-1]}")
     if when != "auto":
         return when == "always"
     return terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") not in ("", "dumb")

@@ -158,7 +158,7 @@ def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:
     # commands do; with it goes the terminal, so it is not done when ssh may ask there.
     engine = os.posix_spawn(
         sys.executable,
-        [sys.executable, "-I", "-c", _ENGINE, *arguments],
+        [sys.executable, "-I", "-X", "utf8", "-c", _ENGINE, *arguments],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_DUP2, sock, 0),

@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--fetch", "/f"], "--to DIR"),
+        (["--fetch", "/f"], "option --fetch needs --to: "),
         (["--fetch", "f", "--to", "x"], "expected an absolute path"),
         (["--fetch", "/f", "--to", "x", "hostname"], "'hostname' is given"),
         (["--fetch", "/f", "--to", "x", "--batch=2"], "--batch"),

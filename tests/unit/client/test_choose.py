@@ -176,7 +176,7 @@ def test_first_and_by_lot() -> None:
         "Not enough hosts available: 7 asked, 6 known (from GEXEC_SVRS)"
     )
     assert "7 asked" in fails(select(pick=7), environ)
-    assert "-n and --pick" in fails(select(pick=1, count=1), environ)
+    assert "--nprocs and --pick" in fails(select(pick=1, count=1), environ)
 
 
 @pytest.mark.parametrize(

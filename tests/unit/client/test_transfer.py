@@ -13,6 +13,7 @@ import pytest
 from gexec.cli import send
 from gexec.cli.ensync import ENSYNC, CopyTask
 from gexec.cli.options import parse
+from gexec.cli.table import check_combination
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
 from gexec.errors import UsageError
@@ -36,7 +37,9 @@ REPORT = b"gexec-files 1 complete files=2 links=0 bytes=9 unchanged=1 failed=0\n
 
 
 def task(*words: object) -> CopyTask:
-    return CopyTask(parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere))
+    parsed = parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere)
+    check_combination(parsed)
+    return CopyTask(parsed)
 
 
 def stream(*paths: Path) -> bytes:
@@ -52,14 +55,15 @@ def stream(*paths: Path) -> bytes:
         ([], "no file"),
         (["--dest", "srv", "f"], "not an absolute path"),
         (["--dest", "/srv/%x", "f"], "has %x"),
-        (["--relative", "f"], "give --dest too"),
+        (["--relative", "f"], "needs --dest"),
         (["--checksum", "--dry-run", "f"], "neither writes anything"),
         (["--remove", "--delete", "/f"], "nothing is copied"),
         (["--remove", "f"], "expected an absolute path"),
         (["--remove", "/a/../f"], "without `.` and `..`"),
         (["--remove", "/"], "expected an absolute path"),
         (["--via", "rsh", "f"], "expected one of gexec, ssh, auto"),
-        (["--via", "ssh", "--strict", "f"], "only gexecd can"),
+        (["--via", "s", "--strict", "f"], "only gexecd can"),
+        (["--via", "ssh", "--min-rate", "1k", "f"], "over ssh no node waits"),
         (["--bwlimit", "fast", "f"], "expected bytes"),
         (["--exclude=*.log", "dir"], "excludes nodes, not files"),
         (["dir", "--exclude", "node1,.git"], "excludes nodes, not files"),

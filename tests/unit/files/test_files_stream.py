@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gexec import limits
-from gexec.cli import receive, send
 from gexec.errors import ProtocolError, UsageError
 from gexec.files import compression, records, report
 from gexec.files.compression import compressed
@@ -371,15 +370,6 @@ def test_folders_of_nodes() -> None:
 # -- the document -----------------------------------------------------------------------------------
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "files.md").read_text(encoding="utf-8")
-
-
-def test_the_document_has_every_option_of_the_commands() -> None:
-    for command, heading in ((receive, "Receiving"), (send, "Sending")):
-        [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL)
-        told = set(re.findall(r"^\| `--([a-z-]+)", section, re.MULTILINE))
-        wanted = {option.long for option in command.OPTIONS} - {"help"}
-        assert told == wanted
-        assert set(re.findall(r"^ +--([a-z-]+)", command.HELP, re.MULTILINE)) == wanted
 
 
 def test_the_document_has_every_record() -> None:

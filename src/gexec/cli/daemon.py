@@ -1,0 +1,40 @@
+"""The options that gexecd and authd share."""
+
+from __future__ import annotations
+
+import argparse
+
+from gexec.native import manner
+from gexec.version import VERSION
+
+
+def daemon_parser(name: str, recorded: str, description: str, reread: str) -> argparse.ArgumentParser:
+    """Return a parser with the shared options.
+
+    Args:
+        name: of the daemon.
+        recorded: what its audit log records.
+        description: what it does, a sentence.
+        reread: what SIGHUP and SIGTERM do, a sentence.
+    """
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=f"{reread} Settings: /etc/gexec/{name}.toml.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-V", "--version", action="version", version=f"{name} {VERSION} ({manner()})")
+    add("-d", "--daemon", action="store_true", help="run in the background; returns when it listens")
+    add("--config", metavar="FILE", help=f"settings (default: /etc/gexec/{name}.toml if it exists)")
+    add("--socket", metavar="PATH", help=f"listen on this Unix socket (default: /run/gexec/{name}.sock)")
+    add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
+    audit = f"record there {recorded} (default: stderr; with -d {name}-audit.log beside the log)"
+    add("--audit-log", metavar="FILE", help=audit)
+    log = (
+        f"with -d: instead of stderr (default: /var/log/gexec/{name}.log, or {name}.log beside the "
+        "socket of an ordinary user's)"
+    )
+    add("--log", metavar="FILE", help=log)
+    add("--ready-fd", metavar="N", type=int, help="write a byte to this descriptor when listening")
+    return parser

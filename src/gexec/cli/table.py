@@ -1,0 +1,197 @@
+"""The options of gexec, enexec, ensh, ensync, gexec-send and gexec-receive: declared here, and only here.
+
+Parsing, ``--help``, ``--help-all``, the option sections of the manuals (packaging/manuals.py) and the
+errors about combinations come from these tables. Part of the thin client: rows are constants.
+"""
+
+from __future__ import annotations
+
+from gexec import limits
+from gexec.cli.options import Option
+from gexec.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gexec.cli.options import Parsed
+
+_ALL = "gexec enexec ensh ensync"
+_RUN = "gexec enexec ensh"
+_DAEMON = "gexec enexec"
+_RECEIVE = "ensync gexec-receive"
+_SEND = "ensync gexec-send"
+#: Headings, and below each: name, letters, argument, commands, help.
+#:
+#: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
+#: in brackets may be left out; its name chooses the check (``Option.checked``). ``--help`` shows the
+#: help up to its first semicolon. A name is listed twice if its help is not the same for all commands.
+# fmt: off
+GROUPS = (
+    ("Which nodes", (
+        ("nodes", "w/nw", "NAMES", _ALL,
+         "these nodes: names, 'node[1-9]', @group; - reads them from stdin; may be repeated"),
+        ("exclude", "x/", "NAMES", _ALL, "exclude these nodes; may be repeated"),
+        ("not-here", "/x", "", "enexec ensh ensync", "exclude this host"),
+        ("nprocs", "n/", "N", _ALL, "the first N nodes; 0, the default: all"),
+        ("pick", "", "N", _ALL, "N random nodes"),
+        ("nodelist", "", "FILE", _ALL, "the nodes in a file, a name on each line"),
+        ("hosts-file", "", "FILE", _ALL, "the nodes in a file in the form of pssh: host or host:port"),
+        ("rerun", "", "FILE", _ALL,
+         "the nodes in a file that --failed-to wrote; if it names none, nothing runs: status 0"),
+        ("skip-down", "", "", _ALL,
+         "exclude nodes that gmond reports as dead or that were not reached lately"),
+    )),
+    ("What is shown", (
+        ("prefix-type", "p", "T", "gexec",
+         "before each line: none, vnn (rank), host (name) or ip; default vnn"),
+        ("prefix-type", "p", "T", "enexec",
+         "before each line: none, vnn (rank), host (name) or ip; default host"),
+        ("prefix-type", "p", "T", "ensh", "before each line: none, vnn (rank) or host (name); default host"),
+        ("gather", "b", "", _RUN, "equal output once, below the names of its nodes"),
+        ("live", "", "", _RUN, "with --gather: each group as soon as its first node has ended"),
+        ("diff", "", "[=NODE]", _RUN, "differences from the output of most nodes, or of NODE"),
+        ("json", "", "", _RUN, "one JSON object on a line for each event"),
+        ("output-dir", "", "DIR", _RUN, "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
+        ("quiet", "", "", _RUN, "no output of the processes"),
+        ("summary", "", "", _ALL, "at the end, how all nodes ended; also those that succeeded"),
+        ("color", "", "WHEN", _RUN, "auto (on a terminal, unless NO_COLOR is set), always or never"),
+        ("no-progress", "", "", _ALL, "do not show the progress on the terminal"),
+    )),
+    ("Which files", (
+        ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
+        ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
+        ("dest", "", "DIR", _RECEIVE, "below DIR; %h in it is the node's name, %n its rank, %% a %"),
+        ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
+        ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
+        ("delete", "", "", _RECEIVE,
+         "in copied directories, delete what the source lacks; at the end, if all has arrived"),
+        ("remove", "", "", "ensync", "delete these files on the nodes; absolute paths, no directories"),
+        ("backup", "", "", _RECEIVE, "keep what is replaced as NAME~"),
+        ("checksum", "", "", _RECEIVE, "write nothing, report differences by contents; once for equal nodes"),
+        ("dry-run", "", "", _RECEIVE, "write nothing, report what would be done"),
+        ("checksum-compare", "", "", _RECEIVE, "do not write equal contents, whatever the times"),
+        ("sync", "", "", _RECEIVE, "flush each file to the disk before it gets its name"),
+        ("setuid", "", "", _RECEIVE, "keep set-uid and set-gid bits; without it they are removed"),
+        ("numeric-ids", "", "", _RECEIVE, "set owners by number, not by name"),
+        ("no-owner", "", "", _RECEIVE, "do not set owners"),
+        ("names", "", "full|base", "gexec-send", "whole paths (full, the default) or their last parts"),
+        ("digests", "", "", "gexec-send", "digests instead of contents; for receivers that only compare"),
+        ("loader", "", "", "gexec-send", "before the files the receiver's modules; for nodes without gexec"),
+        ("compress", "", "WHEN", _SEND, "zstd: auto (the default, if it helps), always, never"),
+        ("bwlimit", "", "N[kMG]", _SEND, "send at most N bytes a second from this host"),
+        ("min-rate", "", "N[kMG]", "ensync", "nodes that write fewer bytes a second come last; not over ssh"),
+        ("min-rate", "", "N[kMG]", "gexec-receive", "give up if fewer bytes a second are written, over 5 s"),
+        ("via", "", "WAY", "ensync", "gexec, ssh, or auto (default): ssh where gexecd fails"),
+    )),
+    ("When something fails", (
+        ("exit-policy", "", "P", _ALL,
+         "exit status 0 if: worst (all succeed, the default), any, 'ok-if N', 'ok-if N%'"),
+        ("failed-to", "", "FILE", _ALL, "write to FILE which nodes failed, and why"),
+        ("batch", "", "N|P%", _RUN, "so many nodes at a time; the next batch when this one has ended"),
+        ("batch-delay", "", "S", _RUN, "with --batch: wait S seconds between two batches"),
+        ("max-failures", "", "N|P%", _RUN,
+         "with --batch: start no further batch when more nodes than this have failed"),
+        ("retries", "", "N", _RUN, "try nodes that were not reached N more times; at most 100"),
+        ("dry-run", "", "", _RUN, "show what would run where; run nothing"),
+        ("strict", "", "", _DAEMON, "start on no node unless all can start; and every name matches"),
+        ("strict", "", "", "ensync", "copy to no node unless all can start; through gexec only"),
+    )),
+    ("How it runs", (
+        ("timeout", "", "S", _ALL, "end processes that run longer than S seconds"),
+        ("connect-timeout", "", "S", _ALL, "do not start on a node that is silent for S seconds; default 5"),
+        ("chdir", "", "DIR", _DAEMON, "working directory on the nodes; default: this one"),
+        ("chdir", "", "DIR", "ensh", "working directory on the nodes; default: the home directory"),
+        ("no-stdin", "", "", _RUN, "the processes read /dev/null"),
+        ("detached", "d/", "", _DAEMON, "exit when all have started; output is discarded"),
+        ("remote-path", "", "", _DAEMON, "search for the program in PATH on each node, not here"),
+        ("serial", "s", "", "ensh", "one node after the other, in their order"),
+        ("fanout", "f", "N", _DAEMON, "children of a node in the tree, 1 to 1024; default 16"),
+        ("fanout", "f", "N", "ensh", "number of ssh at a time; default 64"),
+        ("fanout", "f", "N", "ensync",
+         "nodes to which each node sends; default 1, beyond 32 nodes 2; with --via=ssh: ssh at a time, all"),
+        ("port", "P", "N", _DAEMON, "port of gexecd where a name has none; default $GEXEC_PORT, 2875"),
+        ("port", "P", "N", "ensh", "port of sshd where a name has none; default: that of ssh"),
+        ("port", "P", "N", "ensync", "port of gexecd where a name has none; with --via=ssh: of sshd"),
+        ("user", "l", "USER", "ensh ensync", "user on the nodes, over ssh"),
+        ("ssh-option", "o", "OPT", "ensh ensync", "an option for ssh, as ssh -o; may be repeated"),
+        ("ask", "", "", "ensh ensync", "ssh may ask for passwords and host keys on the terminal"),
+    )),
+    ("Other", (
+        ("verbose", "v", "", _ALL, "report on stderr which nodes, their source, the start and the end"),
+        ("help", "h", "", f"{_ALL} gexec-send gexec-receive", "one page of help"),
+        ("help-all", "", "", _ALL, "every option"),
+        ("version", "V", "", _ALL, "the version"),
+    )),
+)
+_RANGES = {
+    "nprocs": (0, limits.RANKS_MAX),
+    "pick": (1, limits.RANKS_MAX),
+    "retries": (0, 100),
+    "fanout": (limits.FANOUT_MIN, limits.FANOUT_MAX),
+    "port": (1, 65535),
+}
+_AUTO = ("auto", "always", "never")
+_CHOICES = {
+    "prefix-type": ("none", "vnn", "host", "ip"),
+    "color": _AUTO,
+    "compress": _AUTO,
+    "via": ("gexec", "ssh", "auto"),
+    "names": ("full", "base"),
+}
+#: Each of these options on the left excludes all on the right, and why.
+EXCLUDES = (
+    ("rerun", "nodelist", "both name a file of nodes"),
+    ("gather diff", "json quiet", "output has one form"),
+    ("json", "quiet", "output has one form"),
+    ("live", "diff", "--diff shows all nodes at the end"),
+    ("detached", "gather diff output-dir", "the output of detached processes is discarded"),
+    ("detached", "batch", "a batch ends with its processes, and nothing waits for detached ones"),
+    ("strict", "batch", "whether all nodes can start is only known of one batch at a time"),
+    ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
+     " max-failures retries", "files are fetched, and no command runs"),
+    ("checksum", "dry-run", "neither writes anything"),
+    ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
+     " no-owner", "nothing is copied"),
+    ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
+    ("min-rate", "via=ssh", "over ssh no node waits for another"),
+)
+# fmt: on
+#: The first option of each needs the second, and why.
+NEEDS = (
+    ("live", "gather", "it applies to groups of equal output"),
+    ("batch-delay", "batch", "it applies between batches"),
+    ("max-failures", "batch", "it applies between batches"),
+    ("fetch", "to", "it is the directory for the files"),
+    ("to", "fetch", "it is the directory for fetched files"),
+    ("relative", "dest", "without it every path stays whole"),
+)
+
+
+def options_of(command: str) -> tuple[Option, ...]:
+    """Return the options of a command, in the order of the table."""
+    options = []
+    for heading, rows in GROUPS:
+        for long, letters, argument, commands, meaning in rows:
+            if command in commands.split():
+                own, slash, others = letters.partition("/")
+                short = others if slash and command != "gexec" else own
+                options.append(
+                    Option(short, long, argument, meaning, heading, _RANGES.get(long), _CHOICES.get(long, ()))
+                )
+    return tuple(options)
+
+
+def check_combination(parsed: Parsed) -> None:
+    """Raise UsageError for options that exclude each other, and for one that needs another."""
+    for left, right, why in EXCLUDES:
+        for one in left.split():
+            for other in right.split() if parsed.given(one) else ():
+                if _given(parsed, other):
+                    raise UsageError(f"options --{one} and --{other}: {why}; give only one of them")
+    for one, needed, why in NEEDS:
+        if parsed.given(one) and not parsed.given(needed):
+            raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
+
+
+def _given(parsed: Parsed, name: str) -> bool:
+    long, equals, value = name.partition("=")
+    return parsed.last(long) == value if equals else parsed.given(long)

@@ -9,6 +9,7 @@ from gexec.core import events
 from gexec.core.deadlines import SteadyClock, wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.states import BrokenInvariantError
 from gexec.errors import ProtocolError
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
@@ -31,6 +32,8 @@ class Cluster:
         self.blob = spec.encode()
         self.plans = plans
         self.records = [ProcessRecord() for _ in plans]
+        #: Every machine that there ever was, with its daemon's index.
+        self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.link_numbers = 0
@@ -225,6 +228,7 @@ class SimJob:
         self._busy = False
         self._wake_s: float | None = None
         self._tick_at_s: float | None = None
+        daemon.cluster.machines.append((daemon.index, machine))
 
     def __str__(self) -> str:
         return f"job@{self.low}"
@@ -234,7 +238,9 @@ class SimJob:
     def begin(self) -> None:
         """Let the machine begin."""
         self._busy = True
-        self._carry_out(self.machine.begin(self._now_s()))
+        effects = self.machine.begin(self._now_s())
+        self._validate()
+        self._carry_out(effects)
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
@@ -251,10 +257,23 @@ class SimJob:
             except ProtocolError as error:
                 # Nobody here forges anything, so a machine that complains is wrong about an honest peer.
                 raise Violation(f"{self} refuses {event} as no protocol: {error}") from error
+            except BrokenInvariantError as error:
+                raise self._broken(error) from error
+            self._validate()
             self._carry_out(effects)
         self._busy = False
         if not self.machine.finished:
             self._arm()
+
+    def _validate(self) -> None:
+        try:
+            self.machine.validate()
+        except BrokenInvariantError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: BrokenInvariantError) -> Violation:
+        self._world.suspects = [self.low] if self.low >= 0 else []
+        return Violation(f"{self}: {error}")
 
     def _next_event(self) -> events.Event | None:
         if not self._behind_output:

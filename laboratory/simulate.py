@@ -18,9 +18,14 @@ def run_one(seed: int) -> tuple[int, int, str]:
     try:
         return seed, simulation.run().events, ""
     except Violation as error:
-        return seed, simulation.world.events, str(error)
+        return seed, simulation.world.events, _told(error)
     except Exception as error:  # a machine must not fail at all
         return seed, simulation.world.events, f"{type(error).__name__}: {error}"
+
+
+def _told(error: Violation) -> str:
+    """Return what is wrong, and what the machines know about it."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
 
 
 def _many(first: int, last: int, processes: int) -> int:
@@ -53,7 +58,7 @@ def _show(seed: int, tracing: bool) -> int:
     try:
         result = simulation.run()
     except Violation as error:
-        wrong = str(error)
+        wrong = _told(error)
     for line in simulation.world.lines:
         print(line)
     if wrong:

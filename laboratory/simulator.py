@@ -21,6 +21,8 @@ ENDS_WITHIN_S = 150.0
 #: From the end of the job to the end of its last process, wherever it runs.
 GONE_WITHIN_S = limits.LOST_AFTER_S + limits.ORPHAN_GRACE_S + limits.KILL_GRACE_S + limits.LINGER_S + 5.0
 EVENTS_MAX = 3_000_000
+#: Of so many ranks a violation tells what the machines know.
+SUSPECTS_MAX = 3
 
 
 @dataclass
@@ -50,7 +52,26 @@ class Simulation:
             self.quiet_s = max(self.quiet_s, made.habits.stalls[1])
 
     def run(self) -> Result:
-        """Run to the end and check; raises Violation."""
+        """Run to the end and check; raises Violation, with what the machines know as notes."""
+        try:
+            return self._run()
+        except Violation as error:
+            for rank in (self.world.suspects or self._owed())[:SUSPECTS_MAX]:
+                error.add_note(self.story(rank))
+            raise
+
+    def story(self, rank: int) -> str:
+        """Return what every machine knows, or knew at its end, of a rank."""
+        lines = [f"rank {rank}:"]
+        for index, machine in self.cluster.machines:
+            where = f"gexecd {index}" if index >= 0 else "root"
+            lines += [f"  {where}: {line}" for line in machine.story(rank)]
+        return "\n".join(lines)
+
+    def _owed(self) -> list[int]:
+        return sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
+
+    def _run(self) -> Result:
         for fault in self.made.faults:
             if fault.kind == "dead":
                 self._break(fault)
@@ -91,7 +112,7 @@ class Simulation:
         )
 
     def _left(self) -> str:
-        owed = sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
+        owed = self._owed()
         jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs]
         running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
         where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
@@ -144,6 +165,7 @@ class Simulation:
     def _check_outcomes(self) -> None:
         untouched = clean(self.made)
         for rank, outcome in sorted(self.client.outcomes.items()):
+            self.world.suspects = [rank]
             self._check_truth(rank, outcome)
             refusal = self.made.plans[rank].refusal
             if untouched[rank] and refusal is not None and outcome == outcomes.lost(refusal.text):

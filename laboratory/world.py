@@ -35,6 +35,8 @@ class World:
         self.now_s = 0.0
         self.lines: list[str] = []
         self.events = 0
+        #: Ranks that a violation is about: what the machines know of them is told with it.
+        self.suspects: list[int] = []
         self._tracing = tracing
         self._hash = hashlib.sha256()
         #: When it happens, when it was to happen, a number, to whom, in which life, what.

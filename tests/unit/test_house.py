@@ -23,13 +23,11 @@ LONG = {
     "src/gexec/client/console.py",
     "src/gexec/client/stream.py",
     "src/gexec/cluster/supervisor.py",
-    "src/gexec/core/subtree.py",
     "src/gexec/posix/channel.py",
     "src/gexec/relay/job.py",
     "src/gexec/relay/relay.py",
     "src/gexec/spawner/spawner.py",
     "src/gexec/ssh/work.py",
-    "src/gexec/wire/frames.py",
     "src/gexec/wire/messages.py",
     "laboratory/daemons.py",
 }

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from gexec.core.states import States, hold
+from gexec.wire import frames
+from gexec.wire import outcome as outcomes
+from gexec.wire import ranks as ranksets
+from gexec.wire.frames import Output, Refused
+from gexec.wire.outcome import Outcome
+from gexec.wire.ranks import Ranges
+
+ASKED: Final = 0  #: its Start is on its way, or waits for the connection
+REACHED: Final = 1  #: its machine has answered: loaded, if anything, rather than dead
+OVERDUE: Final = 2  #: it did not answer in time: what it was to pass on is taken over
+ANSWERED: Final = 3  #: it has said something since it was asked
+RESYNCING: Final = 4  #: asked to send everything again: what it says before Accepted is of the time before
+GONE: Final = 5  #: not a child any more
+
+STATES: Final = States(
+    "child",
+    ("asked", "reached", "overdue", "answered", "resyncing", "gone"),
+    (
+        (ASKED, "machine answers", REACHED),
+        (ASKED, "too slow", OVERDUE),
+        (REACHED, "too slow", OVERDUE),
+        (ASKED, "any frame", ANSWERED),
+        (REACHED, "any frame", ANSWERED),
+        (OVERDUE, "any frame", ANSWERED),
+        (ANSWERED, "Resync sent", RESYNCING),
+        (RESYNCING, "Resync sent", RESYNCING),
+        (RESYNCING, "Accepted", ANSWERED),
+        (ASKED, "forgotten", GONE),
+        (REACHED, "forgotten", GONE),
+        (OVERDUE, "forgotten", GONE),
+        (ANSWERED, "forgotten", GONE),
+        (RESYNCING, "forgotten", GONE),
+    ),
+)
+
 
 class Child:
     """One child: the range it was asked for and the ranks it still owes an outcome for.
 
     Attributes:
+        state: one of STATES; changed by ``become`` only.
         turn: which of this node's turns the child's epoch is (core/tree.py, turns).
-        answered: it has said something since it was asked.
         attach_only: it was asked to attach, never to run.
         again: why it was lost and asked once more; empty the first time.
         losses: how often in short succession.
-        resyncing: it was asked to send everything again and has not answered: what it says
-            meanwhile is of the time before.
         maybe_asked: somebody else may have started its ranks; with an ``elder`` that may be so if
             the elder was ever reached.
         elder: the slow child whose ranks these were when it did not answer in time.
@@ -23,8 +59,8 @@ class Child:
     """
 
     __slots__ = (
-        "again", "answered", "asked_s", "attach_only", "elder", "high", "losses", "low", "maybe_asked",
-        "number", "owes", "reached", "resyncing", "turn", "unreached",
+        "again", "asked_s", "attach_only", "elder", "high", "losses", "low", "maybe_asked", "number", "owes",
+        "reached", "state", "turn", "unreached",
     )  # fmt: skip
 
     def __init__(self, number: int, low: int, high: int, owes: set[int], turn: int, asked_s: float) -> None:
@@ -34,15 +70,23 @@ class Child:
         self.owes = owes
         self.turn = turn
         self.asked_s = asked_s
-        self.answered = False
+        self.state = ASKED
         self.attach_only = False
         self.again = ""
         self.losses = 0
-        self.resyncing = False
         self.maybe_asked = False
         self.elder: Child | None = None
         self.reached: bool | None = None
         self.unreached: list[tuple[int, str]] = []
+
+    def become(self, cause: str) -> None:
+        """Change the state as STATES says."""
+        self.state = STATES.after(self.state, cause)
+
+    @property
+    def answered(self) -> bool:
+        """True if it has said something since it was asked."""
+        return self.state == ANSWERED or self.state == RESYNCING
 
     @property
     def inner(self) -> bool:
@@ -55,3 +99,54 @@ class Child:
         if self.elder is None:
             return self.maybe_asked
         return self.elder.reached
+
+    def owed(self, ranges: Ranges) -> Ranges:
+        """Return those ranks that this child answers for (another may have taken some over)."""
+        owes = self.owes
+        if ranges and (ranges[0][0] < self.low or ranges[-1][1] > self.high):
+            # Forged, or of the time before the hedge: not to be walked through rank by rank.
+            ranges = ranksets.intersection(ranges, ((self.low, self.high),))
+        if all(map(owes.__contains__, ranksets.members(ranges))):
+            return ranges
+        return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
+
+    def owed_output(self, frame: Output) -> Output | None:
+        """Return the output of those ranks that this child answers for."""
+        ranges = self.owed(frame.ranks)
+        if ranges is frame.ranks:
+            return frame
+        return Output(ranges, frame.stream, frame.offset, frame.data) if ranges else None
+
+    def validate(self) -> None:
+        """Check what must always hold of a child that is not gone."""
+        who = f"child {self.number}"
+        hold(self.low < self.high, who, "[{}, {}) is a range", self.low, self.high)
+        hold(self.owes.issubset(range(self.low, self.high)), who, "owes nothing beyond its range")
+        hold(self.state != GONE, who, "whoever is among the children is not gone")
+        hold(not (self.unreached and self.reached is not None), who, "verdicts wait only while it is open")
+        hold(bool(self.again) or not self.losses, who, "whoever was lost is asked again")
+
+    def story(self, rank: int) -> str:
+        """Return what is known of a rank of its range, on one line."""
+        told = [f"child {self.number} [{self.low}, {self.high}) turn {self.turn}", STATES.names[self.state]]
+        told.append("owes it" if rank in self.owes else "owes it no more")
+        told += ["may only attach"] if self.attach_only else []
+        told += [f"asked again: {self.again}"] if self.again else []
+        told += [f"waits for child {self.elder.number}"] if self.elder is not None else []
+        told += [f"not reached: {text}" for unreached, text in self.unreached if unreached == rank]
+        return ", ".join(told)
+
+
+def refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
+    """Return what became of a child's own rank that refused; ``ending``: the job is being ended."""
+    if child.again or child.asked_before is not False:
+        unasked = ending and frame.code == frames.REFUSED_UNKNOWN
+        text = "the job was ended before this node could be asked" if unasked else frame.text
+        return outcomes.lost(child.again or text)
+    if frame.code == frames.REFUSED_DENIED:
+        return outcomes.denied(frame.text)
+    if frame.code == frames.REFUSED_UNKNOWN and ending:
+        return outcomes.not_started("the job was ended before this node's process started")
+    if frame.code == frames.REFUSED_BUSY:
+        return outcomes.not_started(frame.text)
+    return outcomes.lost(frame.text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gexec.core.states import hold
 from gexec.errors import ProtocolError
 
 
@@ -55,6 +56,16 @@ class RetainedStream:
         """Return (offset, data) of everything that may have to be sent again, in order."""
         return list(self._chunks)
 
+    def validate(self, who: str) -> None:
+        """Check that all is kept that may have to be sent again. Raises BrokenInvariantError."""
+        hold(self.base <= self.end, who, "of {} bytes no more are acknowledged", self.end)
+        position = self._chunks[0][0] if self._chunks else self.base
+        hold(position <= self.base, who, "bytes from {} on are kept", self.base)
+        for offset, data in self._chunks:
+            hold(offset == position, who, "kept bytes continue at {}", position)
+            position += len(data)
+        hold(position == self.end, who, "bytes up to {} are kept", self.end)
+
 
 class Broadcast:
     """stdin at one node: bytes for several takers, kept until the slowest has them.
@@ -85,6 +96,10 @@ class Broadcast:
         """Wait no longer for this taker."""
         if self._takers.pop(taker, None) is not None:
             self._taken = None
+
+    def awaits(self, taker: int) -> bool:
+        """Tell whether this taker is counted."""
+        return taker in self._takers
 
     def restart(self) -> None:
         """Another parent is going to send all that somebody below may need, older bytes included."""

@@ -10,11 +10,14 @@ then it ends its process and its children. Source: docs/protocol.md, Life of a j
 
 from __future__ import annotations
 
+from typing import Final
+
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
 from gexec.core.outbox import Outbox
+from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
 from gexec.errors import ProtocolError
@@ -23,6 +26,25 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Ready, Start, StdinTaken
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
+
+ATTACHED: Final = 0  #: it has a parent
+ORPHANED: Final = 1  #: it waits for another one
+CLOSING: Final = 2  #: the job is over here, its process may not be
+FINISHED: Final = 3  #: nothing is left of the job
+
+STATES: Final = States(
+    "node",
+    ("attached", "orphaned", "closing", "finished"),
+    (
+        (ATTACHED, "Start", ATTACHED),
+        (ATTACHED, "parent lost, Release", ORPHANED),
+        (ORPHANED, "Start", ATTACHED),
+        (ATTACHED, "Close", CLOSING),
+        (ORPHANED, "nobody came", CLOSING),
+        (CLOSING, "Close", CLOSING),
+        (CLOSING, "process ended", FINISHED),
+    ),
+)
 
 
 class Node:
@@ -50,12 +72,13 @@ class Node:
         self.high = start.high
         self.epoch = start.epoch
         self.parent: int | None = parent
+        self.state = ATTACHED
+        #: Nothing is asked of this machine any more: it has finished, or its daemon gives it up.
         self.finished = False
         self._spec = spec
         self._orphan_grace_s = orphan_grace_s
         self._orphan_until_s: float | None = None
         self._flush_at_s: float | None = None
-        self._closing = False
         self._told_stdin = 0
         self._decided: list[Ended] = []
         # With epoch 1 nobody can have asked this node's daemon before.
@@ -130,7 +153,7 @@ class Node:
         elif isinstance(event, events.StdinBroken):
             self._task.stdin_broken()
         elif isinstance(event, events.ChildReached):
-            self._subtree.reached(event.child)
+            self._subtree.held.reached(event.child)
         elif isinstance(event, events.ChildLost):
             self._subtree.lost(event.child, event.text, event.sent, now_s)
         elif event.parent == self.parent:
@@ -154,7 +177,8 @@ class Node:
                 due_s = now_s + self._gather_s()
                 if self._flush_at_s is None or due_s < self._flush_at_s:
                     self._flush_at_s = due_s
-        if self._closing and not self._task.runs and not self.finished:
+        if self.state == CLOSING and not self._task.runs:
+            self._become("process ended")
             self.finished = True
             self._emit(events.CloseOutput())
             self._emit(events.Finish())
@@ -190,8 +214,7 @@ class Node:
         self._task.tick(now_s)
         self._subtree.tick(now_s)
         if self._orphan_until_s is not None and self._orphan_until_s <= now_s:
-            self._orphan_until_s = None
-            self._close()
+            self._close("nobody came")
 
     # -- the parent -----------------------------------------------------------------------
 
@@ -206,7 +229,7 @@ class Node:
         elif isinstance(frame, frames.Stdin):
             self._stdin_came(frame)
         elif isinstance(frame, frames.Close):
-            self._close()
+            self._close("Close")
         elif isinstance(frame, frames.Signal):
             self._task.signal(frame.signum)
             self._subtree.send(frame)
@@ -226,7 +249,7 @@ class Node:
     def _attach(self, parent: int, start: Start, now_s: float) -> None:
         """A Start for a job that runs here already: a parent with a higher epoch takes this node."""
         refused = None
-        if self._closing:
+        if self.state >= CLOSING:
             refused = frames.Refused(frames.REFUSED_UNKNOWN, "the job is being ended on this node")
         elif start.epoch <= self.epoch:
             text = f"the job has a parent with epoch {self.epoch}"
@@ -241,6 +264,7 @@ class Node:
         # on the same channel has sent it.
         another = parent != self.parent
         self.parent = parent
+        self._become("Start")
         self._orphan_until_s = None
         self.high = start.high
         self._resync(start.epoch, another, now_s)
@@ -264,7 +288,8 @@ class Node:
         self.parent = None
         self._subtree.active = False
         self._flush_at_s = None
-        if not self._closing:
+        if self.state == ATTACHED:
+            self._become("parent lost, Release")
             self._orphan_until_s = now_s + self._orphan_grace_s
 
     def _stdin_came(self, frame: frames.Stdin) -> None:
@@ -300,9 +325,12 @@ class Node:
             self._task.kill(frame.now)
         self._subtree.send(frame)
 
-    def _close(self) -> None:
+    def _become(self, cause: str) -> None:
+        self.state = STATES.after(self.state, cause)
+
+    def _close(self, cause: str) -> None:
         """The job is over for this node: end what runs, tell the children, finish."""
-        self._closing = True
+        self._become(cause)
         self._orphan_until_s = None
         self._subtree.close(frames.Close())
         # A process whose end was not reported yet was not let go: what it left behind goes, too.
@@ -330,3 +358,37 @@ class Node:
     def retained_bytes(self) -> int:
         """Output of this node's process that is not acknowledged yet."""
         return self._task.retained_bytes
+
+    # -- the books ------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check what must always hold after ``begin`` and ``handle``. Raises BrokenInvariantError."""
+        who = f"node of rank {self.low} ({STATES.names[self.state]})"
+        waits = self._orphan_until_s is not None
+        hold(not self._effects, who, "all effects were handed out")
+        hold(self.state != ATTACHED or self.parent is not None, who, "has a parent")
+        hold(self.state != ORPHANED or self.parent is None, who, "has no parent")
+        hold(waits == (self.state == ORPHANED), who, "waits for a parent while it has none")
+        hold(self._subtree.active == (self.parent is not None), who, "repairs only what it can report")
+        hold(self.parent is not None or not self._outbox, who, "collects nothing for nobody")
+        told = not self._outbox or (self._flush_at_s is not None and not self._complete)
+        hold(told, who, "what was collected goes up at once or in time")
+        hold(self.state < CLOSING or not self._subtree.children, who, "has closed its children")
+        hold(self.state != FINISHED or not self._task.runs, who, "its process has ended")
+        decided = [ended.ranks[0][0] for ended in self._decided]
+        hold(all(self.low < rank for rank in decided), who, "decides only about ranks below")
+        self._task.validate()
+        self._subtree.validate()
+
+    def story(self, rank: int) -> list[str]:
+        """Return what this node knows of a rank, in a few lines; nothing if it has nothing to do with it."""
+        if not self.low <= rank < self.high:
+            return []
+        parent = f"parent {self.parent}" if self.parent is not None else "no parent"
+        told = [f"[{self.low}, {self.high}) epoch {self.epoch}, {STATES.names[self.state]}, {parent}"]
+        if rank == self.low:
+            told.append(self._task.story())
+        told += [
+            f"decided: {ended.outcome.describe()}" for ended in self._decided if ended.ranks[0][0] == rank
+        ]
+        return told + self._subtree.story(rank)

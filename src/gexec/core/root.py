@@ -12,6 +12,7 @@ from gexec.core import events
 from gexec.core.flow import Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
+from gexec.core.states import hold
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
@@ -78,7 +79,7 @@ class Root:
         elif isinstance(event, events.ParentFrame):
             self._heard_client(event.frame)
         elif isinstance(event, events.ChildReached):
-            self._subtree.reached(event.child)
+            self._subtree.held.reached(event.child)
         elif isinstance(event, events.ChildLost):
             self._subtree.lost(event.child, event.text, event.sent, now_s)
         elif isinstance(event, events.ParentLost):
@@ -223,3 +224,27 @@ class Root:
         unknown = frames.LENGTH_UNKNOWN
         everyone = ((0, self._spec.ranks),)
         self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown))
+
+    # -- the books ------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check what must always hold after ``begin`` and ``handle``. Raises BrokenInvariantError."""
+        who = "root"
+        open_ranks = {rank for rank, outcome in enumerate(self.ledger.outcomes) if outcome is None}
+        hold(not self._effects, who, "all effects were handed out")
+        hold(self.ledger.remaining == len(open_ranks), who, "counts the ranks without an outcome")
+        hold(self.finished or bool(open_ranks), who, "has finished once every rank has its outcome")
+        if not self.finished:
+            forgotten = sorted(open_ranks - self._subtree.held.open_ranks())
+            hold(not forgotten, who, "somebody answers for each open rank, not for {}", forgotten[:8])
+        hold(not (self.finished and self._subtree.children), who, "has closed its children")
+        hold(self._went or self._unheard == self._heard_of.count(0), who, "counts who is not ready")
+        self._subtree.validate()
+
+    def story(self, rank: int) -> list[str]:
+        """Return what the root knows of a rank, in a few lines."""
+        outcome = self.ledger.outcomes[rank]
+        told = outcome.describe() if outcome is not None else "no outcome"
+        begun = "started" if self.ledger.started(rank) else "not known to have started"
+        lengths = self.ledger.lengths(rank)
+        return [f"{told}, {begun}, {lengths} bytes of stdout and stderr", *self._subtree.story(rank)]

@@ -12,15 +12,16 @@ the children never overlap: every rank below has one child that answers for it, 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from gexec import limits
+from gexec.core import child as childstates
 from gexec.core import events, tree
-from gexec.core.child import Child
-from gexec.core.deadlines import earlier
+from gexec.core.child import Child, refusal
+from gexec.core.children import Siblings
 from gexec.core.flow import Broadcast
+from gexec.core.states import hold
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
@@ -30,8 +31,6 @@ from gexec.wire.outcome import Outcome
 
 #: A child that is lost this often, each time within LOST_AFTER_S of being asked, is given up.
 LOSSES_MAX: Final = 3
-#: Entries of one Ack frame (13 bytes each, within FRAME_MAX_BYTES).
-ACKS_MAX: Final = 16 * 1024
 
 
 class Subtree:
@@ -62,7 +61,8 @@ class Subtree:
         decide: Callable[[int, Outcome], None],
         stdin: Broadcast | None,
     ) -> None:
-        self.children: dict[int, Child] = {}
+        self.held = Siblings()
+        self.children = self.held.all
         self.active = True
         #: The root's own: nobody is above, so nobody else answers for what another parent has taken.
         self.topmost = False
@@ -82,16 +82,8 @@ class Subtree:
         self._numbers = 0
         self._kill: frames.Kill | None = None
         self._went = False
-        #: Inner children that have not answered: each may hold its subtree only so long.
-        self._holding: dict[int, Child] = {}
-        #: Those of which the machine at least has answered: loaded rather than dead.
-        self._slow: dict[int, Child] = {}
-        self._answers_s: list[float] = []
-        self._inner = 0
         #: Ranks whose outcome came through here once: they must never be started afresh.
         self._ended_once: set[int] = set()
-        #: The children by rank, for acknowledgements; None when it must be made anew.
-        self._by_rank: tuple[list[int], list[Child]] | None = None
 
     def release(self) -> None:
         """Let go of the job's bytes: it is done, and whoever keeps this machine does not need them."""
@@ -111,11 +103,7 @@ class Subtree:
         return Child(self._numbers, low, high, owes, turn, now_s)
 
     def _open(self, child: Child) -> None:
-        self.children[child.number] = child
-        self._by_rank = None
-        if child.inner:
-            self._inner += 1
-            self._holding[child.number] = child
+        self.held.add(child)
         if child.low not in child.owes or child.low in self._ended_once:
             child.attach_only = True
         self._ask(child)
@@ -185,50 +173,29 @@ class Subtree:
             self._refused(child, frame, now_s)
             return None
         if not child.answered:
-            self._answered(child, now_s)
+            self.held.answered(child, now_s)
+            self._settle_unreached(child, reached=True)
         if isinstance(frame, frames.Accepted):
-            child.resyncing = False
+            if child.state == childstates.RESYNCING:
+                child.become("Accepted")
         elif isinstance(frame, frames.StdinTaken):
             if self._stdin is not None:
                 self._stdin.took(number, frame.offset)
-        elif child.resyncing:
+        elif child.state == childstates.RESYNCING:
             return None
         elif isinstance(frame, Output):
-            return self._owed_output(child, frame)
+            return child.owed_output(frame)
         elif isinstance(frame, Ended):
-            ranges = self._owed(child, frame.ranks)
+            ranges = child.owed(frame.ranks)
             child.owes.difference_update(ranksets.members(ranges))
             self._ended_once.update(ranksets.members(ranges))
             if not child.owes and self._stdin is not None:
                 self._stdin.took(number, Broadcast.ALL)
             return Ended(ranges, frame.outcome, frame.stdout_length, frame.stderr_length) if ranges else None
         elif isinstance(frame, RanksStarted):  # and Ready
-            ranges = self._owed(child, frame.ranks)
+            ranges = child.owed(frame.ranks)
             return type(frame)(ranges) if ranges else None
         return None
-
-    def _answered(self, child: Child, now_s: float) -> None:
-        child.answered = True
-        held = self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
-        if held is not None:
-            insort(self._answers_s, now_s - child.asked_s)
-        self._settle_unreached(child, reached=True)
-
-    def _owed(self, child: Child, ranges: ranksets.Ranges) -> ranksets.Ranges:
-        """Return those ranks that this child answers for (another may have taken some over)."""
-        owes = child.owes
-        if ranges and (ranges[0][0] < child.low or ranges[-1][1] > child.high):
-            # Forged, or of the time before the hedge: not to be walked through rank by rank.
-            ranges = ranksets.intersection(ranges, ((child.low, child.high),))
-        if all(map(owes.__contains__, ranksets.members(ranges))):
-            return ranges
-        return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
-
-    def _owed_output(self, child: Child, frame: Output) -> Output | None:
-        ranges = self._owed(child, frame.ranks)
-        if ranges is frame.ranks:
-            return frame
-        return Output(ranges, frame.stream, frame.offset, frame.data) if ranges else None
 
     def _refused(self, child: Child, frame: Refused, now_s: float) -> None:
         self._forget(child)
@@ -237,7 +204,7 @@ class Subtree:
         # for what is there, and this node is going to hear, or to be given up, itself.
         # Above the root there is nobody: there it can only be a stranger with the job's credential.
         if self.active and (frame.code != frames.REFUSED_STALE or self.topmost):
-            self._settle(child, _refusal(child, frame, self._kill is not None), now_s)
+            self._settle(child, refusal(child, frame, self._kill is not None), now_s)
 
     # -- loss -----------------------------------------------------------------------------
 
@@ -246,6 +213,7 @@ class Subtree:
         child = self.children.get(number)
         if child is None:
             return
+        answered = child.answered
         self._forget(child)
         if self.active and not sent and not child.again:
             self._never_reached(child, text, now_s)
@@ -254,7 +222,7 @@ class Subtree:
         if not self.active:
             return
         losses = child.losses + 1 if now_s - child.asked_s < limits.LOST_AFTER_S else 1
-        if (child.again and not child.answered) or losses > LOSSES_MAX or child.turn + 1 >= self._turns:
+        if (child.again and not answered) or losses > LOSSES_MAX or child.turn + 1 >= self._turns:
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return
         # It may be only the connection. Ask it again; it answers, or refuses at once, or the hedge
@@ -263,7 +231,7 @@ class Subtree:
         anew = self._new(child.low, child.high, child.owes, child.turn + 1, now_s)
         anew.again = text or "the connection ended"
         anew.losses = losses
-        anew.attach_only = child.attach_only or child.answered
+        anew.attach_only = child.attach_only or answered
         anew.maybe_asked = True
         self._open(anew)
 
@@ -304,64 +272,27 @@ class Subtree:
         self._adopt(child, child.high, owed, now_s, maybe_asked)
 
     def _forget(self, child: Child) -> None:
-        del self.children[child.number]
-        self._holding.pop(child.number, None)
-        self._slow.pop(child.number, None)
-        self._by_rank = None
+        self.held.remove(child)
         self._emit(events.DropChild(child.number))
         if self._stdin is not None:
             self._stdin.remove(child.number)
 
     # -- time -----------------------------------------------------------------------------
 
-    def _hedge_s(self) -> float:
-        """Return how long an inner child may take: a few times what half of its siblings took."""
-        answers = self._answers_s
-        if not answers or 2 * len(answers) < self._inner:
-            return limits.HEDGE_MAX_S
-        return min(limits.HEDGE_MAX_S, max(limits.HEDGE_MIN_S, 4 * answers[len(answers) // 2]))
-
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do, None if only events matter."""
-        if not self.active:
-            return None
-        due_s: float | None = None
-        # Each is in the order they were asked in, or nearly so.
-        for child in self._holding.values():
-            due_s = child.asked_s + self._hedge_s()
-            break
-        for child in self._slow.values():
-            due_s = earlier(due_s, child.asked_s + limits.HEDGE_REACHED_S)
-            break
-        return due_s
+        return self.held.next_deadline_s() if self.active else None
 
     def tick(self, now_s: float) -> None:
         """Take over from children that hold their subtree too long."""
-        if not (self._holding or self._slow) or not self.active:
-            return
-        limit_s = now_s - self._hedge_s() + 1e-6
-        due = [child for child in self._holding.values() if child.asked_s <= limit_s]
-        limit_s = now_s - limits.HEDGE_REACHED_S + 1e-6
-        due += [child for child in self._slow.values() if child.asked_s <= limit_s]
-        for child in due:
-            self._holding.pop(child.number, None)
-            self._slow.pop(child.number, None)
-            self._inner -= 1
+        for child in self.held.take_overdue(now_s) if self.active else ():
             if child.turn + 1 < self._turns:
                 self._hedge(child, now_s)
-
-    def reached(self, number: int) -> None:
-        """A child's machine has answered: it may take longer, being loaded rather than dead."""
-        child = self._holding.pop(number, None)
-        if child is not None:
-            self._slow[number] = child
 
     def _hedge(self, child: Child, now_s: float) -> None:
         """Take over what this child has below it, and await it as a leaf."""
         high, owed = child.high, child.owes - {child.low}
-        child.high = child.low + 1
-        child.owes &= {child.low}
-        self._by_rank = None
+        self.held.narrow(child)
         # If nobody can have asked the child, its children wait for what becomes of it.
         if child.again or child.attach_only or child.asked_before or not child.owes:
             self._settle_unreached(child, reached=True)
@@ -391,24 +322,14 @@ class Subtree:
 
     def acknowledge(self, entries: Iterable[tuple[int, int, int]]) -> None:
         """Pass acknowledgements on to the children that hold their ranks."""
-        if self._by_rank is None:
-            held = sorted(self.children.values(), key=lambda child: child.low)
-            self._by_rank = [child.low for child in held], held
-        lows, held = self._by_rank
-        below: dict[int, list[tuple[int, int, int]]] = {}
-        for entry in entries:
-            at = bisect_right(lows, entry[0]) - 1
-            if at >= 0 and entry[0] < held[at].high:
-                below.setdefault(held[at].number, []).append(entry)
-        for number, mine in below.items():
-            for begin in range(0, len(mine), ACKS_MAX):
-                self._emit(events.ToChild(number, frames.Ack(tuple(mine[begin : begin + ACKS_MAX]))))
+        for number, ack in self.held.routed(entries):
+            self._emit(events.ToChild(number, ack))
 
     def resend(self, ranks: Collection[int]) -> None:
         """Ask the children of these ranks to send again what is not acknowledged."""
         wanted = set(ranks)
         for child in self.children.values():
-            if not child.resyncing and not wanted.isdisjoint(range(child.low, child.high)):
+            if child.state != childstates.RESYNCING and not wanted.isdisjoint(range(child.low, child.high)):
                 self._resync(child)
 
     def resync(self, epoch: int, high: int, decided: Iterable[int], now_s: float) -> None:
@@ -452,7 +373,7 @@ class Subtree:
 
     def _resync(self, child: Child) -> None:
         child.owes = set(range(child.low, child.high))
-        child.resyncing = True
+        child.become("Resync sent")
         self._emit(events.ToChild(child.number, frames.Resync(self._epoch_of(child))))
 
     def close(self, frame: Frame) -> None:
@@ -462,16 +383,18 @@ class Subtree:
             self._emit(events.ToChild(child.number, frame, hurry))
             self._forget(child)
 
+    # -- the books ------------------------------------------------------------------------
 
-def _refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
-    if child.again or child.asked_before is not False:
-        unasked = ending and frame.code == frames.REFUSED_UNKNOWN
-        text = "the job was ended before this node could be asked" if unasked else frame.text
-        return outcomes.lost(child.again or text)
-    if frame.code == frames.REFUSED_DENIED:
-        return outcomes.denied(frame.text)
-    if frame.code == frames.REFUSED_UNKNOWN and ending:
-        return outcomes.not_started("the job was ended before this node's process started")
-    if frame.code == frames.REFUSED_BUSY:
-        return outcomes.not_started(frame.text)
-    return outcomes.lost(frame.text)
+    def validate(self) -> None:
+        """Check what must always hold of the children. Raises BrokenInvariantError."""
+        self.held.validate()
+        for child in self.children.values():
+            who = f"child {child.number}"
+            hold(self._first <= child.low and child.high <= self._high, who, "is within the range below")
+            taken = self._stdin is None or self._stdin.awaits(child.number)
+            hold(taken, who, "is counted among the takers of stdin")
+
+    def story(self, rank: int) -> list[str]:
+        """Return what is known of a rank below, in a few lines."""
+        told = [f"rank {rank} has ended here once"] if rank in self._ended_once else []
+        return told + self.held.story(rank)

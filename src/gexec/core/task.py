@@ -17,6 +17,7 @@ from gexec import limits
 from gexec.core import events
 from gexec.core.flow import Broadcast, RetainedStream
 from gexec.core.outbox import Outbox
+from gexec.core.states import States, hold
 from gexec.errors import ProtocolError
 from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
@@ -27,11 +28,32 @@ from gexec.wire.outcome import Outcome
 #: The task's number among the takers of stdin; children count from 1.
 OWN_TAKER: Final = 0
 
-WAITING: Final = "waiting"  #: a strict job: checked, or being checked, not started
-STARTING: Final = "starting"  #: the spawner was asked
-RUNNING: Final = "running"
-DRAINING: Final = "draining"  #: the process has ended, somebody still holds its output
-ENDED: Final = "ended"  #: the outcome is known and reported
+WAITING: Final = 0  #: not asked for; in a strict job it is being checked
+READY: Final = 1  #: a strict job: it could be started
+STARTING: Final = 2  #: the spawner was asked
+RUNNING: Final = 3
+DRAINING: Final = 4  #: the process has ended, somebody still holds its output
+ENDED: Final = 5  #: the outcome is known and reported
+
+STATES: Final = States(
+    "task",
+    ("waiting", "ready", "starting", "running", "draining", "ended"),
+    (
+        (WAITING, "could start", READY),
+        (WAITING, "begin, Go", STARTING),
+        (READY, "begin, Go", STARTING),
+        (STARTING, "process runs", RUNNING),
+        (RUNNING, "process ended", DRAINING),
+        (DRAINING, "output closed or given up", ENDED),
+        (RUNNING, "detached", ENDED),
+        (WAITING, "cannot start", ENDED),
+        (READY, "cannot start", ENDED),
+        (STARTING, "cannot start", ENDED),
+        (RUNNING, "process lost", ENDED),
+        (WAITING, "Kill", ENDED),
+        (READY, "Kill", ENDED),
+    ),
+)
 
 
 class Task:
@@ -50,7 +72,6 @@ class Task:
         self.rank = rank
         self.ended: Ended | None = None
         self.was_started = False
-        self._was_ready = False
         self._ranges = ((rank, rank + 1),)
         self._spec = spec
         self._emit = emit
@@ -83,9 +104,9 @@ class Task:
 
     def run(self) -> None:
         """Start the process now (strict jobs: every node is ready)."""
-        if self.state != WAITING:
+        if self.state > READY:
             return
-        self.state = STARTING
+        self._become("begin, Go")
         self._emit(events.RunTask())
         if self._stdin is not None:
             for offset, data, eof in self._stdin.kept():
@@ -94,21 +115,21 @@ class Task:
     def ready(self) -> None:
         """The spawner could start it."""
         if self.state == WAITING:
-            self._was_ready = True
+            self._become("could start")
             self._outbox.ready(self._ranges)
 
     def started(self, now_s: float) -> None:
         """The process runs."""
         if self.state != STARTING:
             return
-        self.state = RUNNING
+        self._become("process runs")
         self.was_started = True
         self._outbox.started(self._ranges)
         if self._missed_stdin:
             self._emit(events.KillTask(True))
         if self._spec.flags & jobspec.DETACHED:
             self._emit(events.ForgetTask())
-            self._report(outcomes.exited(0))
+            self._report("detached", outcomes.exited(0))
         elif self._spec.timeout_s:
             self._deadline_s = now_s + self._spec.timeout_s
 
@@ -119,7 +140,7 @@ class Task:
         """
         if self.state == STARTING and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
             self.started(now_s)
-        if self.state in (ENDED, DRAINING):
+        if self.state >= DRAINING:
             return
         # One that had ended by itself when its time was over is not timed out.
         if self._out_of_time and event.asked and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
@@ -128,9 +149,9 @@ class Task:
         self._outcome = outcome
         if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED, outcomes.LOST):
             self._emit(events.CloseOutput())
-            self._report(outcome)
+            self._report("process lost" if self.state == RUNNING else "cannot start", outcome)
             return
-        self.state = DRAINING
+        self._become("process ended")
         self._unread[STDOUT], self._unread[STDERR] = event.unread
         self.stdin_broken()
         self._deadline_s = now_s + self._drain_s
@@ -182,10 +203,13 @@ class Task:
     def _finish_if_drained(self) -> None:
         if self.state == DRAINING and self._streams[STDOUT].closed and self._streams[STDERR].closed:
             assert self._outcome is not None
-            self._report(self._outcome)
+            self._report("output closed or given up", self._outcome)
 
-    def _report(self, outcome: Outcome) -> None:
-        self.state = ENDED
+    def _become(self, cause: str) -> None:
+        self.state = STATES.after(self.state, cause)
+
+    def _report(self, cause: str, outcome: Outcome) -> None:
+        self._become(cause)
         self._deadline_s = None
         lengths = [self._streams[stream].end for stream in (STDOUT, STDERR)]
         self.ended = Ended(self._ranges, outcome, lengths[0], lengths[1])
@@ -194,24 +218,24 @@ class Task:
 
     def end_unstarted(self, text: str) -> bool:
         """Give up a process that was never asked for; False if it was."""
-        if self.state != WAITING:
+        if self.state > READY:
             return False
-        self._report(outcomes.not_started(text))
+        self._report("Kill", outcomes.not_started(text))
         return True
 
     @property
     def runs(self) -> bool:
         """True while a process of this job may exist here under the relay's eyes."""
-        return self.state in (STARTING, RUNNING)
+        return self.state == STARTING or self.state == RUNNING
 
     def signal(self, signum: int) -> None:
         """Send a signal to the process; one that ends it also ends what it left behind."""
-        if self.state in (STARTING, RUNNING, DRAINING):
+        if STARTING <= self.state <= DRAINING:
             self._emit(events.SignalTask(signum))
 
     def kill(self, now: bool) -> None:
         """End the process, and what it left behind if it has ended already."""
-        if self.state in (STARTING, RUNNING, DRAINING):
+        if STARTING <= self.state <= DRAINING:
             self._emit(events.KillTask(now))
 
     # -- output ---------------------------------------------------------------------------
@@ -249,7 +273,7 @@ class Task:
 
     def resend(self) -> None:
         """Report everything again that may have been lost on the way."""
-        if self._was_ready and self.state == WAITING:
+        if self.state == READY:
             self._outbox.ready(self._ranges)
         if self.was_started:
             self._outbox.started(self._ranges)
@@ -266,7 +290,7 @@ class Task:
 
         They may begin before what the process was given: a new parent sends again what somebody needs.
         """
-        if self.state not in (STARTING, RUNNING) or self._fed_eof:
+        if not self.runs or self._fed_eof:
             return
         if offset > self._fed:
             if self.state == RUNNING:
@@ -295,3 +319,36 @@ class Task:
         """The process reads no more."""
         if self._stdin is not None:
             self._stdin.took(OWN_TAKER, Broadcast.ALL)
+
+    # -- the books ------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check what must always hold. Raises BrokenInvariantError."""
+        who = f"task of rank {self.rank} ({STATES.names[self.state]})"
+        closed = self._streams[STDOUT].closed and self._streams[STDERR].closed
+        hold((self.ended is not None) == (self.state == ENDED), who, "its end is reported once it has ended")
+        hold(self.was_started or self.state not in (RUNNING, DRAINING), who, "what runs was started")
+        hold(not self.was_started or self.state >= RUNNING, who, "what was started runs or has ended")
+        hold(self.state != DRAINING or self._outcome is not None, who, "how it ended is known")
+        hold(self.state != DRAINING or not closed, who, "it ends with its output")
+        timed = self._deadline_s is None or self.state in (RUNNING, DRAINING)
+        hold(timed, who, "only what runs or drains has a deadline")
+        if self.ended is not None and self.ended.outcome.kind in outcomes.ENDS:
+            detached = self._spec.flags & jobspec.DETACHED != 0
+            hold(closed or detached, who, "nothing comes after its end")
+            lengths = (self._streams[STDOUT].end, self._streams[STDERR].end)
+            told = (self.ended.stdout_length, self.ended.stderr_length)
+            hold(detached or told == lengths, who, "its end tells how much it wrote")
+        for retained in self._streams.values():
+            retained.validate(who)
+
+    def story(self) -> str:
+        """Return what is known of the process, on one line."""
+        told = [f"task {STATES.names[self.state]}"]
+        told += [f"to end it at {self._deadline_s:.3f} s"] if self._deadline_s is not None else []
+        told += [f"it {self._outcome.describe()}"] if self._outcome is not None else []
+        for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
+            retained = self._streams[stream]
+            closed = ", closed" if retained.closed else ""
+            told.append(f"{name} {retained.end} bytes, {retained.base} acknowledged{closed}")
+        return "; ".join(told)

@@ -11,6 +11,7 @@ import asyncio
 from typing import Final, Protocol, cast
 
 from gexec import limits
+from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
@@ -27,6 +28,32 @@ _BUFFER: Final = memoryview(bytearray(256 * 1024))
 _PIECE_BYTES: Final = 256 * 1024
 #: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
+
+DIALLING: Final = 0  #: it was dialled, or accepted, and has no connection yet
+REACHED: Final = 1  #: a dialled peer's machine has answered (TCP); TLS follows
+GREETING: Final = 2  #: the connection stands, TLS included; the peer's Hello has not come
+OPENED: Final = 3  #: it has come: frames go both ways
+LEAVING: Final = 4  #: the peer takes no new jobs (it said Goodbye)
+CLOSED: Final = 5  #: it was open, and has ended
+FAILED: Final = 6  #: it has ended before it was open
+
+STATES: Final = States(
+    "link",
+    ("dialling", "reached", "greeting", "opened", "leaving", "closed", "failed"),
+    (
+        (DIALLING, "machine answers", REACHED),
+        (DIALLING, "connected", GREETING),
+        (REACHED, "connected", GREETING),
+        (GREETING, "Hello", OPENED),
+        (OPENED, "Goodbye", LEAVING),
+        (LEAVING, "Goodbye", LEAVING),
+        (DIALLING, "end", FAILED),
+        (REACHED, "end", FAILED),
+        (GREETING, "end", FAILED),
+        (OPENED, "end", CLOSED),
+        (LEAVING, "end", CLOSED),
+    ),
+)
 
 
 class LinkOwner(Protocol):
@@ -59,10 +86,8 @@ class Link:
         wanted: the name that a dialled peer's certificate must hold; "" = whoever it is.
 
     Attributes:
-        reached: a dialled peer's machine has answered (TCP).
-        opened: the peer's Hello has come.
+        state: one of STATES; changed by ``become`` only.
         heard_s: event loop time of the last bytes from the peer.
-        leaving: the peer takes no new jobs (it said Goodbye).
         give_up_s: event loop time when a link that is being dialled is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the peer that was dialled last is not the wanted one, "" if it is.
@@ -84,9 +109,7 @@ class Link:
         self.wanted = wanted
         self.address = ""
         self.refused = ""
-        self.reached = False
-        self.opened = False
-        self.leaving = False
+        self.state = DIALLING
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.transport: asyncio.Transport | None = None
@@ -98,7 +121,6 @@ class Link:
         self._paused = False
         self._flushing = False
         self._unhurried: asyncio.TimerHandle | None = None
-        self._closed = False
         self._reason = ""
         self._unread_bytes = 0
         self._accepted = accepted
@@ -108,6 +130,29 @@ class Link:
             self._deadline = Deadline(self._loop, hello_s, self._no_hello)
 
     # -- the connection -------------------------------------------------------------------
+
+    def become(self, cause: str) -> None:
+        """Change the state as STATES says."""
+        self.state = STATES.after(self.state, cause)
+
+    @property
+    def reached(self) -> bool:
+        """The peer's machine has answered, and the link has not ended."""
+        return REACHED <= self.state <= LEAVING
+
+    @property
+    def opened(self) -> bool:
+        """The peer's Hello has come, whether or not the link has ended since."""
+        return OPENED <= self.state <= CLOSED
+
+    @property
+    def leaving(self) -> bool:
+        """The peer takes no new jobs."""
+        return self.state == LEAVING
+
+    @property
+    def _closed(self) -> bool:
+        return self.state >= CLOSED
 
     @property
     def protocol(self) -> _Protocol:
@@ -136,6 +181,7 @@ class Link:
             if self.refused:
                 transport.abort()
                 return False
+        self.become("connected")
         self.transport = transport
         transport.set_write_buffer_limits(high=_PIECE_BYTES)
         self.heard_s = self._loop.time()
@@ -232,7 +278,7 @@ class Link:
         elif isinstance(frame, frames.Ping) and type(frame) is frames.Ping:
             self.answer(0, frames.Pong(frame.token))
         elif isinstance(frame, frames.Goodbye):
-            self.leaving = True
+            self.become("Goodbye")
         elif not isinstance(frame, frames.Pong):
             raise ProtocolError(f"{type(frame).__name__} on channel 0")
 
@@ -244,7 +290,7 @@ class Link:
                 f"it speaks protocol {frame.version} ({frame.software}), "
                 f"this is protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
             )
-        self.opened = True
+        self.become("Hello")
         self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
         if self._deadline is not None:
             self._deadline.cancel()
@@ -279,7 +325,7 @@ class Link:
     def _end(self) -> None:
         if self._closed:
             return
-        self._closed = True
+        self.become("end")
         if self._deadline is not None:
             self._deadline.cancel()
         self._owner.link_closed(self, self._reason or "the connection was closed")

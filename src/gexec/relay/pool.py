@@ -13,7 +13,7 @@ import socket
 from gexec import limits
 from gexec.relay import tls
 from gexec.relay.dial import Attempts, parse_addresses
-from gexec.relay.link import Link, LinkOwner
+from gexec.relay.link import DIALLING, Link, LinkOwner
 from gexec.relay.tls import LinkContexts
 from gexec.wire import frames
 
@@ -84,7 +84,7 @@ class Pool:
         link.give_up_s = loop.time() + patience_s
         link.expect_hello(patience_s)
         try:
-            if not link.reached:
+            if link.state == DIALLING:
                 # The machine is there, and somebody listens: from here on it may be slow, but not dead.
                 self._owner.link_reached(link)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

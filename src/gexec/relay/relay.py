@@ -227,7 +227,7 @@ class RelayService:
 
     def link_reached(self, link: Link) -> None:
         """A dialled peer's machine has answered."""
-        link.reached = True
+        link.become("machine answers")
         party = self._parties.get(link)
         if party is not None:
             for job, number in list(party.children.values()):

@@ -33,6 +33,14 @@ NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out"
 VALUES: Final = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
 
 
+def is_known(kind: int, value: int, cut: bool) -> bool:
+    """Tell whether such an outcome exists: what a peer claims may be anything."""
+    if kind >= len(VALUES) or (cut and kind not in ENDS):
+        return False
+    lowest, highest = VALUES[kind]
+    return lowest <= value <= highest
+
+
 class Outcome:
     """How one rank ended. Equal outcomes of many ranks are told in one summary line.
 

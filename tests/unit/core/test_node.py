@@ -14,6 +14,7 @@ from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted, Start
 from gexec.wire.jobspec import JobSpec
+from machines import validated  # noqa: F401  (a fixture that every test uses)
 
 JOB_ID = bytes(16)
 E = TypeVar("E")

@@ -12,6 +12,7 @@ from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDOUT, Ended, Output, RanksStarted, Ready
 from gexec.wire.jobspec import JobSpec
+from machines import validated  # noqa: F401  (a fixture that every test uses)
 
 JOB_ID = bytes(16)
 ACCEPTED = frames.Accepted(JOB_ID)

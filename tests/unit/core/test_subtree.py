@@ -13,6 +13,7 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Ended, Output, RanksStarted, Refused, Start
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
+from machines import validated  # noqa: F401  (a fixture that every test uses)
 
 
 class Bench:

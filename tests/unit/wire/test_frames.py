@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from itertools import pairwise
+from struct import Struct
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from gexec import limits
 from gexec.errors import ProtocolError
-from gexec.wire import frames, outcome
+from gexec.wire import codec, frames, outcome
 from gexec.wire.frames import Decoder, Frame, encode
 from gexec.wire.outcome import Outcome
 
@@ -25,6 +26,10 @@ for _table in TABLES.values():
     EVERY |= _table
 JOB_ID = bytes(range(16))
 ALL_64 = 2**64 - 1
+#: Layouts, written down here once more.
+RANGE = Struct("!II")
+START = Struct("!IIIBH")
+ENDED = Struct("!BiQQH")
 
 #: (frame, channel, its bytes in hex): header length u32, type u8, channel u32; then the payload.
 VECTORS: list[tuple[Frame, int, str]] = [
@@ -241,9 +246,9 @@ def test_attack_43_inner_lengths() -> None:
     lying: list[tuple[type[Frame], bytes]] = [
         (frames.Submit, b"\xff\xff" + b"x" * 40),
         (frames.Submit, b"\x00\x29" + b"x" * 40),
-        (frames.Start, frames._START.pack(1, 0, 1, 0, 65535) + b"x"),
+        (frames.Start, START.pack(1, 0, 1, 0, 65535) + b"x"),
         (frames.RanksStarted, b"\xff\xff" + b"\0" * 8),
-        (frames.Ended, frames._ENDED.pack(0, 0, 0, 0, 65535) + b"\0\0"),
+        (frames.Ended, ENDED.pack(0, 0, 0, 0, 65535) + b"\0\0"),
         (frames.Sign, b"\xffab"),
         (frames.Sign, b"\0ab"),
         (frames.Certify, b"\xff\xffab"),
@@ -299,10 +304,10 @@ def test_attack_45_a_child_gives_no_orders_and_a_parent_reports_nothing() -> Non
 
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (5, 5), (6, 5), (0, limits.RANKS_MAX + 1), (2**32 - 1, 0)])
 def test_attack_48_ranks_out_of_range(low: int, high: int) -> None:
-    head = frames._START.pack(1, low, high, 0, 0)
+    head = START.pack(1, low, high, 0, 0)
     with pytest.raises(ProtocolError, match="ranks"):
         decode(header(len(head), frames.Start.TYPE) + head)
-    payload = b"\0\1" + frames._RANGE.pack(low, high)
+    payload = b"\0\1" + RANGE.pack(low, high)
     with pytest.raises(ProtocolError, match="ranges of ranks"):
         decode(header(len(payload), frames.RanksStarted.TYPE) + payload)
 
@@ -312,7 +317,7 @@ def test_attack_51_ranges_are_flat_ascending_disjoint_and_few() -> None:
         with pytest.raises(ProtocolError, match="ascending"):
             decode(encode(1, frames.RanksStarted(pairs)))
     count = limits.RANGES_MAX + 1
-    payload = frames._U16.pack(count) + b"".join([frames._RANGE.pack(2 * i, 2 * i + 1) for i in range(count)])
+    payload = codec.U16.pack(count) + b"".join([RANGE.pack(2 * i, 2 * i + 1) for i in range(count)])
     with pytest.raises(ProtocolError, match="over"):
         decode(header(len(payload), frames.RanksStarted.TYPE) + payload)
 
@@ -368,7 +373,7 @@ def test_attack_54_pickle_as_payload_stays_bytes() -> None:
     ],
 )
 def test_attack_78_a_status_that_would_wrap_around(kind: int, value: int) -> None:
-    payload = frames._ENDED.pack(kind, value, 0, 0, 0) + frames._ranges(((0, 1),))
+    payload = ENDED.pack(kind, value, 0, 0, 0) + codec.pack_ranges(((0, 1),))
     with pytest.raises(ProtocolError, match="not known"):
         decode(header(len(payload), frames.Ended.TYPE) + payload)
 
@@ -377,7 +382,7 @@ def test_attack_78_a_status_that_would_wrap_around(kind: int, value: int) -> Non
     ("kind", "payload"),
     [
         (frames.Stdin, b"\0" * 8 + b"\2"),
-        (frames.Start, frames._START.pack(1, 0, 1, 2, 0)),
+        (frames.Start, START.pack(1, 0, 1, 2, 0)),
         (frames.Signal, b"\0"),
         (frames.Signal, b"\x41"),
         (frames.Kill, b"\2"),

@@ -1,0 +1,161 @@
+"""The children of a subtree: by number, by rank, and how long each may take to answer."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Final
+
+from gexec import limits
+from gexec.core.child import ASKED, REACHED, Child
+from gexec.core.deadlines import earlier
+from gexec.core.states import hold
+from gexec.wire.frames import Ack
+
+#: Entries of one Ack frame (13 bytes each, within FRAME_MAX_BYTES).
+ACKS_MAX: Final = 16 * 1024
+Entry = tuple[int, int, int]
+
+
+class Siblings:
+    """The children of one node (or the root). Their ranges never overlap.
+
+    An inner child that does not answer holds its subtree only so long: a few times what half of its
+    siblings took (the *hedge*), or longer when its machine at least has answered.
+    """
+
+    def __init__(self) -> None:
+        self.all: dict[int, Child] = {}
+        #: Inner children that have not answered.
+        self._holding: dict[int, Child] = {}
+        #: Those of which the machine at least has answered: loaded rather than dead.
+        self._slow: dict[int, Child] = {}
+        self._answers_s: list[float] = []
+        self._inner = 0
+        #: The children by rank, for acknowledgements; None when it must be made anew.
+        self._by_rank: tuple[list[int], list[Child]] | None = None
+
+    def add(self, child: Child) -> None:
+        """A child is asked."""
+        self.all[child.number] = child
+        self._by_rank = None
+        if child.inner:
+            self._inner += 1
+            self._holding[child.number] = child
+
+    def remove(self, child: Child) -> None:
+        """It is a child no more."""
+        del self.all[child.number]
+        self._release(child)
+        self._by_rank = None
+        child.become("forgotten")
+
+    def _release(self, child: Child) -> Child | None:
+        return self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
+
+    def reached(self, number: int) -> None:
+        """A child's machine has answered: it may take longer, being loaded rather than dead."""
+        child = self._holding.pop(number, None)
+        if child is not None:
+            self._slow[number] = child
+            child.become("machine answers")
+
+    def answered(self, child: Child, now_s: float) -> None:
+        """A child has said something for the first time."""
+        child.become("any frame")
+        if self._release(child) is not None:
+            insort(self._answers_s, now_s - child.asked_s)
+
+    def narrow(self, child: Child) -> None:
+        """Leave a child nothing but its own rank."""
+        child.high = child.low + 1
+        child.owes &= {child.low}
+        self._by_rank = None
+
+    def routed(self, entries: Iterable[Entry]) -> list[tuple[int, Ack]]:
+        """Return (rank, stream, offset) entries as frames to the children that hold their ranks."""
+        if self._by_rank is None:
+            held = sorted(self.all.values(), key=lambda child: child.low)
+            self._by_rank = [child.low for child in held], held
+        lows, held = self._by_rank
+        routed: dict[int, list[Entry]] = {}
+        for entry in entries:
+            at = bisect_right(lows, entry[0]) - 1
+            if at >= 0 and entry[0] < held[at].high:
+                routed.setdefault(held[at].number, []).append(entry)
+        return [
+            (number, Ack(tuple(mine[begin : begin + ACKS_MAX])))
+            for number, mine in routed.items()
+            for begin in range(0, len(mine), ACKS_MAX)
+        ]
+
+    def open_ranks(self) -> set[int]:
+        """Return the ranks whose outcome a child still owes, or whose verdict waits for one."""
+        ranks: set[int] = set()
+        for child in self.all.values():
+            ranks.update(child.owes, [rank for rank, _ in child.unreached])
+        return ranks
+
+    # -- time -----------------------------------------------------------------------------
+
+    def _hedge_s(self) -> float:
+        """Return how long an inner child may take: a few times what half of its siblings took."""
+        answers = self._answers_s
+        if not answers or 2 * len(answers) < self._inner:
+            return limits.HEDGE_MAX_S
+        return min(limits.HEDGE_MAX_S, max(limits.HEDGE_MIN_S, 4 * answers[len(answers) // 2]))
+
+    def next_deadline_s(self) -> float | None:
+        """Return when the next one is overdue, None if nobody is waited for."""
+        due_s: float | None = None
+        # Each is in the order they were asked in, or nearly so.
+        for child in self._holding.values():
+            due_s = child.asked_s + self._hedge_s()
+            break
+        for child in self._slow.values():
+            due_s = earlier(due_s, child.asked_s + limits.HEDGE_REACHED_S)
+            break
+        return due_s
+
+    def take_overdue(self, now_s: float) -> list[Child]:
+        """Return those that hold their subtree too long; they are waited for no more."""
+        if not (self._holding or self._slow):
+            return []
+        limit_s = now_s - self._hedge_s() + 1e-6
+        due = [child for child in self._holding.values() if child.asked_s <= limit_s]
+        limit_s = now_s - limits.HEDGE_REACHED_S + 1e-6
+        due += [child for child in self._slow.values() if child.asked_s <= limit_s]
+        for child in due:
+            self._release(child)
+            self._inner -= 1
+            child.become("too slow")
+        return due
+
+    # -- the books ------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check what must always hold of the children, each and together."""
+        held = sorted(self.all.values(), key=lambda child: child.low)
+        for child in held:
+            child.validate()
+            who = f"child {child.number}"
+            hold(self.all[child.number] is child, who, "is found by its number")
+            holds = child.inner and child.state == ASKED
+            hold((child.number in self._holding) == holds, who, "is waited for while it holds a subtree")
+            hold((child.number in self._slow) == (child.state == REACHED), who, "is slow once reached")
+        for one, other in pairwise(held):
+            hold(one.high <= other.low, "children", "{} and {} do not overlap", one.number, other.number)
+        waited = len(self._holding) + len(self._slow)
+        hold(waited <= len(held) and self._inner >= 0, "children", "only children are waited for")
+        if self._by_rank is not None:
+            same = self._by_rank[1] == held and self._by_rank[0] == [child.low for child in held]
+            hold(same, "children", "the index by rank has them all")
+
+    def story(self, rank: int) -> list[str]:
+        """Return what is known of a rank here: a line for each child that has to do with it."""
+        return [
+            child.story(rank)
+            for child in self.all.values()
+            if child.low <= rank < child.high or any(rank == unreached for unreached, _ in child.unreached)
+        ]

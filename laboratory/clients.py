@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gexec import limits
-from gexec.core import events
-from gexec.core.root import Root
 from gexec.wire import frames
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import FROM_CLIENT, FROM_ROOT, Decoder, Ended, Frame, Output, RanksStarted, encode
+from gexec.wire.frames import (
+    FROM_CLIENT,
+    FROM_ROOT,
+    Decoder,
+    Ended,
+    Frame,
+    Output,
+    RanksStarted,
+    Submit,
+    encode,
+)
 from gexec.wire.outcome import Outcome
-from laboratory.daemons import JOB_ID, ROOT, Cluster, SimJob
+from laboratory.daemons import CREDENTIAL, UID, Cluster
 from laboratory.world import Violation
 
 
@@ -34,6 +43,38 @@ class Habits:
     pace_s: float = 0.0001
 
 
+#: A client's connection has one job, on this channel.
+CHANNEL = 1
+
+
+class ClientEnd:
+    """The root's end of the client's connection: a gexec.relay.ports.LinkPort."""
+
+    def __init__(self, take: Callable[[Frame], None]) -> None:
+        self.reached = self.opened = True
+        self.leaving = False
+        self.heard_s = 0.0
+        self.give_up_s = 0.0
+        self._take = take
+
+    def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
+        """Have the client read it when it comes to it."""
+        if channel == CHANNEL:
+            self._take(frame)
+
+    def answer(self, channel: int, frame: Frame) -> None:
+        """Have the client read it when it comes to it."""
+        self.send(channel, frame)
+
+    def close(self, text: str) -> None:
+        """There is no reason to."""
+        raise Violation(f"the client's connection is closed: {text}")
+
+    def abort(self, text: str) -> None:
+        """There is no reason to."""
+        self.close(text)
+
+
 class SimClient:
     """A client on the root's host. Its connection is reliable; only its own slowness is not."""
 
@@ -53,53 +94,64 @@ class SimClient:
         self._sent = 0
         self._sent_eof = False
         self._may_send = limits.STDIN_WINDOW_BYTES
-        root = Root(job_id=JOB_ID, spec=cluster.spec, credential=b"", blob=cluster.blob, client=0)
-        self._job = SimJob(cluster.root, ROOT, root)
-        self._job.client = self._inbox
+        self._reading = False
+        self._end = ClientEnd(self._came)
 
     def begin(self) -> None:
         """Submit the job and go on from there."""
-        self._cluster.root.jobs[ROOT] = self._job
-        self._job.begin()
-        self._read()
+        self._cluster.root.jobs.link_accepted(self._end, UID)
+        self._send(Submit(CREDENTIAL, self._cluster.blob))
         if self._habits.sends_stdin:
             self._send_stdin()
         for at_s, frame in self._habits.commands:
-            self._world.after(at_s, self._cluster.root, self._send, frame)
+            self._world.after(at_s, None, self._send, frame)
         if self._habits.gone_at_s is not None:
             self._world.after(self._habits.gone_at_s, None, self._leave)
 
     def _leave(self) -> None:
         self.here = False
         self._world.note("client gone", "client")
-        root = self._cluster.root
-        if root.alive and not self._job.machine.finished:
-            self._world.after(0.0001, root, self._job.tell, events.ParentLost(0, "the client is gone"))
+        self._at_root(self._left)
+
+    def _left(self) -> None:
+        self._cluster.root.jobs.link_closed(self._end, "the client is gone")
 
     def _send(self, frame: Frame) -> None:
-        if not self.here or self.done or self._job.machine.finished:
-            return
-        for _, sent in self._to_root.feed(encode(1, frame)):
-            self._job.tell(events.ParentFrame(0, sent))
+        if self.here and not self.done:
+            self._at_root(self._arrive, encode(CHANNEL, frame))
+
+    def _at_root(self, call: Callable[..., None], *arguments: object) -> None:
+        if self._cluster.root.alive:
+            self._world.after(0.0001, self._cluster.root, call, *arguments)
+
+    def _arrive(self, data: bytes) -> None:
+        for channel, sent in self._to_root.feed(data):
+            self._cluster.root.jobs.link_frame(self._end, channel, sent)
 
     # -- reading --------------------------------------------------------------------------
 
+    def _came(self, frame: Frame) -> None:
+        self._inbox.append(frame)
+        if not self._reading:
+            self._read_after(self._world.rng.uniform(0, 0.002))
+
+    def _read_after(self, delay_s: float) -> None:
+        self._reading = True
+        self._world.after(delay_s, None, self._read)
+
     def _read(self) -> None:
-        if not self.here or self.done:
+        self._reading = False
+        if not self.here or self.done or not self._inbox:
             return
         stalls = self._habits.stalls
         if stalls is not None and stalls[0] <= self._world.now_s < stalls[1]:
-            self._world.after(stalls[1] - self._world.now_s, None, self._read)
+            self._read_after(stalls[1] - self._world.now_s)
             return
-        if self._inbox:
-            frame = self._inbox.popleft()
-            data = encode(1, frame)
-            for _, received in self._from_root.feed(data):
-                self._world.note("client", "client", data, received)
-                self._take(received)
-            self._world.after(self._habits.pace_s, None, self._read)
-        elif self._cluster.root.alive:
-            self._world.after(0.002, None, self._read)
+        data = encode(CHANNEL, self._inbox.popleft())
+        for _, received in self._from_root.feed(data):
+            self._world.note("client", "client", data, received)
+            self._take(received)
+        self._read_after(self._habits.pace_s)
 
     def _take(self, frame: Frame) -> None:
         match frame:

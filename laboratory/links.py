@@ -2,183 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gexec import limits
-from gexec.core.deadlines import Countdown
 from gexec.errors import ProtocolError
+from gexec.posix.deadline import Deadline
+from gexec.relay.link import UNHURRIED_S
+from gexec.relay.pool import patience_s
+from gexec.wire import frames
 from gexec.wire.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
-from laboratory.world import World
+from laboratory.world import SimTimer, Violation, World
 
 if TYPE_CHECKING:
-    from laboratory.daemons import SimDaemon, SimJob
-
-DIALLER = 0
-ACCEPTOR = 1
+    from laboratory.daemons import SimDaemon
 
 
 class SimLink:
-    """One connection: ``ends[0]`` dialled ``ends[1]``.
+    """One connection: ``dialler`` asked for it, ``acceptor`` took it, if it came so far.
 
-    As with TCP, each direction keeps its order; a direction that is *silent* takes everything and
-    delivers nothing; an end that closes is noticed by the other unless it is silent.
+    As with TCP, each direction keeps its order; an end that is *silent* is not heard any more,
+    and one that closes is noticed by the other unless it is silent.
     """
 
     def __init__(self, world: World, number: int, dialler: SimDaemon, acceptor: SimDaemon) -> None:
         self.world = world
         self.number = number
-        self.ends = (dialler, acceptor)
-        self.lives = [dialler.life, -1]
-        self.reached = False
-        self.opened = False
-        self.open = [True, False]
-        self.silent = [False, False]
-        #: Channels: at the dialler (job, child's number), at the acceptor (job, parent's number).
-        self.children: dict[int, tuple[SimJob, int]] = {}
-        self.parents: dict[int, tuple[SimJob, int]] = {}
-        self.channels = 0
-        self._last_s = [0.0, 0.0]
-        self._decoders = (Decoder(FROM_CHILD), Decoder(FROM_PARENT))
+        self.dialler = SimEnd(self, dialler, Decoder(FROM_CHILD))
+        self.acceptor = SimEnd(self, acceptor, Decoder(FROM_PARENT))
+        self.dialler.peer, self.acceptor.peer = self.acceptor, self.dialler
 
     def __str__(self) -> str:
-        return f"{self.ends[0].index}-{self.ends[1].index}#{self.number}"
+        return f"{self.dialler.daemon.index}-{self.acceptor.daemon.index}#{self.number}"
+
+    def delay_s(self) -> float:
+        """Return how long the next thing is on its way."""
+        slow = max(self.dialler.daemon.slow, self.acceptor.daemon.slow)
+        return self.world.rng.uniform(0.0001, 0.002) * slow
 
     # -- opening --------------------------------------------------------------------------
 
     def dial(self, timeout_s: float) -> None:
-        """Try to connect; the dialler hears ``link_reached`` and ``link_opened``, or ``link_closed``."""
-        self.world.after(self._delay_s(), None, self._arrive)
-        self._deadline(timeout_s, DIALLER, self._time_out)
+        """Try to connect; the dialler hears that it is reached and opened, or that it is closed."""
+        end = self.dialler
+        end.begin()
+        end.give_up_s = self.world.now_s + timeout_s
+        self.world.after(self.delay_s(), None, self._arrive, timeout_s)
+        Deadline(end.daemon.timers, timeout_s, partial(self._overdue, False, timeout_s))
 
-    def _reached(self) -> None:
-        if self.open[DIALLER] and not self.opened and not self.reached:
-            self.reached = True
-            self.ends[DIALLER].link_reached(self)
-            self._deadline(limits.HANDSHAKE_TIMEOUT_S, DIALLER, self._no_handshake)
-
-    def _arrive(self) -> None:
-        acceptor = self.ends[ACCEPTOR]
+    def _arrive(self, timeout_s: float) -> None:
+        acceptor = self.acceptor.daemon
         if acceptor.swallows:
             return
         if not acceptor.alive or acceptor.refuses:
-            self.world.after(self._delay_s(), self.ends[DIALLER], self._fail, "connection refused")
+            self.world.after(self.delay_s(), self.dialler.daemon, self._fail, "connection refused")
             return
         # A frozen daemon's kernel still takes the connection; the handshake waits.
-        self.world.after(self._delay_s(), self.ends[DIALLER], self._reached)
-        self.world.after(self._delay_s(), acceptor, self._accept)
+        self.world.after(self.delay_s(), self.dialler.daemon, self._reached, timeout_s)
+        self.world.after(self.delay_s(), acceptor, self._accept)
+
+    def _reached(self, timeout_s: float) -> None:
+        end = self.dialler
+        if end.here and not end.opened and not end.reached:
+            within_s = patience_s(timeout_s)
+            end.give_up_s = self.world.now_s + within_s
+            end.reached = True
+            end.daemon.jobs.link_reached(end)
+            Deadline(end.daemon.timers, within_s, partial(self._overdue, True, within_s))
 
     def _accept(self) -> None:
-        self.lives[ACCEPTOR] = self.ends[ACCEPTOR].life
-        self.open[ACCEPTOR] = True
-        self.ends[ACCEPTOR].links[self.number] = self
-        self.world.after(self._delay_s(), self.ends[DIALLER], self._connected)
-        # A dialler that died or gave up meanwhile is noticed like any other.
-        self._deadline(limits.HANDSHAKE_TIMEOUT_S, ACCEPTOR, self._check_accepted)
-
-    def _deadline(self, delay_s: float, side: int, call: Callable[[], None]) -> None:
-        """As gexec.posix.deadline: a pause of the one who waits is not held against the other."""
-        countdown = Countdown(self.world.now_s, delay_s)
-
-        def due() -> None:
-            if countdown.over(self.world.now_s):
-                call()
-            else:
-                self.world.at(countdown.due_s, self.ends[side], due)
-
-        self.world.at(countdown.due_s, self.ends[side], due)
-
-    def _check_accepted(self) -> None:
-        if not self.opened and self.open[ACCEPTOR]:
-            self.close(ACCEPTOR, "the dialler did not go on")
+        end = self.acceptor
+        end.begin()
+        end.opened = True
+        end.daemon.jobs.link_accepted(end, None)
+        self.world.after(self.delay_s(), self.dialler.daemon, self._connected)
 
     def _connected(self) -> None:
-        if self.open[DIALLER] and not self.opened:
-            self.reached = True
-            self.opened = True
+        end = self.dialler
+        if end.here and not end.opened:
+            end.reached = end.opened = True
+            end.heard_s = self.world.now_s
             self.world.note("opened", self)
-            self.ends[DIALLER].link_opened(self)
+            end.daemon.jobs.link_opened(end)
 
-    def _time_out(self) -> None:
-        if not self.reached:
-            self._fail("no answer within the connect timeout")
-
-    def _no_handshake(self) -> None:
-        self._fail("no answer within the time for a handshake")
+    def _overdue(self, reached: bool, within_s: float) -> None:
+        if self.dialler.reached == reached:
+            self._fail(f"no {'Hello' if reached else 'answer'} within {within_s:g} s")
 
     def _fail(self, text: str) -> None:
-        if not self.opened and self.open[DIALLER]:
-            self.close(DIALLER, text)
+        if not self.dialler.opened:
+            self.dialler.close(text)
+
+
+class SimEnd:
+    """One daemon's end of a link: a gexec.relay.ports.LinkPort.
+
+    Attributes:
+        here: it is open at this end.
+        silent: nothing that it sends arrives.
+    """
+
+    def __init__(self, link: SimLink, daemon: SimDaemon, decoder: Decoder) -> None:
+        self.link = link
+        self.daemon = daemon
+        self.peer = self
+        self.here = False
+        self.silent = False
+        self.reached = False
+        self.opened = False
+        self.leaving = False
+        self.heard_s = 0.0
+        self.give_up_s = 0.0
+        self._world = link.world
+        self._life = daemon.life
+        self._decoder = decoder
+        self._last_s = 0.0
+        self._unhurried = b""
+        self._timer: SimTimer | None = None
+
+    def begin(self) -> None:
+        """It is open from now on."""
+        self.here = True
+        self._life = self.daemon.life
+        self.heard_s = self._world.now_s
+        self.daemon.ends[self.link.number] = self
 
     # -- frames ---------------------------------------------------------------------------
 
-    def _delay_s(self) -> float:
-        slow = max(self.ends[0].slow, self.ends[1].slow)
-        return self.world.rng.uniform(0.0001, 0.002) * slow
-
-    def send(self, side: int, channel: int, frame: Frame) -> None:
-        """Send a frame from one end."""
-        if not self.open[side]:
+    def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
+        """Send a frame; without ``hurry`` with the next one that has, or after UNHURRIED_S."""
+        if not self.here:
             return
-        data = encode(channel, frame)
-        if not self.silent[side]:
-            self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-            self.world.at(self._last_s[side], self.ends[1 - side], self._deliver, 1 - side, data)
-
-    def _deliver(self, side: int, data: bytes) -> None:
-        if not self.open[side] or self.silent[1 - side]:
+        data = self._unhurried + encode(channel, frame)
+        if hurry:
+            self._flush(data)
             return
-        cut = self.world.rng.randrange(len(data))
-        for piece in (data[:cut], data[cut:]):
-            try:
-                for channel, frame in self._decoders[side].feed(piece):
-                    self.world.note("frame", f"{self}>{self.ends[side].index}", data, frame)
-                    self.ends[side].link_frame(self, side, channel, frame)
-            except ProtocolError as error:
-                self.close(side, f"it broke the protocol: {error}")
-                return
+        self._unhurried = data
+        if self._timer is None:
+            late_s = self._world.now_s + UNHURRIED_S
+            self._timer = self.daemon.timers.call_at(late_s, lambda: self._flush(self._unhurried))
+
+    def answer(self, channel: int, frame: Frame) -> None:
+        """Send what the peer can ask for at any time."""
+        self.send(channel, frame)
+
+    def _flush(self, data: bytes) -> None:
+        self._unhurried = b""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.here and not self.silent:
+            self._after_what_was_sent(self.peer._deliver, data)
+
+    def _after_what_was_sent(self, call: object, *arguments: object) -> None:
+        assert callable(call)
+        self._last_s = max(self._last_s, self._world.now_s + self.link.delay_s())
+        self._world.at(self._last_s, self.peer.daemon, call, *arguments)
+
+    def _deliver(self, data: bytes) -> None:
+        if not self.here or self.peer.silent:
+            return
+        self.heard_s = self._world.now_s
+        cut = self._world.rng.randrange(len(data))
+        try:
+            for piece in (data[:cut], data[cut:]):
+                for channel, frame in self._decoder.feed(piece):
+                    self._world.note("frame", f"{self.link}>{self.daemon.index}", data, frame)
+                    if channel:
+                        self.daemon.jobs.link_frame(self, channel, frame)
+                    elif type(frame) is frames.Ping:
+                        self.answer(0, frames.Pong(frame.token))
+        except ProtocolError as error:
+            self.abort(f"it broke the protocol: {error}")
 
     # -- ending ---------------------------------------------------------------------------
 
-    def close(self, side: int, text: str) -> None:
-        """One end closes (or aborts) the connection; the other notices, or hears nothing any more."""
-        if not self.open[side]:
+    def abort(self, text: str) -> None:
+        """End the connection at once."""
+        if text.startswith("it broke the protocol"):
+            # Nobody here forges anything, so whoever complains is wrong about an honest peer.
+            raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")
+        self.close(text)
+
+    def close(self, text: str) -> None:
+        """This end is closed; the other one notices, or hears nothing any more."""
+        if not self.here:
             return
-        self.open[side] = False
-        self.world.note("closed", f"{self}@{self.ends[side].index}", shown=text)
-        daemon = self.ends[side]
-        daemon.links.pop(self.number, None)
-        if daemon.life == self.lives[side] and daemon.alive:
-            daemon.link_closed(self, side, text)
-        self.peer_ended(side)
+        self.here = False
+        self._world.note("closed", f"{self.link}@{self.daemon.index}", shown=text)
+        self.daemon.ends.pop(self.link.number, None)
+        if self.daemon.life == self._life and self.daemon.alive:
+            self.daemon.jobs.link_closed(self, text)
+        self.gone()
 
-    def peer_ended(self, side: int) -> None:
-        """The end ``side`` is no more: have the other one notice."""
-        if not self.open[1 - side]:
-            return
-        other = self.ends[1 - side]
-        if self.silent[side]:
-            self._watch(1 - side)
-            return
-        self._last_s[side] = max(self._last_s[side], self.world.now_s + self._delay_s())
-        self.world.at(self._last_s[side], other, self.close, 1 - side, "the connection was reset")
-
-    def hush(self, side: int) -> None:
-        """From now on nothing that the end ``side`` sends arrives; the other gives it up in time."""
-        if not self.silent[side]:
-            self.silent[side] = True
-            self._watch(1 - side)
-
-    def _watch(self, side: int) -> None:
-        self._deadline(self._silence_s(), side, lambda: self.close(side, "no answer for 15 s"))
-
-    def watch_frozen(self, side: int) -> None:
-        """The end ``side`` is frozen just now: if it still is in LOST_AFTER_S, the other gives it up."""
-        self._deadline(self._silence_s(), 1 - side, lambda: self._give_up_frozen(side))
-
-    def _give_up_frozen(self, side: int) -> None:
-        if self.ends[side].frozen_until_s > self.world.now_s:
-            self.close(1 - side, "no answer for 15 s")
-
-    def _silence_s(self) -> float:
-        return limits.LOST_AFTER_S - self.world.rng.uniform(0, limits.HEARTBEAT_S)
+    def gone(self) -> None:
+        """This end is no more: have the other one notice, unless it hears nothing of it."""
+        self.here = False
+        if self.peer.here and not self.silent:
+            self._after_what_was_sent(self.peer.close, "the connection was reset")

@@ -69,6 +69,7 @@ def scenario(seed: int) -> Scenario:
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
         _break(rng, made, rng.choice(KINDS))
     _pause(Random(f"pauses of {seed}"), made)
+    _rare(Random(f"rare things of {seed}"), made)
     made.faults.sort(key=lambda fault: fault.at_s)
     return made
 
@@ -87,6 +88,19 @@ def _pause(rng: Random, made: Scenario) -> None:
         for plan in made.plans:
             plan.leaves_s = rng.choice((0.0, 1.0, 10.0, 30.0))
             plan.chatters = rng.random() < 0.3
+
+
+def _rare(rng: Random, made: Scenario) -> None:
+    """Detach a job without stdin, or leave some of its names without an address."""
+    spec = made.spec
+    if rng.random() < 0.05 and spec.flags & jobspec.NO_STDIN:
+        spec.flags |= jobspec.DETACHED
+    if rng.random() < 0.05:
+        addresses = list(spec.addresses)
+        for rank in rng.sample(range(spec.ranks), max(1, spec.ranks // 10)):
+            addresses[rank] = rng.choice((b"", b"?", b"?30"))
+            made.plans[rank].refusal = outcomes.unreachable(jobspec.why_unresolved(addresses[rank]))
+        spec.addresses = addresses
 
 
 # -- the job ----------------------------------------------------------------------------------

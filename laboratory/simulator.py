@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gexec import limits
+from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
 from laboratory.clients import SimClient
 from laboratory.daemons import Cluster, SimDaemon
-from laboratory.links import ACCEPTOR, DIALLER, SimLink
+from laboratory.links import SimLink
 from laboratory.scenario import Fault, Scenario, clean, scenario
 from laboratory.world import Violation, World
 
@@ -107,13 +108,13 @@ class Simulation:
         return self.client.done or not self.client.here or not self.cluster.root.alive
 
     def _all_gone(self) -> bool:
-        return not any(daemon.jobs for daemon in self.cluster.daemons) and not any(
+        return not any(daemon.jobs.by_key for daemon in self.cluster.daemons) and not any(
             record.running for record in self.cluster.records
         )
 
     def _left(self) -> str:
         owed = self._owed()
-        jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs]
+        jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs.by_key]
         running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
         where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
         return f"at {self.world.now_s:.1f} s without {where}"
@@ -149,16 +150,19 @@ class Simulation:
                         each.freeze(fault.value)
             case "drop":
                 for link in self._upward(daemon):
-                    side = self.world.rng.choice((DIALLER, ACCEPTOR))
+                    end = self.world.rng.choice((link.dialler, link.acceptor))
                     # A frozen end sees it when it wakes up.
-                    self.world.after(0.0, link.ends[side], link.close, side, "the link was lost")
+                    self.world.after(0.0, end.daemon, end.close, "the link was lost")
             case "silence":
                 for link in self._upward(daemon):
-                    link.hush(ACCEPTOR if fault.value else DIALLER)
+                    end = link.acceptor if fault.value else link.dialler
+                    end.silent = True
 
     @staticmethod
     def _upward(daemon: SimDaemon) -> list[SimLink]:
-        return [link for link in daemon.links.values() if link.ends[ACCEPTOR] is daemon and link.opened]
+        return [
+            end.link for end in daemon.ends.values() if end is end.link.acceptor and end.link.dialler.opened
+        ]
 
     # -- the verdict ----------------------------------------------------------------------
 
@@ -172,11 +176,17 @@ class Simulation:
                 continue  # whoever asked could not know that it was the first
             if untouched[rank] and outcome.kind == outcomes.LOST and not self.made.disturbed:
                 raise Violation(f"rank {rank} is {outcome.describe()}, though nothing happened to it")
-            if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & 2:
+            if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & jobspec.STRICT:
                 plan = self.made.plans[rank]
-                expected = plan.refusal or outcomes.exited(plan.status)
+                status = 0 if self._detached else plan.status
+                expected = plan.refusal or outcomes.exited(status)
                 if (outcome.kind, outcome.value) != (expected.kind, expected.value):
                     raise Violation(f"rank {rank} is {outcome.describe()}: expected {expected.describe()}")
+
+    @property
+    def _detached(self) -> bool:
+        """How a process ends is then nobody's business, once it has started."""
+        return bool(self.made.spec.flags & jobspec.DETACHED)
 
     def _check_truth(self, rank: int, outcome: outcomes.Outcome) -> None:
         record = self.cluster.records[rank]
@@ -191,6 +201,11 @@ class Simulation:
         if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
             if ran:
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it did run")
+        elif self._detached and ran:
+            if outcome.kind != outcomes.LOST and outcome != outcomes.exited(0):
+                raise Violation(f"rank {rank} is {outcome.describe()}, but it was detached")
+            if outcome.kind != outcomes.LOST and not record.forgotten:
+                raise Violation(f"rank {rank} is {outcome.describe()}, but its daemon has not let it go")
         elif outcome.kind != outcomes.LOST:
             truth = record.outcome
             if truth is None or (

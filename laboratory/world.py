@@ -83,3 +83,39 @@ class World:
     def digest(self) -> str:
         """A hash of everything that was noted so far."""
         return self._hash.hexdigest()
+
+
+class SimTimer:
+    """One call to come at a simulated host."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call: Callable[[], object] | None = call
+
+    def cancel(self) -> None:
+        """Do not call any more."""
+        self._call = None
+
+    def fire(self) -> None:
+        """Its time has come."""
+        if self._call is not None:
+            self._call()
+
+
+class SimTimers:
+    """What gexec.posix.deadline.Timers asks for: the world's time, and calls that happen to one host."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self._world = world
+        self._host = host
+
+    def time(self) -> float:
+        """Return the world's time."""
+        return self._world.now_s
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> SimTimer:
+        """Have this called at this time, if the host lives then."""
+        timer = SimTimer(callback)
+        self._world.at(max(when, self._world.now_s), self._host, timer.fire)
+        return timer

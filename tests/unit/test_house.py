@@ -24,12 +24,9 @@ LONG = {
     "src/gexec/client/stream.py",
     "src/gexec/cluster/supervisor.py",
     "src/gexec/posix/channel.py",
-    "src/gexec/relay/job.py",
-    "src/gexec/relay/relay.py",
     "src/gexec/spawner/spawner.py",
     "src/gexec/ssh/work.py",
     "src/gexec/wire/messages.py",
-    "laboratory/daemons.py",
 }
 LONG_FUNCTIONS = {("src/gexec/cluster/control.py", "_supervise"), ("src/gexec/cli/command.py", "_command")}
 

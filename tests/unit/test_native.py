@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import os
 import shutil
 import subprocess
@@ -278,15 +279,44 @@ def test_only_scripts_of_daemons_prefer_it_and_before_all_else() -> None:
 def test_no_bound_of_a_slice_calls_anything() -> None:
     """mypyc 2.4 evaluates the bounds of a memoryview's slice twice: ``view[os.write(fd, view) :]``."""
     package = ROOT / "src" / "gexec"
-    sources = [path for name in native.PACKAGES for path in (package / name).rglob("*.py")]
+    sources = native.sources(str(package))
     wrong = [
-        f"{path.relative_to(package)}:{node.lineno}: {ast.unparse(node)}"
-        for path in [*sources, *(package / f"{name}.py" for name in native.MODULES)]
-        for node in ast.walk(ast.parse(path.read_bytes()))
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for path in sources
+        for node in ast.walk(ast.parse((package / path).read_bytes()))
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and _acts(node.slice)
     ]
     assert len(sources) > 50
     assert not wrong, "take the call out of the slice: " + "; ".join(wrong)
+
+
+def test_what_is_caught_has_a_name_of_its_own() -> None:
+    """mypyc 2.4 gives a name the type of what is caught first: another exception is a TypeError then.
+
+    ``except ProtocolError as error`` and, further down in the same function, ``except Exception as error``:
+    what was to be told is lost. If the first one is a class of Python's all is well.
+    """
+    package = ROOT / "src" / "gexec"
+    wrong = []
+    for path in native.sources(str(package)):
+        for function in ast.walk(ast.parse((package / path).read_bytes())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                wrong += [f"{path}:{line}" for line in _caught_twice(function)]
+    assert not wrong, "give what is caught here another name: " + "; ".join(wrong)
+
+
+def _caught_twice(function: ast.AST) -> list[int]:
+    """Return the lines where a name is used again that stood for an exception of gexec's own."""
+    first: dict[str, str] = {}
+    again = []
+    caught = [node for node in ast.walk(function) if isinstance(node, ast.ExceptHandler) and node.type]
+    for handler in sorted(caught, key=lambda node: node.lineno):
+        if handler.name and handler.type:
+            kind = ast.unparse(handler.type)
+            before = first.setdefault(handler.name, kind)
+            if before != kind and not hasattr(builtins, before.strip("(").split(",")[0]):
+                again.append(handler.lineno)
+    return again
 
 
 def _acts(bounds: ast.Slice) -> bool:

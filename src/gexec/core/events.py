@@ -1,6 +1,6 @@
 """What a per-job machine is told (events, past tense) and what it asks for (effects, imperative).
 
-The shell (relay/job.py, or the simulator) turns what happens into events, hands them to
+The shell (relay/job.py) turns what happens into events, hands them to
 ``handle(event, now_s)`` and carries out the effects in order. A parent or child is named by a
 number: parents by the shell, children by the machine.
 """

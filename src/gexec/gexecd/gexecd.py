@@ -170,8 +170,8 @@ class Gexecd:
             status = run_relay(self._context(sock, ready_write, enrolment, log))
         except GexecError as error:
             log.error(str(error))
-        except BaseException as error:
-            log.error(f"the relay failed: {type(error).__name__}: {error}")
+        except BaseException as defect:
+            log.error(f"the relay failed: {type(defect).__name__}: {defect}")
             for line in traceback.format_exc().splitlines():
                 log.debug(line)
         finally:

@@ -241,7 +241,7 @@ class RelayChannel:
     """The relay's end: asks for tasks, gets events. Never blocks.
 
     The relay calls ``receive`` when ``fileno`` is readable, ``flush`` when it is writable and
-    ``wants_write``, and after any other call looks at ``wants_write`` again.
+    ``wants_write``, and in ``asked`` looks at ``wants_write`` again.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -300,8 +300,12 @@ class RelayChannel:
         """Close the channel; the spawner then ends all attached tasks and itself."""
         self._endpoint.close()
 
+    def asked(self) -> None:
+        """Something was sent; whoever has this on an event loop looks at ``wants_write`` here."""
+
     def _ask(self, request: Request) -> None:
         self._endpoint.send(messages.request_message(request))
+        self.asked()
 
 
 class SpawnerPort:

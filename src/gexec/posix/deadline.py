@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from gexec.core.deadlines import Countdown
+
+
+class Timer(Protocol):
+    """One call to come."""
+
+    def cancel(self) -> None:
+        """Do not call any more."""
+
+
+class Timers(Protocol):
+    """A clock and who calls at its times: an event loop, or the simulator."""
+
+    def time(self) -> float:
+        """Return the seconds of a monotonic clock."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Have this called at this time of the clock, never before this call returns."""
 
 
 class Deadline:
     """Calls a function once when a peer's time is over, counting only time in which this process ran."""
 
-    __slots__ = ("_callback", "_countdown", "_handle", "_loop")
+    __slots__ = ("_callback", "_countdown", "_timer", "_timers")
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, delay_s: float, callback: Callable[[], object]
-    ) -> None:
-        self._loop = loop
+    def __init__(self, timers: Timers, delay_s: float, callback: Callable[[], object]) -> None:
+        self._timers = timers
         self._callback = callback
-        self._countdown = Countdown(loop.time(), delay_s)
-        self._handle = loop.call_at(self._countdown.due_s, self._due)
+        self._countdown = Countdown(timers.time(), delay_s)
+        self._timer = timers.call_at(self._countdown.due_s, self._due)
 
     def cancel(self) -> None:
         """Do not call any more."""
-        self._handle.cancel()
+        self._timer.cancel()
 
     def _due(self) -> None:
-        if self._countdown.over(self._loop.time()):
+        if self._countdown.over(self._timers.time()):
             self._callback()
         else:
-            self._handle = self._loop.call_at(self._countdown.due_s, self._due)
+            self._timer = self._timers.call_at(self._countdown.due_s, self._due)

@@ -1,73 +1,34 @@
 """The shell around one per-job machine: turns its effects into I/O and what happens into events.
 
-One :class:`Job` holds a ``core.node.Node`` or a ``core.root.Root``, its timer, the channels to its
-parents and children and the pipes of its process. Everything is done in the order the machine
-asked for; what happens while effects are carried out waits its turn.
+One :class:`RelayJob` holds a ``core.node.Node`` or a ``core.root.Root``, its timer, the channels to its
+parents and children and its process (``relay.process``). Everything is done in the order the machine
+asked for; what happens while effects are carried out waits its turn. All that it touches are ports
+(``relay.ports``): the simulator runs this same code.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gexec.core import events
-from gexec.core.deadlines import SteadyClock, wake_s
+from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import ProtocolError
-from gexec.posix.channel import RelayChannel
-from gexec.posix.deadline import Deadline
-from gexec.relay.launches import Launches
-from gexec.relay.link import Link
-from gexec.relay.taskio import TaskIO
-from gexec.wire import frames, jobspec, messages
-from gexec.wire import outcome as outcomes
+from gexec.posix.deadline import Deadline, Timer
+from gexec.relay.ports import LinkPort
+from gexec.relay.process import JobProcess
+from gexec.wire import frames, jobspec
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
 
-#: What the spawner says of one task.
-TaskEvent = (
-    messages.ProcessStarted
-    | messages.ProcessReady
-    | messages.ProcessRefused
-    | messages.ProcessEnded
-    | messages.ProcessLeft
-)
+if TYPE_CHECKING:
+    from gexec.relay.jobs import Jobs
 
-
-class Relay(Protocol):
-    """What a job needs of the daemon around it."""
-
-    spawner: RelayChannel
-    clock: SteadyClock
-    launches: Launches
-
-    def dial(self, name: str, addresses: str, timeout_s: float) -> Link:
-        """Return a link to a node, dialled if there is none. ValueError: something is not an address."""
-
-    def open_channel(self, link: Link, job: RelayJob, child: int) -> int:
-        """Return a new channel to a child on a link."""
-
-    def close_channel(self, link: Link, channel: int) -> None:
-        """Hear no more of a channel."""
-
-    def open_task(self, job: RelayJob) -> int:
-        """Return a number for a new task of this job at the spawner."""
-
-    def close_task(self, task: int) -> None:
-        """Hear no more of a task."""
-
-    def spawner_asked(self) -> None:
-        """Something was sent to the spawner."""
-
-    def job_finished(self, job: RelayJob) -> None:
-        """The machine has done its part."""
-
-    def job_failed(self, job: RelayJob, error: Exception) -> None:
-        """There is a defect, or something ran out: the job is given up, nothing else."""
+#: A root's key has this instead of a rank.
+ROOT = -1
 
 
 class ChildLink:
@@ -75,7 +36,7 @@ class ChildLink:
 
     __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
 
-    def __init__(self, link: Link, channel: int, start: Start) -> None:
+    def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
         self.link = link
         self.channel = channel
         self.start: Start = start
@@ -111,14 +72,15 @@ class RelayJob:
     """One machine at work.
 
     Args:
-        key: how the relay finds it: (job id, low), or (job id, -1) for a root.
+        jobs: those that it lives among.
+        key: how they find it: (job id, low), or (job id, -1) for a root.
         credential, blob: as received, for the spawner.
         uid: whom the credential speaks for.
     """
 
     def __init__(
         self,
-        relay: Relay,
+        jobs: Jobs,
         key: tuple[bytes, int],
         machine: Node | Root,
         spec: JobSpec,
@@ -129,28 +91,24 @@ class RelayJob:
         self.key = key
         self.spec = spec
         self.machine = machine
-        self.parents: dict[int, tuple[Link, int]] = {}
-        self.children: dict[int, ChildLink] = {}
-        self._relay = relay
         self.credential = credential
-        self._blob = blob
-        self._loop = asyncio.get_running_loop()
+        self.blob = blob
+        self.uid = uid
+        self.parents: dict[int, tuple[LinkPort, int]] = {}
+        self.children: dict[int, ChildLink] = {}
+        self._jobs = jobs
+        self._timers = jobs.around.timers
         self._queue: deque[events.Event] = deque()
-        #: What the machine is told when all that the process's pipes hold was read; then they are read first.
-        self._behind_output: deque[events.Event] = deque()
+        self._process = JobProcess(self, jobs)
         self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
-        #: When the machine has something to do, and when the timer comes, in the relay's steady time.
+        self._timer: Timer | None = None
+        #: When the machine has something to do, and when the timer comes, in the steady time.
         self._due_s: float | None = None
         self._wake_s: float | None = None
-        self._uid = uid
-        self._task: int | None = None
-        self._io: TaskIO | None = None
-        self._checked = False
-        #: The spawner was asked for a launch and has not answered.
-        self._launching = False
-        #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
-        self._waiting: list[events.Effect] | None = None
+
+    def __str__(self) -> str:
+        place = "the root" if self.key[1] == ROOT else f"rank {self.key[1]}"
+        return f"{place} of job {self.key[0].hex()}"
 
     def is_same(self, start: Start) -> bool:
         """Tell whether a Start is for this node of this job, and within the job."""
@@ -158,7 +116,7 @@ class RelayJob:
             start.low == self.key[1]
             and start.high <= self.spec.ranks
             and start.credential == self.credential
-            and start.blob == self._blob
+            and start.blob == self.blob
         )
 
     # -- driving --------------------------------------------------------------------------
@@ -169,7 +127,7 @@ class RelayJob:
         try:
             self._carry_out(self.machine.begin(self._now_s()))
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
@@ -178,6 +136,10 @@ class RelayJob:
         A ProtocolError for what a parent or client said ends that connection, nothing else.
         """
         self._queue.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """See to what waits, unless that is being done."""
         if not self._busy:
             self._busy = True
             self._run_queue()
@@ -190,31 +152,24 @@ class RelayJob:
                     break
                 try:
                     effects = self.machine.handle(event, self._now_s())
-                except ProtocolError as error:
-                    self._refuse(event, error)
+                except ProtocolError as broken:
+                    self._refuse(event, broken)
                     continue
                 self._carry_out(effects)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         finally:
             self._busy = False
         if not self.machine.finished:
             self._arm()
 
     def _next_event(self) -> events.Event | None:
-        if not self._behind_output:
-            return self._queue.popleft() if self._queue else None
-        piece = self._io.next_piece() if self._io is not None else None
-        if piece is not None:
-            return piece
-        event = self._behind_output.popleft()
-        if self._io is not None and isinstance(event, events.TaskEnded):
-            event.unread = self._io.unread()
-            self._io.watch()  # whoever holds its output yet
-        return event
+        if self._process.behind:
+            return self._process.next_event()
+        return self._queue.popleft() if self._queue else None
 
     def _now_s(self) -> float:
-        return self._relay.clock.now(self._loop.time(), self._wake_s)
+        return self._jobs.now_s(self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
@@ -223,20 +178,18 @@ class RelayJob:
             link = self.children[event.child].link
         else:
             raise error
-        self._loop.call_soon(link.abort, f"it broke the protocol: {error}")
+        self._timers.call_at(self._timers.time(), partial(link.abort, f"it broke the protocol: {error}"))
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Give up this job alone: end the process, tell the parents and the children."""
-        self._relay.job_failed(self, error)
+        self._jobs.around.job_failed(str(self), error)
         self.machine.finished = True
         refused = frames.Refused(frames.REFUSED_UNKNOWN, "gexecd failed on this job: see its log")
         for link, channel in self.parents.values():
             link.send(channel, refused)
         for child in self.children.values():
             child.send(frames.Close(), True)
-        if self._task is not None:
-            self._relay.spawner.kill(self._task, False)
-            self._relay.spawner_asked()
+        self._process.give_up()
         self._finish()
 
     def _arm(self) -> None:
@@ -248,9 +201,9 @@ class RelayJob:
             self._timer = None
         self._due_s = self._wake_s = due_s
         if due_s is not None:
-            behind_s = self._relay.clock.behind_s
-            self._wake_s = wake_s(self._loop.time() - behind_s, due_s)
-            self._timer = self._loop.call_at(self._wake_s + behind_s, self._tick)
+            behind_s = self._jobs.clock.behind_s
+            self._wake_s = wake_s(self._timers.time() - behind_s, due_s)
+            self._timer = self._timers.call_at(self._wake_s + behind_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
@@ -273,49 +226,10 @@ class RelayJob:
                 self._open_child(effect.child, effect.start)
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
-            elif isinstance(effect, events.RunTask):
-                self._in_turn(self._run_task)
-            elif isinstance(effect, events.CheckTask):
-                self._in_turn(self._check_task)
             elif isinstance(effect, events.Finish):
                 self._finish()
             else:
-                self._task_effect(effect)
-
-    def _task_effect(self, effect: events.Effect) -> None:
-        """What concerns the process: nothing if there is none any more."""
-        if self._waiting is not None:
-            self._waiting.append(effect)
-            if isinstance(effect, events.KillTask):
-                self._waiting = None
-                unstarted = outcomes.not_started("the job was ended before this node's process started")
-                self.tell(events.TaskEnded(unstarted))
-            return
-        io, task = self._io, self._task
-        if isinstance(effect, events.SignalTask):
-            if task is not None:
-                self._relay.spawner.signal(task, effect.signum)
-                self._relay.spawner_asked()
-        elif isinstance(effect, events.KillTask):
-            if task is not None:
-                self._relay.spawner.kill(task, effect.now)
-                self._relay.spawner_asked()
-        elif isinstance(effect, events.ForgetTask):
-            if task is not None:
-                self._relay.spawner.forget(task)
-                self._relay.spawner_asked()
-        elif isinstance(effect, events.DrainOutput):
-            self._behind_output.append(events.OutputDrained())
-        elif io is None:
-            return
-        elif isinstance(effect, events.ReadOutput):
-            io.read(effect.stream, effect.on)
-        elif isinstance(effect, events.CloseOutput):
-            io.close_output()
-        elif isinstance(effect, events.WriteStdin):
-            io.write(effect.data)
-        elif isinstance(effect, events.CloseStdin):
-            io.close_stdin()
+                self._process.carry_out(effect)
 
     # -- children -------------------------------------------------------------------------
 
@@ -333,12 +247,14 @@ class RelayJob:
         if unresolved:
             self.tell(events.ChildLost(number, unresolved, False))
             return
+        timeout_s = self.spec.connect_timeout_s
         try:
-            link = self._relay.dial(name, addresses.decode("ascii", "replace"), self.spec.connect_timeout_s)
+            link, channel = self._jobs.open_channel(
+                name, addresses.decode("ascii", "replace"), timeout_s, self, number
+            )
         except ValueError as error:
             self.tell(events.ChildLost(number, str(error), False))
             return
-        channel = self._relay.open_channel(link, self, number)
         child = self.children[number] = ChildLink(link, channel, start)
         if link.reached:
             self.child_link_reached(number)
@@ -346,7 +262,7 @@ class RelayJob:
             child.open()
         elif start.attach_only:
             overdue = partial(self._attach_overdue, number, child)
-            child.attach_by = Deadline(self._loop, self.spec.connect_timeout_s, overdue)
+            child.attach_by = Deadline(self._timers, timeout_s, overdue)
 
     def _attach_overdue(self, number: int, child: ChildLink) -> None:
         """A lost child that is asked to attach gets no more time than a new one gets to be reached.
@@ -380,96 +296,7 @@ class RelayJob:
         child = self.children.pop(number, None)
         if child is not None:
             child.close()
-            self._relay.close_channel(child.link, child.channel)
-
-    # -- the process ----------------------------------------------------------------------
-
-    def _in_turn(self, launch: Callable[[], None]) -> None:
-        """Ask the spawner for a launch, now or when this user has not too many under way."""
-        asked: list[events.Effect] = []
-        self._waiting = asked
-
-        def begin() -> bool:
-            if self._waiting is not asked or self.machine.finished:
-                return False
-            self._waiting = None
-            self._launching = True
-            try:
-                launch()
-                for effect in asked:
-                    self._task_effect(effect)
-            except Exception as error:
-                # This may be another job's turn to go on, which has nothing to do with it.
-                self._launching = False
-                self._fail(error)
-            return self._launching
-
-        self._relay.launches.ask(self._uid, begin)
-
-    def _answered(self) -> None:
-        if self._launching:
-            self._launching = False
-            self._relay.launches.done(self._uid)
-
-    def _check_task(self) -> None:
-        self._task = self._relay.open_task(self)
-        self._checked = True
-        try:
-            self._relay.spawner.check(self._task, self.key[1], self.credential, self._blob)
-        except OSError as error:
-            self._not_started(error)
-        self._relay.spawner_asked()
-
-    def _run_task(self) -> None:
-        try:
-            detached = bool(self.spec.flags & jobspec.DETACHED)
-            io = TaskIO(self.tell, not (detached or self.spec.flags & jobspec.NO_STDIN), not detached)
-        except OSError as error:
-            self._not_started(error)
-            return
-        if self._task is None:
-            self._task = self._relay.open_task(self)
-        self._checked = False
-        try:
-            self._relay.spawner.run(self._task, self.key[1], self.credential, self._blob, io.child_fds)
-            self._io = io
-        except OSError as error:
-            io.close()
-            self._not_started(error)
-        finally:
-            io.close_child_ends()
-        self._relay.spawner_asked()
-
-    def _not_started(self, error: OSError) -> None:
-        if self._task is not None:
-            self._relay.close_task(self._task)
-            self._relay.spawner.kill(self._task, True)  # a check that was passed
-            self._task = None
-        self._launching = False
-        self.tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
-
-    def task_event(self, event: TaskEvent) -> None:
-        """The spawner says something of the process."""
-        self._answered()
-        if isinstance(event, messages.ProcessStarted):
-            if self._io is not None:
-                self._io.started()
-            self.tell(events.TaskStarted())
-        elif isinstance(event, messages.ProcessReady):
-            self.tell(events.TaskReady())
-        elif isinstance(event, messages.ProcessEnded):
-            self._task_ended(events.TaskEnded(event.outcome, event.ending))
-        elif isinstance(event, messages.ProcessRefused):
-            self._task_ended(events.TaskEnded(event.outcome))
-        else:
-            self.tell(events.TaskLeft(event.holders))
-
-    def _task_ended(self, ended: events.TaskEnded) -> None:
-        # What was left of the output and the end are one turn of the machine's.
-        self._behind_output.append(ended)
-        if not self._busy:
-            self._busy = True
-            self._run_queue()
+            self._jobs.close_channel(child.link, child.channel)
 
     # -- end ------------------------------------------------------------------------------
 
@@ -477,19 +304,11 @@ class RelayJob:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._task is not None:
-            self._relay.close_task(self._task)
-            if self._checked:  # it will not start: the spawner need not keep it
-                self._relay.spawner.kill(self._task, True)
-                self._relay.spawner_asked()
-        self._answered()
-        if self._io is not None:
-            self._io.close()
+        self._process.end()
         # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
-        self._io = None
-        self._blob = b""
+        self.blob = b""
         self.machine.release()
         self._queue.clear()
         for number in list(self.children):
             self._drop_child(number)
-        self._relay.job_finished(self)
+        self._jobs.job_finished(self)

@@ -13,7 +13,8 @@ import socket
 from gexec import limits
 from gexec.relay import tls
 from gexec.relay.dial import Attempts, parse_addresses
-from gexec.relay.link import DIALLING, Link, LinkOwner
+from gexec.relay.link import Link, LinkOwner
+from gexec.relay.ports import LinkPort
 from gexec.relay.tls import LinkContexts
 from gexec.wire import frames
 
@@ -41,13 +42,8 @@ class Pool:
         key = (name, addresses)
         link = self._links.get(key)
         now_s = asyncio.get_running_loop().time()
-        if link is not None and not link.leaving:
-            patience_s = _patience_s(timeout_s) if link.reached else timeout_s
-            left_s = link.give_up_s - now_s
-            # Another job's timeout must not become this one's, neither a longer nor a much shorter one.
-            enough = link.reached or left_s >= timeout_s / 2
-            if link.opened or (enough and left_s <= patience_s):
-                return link
+        if link is not None and may_carry(link, now_s, timeout_s):
+            return link
         each = parse_addresses(addresses)
         label = f"{name} ({', '.join(each)})"
         link = Link(self._owner, frames.FROM_CHILD, label, source=label, wanted=name)
@@ -78,13 +74,13 @@ class Pool:
     async def _shake_hands(self, link: Link, address: str, sock: socket.socket, timeout_s: float) -> str:
         """Give a link the connection that was made; return why it could not be, "" if it could."""
         loop = asyncio.get_running_loop()
-        patience_s = _patience_s(timeout_s)
+        within_s = patience_s(timeout_s)
         link.address = address
         link.label = f"{link.wanted} ({address})"
-        link.give_up_s = loop.time() + patience_s
-        link.expect_hello(patience_s)
+        link.give_up_s = loop.time() + within_s
+        link.expect_hello(within_s)
         try:
-            if link.state == DIALLING:
+            if not link.reached:
                 # The machine is there, and somebody listens: from here on it may be slow, but not dead.
                 self._owner.link_reached(link)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -94,7 +90,7 @@ class Pool:
                 ssl=self.contexts.dial,
                 server_hostname="",
                 # The link's own deadline comes first: it sees pauses of this process.
-                ssl_handshake_timeout=patience_s + tls.HANDSHAKE_BACKSTOP_S,
+                ssl_handshake_timeout=within_s + tls.HANDSHAKE_BACKSTOP_S,
             )
         except (OSError, ValueError) as error:
             return tls.failure(error)
@@ -117,6 +113,17 @@ class Pool:
         return list(self._links.values())
 
 
-def _patience_s(timeout_s: float) -> float:
+def may_carry(link: LinkPort, now_s: float, timeout_s: float) -> bool:
+    """Tell whether a link serves a job that gives a node ``timeout_s`` to be reached."""
+    if link.opened or link.leaving:
+        return not link.leaving
+    left_s = link.give_up_s - now_s
+    # Another job's timeout must not become this one's, neither a longer nor a much shorter one.
+    if link.reached:
+        return left_s <= patience_s(timeout_s)
+    return timeout_s / 2 <= left_s <= timeout_s
+
+
+def patience_s(timeout_s: float) -> float:
     """Return how long TLS and Hello may take on a machine that was reached."""
     return max(timeout_s, limits.HANDSHAKE_TIMEOUT_S)

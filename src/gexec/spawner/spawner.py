@@ -305,8 +305,8 @@ class Spawner:
         except MessageLost as lost:
             self._lost(lost)
             return
-        except ProtocolError as error:
-            self._relay_gone(f"protocol violation by the relay: {error}")
+        except ProtocolError as broken:
+            self._relay_gone(f"protocol violation by the relay: {broken}")
             return
         if request is None:
             return

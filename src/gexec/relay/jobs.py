@@ -1,0 +1,311 @@
+"""The jobs of one daemon: which one a frame on a link belongs to, and whether a new one is taken.
+
+Also the heartbeats of the links that jobs are on. Everything outside are ports (``relay.ports``): the
+simulator runs this same code.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from gexec.core import events
+from gexec.core.deadlines import SteadyClock, earlier
+from gexec.core.node import Node
+from gexec.core.root import Root
+from gexec.errors import CredentialError, ProtocolError
+from gexec.posix.deadline import Timer
+from gexec.relay.job import ROOT, RelayJob
+from gexec.relay.launches import Launches
+from gexec.relay.ports import LinkPort, Surroundings
+from gexec.security.credential import Credential
+from gexec.settings.config import GexecdSettings
+from gexec.wire import frames
+from gexec.wire.frames import Frame, Refused, Start, Submit
+from gexec.wire.jobspec import JobSpec
+
+
+class Party:
+    """Who speaks on one connection, and which of its channels belong to which job."""
+
+    __slots__ = ("children", "numbers", "parents", "uid")
+
+    def __init__(self, uid: int | None = None) -> None:
+        #: The client's uid on a unix socket; None for a daemon.
+        self.uid = uid
+        #: Channels that the peer opened: (job, the number of it as a parent).
+        self.parents: dict[int, tuple[RelayJob, int]] = {}
+        #: Channels that this daemon opened: (job, the number of the child).
+        self.children: dict[int, tuple[RelayJob, int]] = {}
+        self.numbers = count(1)
+
+
+class Jobs:
+    """All jobs of one daemon, and who speaks on its links.
+
+    Args:
+        new_job: what makes a job; the simulator watches its own.
+
+    Attributes:
+        by_key: those that live, by (job id, low), or (job id, ROOT).
+        draining: no new job is taken.
+    """
+
+    def __init__(
+        self, around: Surroundings, settings: GexecdSettings, new_job: type[RelayJob] = RelayJob
+    ) -> None:
+        self.around = around
+        self.clock = SteadyClock(around.timers.time())
+        self.launches = Launches()
+        self.draining = False
+        self._timers = around.timers
+        self._settings = settings
+        self.by_key: dict[tuple[bytes, int], RelayJob] = {}
+        self._new_job = new_job
+        self._roots = 0
+        self._parties: dict[LinkPort, Party] = {}
+        self._parent_numbers = count(1)
+        self._beat: Timer | None = None
+        #: When it is due, in the clock's time, and how far the clock was behind when it came last.
+        self._beat_due_s = 0.0
+        self._beat_behind_s = 0.0
+
+    def begin(self) -> None:
+        """Look after the links from now on."""
+        self._beat_within(self._settings.link_idle_s)
+
+    def drain(self) -> None:
+        """Take no new jobs, and tell all peers."""
+        self.draining = True
+        for link in self._parties:
+            link.send(0, frames.Goodbye("gexecd is shutting down"))
+
+    # -- links ----------------------------------------------------------------------------
+
+    def open_channel(
+        self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
+    ) -> tuple[LinkPort, int]:
+        """Return a link to a node, and a channel on it. ValueError: something is not an address."""
+        link = self.around.dial(name, addresses, timeout_s)
+        party = self._parties.setdefault(link, Party())
+        channel = next(party.numbers) & 0xFFFFFFFF
+        party.children[channel] = (job, child)
+        self._beat_within(self._settings.heartbeat_s)
+        return link, channel
+
+    def close_channel(self, link: LinkPort, channel: int) -> None:
+        """Hear no more of a channel."""
+        party = self._parties.get(link)
+        if party is not None:
+            party.children.pop(channel, None)
+
+    def link_accepted(self, link: LinkPort, uid: int | None) -> None:
+        """A peer has connected: a daemon, or a client of this uid."""
+        self._parties[link] = Party(uid)
+
+    def link_reached(self, link: LinkPort) -> None:
+        """A dialled peer's machine has answered."""
+        party = self._parties.get(link)
+        if party is not None:
+            for job, number in list(party.children.values()):
+                job.child_link_reached(number)
+
+    def link_opened(self, link: LinkPort) -> None:
+        """The peer's Hello has come."""
+        for job, number in list(self._parties[link].children.values()):
+            job.child_link_opened(number)
+
+    def link_closed(self, link: LinkPort, text: str) -> bool:
+        """A link has ended: every job on it is told. Tell whether it was known."""
+        party = self._parties.pop(link, None)
+        if party is None:
+            return False
+        for job, number in list(party.children.values()):
+            job.child_link_closed(number, text)
+        for job, number in list(party.parents.values()):
+            job.parents.pop(number, None)
+            job.tell(events.ParentLost(number, text))
+        return True
+
+    def link_frame(self, link: LinkPort, channel: int, frame: Frame) -> None:
+        """A frame of a job has come."""
+        party = self._parties[link]
+        parent = party.parents.get(channel)
+        if parent is not None:
+            if isinstance(frame, Submit):
+                raise ProtocolError("a second Submit on one channel")
+            if isinstance(frame, Start) and not parent[0].is_same(frame):
+                raise ProtocolError("a second Start on one channel, for something else")
+            parent[0].tell(events.ParentFrame(parent[1], frame))
+            return
+        child = party.children.get(channel)
+        if child is not None:
+            child[0].tell(events.ChildFrame(child[1], frame))
+        elif isinstance(frame, Start):
+            self._start(link, party, channel, frame)
+        elif isinstance(frame, Submit):
+            self._submit(link, party, channel, frame)
+        # Anything else speaks of a job that has ended here meanwhile.
+
+    # -- time and heartbeats --------------------------------------------------------------
+
+    def now_s(self, wake_s: float | None) -> float:
+        """Return the steady time for a job that was to wake up at ``wake_s`` at the latest.
+
+        A job without a deadline hears of a pause from the heartbeat that was missed: a deadline that it
+        set before somebody else put the clock back would come late by the whole pause.
+        """
+        due_s = earlier(wake_s, self._beat_due_s) if self._beat is not None else wake_s
+        return self.clock.now(self._timers.time(), due_s)
+
+    def _beat_within(self, delay_s: float) -> None:
+        """See to it that the next heartbeat comes within this time."""
+        due_s = self._timers.time() - self.clock.behind_s + delay_s
+        if self._beat is not None:
+            if self._beat_due_s <= due_s:
+                return
+            self._beat.cancel()
+        self._beat_due_s = due_s
+        self._beat = self._timers.call_at(due_s + self.clock.behind_s, self._heartbeat)
+
+    def _heartbeat(self) -> None:
+        """Ask silent peers whether they live; give up dead ones and idle links.
+
+        Without a job on any link this comes once more, and then only as often as links may be idle.
+        """
+        self._beat = None
+        settings = self._settings
+        next_s = settings.link_idle_s
+        now_s = self._timers.time()
+        paused_s = self._paused_s(now_s)
+        for link, party in list(self._parties.items()):
+            # While this process stood still nobody could be heard.
+            link.heard_s = min(now_s, link.heard_s + paused_s)
+            silent_s = now_s - link.heard_s
+            if not link.opened:
+                continue
+            if not (party.children or party.parents):
+                if silent_s >= settings.link_idle_s:
+                    link.close("idle")
+            elif party.uid is None:
+                next_s = settings.heartbeat_s
+                if silent_s >= settings.lost_after_s:
+                    link.abort(f"no answer for {silent_s:.0f} s")
+                elif silent_s >= settings.heartbeat_s:
+                    link.send(0, frames.Ping(0))
+        self._beat_within(next_s)
+
+    def _paused_s(self, now_s: float) -> float:
+        """Return how long this process stood still since the last heartbeat."""
+        self.clock.now(now_s, self._beat_due_s)
+        before_s, self._beat_behind_s = self._beat_behind_s, self.clock.behind_s
+        return self.clock.behind_s - before_s
+
+    # -- jobs -----------------------------------------------------------------------------
+
+    def _refusal(self) -> Refused | None:
+        """Return why no new job is taken just now, None if one is."""
+        if self.draining:
+            return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
+        ranks = len(self.by_key) - self._roots  # those are bounded by the clients there may be
+        if ranks >= self._settings.jobs_max:
+            return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
+        return None
+
+    def _checked(
+        self, link: LinkPort, channel: int, frame: Start | Submit
+    ) -> tuple[Credential, JobSpec] | None:
+        """Return what a job's credential and blob say; None if they are no good: the peer was told."""
+        try:
+            return self.around.entry.check(frame.credential, frame.blob)
+        except (CredentialError, ProtocolError) as error:
+            # A job that this version does not know must not end the link, and other jobs with it.
+            link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
+            return None
+
+    def _start(self, link: LinkPort, party: Party, channel: int, start: Start) -> None:
+        """A parent wants this node to take part in a job."""
+        if party.uid is not None:
+            raise ProtocolError("Start from a client")
+        self._beat_within(self._settings.heartbeat_s)
+        checked = self._checked(link, channel, start)
+        if checked is None:
+            return
+        credential, spec = checked
+        start.blob = self.around.entry.shared(start.credential, start.blob)
+        if start.high > spec.ranks:
+            raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
+        key = (credential.job_id, start.low)
+        parent = next(self._parent_numbers)
+        job = self.by_key.get(key)
+        if job is not None:
+            self._join(job, link, party, channel, parent)
+            job.tell(events.ParentFrame(parent, start))
+            return
+        if start.attach_only:
+            link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
+            return
+        self.around.jobs_changed()
+        refusal = self._refusal()
+        if refusal is not None:
+            link.answer(channel, refusal)
+            return
+        node = Node(
+            job_id=credential.job_id,
+            spec=spec,
+            start=start,
+            parent=parent,
+            orphan_grace_s=self._settings.orphan_grace_s,
+        )
+        job = self._new_job(self, key, node, spec, start.credential, start.blob, credential.uid)
+        self._begin(job, link, party, channel, parent)
+
+    def _submit(self, link: LinkPort, party: Party, channel: int, submit: Submit) -> None:
+        """A client of this host submits a job."""
+        if party.uid is None:
+            raise ProtocolError("Submit from a daemon")
+        if party.parents:
+            raise ProtocolError("a second job on one connection")
+        checked = self._checked(link, channel, submit)
+        if checked is None:
+            return
+        credential, spec = checked
+        self.around.jobs_changed()
+        refusal = self._refusal()
+        key = (credential.job_id, ROOT)
+        if key in self.by_key:
+            refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
+        elif credential.uid != party.uid:
+            text = f"the credential is of uid {credential.uid}, but uid {party.uid} submits it"
+            refusal = Refused(frames.REFUSED_DENIED, text)
+        if refusal is not None:
+            link.answer(channel, refusal)
+            return
+        parent = next(self._parent_numbers)
+        blob = submit.blob
+        root = Root(
+            job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
+        )
+        self._roots += 1
+        job = self._new_job(self, key, root, spec, submit.credential, blob, credential.uid)
+        self._begin(job, link, party, channel, parent)
+
+    def _join(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+        party.parents[channel] = (job, parent)
+        job.parents[parent] = (link, channel)
+
+    def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+        self.by_key[job.key] = job
+        self.around.entry.keep(job.credential)
+        self._join(job, link, party, channel, parent)
+        job.begin()
+
+    def job_finished(self, job: RelayJob) -> None:
+        """A machine has done its part."""
+        if self.by_key.pop(job.key, None) is not None:
+            self._roots -= job.key[1] == ROOT
+            self.around.entry.release(job.credential)
+        for link, channel in job.parents.values():
+            party = self._parties.get(link)
+            if party is not None:
+                party.parents.pop(channel, None)
+        self.around.jobs_changed()

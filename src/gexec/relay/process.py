@@ -1,0 +1,198 @@
+"""The process of one job at this node: asked of the spawner in its turn, its pipes, what is told of it.
+
+Part of the shell around a job's machine (``relay.job``), which hands over the effects that concern the
+process and is told events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gexec.core import events
+from gexec.relay.ports import PipesPort, ProcessEvent
+from gexec.wire import jobspec, messages
+from gexec.wire import outcome as outcomes
+
+if TYPE_CHECKING:
+    from gexec.relay.job import RelayJob
+    from gexec.relay.jobs import Jobs
+
+
+class JobProcess:
+    """One process, from the request for it to its end.
+
+    Attributes:
+        behind: what the machine is told when all that the pipes hold was read; then they are read first.
+    """
+
+    def __init__(self, job: RelayJob, jobs: Jobs) -> None:
+        self.behind: deque[events.Event] = deque()
+        self._job = job
+        self._around = jobs.around
+        self._launches = jobs.launches
+        self._task: int | None = None
+        self._pipes: PipesPort | None = None
+        self._checked = False
+        self._over = False
+        #: The spawner was asked for a launch and has not answered.
+        self._launching = False
+        #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
+        self._waiting: list[events.Effect] | None = None
+
+    def next_event(self) -> events.Event | None:
+        """Return what the machine is told next of a process whose pipes are being emptied."""
+        pipes = self._pipes
+        piece = pipes.next_piece() if pipes is not None else None
+        if piece is not None:
+            return piece
+        event = self.behind.popleft()
+        if pipes is not None and isinstance(event, events.TaskEnded):
+            event.unread = pipes.unread()
+            pipes.watch()  # whoever holds its output yet
+        return event
+
+    # -- what the machine asks for --------------------------------------------------------
+
+    def carry_out(self, effect: events.Effect) -> None:
+        """Do what concerns the process: nothing if there is none any more."""
+        if isinstance(effect, events.RunTask):
+            self._in_turn(self._run)
+        elif isinstance(effect, events.CheckTask):
+            self._in_turn(self._check)
+        elif self._waiting is not None:
+            self._waiting.append(effect)
+            if isinstance(effect, events.KillTask):
+                self._waiting = None
+                unstarted = outcomes.not_started("the job was ended before this node's process started")
+                self._job.tell(events.TaskEnded(unstarted))
+        elif isinstance(effect, events.DrainOutput):
+            self.behind.append(events.OutputDrained())
+        elif isinstance(effect, events.SignalTask | events.KillTask | events.ForgetTask):
+            self._to_spawner(effect)
+        elif self._pipes is not None:
+            self._to_pipes(self._pipes, effect)
+
+    def _to_spawner(self, effect: events.SignalTask | events.KillTask | events.ForgetTask) -> None:
+        if self._task is None:
+            return
+        if isinstance(effect, events.SignalTask):
+            self._around.processes.signal(self._task, effect.signum)
+        elif isinstance(effect, events.KillTask):
+            self._around.processes.kill(self._task, effect.now)
+        else:
+            self._around.processes.forget(self._task)
+
+    def _to_pipes(self, pipes: PipesPort, effect: events.Effect) -> None:
+        if isinstance(effect, events.ReadOutput):
+            pipes.read(effect.stream, effect.on)
+        elif isinstance(effect, events.CloseOutput):
+            pipes.close_output()
+        elif isinstance(effect, events.WriteStdin):
+            pipes.write(effect.data)
+        elif isinstance(effect, events.CloseStdin):
+            pipes.close_stdin()
+
+    def _in_turn(self, launch: Callable[[], None]) -> None:
+        """Ask the spawner for a launch, now or when this user has not too many under way."""
+        asked: list[events.Effect] = []
+        self._waiting = asked
+
+        def begin() -> bool:
+            if self._waiting is not asked or self._over:
+                return False
+            self._waiting = None
+            self._launching = True
+            try:
+                launch()
+                for effect in asked:
+                    self.carry_out(effect)
+            except Exception as error:
+                # This may be another job's turn to go on, which has nothing to do with it.
+                self._launching = False
+                self._job.fail(error)
+            return self._launching
+
+        self._launches.ask(self._job.uid, begin)
+
+    def _check(self) -> None:
+        job = self._job
+        self._task = self._around.processes.open_task(self.told)
+        self._checked = True
+        try:
+            self._around.processes.check(self._task, job.key[1], job.credential, job.blob)
+        except OSError as error:
+            self._not_started(error)
+
+    def _run(self) -> None:
+        job, flags, processes = self._job, self._job.spec.flags, self._around.processes
+        try:
+            detached = bool(flags & jobspec.DETACHED)
+            with_stdin = not (detached or flags & jobspec.NO_STDIN)
+            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached)
+        except OSError as error:
+            self._not_started(error)
+            return
+        if self._task is None:
+            self._task = processes.open_task(self.told)
+        self._checked = False
+        try:
+            processes.run(self._task, job.key[1], job.credential, job.blob, pipes.child_fds)
+            self._pipes = pipes
+        except OSError as error:
+            pipes.close()
+            self._not_started(error)
+        finally:
+            pipes.close_child_ends()
+
+    def _not_started(self, error: OSError) -> None:
+        if self._task is not None:
+            self._around.processes.close_task(self._task)
+            self._around.processes.kill(self._task, True)  # a check that was passed
+            self._task = None
+        self._launching = False
+        self._job.tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
+
+    # -- what the spawner says ------------------------------------------------------------
+
+    def told(self, event: ProcessEvent) -> None:
+        """The spawner says something of the process."""
+        self._answered()
+        if isinstance(event, messages.ProcessStarted):
+            if self._pipes is not None:
+                self._pipes.started()
+            self._job.tell(events.TaskStarted())
+        elif isinstance(event, messages.ProcessReady):
+            self._job.tell(events.TaskReady())
+        elif isinstance(event, messages.ProcessLeft):
+            self._job.tell(events.TaskLeft(event.holders))
+        else:
+            asked = isinstance(event, messages.ProcessEnded) and event.ending
+            # What was left of the output and the end are one turn of the machine's.
+            self.behind.append(events.TaskEnded(event.outcome, asked))
+            self._job.wake()
+
+    def _answered(self) -> None:
+        if self._launching:
+            self._launching = False
+            self._launches.done(self._job.uid)
+
+    # -- the end --------------------------------------------------------------------------
+
+    def give_up(self) -> None:
+        """The job failed: have the process ended."""
+        if self._task is not None:
+            self._around.processes.kill(self._task, False)
+
+    def end(self) -> None:
+        """The job is done here: hear no more, give everything back."""
+        self._over = True
+        if self._task is not None:
+            self._around.processes.close_task(self._task)
+            if self._checked:  # it will not start: the spawner need not keep it
+                self._around.processes.kill(self._task, True)
+        self._answered()
+        if self._pipes is not None:
+            self._pipes.close()
+        self._pipes = None

@@ -1,0 +1,134 @@
+"""Which job a frame is for, which jobs are taken, and what becomes of silent links."""
+
+from __future__ import annotations
+
+import pytest
+
+from gexec import limits
+from gexec.errors import ProtocolError
+from gexec.relay.job import ROOT
+from gexec.settings.config import GexecdSettings
+from gexec.wire import frames
+from gexec.wire.frames import Frame, Refused, Start, Submit
+from surroundings import CREDENTIAL, UID, Daemon, Peer, job
+
+
+def refusal(peer: Peer) -> str:
+    """Return why the last that a peer asked for was refused."""
+    refused = peer.frames[-1]
+    assert isinstance(refused, Refused)
+    return refused.text
+
+
+def test_a_start_for_a_job_that_lives_here_is_a_new_parent() -> None:
+    daemon = Daemon(job())
+    first = daemon.start(epoch=1)
+    second = daemon.start(epoch=2)
+    assert len(daemon.jobs.by_key) == 1
+    assert len(daemon.processes.told) == 1
+    assert refusal(first) == "another parent has this node"
+    assert isinstance(second.frames[-1], frames.Accepted)
+
+
+def test_who_may_only_attach_starts_nothing() -> None:
+    daemon = Daemon(job())
+    parent = daemon.parent()
+    daemon.jobs.link_frame(parent, 1, Start(1, 0, 1, CREDENTIAL, daemon.blob, True))
+    assert refusal(parent) == "the job is not known here"
+    assert not daemon.jobs.by_key
+
+
+@pytest.mark.parametrize("kind", [Start, Submit])
+def test_a_credential_that_is_no_good_is_refused_and_the_link_stays(kind: type[Frame]) -> None:
+    daemon = Daemon(job())
+    peer = Peer(True)
+    daemon.jobs.link_accepted(peer, UID if kind is Submit else None)
+    asked = Submit(b"forged", b"") if kind is Submit else Start(1, 0, 1, b"forged", b"", False)
+    daemon.jobs.link_frame(peer, 1, asked)
+    assert refusal(peer) == "no key of this cluster has signed it"
+    assert peer.ended == ""
+
+
+def test_a_client_may_submit_only_its_own_job() -> None:
+    daemon = Daemon(job())
+    client = Peer(True)
+    daemon.jobs.link_accepted(client, UID + 1)
+    daemon.jobs.link_frame(client, 1, Submit(CREDENTIAL, daemon.blob))
+    assert refusal(client) == f"the credential is of uid {UID}, but uid {UID + 1} submits it"
+
+
+def test_a_job_is_submitted_once() -> None:
+    daemon = Daemon(job())
+    daemon.submit()
+    assert refusal(daemon.submit()) == "this job was submitted before"
+
+
+def test_ranks_of_jobs_have_a_limit_and_roots_are_not_among_them() -> None:
+    daemon = Daemon(job(ranks=3), GexecdSettings(jobs_max=1))
+    daemon.submit()
+    daemon.start(0, 1)
+    assert refusal(daemon.start(1, 2)) == "gexecd has 1 ranks of jobs, its limit (jobs_max)"
+    assert daemon.lives == {ROOT, 0}
+
+
+def test_who_is_shutting_down_says_so_and_takes_no_job() -> None:
+    daemon = Daemon(job())
+    parent = daemon.parent()
+    daemon.jobs.drain()
+    assert parent.sent == [(0, frames.Goodbye("gexecd is shutting down"), True)]
+    assert refusal(daemon.start()) == "gexecd is shutting down"
+
+
+@pytest.mark.parametrize(
+    ("uid", "asked", "text"),
+    [
+        (UID, Start(1, 0, 1, CREDENTIAL, b"", False), "Start from a client"),
+        (None, Submit(CREDENTIAL, b""), "Submit from a daemon"),
+        (None, Start(1, 0, 2, CREDENTIAL, b"", False), r"ranks \[0, 2\) of a job of 1"),
+    ],
+)
+def test_who_asks_for_what_is_not_its_own_breaks_the_protocol(
+    uid: int | None, asked: Frame, text: str
+) -> None:
+    daemon = Daemon(job())
+    peer = Peer(True)
+    daemon.jobs.link_accepted(peer, uid)
+    with pytest.raises(ProtocolError, match=text):
+        daemon.jobs.link_frame(peer, 1, asked)
+
+
+def test_a_channel_keeps_its_job() -> None:
+    daemon = Daemon(job(ranks=2))
+    parent = daemon.start(0, 1)
+    with pytest.raises(ProtocolError, match="a second Start on one channel, for something else"):
+        daemon.jobs.link_frame(parent, 1, Start(2, 1, 2, CREDENTIAL, daemon.blob, False))
+    with pytest.raises(ProtocolError, match="a second Submit on one channel"):
+        daemon.jobs.link_frame(parent, 1, Submit(CREDENTIAL, daemon.blob))
+
+
+def test_a_silent_peer_of_a_job_is_asked_and_then_given_up() -> None:
+    daemon = Daemon(job())
+    parent = daemon.start()
+    daemon.run_until(2 * limits.HEARTBEAT_S + 0.1)
+    assert any(isinstance(frame, frames.Ping) for _, frame, _ in parent.sent)
+    assert parent.ended == ""
+    daemon.run_until(limits.LOST_AFTER_S + limits.HEARTBEAT_S)
+    assert parent.ended.startswith("no answer for ")
+
+
+def test_a_pause_of_this_daemon_is_not_a_silence_of_its_peers() -> None:
+    daemon = Daemon(job())
+    parent = daemon.start()
+    daemon.frozen_until_s = 100.0
+    daemon.run_until(100.0 + 3 * limits.HEARTBEAT_S)
+    assert parent.ended == ""
+    assert any(isinstance(frame, frames.Ping) for _, frame, _ in parent.sent)
+
+
+def test_a_link_without_jobs_is_closed_when_it_was_idle_long_enough() -> None:
+    daemon = Daemon(job())
+    idle = daemon.parent()
+    daemon.run_until(limits.LINK_IDLE_S - 1.0)
+    assert idle.ended == ""
+    daemon.run_until(2 * limits.LINK_IDLE_S + 1.0)
+    assert idle.ended == "idle"

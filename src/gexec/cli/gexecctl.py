@@ -1,7 +1,7 @@
 """gexecctl: what an administrator does beside running commands: keys, local clusters, doctor.
 
-Exit status: 0 done, 1 it failed (one sentence on stderr) or doctor found a problem, 2 the words
-are wrong, 130 interrupted.
+Exit status: 0 done, 1 it failed (one sentence on stderr) or doctor found a problem, 2 usage
+error, 130 interrupted.
 """
 
 from __future__ import annotations

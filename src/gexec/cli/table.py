@@ -23,7 +23,7 @@ _SEND = "ensync gexec-send"
 #:
 #: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
 #: in brackets may be left out; its name chooses the check (``Option.checked``). ``--help`` shows the
-#: help up to its first semicolon. A name is listed twice where its help is not the same for all commands.
+#: help up to its first semicolon. A name is listed twice if its help is not the same for all commands.
 # fmt: off
 GROUPS = (
     ("Which nodes", (

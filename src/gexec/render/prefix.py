@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Longer prefixes stand out of the column.
+#: Longer prefixes exceed the column.
 _ALIGN_MAX = 32
 #: Foregrounds that are read well on light and dark; neighbours in a cluster get different ones.
 _PALETTE = (b"36", b"33", b"32", b"35", b"34", b"31", b"96", b"93", b"92", b"95", b"94", b"91")

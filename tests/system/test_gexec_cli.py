@@ -140,11 +140,11 @@ def test_a_killed_client_leaves_no_process(cluster: Cluster) -> None:
 
 def test_programs_and_directories_that_are_not_there(cluster: Cluster) -> None:
     ended = cluster.gexec("/no/such/program")
-    assert ended.returncode == 255
+    assert ended.returncode == 127
     assert ended.stderr.startswith(b"gexec: 8 of 8 nodes not started: ")
     assert ended.stderr.count(b"\n") == 1
     ended = cluster.gexec("--remote-path", "no-such-program")
-    assert ended.returncode == 255
+    assert ended.returncode == 127
     ended = cluster.gexec("--chdir=/no/such/directory", "true")
     assert ended.returncode == 255
     assert b"/no/such/directory" in ended.stderr

@@ -297,6 +297,7 @@ def test_large_job_travels_in_a_sealed_memfd(rig: Rig) -> None:
     ("argv", "options", "status", "words"),
     [
         (["/no/such"], {}, 127, "program /no/such: No such file or directory on this node (--remote-path"),
+        (["/bin/ls /tmp"], {}, 127, "on this node (a whole command line is for enexec, or gexec sh -c)"),
         (["/etc/passwd/no"], {}, 127, "program /etc/passwd/no: Not a directory"),
         (["/etc/passwd"], {}, 126, "program /etc/passwd: Permission denied"),
         (["/"], {}, 126, "program /: Permission denied"),

@@ -209,6 +209,8 @@ def find_program(name: bytes, cwd: bytes, path: bytes) -> bytes:
     if not name:
         raise ProgramError(127, "the program's name is empty")
     status, text = 127, "not found in PATH on this host (--remote-path looks for it on each node)"
+    if b" " in name:
+        text = "not found in PATH on this host; a whole command line is for `enexec`, or `gexec sh -c`"
     for directory in path.split(b":"):
         candidate = os.path.join(cwd, directory, name)
         if os.access(candidate, os.X_OK):

@@ -142,7 +142,10 @@ def _spawn_refusal(spec: LaunchSpec, error: OSError) -> Refusal:
         reason += ": the interpreter that it names does not exist on this node"
     elif number in (errno.ENOENT, errno.ENOTDIR):
         number = errno.ENOENT
-        reason += " on this node (--remote-path looks for a name in the node's PATH)"
+        hint = "a whole command line is for enexec, or gexec sh -c"
+        if b" " not in spec.program:
+            hint = "--remote-path looks for a name in the node's PATH"
+        reason += f" on this node ({hint})"
     elif number == errno.ELOOP:
         number = errno.EACCES
     elif number == errno.EACCES:

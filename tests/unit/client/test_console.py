@@ -386,6 +386,7 @@ def test_refusals_and_nonsense_are_one_sentence(tmp_path: Path) -> None:
         (["-p", "x", "hostname"], {}, 2, "option -p/--prefix-type: expected one of none, vnn, host, ip"),
         (["hostname"], {"GEXEC_PORT": "x"}, 2, "GEXEC_PORT is 'x'"),
         (["no-such-program"], {}, 127, "no-such-program: not found in PATH on this host"),
+        (["ls -l"], {}, 127, "ls -l: not found in PATH on this host; a whole command line is for `enexec`"),
         (["hostname"], {"GEXEC_AUTHD_SOCKET": "/nonexistent/authd.sock"}, 255, "authd does not run here"),
         (["hostname"], {"GEXEC_SOCKET": "/nonexistent/gexecd.sock"}, 255, "gexecd does not run here"),
         (["true", "x" * 130_000], {"BIG": "y" * 100_000}, 0, ""),

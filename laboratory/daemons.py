@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
 from gexec import limits
 from gexec.core import events
@@ -99,24 +98,6 @@ class SimMachine:
         self.frozen_until_s = 0.0
 
 
-class SimJob(RelayJob):
-    """A relay's job whose machine proves its invariants after every step."""
-
-    def __init__(self, jobs: Jobs, key: tuple[bytes, int], machine: Node | Root, *rest: Any) -> None:
-        super().__init__(jobs, key, machine, *rest)
-        daemon = cast(SimDaemon, jobs.around)
-        daemon.cluster.machines.append((daemon.index, machine))
-
-    def _carry_out(self, effects: list[events.Effect]) -> None:
-        self.machine.validate()
-        super()._carry_out(effects)
-
-    def fail(self, error: Exception) -> None:
-        if isinstance(error, BrokenInvariantError) and self.key[1] >= 0:
-            cast(SimDaemon, self._jobs.around).world.suspects = [self.key[1]]
-        super().fail(error)
-
-
 class SimDaemon:
     """One gexecd, as its jobs see it: a gexec.relay.ports.Surroundings."""
 
@@ -140,7 +121,8 @@ class SimDaemon:
     def _begin(self) -> None:
         """Nothing is known yet."""
         self.processes = SimSpawner(self)
-        self.jobs = Jobs(self, SETTINGS, SimJob)
+        self.jobs = Jobs(self, SETTINGS, self._stepped)
+        self._known: set[RelayJob] = set()
         self._dialled: dict[str, SimEnd] = {}
 
     # -- faults ---------------------------------------------------------------------------
@@ -207,6 +189,17 @@ class SimDaemon:
         if isinstance(error, Violation):
             raise error
         raise Violation(f"{job} failed: {type(error).__name__}: {error}") from error
+
+    def _stepped(self, job: RelayJob) -> None:
+        """A job's machine proves its invariants after every step."""
+        if job not in self._known:
+            self._known.add(job)
+            self.cluster.machines.append((self.index, job.machine))
+        try:
+            job.machine.validate()
+        except BrokenInvariantError:
+            self.world.suspects = [job.key[1]] if job.key[1] >= 0 else []
+            raise
 
     def _check_kept(self) -> None:
         """Check that what is kept of a process's output is bounded."""

@@ -216,7 +216,7 @@ def test_a_private_folder_holds_no_more_than_its_size(folder: Path) -> None:
         (["{folder}/files", "{folder}/files/inner"], "is private already"),
         (["{folder}/files", "--private-size=0"], "--private-size 0: expected 1 to"),
         (["--private-size=1"], "--private-size without --private"),
-        (["{folder}/files"] * 17, "17 private folders"),
+        (["{folder}/files"] * 17, "17 private directories"),
     ],
 )
 def test_a_folder_that_cannot_be_private_is_refused_with_a_sentence(

@@ -212,6 +212,8 @@ class RelayJob:
     # -- effects --------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[events.Effect]) -> None:
+        if self._jobs.stepped is not None:
+            self._jobs.stepped(self)
         for effect in effects:
             if isinstance(effect, events.ToParent):
                 parent = self.parents.get(effect.parent)

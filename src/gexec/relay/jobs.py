@@ -6,6 +6,7 @@ simulator runs this same code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 
 from gexec.core import events
@@ -43,7 +44,7 @@ class Jobs:
     """All jobs of one daemon, and who speaks on its links.
 
     Args:
-        new_job: what makes a job; the simulator watches its own.
+        stepped: is told of every step of a job's machine, before its effects: the simulator watches.
 
     Attributes:
         by_key: those that live, by (job id, low), or (job id, ROOT).
@@ -51,7 +52,10 @@ class Jobs:
     """
 
     def __init__(
-        self, around: Surroundings, settings: GexecdSettings, new_job: type[RelayJob] = RelayJob
+        self,
+        around: Surroundings,
+        settings: GexecdSettings,
+        stepped: Callable[[RelayJob], None] | None = None,
     ) -> None:
         self.around = around
         self.clock = SteadyClock(around.timers.time())
@@ -60,7 +64,7 @@ class Jobs:
         self._timers = around.timers
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
-        self._new_job = new_job
+        self.stepped = stepped
         self._roots = 0
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
@@ -256,7 +260,7 @@ class Jobs:
             parent=parent,
             orphan_grace_s=self._settings.orphan_grace_s,
         )
-        job = self._new_job(self, key, node, spec, start.credential, start.blob, credential.uid)
+        job = RelayJob(self, key, node, spec, start.credential, start.blob, credential.uid)
         self._begin(job, link, party, channel, parent)
 
     def _submit(self, link: LinkPort, party: Party, channel: int, submit: Submit) -> None:
@@ -286,7 +290,7 @@ class Jobs:
             job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
         )
         self._roots += 1
-        job = self._new_job(self, key, root, spec, submit.credential, blob, credential.uid)
+        job = RelayJob(self, key, root, spec, submit.credential, blob, credential.uid)
         self._begin(job, link, party, channel, parent)
 
     def _join(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:

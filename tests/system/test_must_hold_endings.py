@@ -34,9 +34,13 @@ def _start(cluster: Cluster, *words: object, **options: Any) -> subprocess.Popen
 
 
 def _ready(client: subprocess.Popen[bytes], count: int) -> None:
+    _told(client, count, "ready")
+
+
+def _told(client: subprocess.Popen[bytes], count: int, word: str) -> None:
     assert client.stdout is not None
     for _ in range(count):
-        assert client.stdout.readline().rstrip().endswith(b"ready")
+        assert client.stdout.readline().rstrip().endswith(word.encode())
 
 
 def test_services_live_on_after_their_command_and_the_end_of_other_jobs(
@@ -169,9 +173,10 @@ def test_term_and_hup_kill_what_does_not_end_within_the_grace(cluster: Cluster, 
 
 def test_two_signals_at_once_are_one_and_a_later_one_kills(cluster: Cluster) -> None:
     mark = marker()
-    client = _untidy_job(cluster, mark, "trap '' INT TERM HUP;")
+    client = _untidy_job(cluster, mark, "trap '' INT HUP; trap 'echo asked' TERM;")
     client.send_signal(signal.SIGTERM)
     client.send_signal(signal.SIGHUP)
+    _told(client, 8, "asked")  # signals that are pending together have no order
     client.send_signal(signal.SIGINT)  # ^C after TERM is meant
     _, err = end(client)
     assert b"gexec: ^C after SIG" in err

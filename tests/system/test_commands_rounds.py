@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -292,6 +295,42 @@ def test_a_signal_at_any_moment_of_many_short_batches(shell: Shell, witness: Pat
     assert client.returncode == (255 if "not started" in failed.read_text() else 130), err
     assert sorted({*ran, *left}) == NAMES
     assert len(set(ran) & set(left)) <= 1  # the one that was interrupted
+
+
+def test_a_signal_while_the_next_batch_is_submitted_ends_the_run(
+    shell: Shell, witness: Path, tmp_path: Path
+) -> None:
+    """It comes when gexec asks authd to sign the second batch."""
+    client: list[subprocess.Popen[bytes]] = []
+    script = f"echo $GEXEC_NODE >>{witness}; [ $GEXEC_NODE = node001 ] || exec sleep 1000"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "authd"))
+        listener.listen()
+
+        def serve() -> None:
+            for batch in (1, 2):
+                with listener.accept()[0] as near, socket.socket(socket.AF_UNIX) as far:
+                    far.connect(shell.env["GEXEC_AUTHD_SOCKET"])
+                    if batch == 2:
+                        client[0].send_signal(signal.SIGINT)
+                    ends = {near: far, far: near}
+                    while ends:
+                        for end_ in select.select(list(ends), [], [])[0]:
+                            data = end_.recv(65536)
+                            if data:
+                                ends[end_].sendall(data)
+                            else:
+                                ends.pop(end_).shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        env = {"GEXEC_AUTHD_SOCKET": str(tmp_path / "authd")}
+        client.append(shell.start("gexec", "--batch", "1", "sh", "-c", script, env=env))
+        thread.start()
+        _, err = end(client[0])
+        thread.join(DEADLINE_S)
+    assert client[0].returncode in (130, 255), err
+    assert len(witness.read_text().split()) <= 2
+    assert b"the run was ended before it came to this node" in err
 
 
 def test_nothing_is_left_of_a_killed_run_and_no_batch_follows(shell: Shell, witness: Path) -> None:

@@ -72,7 +72,8 @@ class RollingRun:
     def go(self) -> None:
         """Run job after job."""
         self._interrupts = Interrupts()
-        self._interrupts.catch()  # between the jobs; within one, its console does
+        # One pipe for the whole run: a signal that comes while a job is submitted is seen by its console.
+        self._interrupts.catch()
         try:
             self._go()
         finally:
@@ -132,6 +133,7 @@ class RollingRun:
             last=False,
             names=[self._job.names[rank] for rank in ranks],
             progress=self._progress,
+            interrupts=self._interrupts,
         )
         missing = lost("gexec left before it ended")
         try:

@@ -69,6 +69,7 @@ class Console:
         last: no other job's output comes after this one in the same view.
         names: of this job's ranks, for telling who still runs; None = that is not told.
         progress: draws on the terminal, or None.
+        interrupts: of a run of several jobs: caught, and not restored here; None = its own.
 
     Attributes:
         status: an exit status that overrides the job's own, or None.
@@ -91,6 +92,7 @@ class Console:
         progress: Progress | None = None,
         stdin_fd: int = 0,
         kept: KeptInput | None = None,
+        interrupts: Interrupts | None = None,
     ) -> None:
         self._sock = sock
         self._session = session
@@ -108,7 +110,8 @@ class Console:
         self._unsent = memoryview(b"")
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
-        self._interrupts = Interrupts()
+        self._interrupts = interrupts or Interrupts()
+        self._catches = interrupts is None
         self._interrupted_s = -DOUBLE_INTERRUPT_S
         #: The first TERM or HUP, and when: it asks for the end.
         self._ended_by = 0
@@ -129,7 +132,8 @@ class Console:
         now_s = time.monotonic()
         self._session.heard(now_s)
         accept_by_s = now_s + ACCEPT_TIMEOUT_S
-        self._interrupts.catch()
+        if self._catches:
+            self._interrupts.catch()
         try:
             while self._session.state != OVER:
                 self._turn(accept_by_s)
@@ -142,7 +146,8 @@ class Console:
         finally:
             if self._progress is not None:
                 self._progress.erase()
-            self._interrupts.restore()
+            if self._catches:
+                self._interrupts.restore()
 
     @property
     def stderr_ends_line(self) -> bool:

@@ -313,14 +313,14 @@ def test_a_signal_while_the_next_batch_is_submitted_ends_the_run(
                     far.connect(shell.env["GEXEC_AUTHD_SOCKET"])
                     if batch == 2:
                         client[0].send_signal(signal.SIGINT)
-                    ends = {near: far, far: near}
-                    while ends:
-                        for end_ in select.select(list(ends), [], [])[0]:
-                            data = end_.recv(65536)
+                    others = {near: far, far: near}
+                    while others:
+                        for readable in select.select(list(others), [], [])[0]:
+                            data = readable.recv(65536)
                             if data:
-                                ends[end_].sendall(data)
+                                others[readable].sendall(data)
                             else:
-                                ends.pop(end_).shutdown(socket.SHUT_WR)
+                                others.pop(readable).shutdown(socket.SHUT_WR)
 
         thread = threading.Thread(target=serve, daemon=True)
         env = {"GEXEC_AUTHD_SOCKET": str(tmp_path / "authd")}

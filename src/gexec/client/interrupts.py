@@ -53,13 +53,10 @@ class Interrupts:
             return b""
 
     def restore(self) -> None:
-        """Put everything back as it was; who caught them before hears of what nobody has looked at."""
+        """Put everything back as it was."""
         for signum, before in self._before.items():
             _signal.signal(signum, before)
         _signal.set_wakeup_fd(self._wakeup_before)
-        unseen = self.received()
-        if unseen and self._wakeup_before >= 0:
-            os.write(self._wakeup_before, unseen)
         os.close(self.fd)
         os.close(self._write_fd)
 

@@ -15,6 +15,7 @@ import pytest
 from gexec.security.policy import Policy
 from gexec.wire.messages import ProcessEnded, ProcessLeft
 from gexec.wire.outcome import EXITED, KILLED, Outcome
+from system.conftest import wait_until
 from system.test_spawner import DEADLINE_S, NOBODY, Rig, Task, gone, needs_root
 
 QUIET = ">/dev/null 2>&1 </dev/null"
@@ -249,6 +250,31 @@ def test_what_a_service_starts_later_is_left_alone_too(rig: Rig, left: list[int]
     fifo.write_text("go\n")
     left.append(int(fifo.read_text()))
     assert gone(service)
+    rig.relay.kill(other.number, True)
+    assert other.outcome().kind == KILLED
+    assert rig.sh("true").outcome().ok
+    assert lives(left[0])
+
+
+def test_a_service_that_begins_its_session_after_its_job_keeps_its_workers(
+    rig: Rig, left: list[int], tmp_path: Path
+) -> None:
+    """On a loaded node the job is over before its service has called setsid."""
+    begin, go = tmp_path / "begin", tmp_path / "go"
+    os.mkfifo(begin)
+    os.mkfifo(go)
+    worker = 'env -i /bin/sh -c "echo \\$\\$; exec sleep 1000 >/dev/null 2>&1 </dev/null"'
+    service = f"exec setsid sh -c 'read x <{go}; {worker} >{go} & wait_for_nothing=1'"
+    task = rig.sh(f"(read x <{begin}; {service}) {QUIET} & echo $!")
+    pid = int(task.line())
+    assert task.outcome().ok
+    begin.write_text("begin\n")
+    wait_until(lambda: os.getsid(pid) == pid, "the service has no session of its own")
+    other = rig.sh("echo up; exec sleep 1000")
+    assert other.line() == b"up"
+    go.write_text("go\n")
+    left.append(int(go.read_text()))
+    assert gone(pid)
     rig.relay.kill(other.number, True)
     assert other.outcome().kind == KILLED
     assert rig.sh("true").outcome().ok

@@ -82,7 +82,11 @@ class Owners:
             self.add(orphan)
 
     def add(self, orphan: Orphan) -> None:
-        """Let those of its group or session be its kin from now on."""
+        """Let those of its group or session be its kin from now on.
+
+        Its own pid counts as both: it may have begun a session after it was first looked at.
+        """
+        self._kin_groups[orphan.pid] = self._kin_sessions[orphan.pid] = orphan
         if orphan.group != self._own_group:
             self._kin_groups[orphan.group] = orphan
         if orphan.session != self._own_session:

@@ -23,14 +23,14 @@ class Screen:
 
     def __init__(self) -> None:
         self._ours, self.fd = pty.openpty()
-        os.set_blocking(self._ours, False)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 
     def new(self) -> str:
-        try:
-            return os.read(self._ours, 65536).decode().replace("\r\n", "\n")
-        except BlockingIOError:
-            return ""
+        os.write(self.fd, b"\0")  # a terminal hands on in pieces what was written at once: read up to here
+        written = bytearray()
+        while not written.endswith(b"\0"):
+            written += os.read(self._ours, 65536)
+        return written[:-1].decode().replace("\r\n", "\n")
 
     def close(self) -> None:
         os.close(self._ours)

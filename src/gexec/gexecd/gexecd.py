@@ -308,6 +308,8 @@ def policy_of(settings: PolicySettings) -> Policy:
         deny_groups=frozenset(settings.deny_groups),
         uid_min=settings.uid_min,
         allow_root=settings.root,
+        # Without the rights of root it runs its own user's commands only, and that user is here already.
+        allow_nologin=os.geteuid() != 0,
         jobs_per_user_max=settings.jobs_per_user_max,
         leave_leftovers=settings.leftovers == LEAVE,
     )

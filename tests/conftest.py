@@ -37,10 +37,11 @@ for _signum in (
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: What a test may see of the environment: how programs are found and run, never what they work on.
+#: What a test may see of the environment: how programs are found and run, never what they work on. None of
+#: Python's variables: PYTHONUNBUFFERED hides what is lost when a stream is flushed at the end.
 _KEPT = {"LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "USER", "VIRTUAL_ENV"}
 _KEPT |= {"GEXEC_NATIVE", "GEXEC_SIMULATED_SEEDS"}
-_KEPT_PREFIXES = ("LC_", "PYTHON", "PYTEST", "COV", "GEXEC_TEST", "HYPOTHESIS", "DEBIAN_")
+_KEPT_PREFIXES = ("LC_", "PYTEST", "COV", "GEXEC_TEST", "HYPOTHESIS", "DEBIAN_")
 
 for _name in list(os.environ):
     if _name not in _KEPT and not _name.startswith(_KEPT_PREFIXES):

@@ -29,6 +29,16 @@ class _Stdout(io.FileIO):
             raise GexecError(f"cannot write stdout: {error.strerror}") from error
 
 
+class _Stderr(io.FileIO):
+    """Descriptor 2. What cannot be written is lost: the exit status still tells."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 def run(main: Callable[[list[str]], int]) -> int:
     """Return the status of ``main(arguments)``, or 1 with a sentence if its output cannot be written.
 
@@ -43,7 +53,9 @@ def run(main: Callable[[list[str]], int]) -> int:
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_Stdout(1, "w", closefd=False)), "utf-8", "surrogateescape"
     )
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Stderr(2, "w", closefd=False)), "utf-8", "backslashreplace", line_buffering=True
+    )
     try:
         status = main(sys.argv[1:])
     except SystemExit as end:  # argparse: --help, --version, a wrong argument
@@ -60,10 +72,7 @@ def run(main: Callable[[list[str]], int]) -> int:
 
 
 def _cannot(error: GexecError) -> int:
-    try:
-        sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {error}\n")
-    except OSError:
-        pass  # the status still tells
+    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {error}\n")
     return _unread()
 
 

@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleS
 import gexec
 
 #: What is compiled: packages, with all their modules, and single modules of gexec.
-PACKAGES = ("authd", "core", "gexecd", "posix", "relay", "security", "settings", "spawner", "wire")
+PACKAGES = ("authd", "core", "posix", "relay", "security", "settings", "wire")
 MODULES = ("errors", "limits")
 #: The overlay's directory in the package, and the file in it that says what it was made from.
 FOLDER = "_native"

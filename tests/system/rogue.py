@@ -27,7 +27,7 @@ from gexec.gexecd.enrolment import enrol
 from gexec.relay.tls import link_contexts
 from gexec.security.certificate import authority, leaf
 from gexec.security.credential import Credential, verify
-from gexec.security.keys import SigningKey
+from gexec.security.signing import SigningKey
 from gexec.settings.keyfiles import read_verify_keys
 from gexec.wire import frames
 from gexec.wire.frames import Frame

@@ -21,8 +21,7 @@ from gexec.client.job import Request, build
 from gexec.client.session import OVER, JobSession
 from gexec.errors import DaemonError
 from gexec.posix.unix import connect
-from gexec.security import credential
-from gexec.security.keys import SigningKey
+from gexec.security.signing import SigningKey, issue
 from gexec.wire.outcome import DENIED, Outcome
 
 from .conftest import BIN, DEADLINE_S, Cluster
@@ -303,7 +302,7 @@ def _signed(cluster: Cluster, blob: bytes, *, off_s: float = 0.0, job_id: bytes 
     """Return what this cluster's authd would have signed, its clock being ``off_s`` fast."""
     key = SigningKey.load(cluster.place.private_key.read_bytes())
     account = pwd.getpwuid(os.geteuid())
-    return credential.issue(
+    return issue(
         key, realm="gexec", audience="gexec", host="here", uid=account.pw_uid, gid=account.pw_gid,
         user=account.pw_name, now_s=time.time() + off_s, ttl_s=60, job_id=job_id or os.urandom(16),
         digest=sha256(blob).digest(),

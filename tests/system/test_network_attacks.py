@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from gexec import limits
-from gexec.security.credential import issue
+from gexec.security.signing import issue
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import JobSpec

@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gexec import limits
-from gexec.security.credential import issue
+from gexec.security.signing import issue
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 

@@ -27,16 +27,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from gexec.errors import ProtocolError
 from gexec.posix import channel, identity
 from gexec.posix.audit import AuditLog
-from gexec.posix.channel import RelayChannel, SpawnerPort
 from gexec.posix.log import Log
-from gexec.security.credential import issue
-from gexec.security.keys import SigningKey
+from gexec.relay.spawning import RelayChannel
 from gexec.security.policy import Policy
 from gexec.security.replay import ReplayCache
+from gexec.security.signing import SigningKey, issue
 from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import Admission
+from gexec.spawner.forking import fork_starter
 from gexec.spawner.spawner import Spawner
-from gexec.wire import jobspec, messages
+from gexec.wire import jobspec, launches, messages
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
@@ -75,6 +75,9 @@ class Rig:
             # The relay's ends of other rigs among them, or those would never see an end.
             identity.close_inherited([sock.fileno(), log._fd])
             identity.become_subreaper()
+            for what, values in options.get("task_limits", {}).items():
+                resource.setrlimit(what, values)
+            starter = fork_starter()
             admission = Admission(
                 keys={KEY.key_id: KEY.public},
                 realm="test",
@@ -87,12 +90,11 @@ class Rig:
             for what, values in options.get("limits", {}).items():
                 resource.setrlimit(what, values)
             spawner = Spawner(
-                port=SpawnerPort(sock),
-                relay_pid=0,
+                relay=sock,
+                start=lambda: starter,
                 admission=admission,
                 audit=AuditLog(options.get("audit", str(self.audit_path)), log),
                 log=log,
-                task_descriptors=options.get("task_descriptors"),
             )
             if "faults" in options:
                 _let_fail(spawner, options["faults"])
@@ -566,7 +568,7 @@ def test_a_loop_that_only_fails_ends_its_tasks_with_a_status_of_its_own(tmp_path
 @needs_root
 @pytest.mark.root
 def test_a_user_without_a_process_left_is_told_so(make: Callable[..., Rig]) -> None:
-    rig = make(limits={resource.RLIMIT_NPROC: (1, 1)})
+    rig = make(task_limits={resource.RLIMIT_NPROC: (1, 1)})
     refused = rig.sh("true", user=NOBODY.pw_uid).outcome()
     assert refused.kind == NOT_STARTED
     assert "this node has no room for one more process of this user" in refused.text
@@ -591,7 +593,9 @@ def test_no_descriptor_for_a_helper_refuses_its_user_alone(make: Callable[..., R
 @needs_root
 @pytest.mark.root
 def test_another_users_task_has_the_descriptors_that_were_configured(make: Callable[..., Rig]) -> None:
-    rig = make(limits={resource.RLIMIT_NOFILE: (2000, 2000)}, task_descriptors=300)
+    rig = make(
+        task_limits={resource.RLIMIT_NOFILE: (300, 2000)}, limits={resource.RLIMIT_NOFILE: (2000, 2000)}
+    )
     for user in (None, NOBODY.pw_uid):
         assert rig.sh("ulimit -Sn; ulimit -Hn", user=user).output() == b"300\n2000\n"
 
@@ -611,8 +615,8 @@ def test_attack_67_fd_confusion(rig: Rig, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "datagram",
     [b"x", b"\xff" * 10, messages.HEAD.pack(messages.RUN, 0, 1, 0), messages.HEAD.pack(99, 0, 1, 0),
-     messages.HEAD.pack(messages.SIGNAL, 0, 1, 65), messages.HEAD.pack(messages.RUN, 1, 1, 0),
-     messages.HEAD.pack(messages.LAUNCH, 0, 1, 0) + b"\0" * 60],
+     messages.HEAD.pack(3, 0, 1, 65), messages.HEAD.pack(messages.RUN, 1, 1, 0),
+     messages.HEAD.pack(launches.LAUNCH, 0, 1, 0) + b"\0" * 60, messages.HEAD.pack(9, 0, 1, 9)],
 )  # fmt: skip
 def test_attack_45_53_malformed_message_ends_the_channel_and_the_tasks(rig: Rig, datagram: bytes) -> None:
     task = rig.sh("echo $$; exec sleep 1000")

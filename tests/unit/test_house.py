@@ -23,10 +23,7 @@ LONG = {
     "src/gexec/client/console.py",
     "src/gexec/client/stream.py",
     "src/gexec/cluster/supervisor.py",
-    "src/gexec/posix/channel.py",
-    "src/gexec/spawner/spawner.py",
     "src/gexec/ssh/work.py",
-    "src/gexec/wire/messages.py",
 }
 LONG_FUNCTIONS = {("src/gexec/cluster/control.py", "_supervise"), ("src/gexec/cli/command.py", "_command")}
 

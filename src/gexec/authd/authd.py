@@ -28,9 +28,9 @@ from gexec.posix.audit import AuditLog
 from gexec.posix.deadline import Deadline
 from gexec.posix.log import Log, stderr_log
 from gexec.security.certificate import authority, leaf
-from gexec.security.credential import JOB_ID_BYTES, issue
-from gexec.security.keys import SigningKey
+from gexec.security.credential import JOB_ID_BYTES
 from gexec.security.rate import Rate
+from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import AuthdSettings
 from gexec.settings.keyfiles import read_pair
 from gexec.wire.frames import (

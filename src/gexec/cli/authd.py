@@ -11,8 +11,8 @@ from typing import Any
 from gexec.authd.authd import Authd
 from gexec.cli.daemon import daemon_parser
 from gexec.errors import GexecError
-from gexec.posix.background import detach, logs_of, open_log, take_stderr
-from gexec.posix.identity import set_title
+from gexec.posix.background import detach, logs_of, open_log
+from gexec.posix.identity import set_title, take_stderr
 from gexec.posix.readiness import announce
 from gexec.settings.config import AuthdSettings, read_authd
 

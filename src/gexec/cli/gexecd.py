@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from gexec.errors import GexecError
 from gexec.gexecd import activation
 from gexec.gexecd.gexecd import Gexecd
 from gexec.posix.background import detach, logs_of, open_log
-from gexec.posix.readiness import announce
 from gexec.settings.config import GexecdSettings, read_gexecd
 
 
@@ -28,20 +26,20 @@ def main(argv: list[str]) -> int:
     try:
         inherited = [activation.inetd_listener()] if options.inetd else activation.systemd_listeners()
         settings = _settings(options)
-        log_fd = None
+        log_fd = -1
         if options.daemon:
             logs = logs_of("gexecd", settings.socket, log=_absolute(options.log), audit=settings.audit_log)
             log_fd = open_log(logs.log)
             settings = replace(settings, audit_log=logs.audit)
         service = Gexecd(settings, inherited=inherited)
-        service.reread = _reader(options.config)
-        if log_fd is not None:
+        service.config = _absolute(options.config)
+        if log_fd >= 0:
             service.log_fd = log_fd
             descriptor = detach()
             if descriptor is None:
                 return 0
             told.append(descriptor)
-        return service.run(ready=lambda: announce(*told))
+        service.execute(told)
     except GexecError as error:
         sys.stderr.write(f"gexecd: {error}\n")
         return 1
@@ -85,12 +83,6 @@ def _settings(options: argparse.Namespace) -> GexecdSettings:
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     return replace(settings, **changes)
-
-
-def _reader(config: str | None) -> Callable[[], GexecdSettings]:
-    """Return what reads the settings again, from wherever the daemon is by then."""
-    path = None if config is None else os.path.abspath(config)
-    return lambda: read_gexecd(path)
 
 
 def _absolute(path: str | None) -> str:

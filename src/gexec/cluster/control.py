@@ -270,13 +270,14 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
     """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
     base = wanted.base
     # Here, because only the supervisor needs them: the other commands should not wait for them.
-    # The relay's modules too, which a gexecd of its own would import after the fork: all that the
-    # daemons will need belongs to the image that they share.
+    # What a gexecd would import after its forks (relay, starter) too: all that the daemons will need
+    # belongs to the image that they share.
     from gexec.authd import authd
     from gexec.cluster.warm import warm
     from gexec.gexecd import gexecd
     from gexec.relay import relay  # noqa: F401
     from gexec.settings.config import AuthdSettings
+    from gexec.spawner import starter  # noqa: F401
 
     warm()
 

@@ -22,7 +22,7 @@ from gexec.relay.link import Link
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security import certificate
 from gexec.security import credential as credentials
-from gexec.security.keys import SigningKey
+from gexec.security.signing import SigningKey, issue
 from gexec.wire import frames
 from gexec.wire.frames import Frame
 from gexec.wire.jobspec import NO_STDIN, JobSpec
@@ -149,7 +149,7 @@ def _jobs(authority: SigningKey) -> None:
     )
     blob = spec.encode()
     now_s = time.time()
-    credential = credentials.issue(
+    credential = issue(
         authority,
         realm="warm",
         audience="gexec",

@@ -82,13 +82,3 @@ def detach() -> int | None:
     if os.fork():
         os._exit(0)
     return writing
-
-
-def take_stderr(log_fd: int) -> None:
-    """Redirect stderr to the log, stdin and stdout to /dev/null."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for number, fd in enumerate((null, null, log_fd)):
-        os.dup2(fd, number)
-    for fd in {null, log_fd}:
-        if fd > 2:
-            os.close(fd)

@@ -14,12 +14,12 @@ import fcntl
 import os
 import socket
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import messages
-from gexec.wire.messages import Event, Message, Request
+from gexec.wire.messages import Message, Table
 
 _FDS_MAX: Final = 4
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_FDS_MAX * 4)
@@ -62,11 +62,8 @@ class MessageLost(Exception):
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected channel sockets, close-on-exec, with room for many messages."""
-    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-    return ends
+    """Return two connected channel sockets, close-on-exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 class Endpoint:
@@ -88,6 +85,7 @@ class Endpoint:
         queued_bytes_max: int | None = None,
     ) -> None:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._sock = sock
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._queued_max = queued_max
@@ -121,22 +119,21 @@ class Endpoint:
         """
         payload, flags, fds, memfd = message.payload, 0, message.fds, -1
         if len(payload) > messages.INLINE_MAX_BYTES:
-            memfd = _sealed(payload)
+            memfd = sealed(payload)
             payload, flags, fds = b"", messages.FLAG_MEMFD, (*fds, memfd)
         data = messages.HEAD.pack(message.kind, flags, message.task, message.value) + payload
         try:
-            if self._queue or not self._sent(data, fds):
-                if len(self._queue) >= self._queued_max:
-                    raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
-                if self._is_over(len(fds), len(data) if payload else 0):
-                    raise OSError(errno.EAGAIN, "it has not taken up what it was sent before")
-                # The caller closes its own after the call, so the queue keeps copies.
-                self._queue.append((data, _copies(fds)))
-                self._queued_fds += len(fds)
-                self._queued_bytes += len(data)
+            self._send(data, fds, len(data) if payload else 0)
         finally:
             if memfd >= 0:
                 os.close(memfd)
+
+    def pass_on(self, kind: int, memfd: int) -> None:
+        """Send a message whose payload is in a sealed memfd, unread. The caller keeps its own memfd.
+
+        Raises: as ``send``.
+        """
+        self._send(messages.HEAD.pack(kind, messages.FLAG_MEMFD, 0, 0), (memfd,), 0)
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it.
@@ -181,6 +178,17 @@ class Endpoint:
         self._queue.clear()
         self._sock.close()
 
+    def _send(self, data: bytes, fds: tuple[int, ...], size: int) -> None:
+        if self._queue or not self._sent(data, fds):
+            if len(self._queue) >= self._queued_max:
+                raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
+            if self._is_over(len(fds), size):
+                raise OSError(errno.EAGAIN, "it has not taken up what it was sent before")
+            # The caller closes its own after the call, so the queue keeps copies.
+            self._queue.append((data, _copies(fds)))
+            self._queued_fds += len(fds)
+            self._queued_bytes += len(data)
+
     def _is_over(self, fds: int, size: int) -> bool:
         """Tell whether so much more, with a payload or descriptors, is too much for the queue."""
         if fds and self._queued_fds + fds > self._queued_fds_max:
@@ -223,7 +231,7 @@ class Endpoint:
             if flags_ == messages.FLAG_MEMFD and fds and not payload:
                 memfd = fds.pop()
                 try:
-                    payload = _unsealed(memfd)
+                    payload = unsealed(memfd)
                 except (OSError, MemoryError) as error:
                     why = error.strerror if isinstance(error, OSError) else None
                     raise MessageLost(kind_, task, value, why or os.strerror(errno.ENOMEM)) from error
@@ -237,129 +245,53 @@ class Endpoint:
             raise
 
 
-class RelayChannel:
-    """The relay's end: asks for tasks, gets events. Never blocks.
+class Port:
+    """One end of a channel, in the objects that both sides may say.
 
-    The relay calls ``receive`` when ``fileno`` is readable, ``flush`` when it is writable and
-    ``wants_write``, and in ``asked`` looks at ``wants_write`` again.
+    Args:
+        sock: see :class:`Endpoint`, which is at ``endpoint``.
+        hears, says: the tables of the peer and of this side.
+        bounded: the peer is a helper, which its user may stop: the queue is bounded.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._endpoint = Endpoint(sock)
+    def __init__(self, sock: socket.socket, hears: Table, says: Table, bounded: bool = False) -> None:
+        if bounded:
+            self.endpoint = Endpoint(sock, _UNREAD_MAX, _UNREAD_FDS_MAX, _UNREAD_BYTES_MAX)
+        else:
+            self.endpoint = Endpoint(sock)
+        self._hears = hears
+        self._says = says
 
-    def fileno(self) -> int:
-        """Return the descriptor for the event loop."""
-        return self._endpoint.fileno()
+    def receive(self) -> Any:
+        """Return the next object, None if there is none now; its fds belong to the caller.
 
-    @property
-    def wants_write(self) -> bool:
-        """True while something waits to be sent."""
-        return self._endpoint.wants_write
-
-    def flush(self) -> None:
-        """Send what waits, as far as it goes."""
-        self._endpoint.flush()
-
-    def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
-        """Ask for a rank to be started; answered by TaskStarted or TaskRefused, then TaskEnded.
-
-        Args:
-            task: the relay's own number, 0 to 2**32-1, not in use.
-            fds: the child's ends of stdin, stdout and stderr: pipes or /dev/null. The caller
-                closes its copies after the call.
+        Raises: as ``Endpoint.receive``.
         """
-        self._ask(messages.RunProcess(task, rank, credential, blob, fds))
+        message = self.endpoint.receive()
+        if message is None:
+            return None
+        try:
+            return messages.decode(message, self._hears)
+        except BaseException:
+            _close_all(message.fds)
+            raise
 
-    def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
-        """Ask whether a rank could be started; answered by TaskReady or TaskRefused.
-
-        After TaskReady, ``run`` with the same task and rank starts it; ``kill`` gives it up.
-        """
-        self._ask(messages.Check(task, rank, credential, blob))
-
-    def signal(self, task: int, signum: int) -> None:
-        """Send a signal (1..64) to the task's process group; nothing if it has ended."""
-        self._ask(messages.SignalProcess(task, signum))
-
-    def kill(self, task: int, now: bool) -> None:
-        """End the task and everything under it: HUP, TERM and after the job's grace KILL; or at once."""
-        self._ask(messages.KillProcess(task, now))
-
-    def forget(self, task: int) -> None:
-        """Leave the task running and hear no more of it (a detached job)."""
-        self._ask(messages.ForgetProcess(task))
-
-    def receive(self) -> Event | None:
-        """Return the next event, None if there is none now.
-
-        ConnectionError or ProtocolError: the spawner is gone.
-        """
-        return _event(self._endpoint)
-
-    def close(self) -> None:
-        """Close the channel; the spawner then ends all attached tasks and itself."""
-        self._endpoint.close()
-
-    def asked(self) -> None:
-        """Something was sent; whoever has this on an event loop looks at ``wants_write`` here."""
-
-    def _ask(self, request: Request) -> None:
-        self._endpoint.send(messages.request_message(request))
-        self.asked()
+    def say(self, said: Any) -> None:
+        """Send an object, now or when the peer reads again. Raises: as ``Endpoint.send``."""
+        self.endpoint.send(messages.encode(said, self._says))
 
 
-class SpawnerPort:
-    """The answering end, of the spawner to its relay and of a helper to its spawner."""
+def seal(memfd: int) -> None:
+    """Seal a memfd, so that its content never changes again.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.endpoint = Endpoint(sock)
-
-    def receive(self) -> Request | None:
-        """Return the next request, None if there is none now; its fds belong to the caller."""
-        return _request(self.endpoint)
-
-    def tell(self, event: Event) -> None:
-        """Send an event, now or when the peer reads again."""
-        self.endpoint.send(messages.event_message(event))
+    Raises:
+        OSError: it is no memfd that can be sealed.
+    """
+    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
 
 
-class HelperPort:
-    """The spawner's end of the channel to a helper."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.endpoint = Endpoint(
-            sock,
-            queued_max=_UNREAD_MAX,
-            queued_fds_max=_UNREAD_FDS_MAX,
-            queued_bytes_max=_UNREAD_BYTES_MAX,
-        )
-
-    def receive(self) -> Event | None:
-        """Return the next event, None if there is none now."""
-        return _event(self.endpoint)
-
-    def ask(self, request: Request) -> None:
-        """Send a request, now or when the helper reads again."""
-        self.endpoint.send(messages.request_message(request))
-
-
-def _event(endpoint: Endpoint) -> Event | None:
-    message = endpoint.receive()
-    return None if message is None else messages.event_of(message)
-
-
-def _request(endpoint: Endpoint) -> Request | None:
-    message = endpoint.receive()
-    if message is None:
-        return None
-    try:
-        return messages.request_of(message)
-    except BaseException:
-        _close_all(message.fds)
-        raise
-
-
-def _sealed(payload: bytes) -> int:
+def sealed(payload: bytes) -> int:
+    """Return a sealed memfd with this content, close-on-exec."""
     if len(payload) > messages.PAYLOAD_MAX_BYTES:
         raise ValueError(f"message of {len(payload)} bytes is over {messages.PAYLOAD_MAX_BYTES}")
     memfd = os.memfd_create("gexec", _MEMFD_FLAGS)
@@ -368,14 +300,15 @@ def _sealed(payload: bytes) -> int:
         while view:
             written = os.write(memfd, view)
             view = view[written:]
-        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
+        seal(memfd)
     except BaseException:
         os.close(memfd)
         raise
     return memfd
 
 
-def _unsealed(memfd: int) -> bytes:
+def unsealed(memfd: int) -> bytes:
+    """Return the content of a sealed memfd. ProtocolError: it is none; OSError: it cannot be read."""
     # Only a memfd has seals: a FIFO or a file of a file system that never answers is refused here,
     # before it is read.
     try:

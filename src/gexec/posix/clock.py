@@ -6,12 +6,14 @@ waited for, so that after a pause (core/deadlines.py) all of them move.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
 from gexec.core.deadlines import SteadyClock
 
 _CLOCK: Final = SteadyClock(time.monotonic())
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 def now_s() -> float:
@@ -22,3 +24,8 @@ def now_s() -> float:
 def awake(due_s: float | None) -> float:
     """Return the time now, after a wait for events or for this deadline."""
     return _CLOCK.now(time.monotonic(), due_s)
+
+
+def ticks() -> int:
+    """Return the time since boot in the kernel's clock ticks, which processes' starts are given in."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)

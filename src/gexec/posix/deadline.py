@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gexec.core.deadlines import Countdown
+from gexec.core.countdown import Countdown
 
 
 class Timer(Protocol):

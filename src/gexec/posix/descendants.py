@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterable
 from stat import S_ISFIFO
 from typing import Final, NamedTuple
@@ -18,7 +17,6 @@ _READ_BYTES: Final = 64 * 1024
 _ENVIRON_MAX_BYTES: Final = 2 * 1024 * 1024
 #: Descriptors of one process that are checked.
 _FDS_MAX: Final = 1024
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 #: Rounds of searching for children that were forked while the tree was being stopped.
 _STOP_ROUNDS_MAX: Final = 12
 
@@ -56,7 +54,7 @@ class Children:
 
 
 class Stat(NamedTuple):
-    """The used fields of /proc/PID/stat. ``born`` is when it was started, as in ``ticks``."""
+    """The used fields of /proc/PID/stat. ``born`` is when it was started, as in ``clock.ticks``."""
 
     parent: int
     group: int
@@ -64,11 +62,6 @@ class Stat(NamedTuple):
     state: str
     born: int
     name: str
-
-
-def ticks() -> int:
-    """Return the time since boot in the kernel's clock ticks, which processes' starts are given in."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)
 
 
 def stat_of(pid: int) -> Stat | None:

@@ -107,21 +107,12 @@ def close_inherited(keep: Sequence[int]) -> None:
                 pass
 
 
-def raise_descriptors(wanted: int) -> int:
-    """Raise this process's soft limit of descriptors to ``wanted`` or near it; return the old one."""
+def raise_descriptors(wanted: int) -> None:
+    """Raise this process's soft limit of descriptors to ``wanted``, or as near to it as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft
-
-
-def limit_descriptors(soft: int) -> int:
-    """Set this process's soft limit of descriptors, which may be below what is open; return the old one."""
-    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != before:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return before
 
 
 def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:
@@ -132,3 +123,11 @@ def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:
             os.dup2(null, number)
     if null > 2:
         os.close(null)
+
+
+def take_stderr(log_fd: int) -> None:
+    """Redirect stderr to the log, stdin and stdout to /dev/null."""
+    null_stdio((0, 1))
+    os.dup2(log_fd, 2)
+    if log_fd > 2:
+        os.close(log_fd)

@@ -17,13 +17,7 @@ from gexec.wire.frames import Frame
 from gexec.wire.jobspec import JobSpec
 
 #: What the spawner says of one process.
-ProcessEvent = (
-    messages.ProcessStarted
-    | messages.ProcessReady
-    | messages.ProcessRefused
-    | messages.ProcessEnded
-    | messages.ProcessLeft
-)
+ProcessEvent = messages.ProcessEvent
 
 
 class LinkPort(Protocol):

@@ -8,10 +8,83 @@ from collections.abc import Callable
 from itertools import count
 
 from gexec.errors import ProtocolError
-from gexec.posix.channel import MessageLost, RelayChannel
+from gexec.posix.channel import MessageLost, Port
 from gexec.posix.log import Log
 from gexec.relay.ports import ProcessEvent
 from gexec.wire import messages
+from gexec.wire.messages import FROM_RELAY, FROM_SPAWNER, U32_MAX, Request
+
+
+class RelayChannel:
+    """The relay's end of the channel: asks for processes, gets events. Never blocks.
+
+    The relay calls ``receive`` when ``fileno`` is readable, ``flush`` when it is writable and
+    ``wants_write``, and in ``asked`` looks at ``wants_write`` again.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._port = Port(sock, hears=FROM_SPAWNER, says=FROM_RELAY)
+
+    def fileno(self) -> int:
+        """Return the descriptor for the event loop."""
+        return self._port.endpoint.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """True while something waits to be sent."""
+        return self._port.endpoint.wants_write
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes."""
+        self._port.endpoint.flush()
+
+    def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
+        """Ask for a rank to be started; answered by ProcessStarted or ProcessRefused, then ProcessEnded.
+
+        Args:
+            task: the relay's own number, 0 to 2**32-1, not in use.
+            fds: the child's ends of stdin, stdout and stderr: pipes or /dev/null. The caller
+                closes its copies after the call.
+        """
+        self._ask(messages.RunProcess(task, rank, credential, blob, fds))
+
+    def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
+        """Ask whether a rank could be started; answered by ProcessReady or ProcessRefused.
+
+        After ProcessReady, ``run`` with the same task and rank starts it; ``kill`` gives it up.
+        """
+        self._ask(messages.Check(task, rank, credential, blob))
+
+    def signal(self, task: int, signum: int) -> None:
+        """Send a signal (1..64) to the task's process group; nothing if it has ended."""
+        self._ask(messages.SignalProcess(task, signum))
+
+    def kill(self, task: int, now: bool) -> None:
+        """End the task and everything under it: HUP, TERM and after the job's grace KILL; or at once."""
+        self._ask(messages.KillProcess(task, now))
+
+    def forget(self, task: int) -> None:
+        """Leave the task running and hear no more of it (a detached job)."""
+        self._ask(messages.ForgetProcess(task))
+
+    def receive(self) -> messages.Event | None:
+        """Return the next event, None if there is none now.
+
+        ConnectionError or ProtocolError: the spawner is gone.
+        """
+        event: messages.Event | None = self._port.receive()
+        return event
+
+    def close(self) -> None:
+        """Close the channel; the spawner then ends all attached tasks and itself."""
+        self._port.endpoint.close()
+
+    def asked(self) -> None:
+        """Something was sent; whoever has this on an event loop looks at ``wants_write`` here."""
+
+    def _ask(self, request: Request) -> None:
+        self._port.say(request)
+        self.asked()
 
 
 class Spawning(RelayChannel):
@@ -49,7 +122,7 @@ class Spawning(RelayChannel):
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task, of which ``told`` hears."""
-        task = next(self._numbers) & messages.TASK_MAX
+        task = next(self._numbers) & U32_MAX
         self._told[task] = told
         return task
 

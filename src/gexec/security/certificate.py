@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gexec.errors import AuthError
-from gexec.security.keys import RSA, SigningKey
+from gexec.security.keys import RSA
+from gexec.security.signing import SigningKey
 
 NAMES_MAX = 256
 NAME_MAX_BYTES = 253

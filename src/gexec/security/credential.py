@@ -27,7 +27,7 @@ from typing import Final
 
 from gexec import limits
 from gexec.errors import CredentialError
-from gexec.security.keys import KEY_ID_BYTES, SigningKey, VerifyKey
+from gexec.security.keys import KEY_ID_BYTES, VerifyKey
 
 MAGIC: Final = b"GXC\x01"
 #: No signature made for another purpose with the same key is valid for a credential.
@@ -35,10 +35,10 @@ DOMAIN: Final = b"gexec credential 1\0"
 JOB_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 
-_HEAD: Final = Struct(f"!4s{KEY_ID_BYTES}sBH")
-_BODY: Final = Struct(f"!qqII{JOB_ID_BYTES}s{DIGEST_BYTES}s")
-_TEXTS_MAX_BYTES: Final = (64, 64, 255, 255)
-_US: Final = 1_000_000
+HEAD: Final = Struct(f"!4s{KEY_ID_BYTES}sBH")
+BODY: Final = Struct(f"!qqII{JOB_ID_BYTES}s{DIGEST_BYTES}s")
+TEXTS_MAX_BYTES: Final = (64, 64, 255, 255)
+US: Final = 1_000_000
 
 
 class Credential:
@@ -91,41 +91,6 @@ class Credential:
     def expires_s(self) -> float:
         """UNIX time after which it is refused (plus the permitted clock skew)."""
         return self.issued_s + self.ttl_s
-
-
-def issue(
-    key: SigningKey,
-    *,
-    realm: str,
-    audience: str,
-    host: str,
-    uid: int,
-    gid: int,
-    user: str,
-    now_s: float,
-    ttl_s: float,
-    job_id: bytes,
-    digest: bytes,
-) -> bytes:
-    """Return a signed credential.
-
-    The caller's duty: uid, gid and user come from the kernel and the account database, never from
-    the caller's request; ``job_id`` is 16 bytes of fresh randomness; ``digest`` is SHA-256 of the blob.
-
-    Raises:
-        ValueError: a field does not fit the layout.
-    """
-    if len(job_id) != JOB_ID_BYTES or len(digest) != DIGEST_BYTES:
-        raise ValueError("job id: expected 16 bytes; digest: expected 32")
-    texts = []
-    for text, most in zip((realm, audience, host, user), _TEXTS_MAX_BYTES, strict=True):
-        raw = text.encode("utf-8", "surrogateescape")
-        if not 1 <= len(raw) <= most:
-            raise ValueError(f"{text[:40]!r}: expected 1 to {most} bytes")
-        texts.append(bytes((len(raw),)) + raw)
-    body = _BODY.pack(round(now_s * _US), round(ttl_s * _US), uid, gid, job_id, digest) + b"".join(texts)
-    signed = _HEAD.pack(MAGIC, key.key_id, key.algorithm, len(body)) + body
-    return signed + key.sign(DOMAIN + signed)
 
 
 def verify(
@@ -184,12 +149,12 @@ def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, byte
     """Return the body and key id of a credential with a valid signature."""
     if len(raw) > limits.CREDENTIAL_MAX_BYTES:
         raise CredentialError("malformed", f"the credential has {len(raw)} bytes, over the limit")
-    if len(raw) < _HEAD.size:
+    if len(raw) < HEAD.size:
         raise CredentialError("malformed", "the credential is cut short")
-    magic, key_id, algorithm, length = _HEAD.unpack_from(raw)
+    magic, key_id, algorithm, length = HEAD.unpack_from(raw)
     if magic != MAGIC:
         raise CredentialError("malformed", "these bytes are not a credential of version 1")
-    end = _HEAD.size + length
+    end = HEAD.size + length
     key = keys.get(key_id)
     if key is None:
         raise CredentialError(
@@ -206,16 +171,16 @@ def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, byte
         raise CredentialError("malformed", "the credential is cut short or has bytes after its end")
     if not key.verify(raw[end:], DOMAIN + raw[:end]):
         raise CredentialError("signature", "the credential's signature is wrong: it was altered or forged")
-    return raw[_HEAD.size : end], key_id
+    return raw[HEAD.size : end], key_id
 
 
 def _parsed(body: bytes, key_id: bytes) -> Credential:
-    if len(body) < _BODY.size:
+    if len(body) < BODY.size:
         raise CredentialError("malformed", "the credential's body is cut short")
-    issued_us, ttl_us, uid, gid, job_id, digest = _BODY.unpack_from(body)
-    position = _BODY.size
+    issued_us, ttl_us, uid, gid, job_id, digest = BODY.unpack_from(body)
+    position = BODY.size
     texts = []
-    for most in _TEXTS_MAX_BYTES:
+    for most in TEXTS_MAX_BYTES:
         length = body[position] if position < len(body) else 0
         end = position + 1 + length
         if not 1 <= length <= most or end > len(body):
@@ -232,8 +197,8 @@ def _parsed(body: bytes, key_id: bytes) -> Credential:
         uid=uid,
         gid=gid,
         user=user,
-        issued_s=issued_us / _US,
-        ttl_s=ttl_us / _US,
+        issued_s=issued_us / US,
+        ttl_s=ttl_us / US,
         job_id=job_id,
         digest=digest,
         key_id=key_id,

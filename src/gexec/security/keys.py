@@ -1,4 +1,4 @@
-"""The cluster's key pair: RSA of 2048 bits or more, or Ed25519, in PEM.
+"""The cluster's public keys: RSA of 2048 bits or more, or Ed25519, in PEM.
 
 Pure: takes and returns bytes. Signatures of both kinds are deterministic (PKCS #1 v1.5 with
 SHA-256, and Ed25519), so the same input gives the same bytes in every run and on every node.
@@ -13,16 +13,11 @@ from hashlib import sha256
 from typing import Final, Self, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from gexec import limits
 from gexec.errors import KeyFileError
@@ -31,13 +26,12 @@ RSA: Final = 1  #: RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017, 8.2)
 ED25519: Final = 2  #: RFC 8032, 5.1
 KEY_ID_BYTES: Final = 8
 
-_MAKE: Final = "make a key with `openssl genrsa -out auth_priv.pem 2048`"
+MAKE: Final = "make a key with `openssl genrsa -out auth_priv.pem 2048`"
 _MAKE_PUBLIC: Final = "make it with `openssl rsa -in auth_priv.pem -pubout -out auth_pub.pem`"
-_PADDING: Final = PKCS1v15()
-_HASH: Final = SHA256()
+PADDING: Final = PKCS1v15()
+HASH: Final = SHA256()
 
-_PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
-_PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
+PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
 
 
 class VerifyKey:
@@ -53,13 +47,13 @@ class VerifyKey:
 
     __slots__ = ("_check", "algorithm", "der", "key_id", "public", "signature_bytes")
 
-    def __init__(self, public: _PublicKey) -> None:
+    def __init__(self, public: PublicKey) -> None:
         self.public = public
         self.der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.key_id = sha256(self.der).digest()[:KEY_ID_BYTES]
         self._check: Callable[[bytes, bytes], None]
         if isinstance(public, RSAPublicKey):
-            self._check = partial(public.verify, padding=_PADDING, algorithm=_HASH)
+            self._check = partial(public.verify, padding=PADDING, algorithm=HASH)
             self.algorithm = RSA
             self.signature_bytes = (public.key_size + 7) // 8
         else:
@@ -82,8 +76,8 @@ class VerifyKey:
         except (ValueError, UnsupportedAlgorithm) as cause:
             raise KeyFileError(f"is not a public key in PEM: {_MAKE_PUBLIC}") from cause
         if not isinstance(key, RSAPublicKey | Ed25519PublicKey):
-            raise KeyFileError(f"holds a key that is neither RSA nor Ed25519: {_MAKE}")
-        _check_size(key)
+            raise KeyFileError(f"holds a key that is neither RSA nor Ed25519: {MAKE}")
+        check_size(key)
         return cls(key)
 
     def verify(self, signature: bytes, message: bytes) -> bool:
@@ -95,60 +89,6 @@ class VerifyKey:
         except InvalidSignature:
             return False
         return True
-
-
-class SigningKey:
-    """The cluster's private key. It is never printed, not even by repr."""
-
-    __slots__ = ("_private", "public")
-
-    def __init__(self, private: _PrivateKey) -> None:
-        self._private = private
-        self.public = VerifyKey(private.public_key())
-
-    @classmethod
-    def load(cls, pem: bytes) -> Self:
-        """Return the private key of a PEM text, PKCS #1 or PKCS #8, not encrypted.
-
-        Raises:
-            KeyFileError: as for :meth:`VerifyKey.load`, or encrypted with a pass phrase.
-        """
-        if b"ENCRYPTED" in pem[:4096]:
-            raise KeyFileError(
-                "is encrypted with a pass phrase, which a daemon cannot ask for: "
-                "remove it with `openssl pkey -in KEY -out auth_priv.pem`"
-            )
-        if b"OPENSSH PRIVATE KEY" in pem:
-            raise KeyFileError(f"is a key of ssh, which gexec does not share: {_MAKE}")
-        try:
-            key = load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
-            raise KeyFileError(f"is not a private key in PEM: {_MAKE}") from cause
-        if not isinstance(key, RSAPrivateKey | Ed25519PrivateKey):
-            raise KeyFileError(f"holds a key that is neither RSA nor Ed25519: {_MAKE}")
-        _check_size(key.public_key())
-        return cls(key)
-
-    @property
-    def algorithm(self) -> int:
-        """RSA or ED25519."""
-        return self.public.algorithm
-
-    @property
-    def key_id(self) -> bytes:
-        """The id of the public key, 8 bytes."""
-        return self.public.key_id
-
-    @property
-    def private(self) -> _PrivateKey:
-        """The key itself, for signing certificates."""
-        return self._private
-
-    def sign(self, message: bytes) -> bytes:
-        """Return the signature over ``message``, ``public.signature_bytes`` long."""
-        if isinstance(self._private, RSAPrivateKey):
-            return self._private.sign(message, _PADDING, _HASH)
-        return self._private.sign(message)
 
 
 def load_public_keys(pem: bytes) -> dict[bytes, VerifyKey]:
@@ -165,13 +105,14 @@ def load_public_keys(pem: bytes) -> dict[bytes, VerifyKey]:
     return {key.key_id: key for key in keys}
 
 
-def _check_size(key: _PublicKey) -> None:
+def check_size(key: PublicKey) -> None:
+    """Raise KeyFileError if this is an RSA key of a size or exponent that is not accepted."""
     if not isinstance(key, RSAPublicKey):
         return
     if not limits.RSA_MIN_BITS <= key.key_size <= limits.RSA_MAX_BITS:
         raise KeyFileError(
             f"holds an RSA key of {key.key_size} bits, expected {limits.RSA_MIN_BITS} to "
-            f"{limits.RSA_MAX_BITS}: {_MAKE}"
+            f"{limits.RSA_MAX_BITS}: {MAKE}"
         )
     if key.public_numbers().e < 65537:
-        raise KeyFileError(f"holds an RSA key with the public exponent {key.public_numbers().e}: {_MAKE}")
+        raise KeyFileError(f"holds an RSA key with the public exponent {key.public_numbers().e}: {MAKE}")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gexec import limits
 from gexec.errors import KeyFileError
 from gexec.posix.trusted import read_trusted
-from gexec.security.keys import SigningKey, VerifyKey, load_public_keys
+from gexec.security.keys import VerifyKey, load_public_keys
+from gexec.security.signing import SigningKey
 
 
 def read_signing_key(path: str) -> SigningKey:

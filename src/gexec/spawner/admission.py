@@ -22,7 +22,7 @@ from gexec.security.keys import VerifyKey
 from gexec.security.policy import Account, Policy, disagreement
 from gexec.security.replay import ReplayCache
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
-from gexec.wire.messages import LaunchSpec
+from gexec.wire.launches import LaunchSpec
 
 AUDIENCE: Final = "gexec"
 #: Verified jobs kept for the next rank of the same job on this node, and for how long.

@@ -6,7 +6,8 @@ from typing import Final
 
 from gexec.posix.audit import AuditLog
 from gexec.spawner.admission import Admitted
-from gexec.wire.messages import LaunchSpec, ProcessLeft
+from gexec.wire.launches import LaunchSpec
+from gexec.wire.messages import ProcessLeft
 from gexec.wire.outcome import Outcome
 
 _ARGUMENTS_MAX: Final = 32
@@ -16,15 +17,15 @@ _ARGUMENT_MAX_BYTES: Final = 256
 class EndedTask:
     """What the spawner keeps of a task that has ended: who is asked about what it left behind."""
 
-    __slots__ = ("helper_pid", "job_hex", "leaves", "rank", "told", "uid")
+    __slots__ = ("helper", "job_hex", "leaves", "rank", "told", "uid")
 
-    def __init__(self, launch: LaunchSpec, uid: int, helper_pid: int) -> None:
+    def __init__(self, launch: LaunchSpec, uid: int, helper: int) -> None:
         self.job_hex = launch.job_hex
         self.rank = launch.rank
         self.leaves = launch.leaves
         self.uid = uid
         self.told = False
-        self.helper_pid = helper_pid  # 0 = the spawner started it itself
+        self.helper = helper
 
 
 class AuditRecords:

@@ -1,227 +1,185 @@
-"""The spawner's helpers: one process per user that starts that user's tasks (``spawner.helper``)."""
+"""Who starts the spawner's tasks: the starter for gexecd's own identity, a helper for each other user.
+
+The starter (``spawner.starter``) forks, signals and reaps the helpers (``spawner.helper``); each has its
+own channel to the spawner. The starter counts as helper 0, which is never retired.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-from collections import deque
+import socket
 from collections.abc import Callable
+from itertools import count
 from typing import Final
 
 from gexec.core.deadlines import earlier
 from gexec.errors import ProtocolError
-from gexec.limits import LINGER_S
-from gexec.posix import clock
-from gexec.posix.channel import HelperPort, MessageLost
+from gexec.posix import channel, clock
+from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
 from gexec.security.policy import Account
-from gexec.spawner.helper import fork_helper
-from gexec.spawner.task import TaskProcess
-from gexec.wire.messages import (
-    AcceptedKeys,
-    Certificates,
-    Event,
-    Launch,
-    ProcessLeft,
-    ProcessStarted,
-    Request,
+from gexec.spawner.launching import STARTER, Helper
+from gexec.wire.launches import (
+    FROM_HELPER,
+    FROM_STARTER,
+    TO_HELPER,
+    TO_STARTER,
+    HelperGone,
+    LostTasks,
+    NewHelper,
 )
+from gexec.wire.messages import U32_MAX, ProcessEvent, ProcessLeft, ProcessStarted
 
 #: A helper takes no new tasks after this long, so that a user's new groups come to count.
 _AGE_MAX_S: Final = 600.0
-#: Ended tasks of one helper that are remembered, and processes that they left.
-_LEFT_MAX: Final = 1024
-#: A helper that leaves a launch unanswered for so long may be stopped by its user: it is continued.
-_ANSWERS_S: Final = 1.0
-#: What a helper may need, beyond the time itself, to tell what a task left behind.
-_TOLD_S: Final = 1.0
-#: How long a helper may be busy with what does not end by SIGKILL at once.
-_HARD_S: Final = 6.0
-
-
-class Helper:
-    """A user's helper as the spawner sees it.
-
-    Attributes:
-        tasks: its attached tasks.
-        unanswered: launches that it has not answered, oldest first, and since when.
-        detached: the marks of detached ones.
-        ended: by number, the marks of those that ended and may leave something: at most 1024.
-        doomed: those that ended and may not, while something of them may be left: at most 1024.
-        left_pids: some of what they left behind, as it told: at most 1024.
-        quiet_s: when it has told all about those (monotonic).
-    """
-
-    __slots__ = (
-        "detached",
-        "doomed",
-        "ended",
-        "left_pids",
-        "made_s",
-        "pid",
-        "port",
-        "quiet_s",
-        "tasks",
-        "uid",
-        "unanswered",
-    )
-
-    def __init__(self, pid: int, port: HelperPort, uid: int) -> None:
-        self.pid = pid
-        self.port = port
-        self.uid = uid
-        self.made_s = clock.now_s()
-        self.tasks: set[int] = set()
-        self.unanswered: dict[int, float] = {}
-        self.detached: set[tuple[bytes, bytes]] = set()
-        self.ended: dict[int, tuple[bytes, bytes]] = {}
-        self.doomed: deque[TaskProcess] = deque(maxlen=_LEFT_MAX)
-        self.left_pids: dict[int, None] = {}
-        self.quiet_s = 0.0
-
-    def ask(self, request: Request) -> None:
-        """Send a request. A helper that reads nothing any more is ended."""
-        try:
-            self.port.ask(request)
-        except (OSError, ProtocolError):
-            self.end()  # it has left thousands of messages unread
-
-    def end(self) -> None:
-        """End it with SIGKILL; it handles no other. It is our unreaped child, so the pid is right."""
-        os.kill(self.pid, signal.SIGKILL)
-
-    def launch(self, request: Launch) -> None:
-        """Have it launch or check a task.
-
-        Raises:
-            OSError, ProtocolError: it takes no more just now, or there is no descriptor for it.
-        """
-        self.port.ask(request)
-        self.tasks.add(request.task)
-        self.unanswered[request.task] = clock.now_s()
-
-    @property
-    def wake_s(self) -> float | None:
-        """When it has left a launch unanswered for too long, or None."""
-        for asked_s in self.unanswered.values():
-            return asked_s + _ANSWERS_S
-        return None
-
-    def wake(self) -> None:
-        """Let it go on, if its user has stopped it; it is our unreaped child, so the pid is right."""
-        os.kill(self.pid, signal.SIGCONT)
-        self.unanswered = dict.fromkeys(self.unanswered, clock.now_s())
-
-    def task_ended(self, task: TaskProcess) -> None:
-        """A task has ended: what it left behind may be told, and is ended if that was asked for."""
-        self.quiet_s = clock.now_s() + LINGER_S + _TOLD_S
-        if task.ending or not task.leaves:
-            self.doomed.append(task)
-        if not task.ending:
-            self.ended[task.number] = task.mark
-            if len(self.ended) > _LEFT_MAX:
-                self.ended.pop(next(iter(self.ended)))
-
-    def lost_tasks(self) -> list[TaskProcess]:
-        """Return the tasks that ended lately and may have left what the helper was still ending."""
-        now_s = clock.now_s()
-        return [
-            task
-            for task in self.doomed
-            if now_s < (task.ended_s or 0.0) + task.kill_grace_s + LINGER_S + _HARD_S
-        ]
-
-    def left_marks(self) -> list[tuple[bytes, bytes]]:
-        """Return the marks of tasks whose leftovers are left alone."""
-        doomed = {task.mark for task in self.doomed}
-        return [mark for mark in (*self.detached, *self.ended.values()) if mark not in doomed]
-
-    def told_left(self, event: ProcessLeft) -> bool:
-        """Take in what a task left behind; False if this is not to be told, or not again."""
-        if event.task not in self.ended or not event.processes:
-            return False
-        for shown in event.shown:
-            pid = shown.partition(" ")[0]
-            if pid.isdecimal():
-                self.left_pids[int(pid)] = None
-        while len(self.left_pids) > _LEFT_MAX:
-            self.left_pids.pop(next(iter(self.left_pids)))
-        return True
 
 
 class Helpers:
-    """All helpers of one spawner.
+    """All helpers of one spawner, and the starter that forks them.
 
     Args:
         loop: the spawner's.
+        start: returns the channel to the starter; called once, when it is needed first.
         on_event: called with what a helper tells about a task that was asked of it.
-        descriptors: their soft limit of descriptors, and their tasks'; None = this process's own.
+        on_gone: called when a helper has ended, after its last words, with the reason if it could not
+            be forked; returns what the starter must know of it.
+        on_starter_gone: called when nothing can be started any more.
     """
 
     def __init__(
-        self, loop: PollLoop, on_event: Callable[[Event], None], descriptors: int | None = None
+        self,
+        loop: PollLoop,
+        start: Callable[[], socket.socket],
+        on_event: Callable[[ProcessEvent], None],
+        on_gone: Callable[[Helper, str], LostTasks],
+        on_starter_gone: Callable[[str], None],
     ) -> None:
         self._loop = loop
-        self._descriptors = descriptors
+        self._start = start
         self._on_event = on_event
-        self._by_pid: dict[int, Helper] = {}
+        self._on_gone = on_gone
+        self._on_starter_gone = on_starter_gone
+        self._by_number: dict[int, Helper] = {}
         self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
+        self._numbers = count(STARTER + 1)
+        self._starter: Helper | None = None
+        self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
 
     def __len__(self) -> int:
-        return len(self._by_pid)
+        return len(self._by_number)
 
-    @property
-    def pids(self) -> set[int]:
-        """Their pids; all are unreaped children of this process."""
-        return set(self._by_pid)
+    def begin(self) -> Helper:
+        """Return the starter, which is there from now on."""
+        return self._starter or self._started()
 
     def for_account(self, account: Account) -> Helper:
-        """Return the helper that takes this user's new tasks; forked if there is none.
+        """Return the helper that takes this user's new tasks; a new one if there is none.
 
         Raises:
-            OSError: there can be none now.
+            OSError, ProtocolError: there can be none now.
         """
+        starter = self.begin()
+        if self._is_own(account):
+            return starter
         helper = self._current.get(account.uid)
         if helper is not None and clock.now_s() - helper.made_s > _AGE_MAX_S:
             self._retire(account.uid)
             helper = None
-        if helper is None:
-            helper = self._forked(account)
+        return helper or self._made(account, starter.port)
+
+    def _is_own(self, account: Account) -> bool:
+        uid, gid, groups = self._identity
+        if uid != 0:
+            return True  # nobody else gets this far
+        return account.uid == 0 and account.gid == gid and frozenset(account.gids) | {gid} == groups
+
+    def _started(self) -> Helper:
+        port = Port(self._start(), hears=FROM_STARTER, says=TO_STARTER, bounded=True)
+        self._starter = starter = Helper(STARTER, port, self._identity[0], port)
+        self._loop.watch(port.endpoint.fileno(), self._from_starter)
+        return starter
+
+    def _made(self, account: Account, starter: Port) -> Helper:
+        # Its channel can be used at once: it reads what was asked when it has come up.
+        number = next(self._numbers) & U32_MAX
+        ours, theirs = channel.pair()
+        try:
+            gids = (account.gid, *account.gids)
+            starter.say(NewHelper(number, account.uid, gids, (theirs.fileno(),)))
+        except (OSError, ProtocolError):
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        port = Port(ours, hears=FROM_HELPER, says=TO_HELPER, bounded=True)
+        helper = Helper(number, port, account.uid, starter)
+        self._by_number[number] = self._current[account.uid] = helper
+        self._loop.watch(ours.fileno(), lambda: self._heard(helper))
         return helper
 
-    def _forked(self, account: Account) -> Helper:
-        pid, port = fork_helper(account.uid, account.gid, account.gids, descriptors=self._descriptors)
-        helper = Helper(pid, port, account.uid)
-        self._by_pid[pid] = self._current[account.uid] = helper
-        self._loop.watch(port.endpoint.fileno(), lambda: self._heard(helper))
-        return helper
+    def _from_starter(self) -> None:
+        starter = self._starter
+        if starter is None:
+            return
+        try:
+            said: ProcessEvent | HelperGone | None = starter.port.receive()
+        except (ConnectionError, ProtocolError, MessageLost) as error:
+            self.close_starter()
+            for helper in (*list(self._by_number.values()), starter):
+                self._gone(helper, "")
+            self._on_starter_gone(str(error))
+            return
+        if isinstance(said, HelperGone):
+            gone = self._by_number.get(said.task)
+            if gone is not None:
+                starter.ask(self._gone(gone, said.why))
+        elif said is not None:
+            self._take(starter, said)
+
+    def _gone(self, helper: Helper, why: str) -> LostTasks:
+        """Take in that a helper has ended; return what the starter must know of it."""
+        self._by_number.pop(helper.number, None)
+        while self._loop.watches(helper.port.endpoint.fileno()) and self._heard(helper):
+            pass
+        self._dismiss(helper)
+        return self._on_gone(helper, why)
+
+    def close_starter(self) -> None:
+        """Close the channel to the starter: it ends its attached tasks, and then itself."""
+        if self._starter is not None:
+            self._dismiss(self._starter)
 
     def wake_s(self) -> float | None:
         """Return when ``wake`` has something to do, or None."""
         due_s: float | None = None
-        for helper in self._by_pid.values():
+        for helper in self._by_number.values():
             due_s = earlier(due_s, helper.wake_s)
         return due_s
 
     def wake(self) -> None:
         """Let those go on that their users have stopped."""
         now_s = clock.now_s()
-        for helper in self._by_pid.values():
+        for helper in self._by_number.values():
             due_s = helper.wake_s
             if due_s is not None and due_s <= now_s:
                 helper.wake()
 
     def flush(self) -> None:
         """Send on what waits for the helpers to read."""
-        for helper in self._by_pid.values():
-            endpoint = helper.port.endpoint
-            if endpoint.wants_write:
-                try:
-                    endpoint.flush()
-                except OSError:
-                    helper.end()  # something that it was told is lost, so it cannot go on
-            self._loop.want_write(endpoint.fileno(), endpoint.wants_write)
+        for helper in self._by_number.values():
+            self._flush(helper)
+        if self._starter is not None and self._starter.port.endpoint.fileno() >= 0:
+            self._flush(self._starter)
+
+    def _flush(self, helper: Helper) -> None:
+        endpoint = helper.port.endpoint
+        if endpoint.wants_write:
+            try:
+                endpoint.flush()
+            except OSError:
+                helper.end()  # something that it was told is lost, so it cannot go on
+        self._loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
     def retire_all(self) -> None:
         """Give new tasks to new helpers; the present ones end with their tasks."""
@@ -230,43 +188,39 @@ class Helpers:
 
     def dismiss_all(self) -> None:
         """Close every helper's channel: each ends its attached tasks and then itself."""
-        for helper in self._by_pid.values():
+        for helper in self._by_number.values():
             self._dismiss(helper)
 
     def kill_all(self) -> None:
         """End those that do not end themselves."""
-        for helper in self._by_pid.values():
+        for helper in self._by_number.values():
             helper.end()
 
-    def of_pid(self, pid: int) -> Helper | None:
-        """Return the helper that has this pid and can be asked, or None."""
-        helper = self._by_pid.get(pid)
+    def of_number(self, number: int) -> Helper | None:
+        """Return the helper that has this number and can be asked, or None."""
+        helper = self._starter if number == STARTER else self._by_number.get(number)
         return helper if helper is not None and helper.port.endpoint.fileno() >= 0 else None
-
-    def reaped(self, pid: int) -> Helper | None:
-        """Return the helper that had this pid, after its last words were passed on; None if none had."""
-        helper = self._by_pid.pop(pid, None)
-        if helper is not None:
-            while self._loop.watches(helper.port.endpoint.fileno()) and self._heard(helper):
-                pass
-            self._dismiss(helper)
-        return helper
 
     def _heard(self, helper: Helper) -> bool:
         """Take in the next thing it says; False if there is nothing now, or never again."""
         try:
-            event = helper.port.receive()
+            event: ProcessEvent | None = helper.port.receive()
         except (ConnectionError, ProtocolError, MessageLost, OSError):
             # Ended by idleness or by its user's hand; reaping it does the rest.
             self._loop.unwatch(helper.port.endpoint.fileno())
             self._forsake(helper)
-            if helper.pid in self._by_pid:
+            if helper.number in self._by_number:
                 helper.end()
             return False
         if event is None:
             return False
-        if isinstance(event, (Certificates, AcceptedKeys)):
-            return True  # none of its business
+        self._take(helper, event)
+        if helper is not self._current.get(helper.uid):
+            self._dismiss_idle(helper)
+        return True
+
+    def _take(self, helper: Helper, event: ProcessEvent) -> None:
+        """Take in what a helper tells of a task."""
         if isinstance(event, ProcessLeft):
             if helper.told_left(event):
                 self._on_event(event)
@@ -275,9 +229,6 @@ class Helpers:
             if not isinstance(event, ProcessStarted):
                 helper.tasks.discard(event.task)
             self._on_event(event)
-        if helper is not self._current.get(helper.uid):
-            self._dismiss_idle(helper)
-        return True
 
     def _retire(self, uid: int) -> None:
         helper = self._current.pop(uid, None)
@@ -285,7 +236,7 @@ class Helpers:
             self._dismiss_idle(helper)
 
     def _dismiss_idle(self, helper: Helper) -> None:
-        if helper.tasks or helper.detached or helper.pid not in self._by_pid:
+        if helper.tasks or helper.detached or helper.number not in self._by_number:
             return
         if clock.now_s() < helper.quiet_s:
             self._loop.call_at(helper.quiet_s, lambda: self._dismiss_idle(helper))

@@ -1,8 +1,7 @@
 """Starting, watching and ending tasks as the identity that this process has.
 
-The same code runs in the spawner (for its own identity) and in each user's helper. One thread,
-no event loop of its own: the owner calls ``reap`` after SIGCHLD and ``tick`` when
-``next_deadline_s`` has come, and gets events through ``emit``.
+It runs in the starter and in each user's helper. One thread, no event loop of its own: the owner calls
+``reap`` after SIGCHLD and ``tick`` when ``next_deadline_s`` has come, and gets events through ``emit``.
 
 The process must be a child subreaper (``posix.identity.become_subreaper``): whatever a task leaves
 behind then becomes a child of this process, is found among its children (``spawner.leftovers``), and
@@ -24,7 +23,8 @@ from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire import outcome
-from gexec.wire.messages import Event, LaunchSpec, ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
+from gexec.wire.launches import LaunchSpec
+from gexec.wire.messages import ProcessEnded, ProcessEvent, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import Outcome
 
 #: Signals that ask for an end: a task that ends after one of them has not ended by itself.
@@ -36,25 +36,22 @@ class Launcher:
 
     Args:
         emit: called with each event.
-        other_ended: called with (pid, wait status) of a reaped child that is no task.
-        not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
+        other_ended: called with the pid of a reaped child that is no task.
+        not_orphans: the pids of children that are neither tasks nor theirs (helpers).
         linger_s: when it is told what a task left behind that ended by itself; see ``Leftovers``.
-        descriptors: the soft limit of descriptors that tasks get; None = this process's own.
     """
 
     def __init__(
         self,
-        emit: Callable[[Event], None],
+        emit: Callable[[ProcessEvent], None],
         *,
-        other_ended: Callable[[int, int], None] | None = None,
+        other_ended: Callable[[int], None] = lambda pid: None,
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
-        descriptors: int | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
         self._uid = os.geteuid()
-        self._descriptors = descriptors
         self._tasks: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
         self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
@@ -82,9 +79,9 @@ class Launcher:
             if number in self._tasks:
                 self._emit(ProcessRefused(number, outcome.not_started("the task number is in use")))
                 return
-            since = descendants.ticks()
+            since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid = starting.spawn(spec, fds, self._descriptors)
+            pid = starting.spawn(spec, fds)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -166,12 +163,10 @@ class Launcher:
         left_marks: Iterable[tuple[bytes, bytes]],
         left_pids: Iterable[int],
     ) -> None:
-        """Take over what a user's dead helper had: end its tasks, leave alone what it left alone.
-
-        Call it from ``other_ended``, which tells that the helper was reaped: its children are then
-        children of this process.
-        """
+        """Take over what a helper had that was reaped: end its tasks, leave alone what it left alone."""
+        self.reap()
         self._leftovers.lost(tasks, left_marks, left_pids)
+        self._leftovers.settle(clock.now_s())
 
     def _end(self, task: TaskProcess, now: bool) -> None:
         now_s = clock.now_s()
@@ -207,7 +202,6 @@ class Launcher:
     def reap(self) -> None:
         """Collect every child that has ended; emits ProcessEnded. Call it after SIGCHLD."""
         now_s = clock.now_s()
-        others: list[tuple[int, int]] = []
         reaped = False
         while True:
             try:
@@ -220,18 +214,15 @@ class Launcher:
             self._leftovers.reaped(pid)
             task = self._by_pid.pop(pid, None)
             if task is None:
-                others.append((pid, status))
+                self._other_ended(pid)
             else:
                 self._ended(task, status, now_s)
-        if self._other_ended is not None:
-            for pid, status in others:
-                self._other_ended(pid, status)
         if reaped:
             self._leftovers.settle(now_s)
 
     def _ended(self, task: TaskProcess, status: int, now_s: float) -> None:
         task.ended_s = now_s
-        task.until = descendants.ticks()
+        task.until = clock.ticks()
         self._leftovers.task_ended(task)
         if not task.detached:
             del self._tasks[task.number]

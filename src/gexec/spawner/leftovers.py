@@ -106,6 +106,9 @@ class Leftovers:
             tasks: what ran under it; all of it is ended.
             left_marks, left_pids: what it had left alone.
         """
+        # What came up before its tasks were known here was judged without them.
+        for orphan in [orphan for orphan in self._orphans.values() if orphan.guessed]:
+            self._drop(orphan)
         for mark in left_marks:
             self._remember(mark)
         self._left_pids |= frozenset(left_pids)
@@ -202,7 +205,7 @@ class Leftovers:
         if any(could_own(task, orphan) for task in (*self._fresh, *self._running.values())):
             self._open[orphan.pid] = orphan
         else:
-            orphan.state = LEFT
+            orphan.state, orphan.guessed = LEFT, True
 
     # -- what becomes of it ------------------------------------------------------------------
 

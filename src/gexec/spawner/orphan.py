@@ -23,16 +23,18 @@ class Orphan:
     """A child of this process that is neither a task nor known to its owner.
 
     Attributes:
-        born: when it was started, in ``descendants.ticks``.
+        born: when it was started, in ``clock.ticks``.
         owner: its task; None = it could be of one of several.
         state: OPEN, DUE or LEFT.
         due_s: when something is to be done about it (DUE, monotonic).
         asked: it was asked to end, so that SIGKILL is next.
         rounds: how often it was sent SIGKILL.
+        guessed: it is left alone only because no known task could have started it.
     """
 
     __slots__ = (
-        "asked", "born", "due_s", "group", "mark", "owner", "pid", "rounds", "session", "state", "uid",
+        "asked", "born", "due_s", "group", "guessed", "mark", "owner", "pid", "rounds", "session", "state",
+        "uid",
     )  # fmt: skip
 
     def __init__(self, pid: int, stat: descendants.Stat) -> None:
@@ -48,6 +50,7 @@ class Orphan:
         self.due_s = 0.0
         self.asked = False
         self.rounds = 0
+        self.guessed = False
 
 
 def could_own(task: TaskProcess, orphan: Orphan) -> bool:

@@ -8,9 +8,8 @@ import signal
 import stat as stat_module
 from typing import Final
 
-from gexec.posix import identity
 from gexec.wire import outcome
-from gexec.wire.messages import LaunchSpec
+from gexec.wire.launches import LaunchSpec
 from gexec.wire.outcome import Outcome
 
 _DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
@@ -25,26 +24,17 @@ class Refusal(Exception):
         self.outcome = refused
 
 
-def unexpected(error: Exception) -> Outcome:
-    """Return the outcome of a task that something failed for which nothing is foreseen."""
-    return outcome.not_started(f"gexecd on this node failed on this process: {type(error).__name__}: {error}")
-
-
-def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None) -> int:
+def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
     """Start what a task runs, with these as stdin, stdout and stderr; return its pid.
 
-    The process is in this one's session, in a group of its own, with ``descriptors`` as its soft limit
-    of them, if given: it gets this process's limits, so that one is changed for the moment.
+    The process is in this one's session, in a group of its own, and has this process's limits.
 
     Raises:
         Refusal: it cannot be started, and why.
     """
     env = _environment(spec)
-    limit: int | None = None
     umask = os.umask(spec.umask)
     try:
-        if descriptors is not None:
-            limit = identity.limit_descriptors(descriptors)
         _enter(spec.cwd)
         program = _looked_up(spec, env) if spec.remote_path and b"/" not in spec.program else spec.program
         return os.posix_spawn(
@@ -65,8 +55,6 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...], descriptors: int | None = None
         text = f"program {_shown(spec.program)}: its arguments or environment cannot be passed on: {error}"
         raise Refusal(outcome.not_started(text)) from error
     finally:
-        if limit is not None:
-            identity.limit_descriptors(limit)
         os.umask(umask)
         os.chdir("/")
 

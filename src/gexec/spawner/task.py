@@ -16,7 +16,7 @@ class TaskProcess:
         pid: its process, which leads its process group.
         mark: the environment entries that its processes have.
         uid: who it runs as.
-        since: when it was started, in ``descendants.ticks``.
+        since: when it was started, in ``clock.ticks``.
         kill_grace_s: from HUP and TERM to KILL.
         leaves: what it leaves behind when it ends by itself is left alone (the node's policy).
 

@@ -132,6 +132,11 @@ def no_room(reason: str) -> Outcome:
     return not_started(f"gexecd on this node is out of resources: {reason}")
 
 
+def unexpected(error: Exception) -> Outcome:
+    """The node's gexecd failed on it in a way for which nothing is foreseen."""
+    return not_started(f"gexecd on this node failed on this process: {type(error).__name__}: {error}")
+
+
 def denied(text: str) -> Outcome:
     """The node refused."""
     return Outcome(DENIED, 0, clipped(text))

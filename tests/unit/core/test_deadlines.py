@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from gexec import limits
-from gexec.core.deadlines import MOVES_MAX, Countdown, SteadyClock, earlier, overslept, wake_s
+from gexec.core.countdown import Countdown
+from gexec.core.deadlines import MOVES_MAX, SteadyClock, earlier, overslept, wake_s
 from gexec.posix.deadline import Deadline
 
 

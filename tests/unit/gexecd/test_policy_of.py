@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gexec.gexecd.gexecd import policy_of
+from gexec.gexecd.rereading import policy_of
 from gexec.security.policy import Account
 from gexec.settings.config import PolicySettings
 

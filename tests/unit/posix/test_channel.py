@@ -19,15 +19,31 @@ from hypothesis import strategies as st
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.posix import channel
-from gexec.posix.channel import Endpoint, HelperPort, MessageLost, RelayChannel, SpawnerPort
-from gexec.wire import messages, outcome
+from gexec.posix.channel import Endpoint, MessageLost, Port
+from gexec.relay.spawning import RelayChannel
+from gexec.wire import launches, messages, outcome
+from gexec.wire.launches import (
+    FROM_HELPER,
+    FROM_STARTER,
+    TO_HELPER,
+    TO_STARTER,
+    HelperGone,
+    Launch,
+    LaunchCheck,
+    LaunchSpec,
+    LostTasks,
+    NewHelper,
+    OldTask,
+    SignalHelper,
+)
 from gexec.wire.messages import (
+    FROM_RELAY,
+    FROM_SPAWNER,
+    AcceptedKeys,
     Certificates,
     Check,
     ForgetProcess,
     KillProcess,
-    Launch,
-    LaunchSpec,
     Message,
     ProcessEnded,
     ProcessLeft,
@@ -38,12 +54,30 @@ from gexec.wire.messages import (
     SignalProcess,
 )
 
+SIGNAL, KILL, FORGET, STARTED, READY, REFUSED, ENDED, KEYS, LEFT = 3, 4, 5, 16, 17, 18, 19, 21, 22
+
+
+def spawner_port(sock: socket.socket) -> Port:
+    """Return the spawner's end of its relay's channel."""
+    return Port(sock, hears=FROM_RELAY, says=FROM_SPAWNER)
+
+
+def helper_port(sock: socket.socket) -> Port:
+    """Return the spawner's end of a helper's channel."""
+    return Port(sock, hears=FROM_HELPER, says=TO_HELPER, bounded=True)
+
+
+def helpers_port(sock: socket.socket) -> Port:
+    """Return a helper's own end."""
+    return Port(sock, hears=TO_HELPER, says=FROM_HELPER)
+
+
 SPEC = LaunchSpec(b"/bin/x", [b"x", b""], [b"A=1"], b"/", 0o22, True, 1.5, bytes(range(16)), 7)
 
 
 def test_requests_and_events_arrive_as_they_were() -> None:
     ours, theirs = channel.pair()
-    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay, spawner = RelayChannel(ours), spawner_port(theirs)
     relay.check(1, 2, b"c" * 300, b"b" * 1000)
     relay.check(1, 2, b"c", b"b" * 1_000_000)
     relay.signal(3, 15)
@@ -65,9 +99,10 @@ def test_requests_and_events_arrive_as_they_were() -> None:
         ProcessLeft(5, 2),
         ProcessLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
         Certificates(b"k", b"c" * 70_000, b"a"),
+        AcceptedKeys(b"p"),
     ]
     for event in events:
-        spawner.tell(event)
+        spawner.say(event)
     assert [relay.receive() for _ in events] == events
     assert relay.receive() is None
     relay.close()
@@ -78,26 +113,76 @@ def test_requests_and_events_arrive_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value", "payload"),
-    [(messages.ENDED, 2, bytes(5)), (messages.LEFT, 0, b""), (messages.LEFT, 1, b"x"),
-     (messages.LEFT, 1, bytes(4 + 33)), (messages.LEFT, 1, b"x" * 100)],
+    [(ENDED, 2, bytes(5)), (LEFT, 1, b"x"), (LEFT, 1, bytes(4 + 33)), (LEFT, 1, b"x" * 100)],
 )  # fmt: skip
 def test_ends_and_leftovers_with_impossible_values_are_refused(kind: int, value: int, payload: bytes) -> None:
-    with pytest.raises(ProtocolError, match=f"message {kind} "):
-        messages.event_of(Message(kind, 1, value, payload, ()))
+    with pytest.raises(ProtocolError):
+        messages.decode(Message(kind, 1, value, payload, ()), FROM_SPAWNER)
 
 
-def test_launch_arrives_as_it_was() -> None:
-    ours, theirs = channel.pair()
-    helper, port = HelperPort(ours), SpawnerPort(theirs)
-    helper.ask(Launch(5, SPEC, ()))
-    assert port.receive() == Launch(5, SPEC, ())
-    helper.endpoint.close()
-    port.endpoint.close()
+OLD = OldTask(3, 4711, "00" * 16, 2, 12, 34, 5.5, 1.5, True, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "table"),
+    [
+        (LaunchCheck(5, SPEC), TO_HELPER),
+        (SignalProcess(5, 9), TO_HELPER),
+        (KillProcess(5, False), TO_HELPER),
+        (ForgetProcess(5), TO_HELPER),
+        (SignalHelper(5, 9), TO_STARTER),
+        (LostTasks(5, 1000, [OLD], [("11" * 16, 7)], [1, 2]), TO_STARTER),
+        (LostTasks(5, 1000, [], [], []), TO_STARTER),
+        (HelperGone(5), FROM_STARTER),
+        (HelperGone(5, "no memory: ü"), FROM_STARTER),
+    ],
+    ids=lambda said: type(said).__name__,
+)
+def test_what_is_said_to_and_by_the_starter_and_helpers_arrives_as_it_was(
+    said: object, table: messages.Table
+) -> None:
+    assert messages.decode(messages.encode(said, table), table) == said
+
+
+def test_descriptors_go_along_with_launches_and_new_helpers() -> None:
+    for said, table in (
+        (Launch(5, SPEC, (0, 1, 2)), TO_HELPER),
+        (NewHelper(5, 1000, (100, 4, 27), (0,)), TO_STARTER),
+    ):
+        ours, theirs = channel.pair()
+        sender, receiver = Port(ours, hears={}, says=table), Port(theirs, hears=table, says={})
+        sender.say(said)
+        told = receiver.receive()
+        assert len(told.fds) == len(said.fds)
+        for fd in told.fds:
+            os.close(fd)
+        told.fds = said.fds
+        assert told == said
+        sender.endpoint.close()
+        receiver.endpoint.close()
+
+
+def test_no_sender_can_say_what_only_another_one_may() -> None:
+    tables = [FROM_RELAY, FROM_SPAWNER, TO_HELPER, TO_STARTER, FROM_STARTER]
+    with pytest.raises(TypeError, match="not in this sender's table"):
+        messages.encode(Launch(1, SPEC, (0, 1, 2)), FROM_RELAY)
+    for kind in (launches.LAUNCH, 7, launches.NEW_HELPER, 9, 10):
+        assert kind not in FROM_RELAY
+        with pytest.raises(ProtocolError, match="none that this sender may send"):
+            messages.decode(Message(kind, 1, 9), FROM_RELAY)
+    kinds = {(kind, form.said) for table in tables for kind, form in table.items()}
+    assert len({kind for kind, _ in kinds}) == len(kinds)  # one number, one meaning
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"[[], [], [], []]", b'[[{"number": 1}], [], []]', b"\xff"])
+def test_malformed_tasks_of_a_helper_that_is_gone_are_a_protocol_error(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.decode(Message(10, 1, 0, payload), TO_STARTER)
 
 
 def test_attack_69_descriptors_arrive_close_on_exec() -> None:
     ours, theirs = channel.pair()
-    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay, spawner = RelayChannel(ours), spawner_port(theirs)
     read, write = os.pipe()
     relay.run(1, 0, b"c", b"b" * 100_000, (read, write, write))
     os.close(read)
@@ -116,7 +201,7 @@ def test_attack_69_descriptors_arrive_close_on_exec() -> None:
 
 def test_a_peer_that_does_not_read_never_blocks_and_gets_everything() -> None:
     ours, theirs = channel.pair()
-    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay, spawner = RelayChannel(ours), spawner_port(theirs)
     read, write = os.pipe()
     for task in range(500):
         relay.run(task, 0, b"", b"x" * 20_000, (read, write, write))
@@ -140,7 +225,7 @@ def test_a_peer_that_does_not_read_never_blocks_and_gets_everything() -> None:
 def test_queue_has_a_limit() -> None:
     ours, theirs = channel.pair()
     endpoint = Endpoint(ours, queued_max=3)
-    forget = Message(messages.FORGET, 0, 0, b"", ())
+    forget = Message(FORGET, 0)
     while endpoint.queued < 3:
         endpoint.send(forget)
     with pytest.raises(ProtocolError, match="unread"):
@@ -150,7 +235,7 @@ def test_queue_has_a_limit() -> None:
 
 
 #: The kind of a message, or a number that is none; and payloads that are nearly right.
-KINDS = st.one_of(st.sampled_from([*range(1, 7), *range(16, 22)]), st.integers(0, 255))
+KINDS = st.one_of(st.sampled_from([*range(1, 11), *range(16, 24)]), st.integers(0, 255))
 PAYLOADS = st.one_of(
     st.just(b""),
     st.binary(max_size=120),
@@ -168,24 +253,24 @@ def is_request(kind: int, value: int, payload: bytes) -> bool:
         return len(payload) >= 2 and int.from_bytes(payload[:2]) <= min(
             len(payload) - 2, limits.CREDENTIAL_MAX_BYTES
         )
-    if kind == messages.LAUNCH:
-        head = struct.Struct("!BHI16sI4I")
-        return len(payload) >= head.size and sum(head.unpack_from(payload)[5:]) == len(payload) - head.size
-    values = {messages.SIGNAL: (1, 64), messages.KILL: (0, 1), messages.FORGET: (0, 2**32)}
+    values = {SIGNAL: (1, 64), KILL: (0, 1), FORGET: (0, 2**32)}
     least, most = values.get(kind, (1, 0))
     return not payload and least <= value <= most
 
 
-def is_event(kind: int, payload: bytes) -> bool:
+def is_event(kind: int, value: int, payload: bytes) -> bool:
     """Tell whether a message without descriptors is an event."""
-    if kind in (messages.REFUSED, messages.ENDED):
-        if len(payload) < 5:
+    if kind in (REFUSED, ENDED):
+        if len(payload) < 5 or (kind == ENDED and value > 1):
             return False
         outcome_kind, outcome_value = struct.unpack_from("!Bi", payload)
         return bool(outcome_kind <= 5 and 0 <= outcome_value <= 65535)
     if kind == messages.CERTIFICATES:
         return len(payload) >= 12 and sum(struct.unpack_from("!III", payload)) == len(payload) - 12
-    return kind in (messages.STARTED, messages.READY, messages.KEYS)
+    if kind == LEFT and payload:
+        names = payload[4:].split(b"\0")
+        return len(payload) >= 4 and len(names) <= 32 and max(map(len, names)) <= 80
+    return kind == KEYS or (kind in (STARTED, READY, LEFT) and not payload)
 
 
 HEADS = st.builds(
@@ -200,7 +285,7 @@ def test_attack_46_54_nonsense_is_a_protocol_error(raw: bytes) -> None:
     ours, theirs = channel.pair()
     try:
         ours.send(raw)
-        port = SpawnerPort(theirs)
+        port = spawner_port(theirs)
         if not raw:
             with pytest.raises(ConnectionError):
                 port.receive()
@@ -219,22 +304,22 @@ def test_attack_46_54_nonsense_is_a_protocol_error(raw: bytes) -> None:
 @given(KINDS, st.integers(0, 65), PAYLOADS)
 def test_nonsense_payload_is_a_protocol_error(kind: int, value: int, payload: bytes) -> None:
     message = Message(kind, 1, value, payload, ())
-    for decode, right in (
-        (messages.request_of, is_request(kind, value, payload)),
-        (messages.event_of, is_event(kind, payload)),
+    for table, right in (
+        (FROM_RELAY, is_request(kind, value, payload)),
+        (FROM_SPAWNER, is_event(kind, value, payload)),
     ):
         if right:
-            assert decode(message) is not None
+            assert messages.decode(message, table) is not None
         else:
             with pytest.raises(ProtocolError):
-                decode(message)
+                messages.decode(message, table)
 
 
 def test_attack_67_descriptors_of_a_malformed_message_are_closed() -> None:
     ours, theirs = channel.pair()
-    spawner = SpawnerPort(theirs)
+    spawner = spawner_port(theirs)
     read, write = os.pipe()
-    socket.send_fds(ours, [messages.HEAD.pack(messages.SIGNAL, 0, 1, 9)], [write])
+    socket.send_fds(ours, [messages.HEAD.pack(SIGNAL, 0, 1, 9)], [write])
     os.close(write)
     with pytest.raises(ProtocolError):
         spawner.receive()
@@ -259,7 +344,7 @@ def no_descriptor_left() -> Iterator[None]:
 @pytest.mark.parametrize("blob", [b"b", b"b" * 100_000], ids=["inline", "memfd"])
 def test_descriptors_that_a_full_process_cannot_take_cost_that_message_alone(blob: bytes) -> None:
     ours, theirs = channel.pair()
-    relay, spawner = RelayChannel(ours), SpawnerPort(theirs)
+    relay, spawner = RelayChannel(ours), spawner_port(theirs)
     relay.run(7, 3, b"c", blob, (0, 1, 2))
     relay.signal(8, 15)
     with no_descriptor_left(), pytest.raises(MessageLost, match="Too many open files") as lost:
@@ -272,7 +357,7 @@ def test_descriptors_that_a_full_process_cannot_take_cost_that_message_alone(blo
 
 def test_more_descriptors_than_a_message_has_are_a_protocol_error() -> None:
     ours, theirs = channel.pair()
-    port = SpawnerPort(theirs)
+    port = spawner_port(theirs)
     head = messages.HEAD.pack(messages.RUN, 0, 1, 0)
     fds = array.array("i", [0] * 5)
     ours.sendmsg([head + b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
@@ -283,13 +368,18 @@ def test_more_descriptors_than_a_message_has_are_a_protocol_error() -> None:
 
 
 def _ask_for_ever(
-    helper: HelperPort, numbers: Iterator[int], spec: LaunchSpec = SPEC, fds: tuple[int, ...] = (0, 1, 2)
+    helper: Port, numbers: Iterator[int], spec: LaunchSpec = SPEC, fds: tuple[int, ...] = (0, 1, 2)
 ) -> None:
     for number in numbers:
-        helper.ask(Launch(number, spec, fds))
+        helper.say(Launch(number, spec, fds))
 
 
-def _flush_all(helper: HelperPort) -> None:
+def _check_for_ever(helper: Port, numbers: Iterator[int], spec: LaunchSpec) -> None:
+    for number in numbers:
+        helper.say(LaunchCheck(number, spec))
+
+
+def _flush_all(helper: Port) -> None:
     while helper.endpoint.wants_write:
         helper.endpoint.flush()
 
@@ -300,14 +390,14 @@ def _large(size: int) -> LaunchSpec:
 
 def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
     ours, theirs = channel.pair()
-    helper = HelperPort(ours)
+    helper = helper_port(ours)
     before = len(os.listdir("/proc/self/fd"))
     numbers = count(1)
     with pytest.raises(OSError, match="has not taken up what it was sent before"):
         _ask_for_ever(helper, numbers)
     assert next(numbers) > 64  # what may be under way at a time finds room
     assert len(os.listdir("/proc/self/fd")) - before <= 256
-    helper.ask(KillProcess(1, True))  # there is room for what takes none
+    helper.say(KillProcess(1, True))  # there is room for what takes none
     helper.endpoint.close()
     assert len(os.listdir("/proc/self/fd")) < before
     theirs.close()
@@ -316,36 +406,36 @@ def test_what_waits_for_a_helper_holds_few_descriptors() -> None:
 @pytest.mark.parametrize("size", [100, 30_000, 60_000, 200_000])
 def test_all_launches_that_may_be_under_way_find_room_before_a_helper_reads(size: int) -> None:
     ours, theirs = channel.pair()
+    helper = helper_port(ours)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)  # half of what systems allow by default
-    helper = HelperPort(ours)
     for number in range(limits.LAUNCHES_UNDER_WAY_MAX):
-        helper.ask(Launch(number, _large(size), (0, 1, 2)))
+        helper.say(Launch(number, _large(size), (0, 1, 2)))
     helper.endpoint.close()
     theirs.close()
 
 
 def test_what_waits_for_a_helper_holds_few_bytes() -> None:
     ours, theirs = channel.pair()
-    helper = HelperPort(ours)
+    helper = helper_port(ours)
     numbers = count()
     with pytest.raises(OSError, match="has not taken up what it was sent before"):
-        _ask_for_ever(helper, numbers, _large(60_000), ())  # checks bring no descriptors
+        _check_for_ever(helper, numbers, _large(60_000))  # checks bring no descriptors
     assert next(numbers) * 60_000 < 16 * 1024 * 1024
-    helper.ask(KillProcess(1, True))
+    helper.say(KillProcess(1, True))
     helper.endpoint.close()
     theirs.close()
 
 
 def test_a_message_that_cannot_be_sent_is_given_up_and_the_next_one_goes_out() -> None:
     ours, theirs = channel.pair()
+    helper, port = helper_port(ours), helpers_port(theirs)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    helper, port = HelperPort(ours), SpawnerPort(theirs)
     sent = 0
     while not helper.endpoint.wants_write:
-        helper.ask(KillProcess(sent, True))
+        helper.say(KillProcess(sent, True))
         sent += 1
-    helper.ask(Launch(7, _large(60_000), ()))  # more than the socket ever takes
-    helper.ask(KillProcess(8, True))
+    helper.say(LaunchCheck(7, _large(60_000)))  # more than the socket ever takes
+    helper.say(KillProcess(8, True))
     for number in range(sent):
         assert port.receive() == KillProcess(number, True)
         if number == 0:

@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from gexec.relay.admission import CredentialVerifier
-from gexec.security.credential import issue
-from gexec.security.keys import SigningKey
 from gexec.security.policy import Account, Policy
+from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import GexecdSettings
 from gexec.spawner.admission import Admission
 from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks

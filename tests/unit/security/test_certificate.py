@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gexec.errors import AuthError
 from gexec.security.certificate import BACKDATE_S, authority, leaf, name_is_acceptable
-from gexec.security.keys import SigningKey
+from gexec.security.signing import SigningKey
 
 DER = serialization.Encoding.DER
 SPKI = serialization.PublicFormat.SubjectPublicKeyInfo

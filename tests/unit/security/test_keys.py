@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519
 
 from gexec import limits
 from gexec.errors import KeyFileError
-from gexec.security.keys import ED25519, RSA, SigningKey, VerifyKey, load_public_keys
+from gexec.security.keys import ED25519, RSA, VerifyKey, load_public_keys
+from gexec.security.signing import SigningKey
 
 PRIVATE = serialization.PrivateFormat
 NONE = serialization.NoEncryption()

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from gexec.posix import descendants
+from gexec.posix import clock, descendants
 from gexec.posix.descendants import Children
 from gexec.spawner.task import mark_of
 
@@ -73,7 +73,7 @@ def test_attack_85_kill_tree_reaches_other_sessions() -> None:
 
 
 def test_start_name_and_pipes_of_a_process_are_found() -> None:
-    before = descendants.ticks()
+    before = clock.ticks()
     with subprocess.Popen(["/bin/cat"], stdin=-1, stdout=-1) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -83,7 +83,7 @@ def test_start_name_and_pipes_of_a_process_are_found() -> None:
         stat = descendants.stat_of(process.pid)
         assert stat is not None
         assert stat.name == "cat"
-        assert before - 1 <= stat.born <= descendants.ticks()
+        assert before - 1 <= stat.born <= clock.ticks()
         fds = [process.stdin.fileno(), process.stdout.fileno()]
         inodes = descendants.pipe_inodes(fds)
         assert len(inodes) == 2

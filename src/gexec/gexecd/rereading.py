@@ -1,0 +1,65 @@
+"""Keys and policy, as the spawner gets them: at the start, and again by SIGHUP from this program.
+
+The spawner does not load what reads configuration, so it runs this module as a child.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gexec.errors import GexecError
+from gexec.posix.log import stderr_log
+from gexec.security.keys import VerifyKey
+from gexec.security.policy import Policy
+from gexec.settings.config import LEAVE, PolicySettings, read_gexecd
+from gexec.settings.keyfiles import read_verify_keys
+from gexec.spawner.handover import policy_fields
+
+
+def main(argv: list[str]) -> int:
+    """Write the keys and the policy that are in force now to stdout, as JSON; return 1 if one is wrong.
+
+    Args:
+        argv: one word, JSON: ``public_keys`` (paths), ``config`` (a path, "" = the usual file, null =
+            the policy stays) and ``policy``, which then stays.
+    """
+    wanted = json.loads(argv[0])
+    try:
+        keys = read_verify_keys(wanted["public_keys"])
+        policy = wanted["policy"]
+        if wanted["config"] is not None:
+            policy = policy_fields(policy_of(read_gexecd(wanted["config"] or None).policy))
+    except GexecError as error:
+        stderr_log("gexecd").error(f"reload: {error}")
+        return 1
+    sys.stdout.write(json.dumps({"public_keys": pem_of(keys), "policy": policy}))
+    return 0
+
+
+def pem_of(keys: Mapping[bytes, VerifyKey]) -> str:
+    """Return public keys as PEM, one after another."""
+    return "".join(
+        key.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+        for key in keys.values()
+    )
+
+
+def policy_of(settings: PolicySettings) -> Policy:
+    """Return the policy that the settings describe."""
+    return Policy(
+        allow_users=frozenset(settings.allow_users),
+        deny_users=frozenset(settings.deny_users),
+        allow_groups=frozenset(settings.allow_groups),
+        deny_groups=frozenset(settings.deny_groups),
+        uid_min=settings.uid_min,
+        allow_root=settings.root,
+        # Without the rights of root it runs its own user's commands only, and that user is here already.
+        allow_nologin=os.geteuid() != 0,
+        jobs_per_user_max=settings.jobs_per_user_max,
+        leave_leftovers=settings.leftovers == LEAVE,
+    )

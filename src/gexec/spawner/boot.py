@@ -1,0 +1,31 @@
+"""The spawner's program: gexecd's start-up executes it with the descriptor of a ``Handover``."""
+
+from __future__ import annotations
+
+import os
+
+from gexec.spawner.forking import fork_starter
+
+
+def main(argv: list[str]) -> int:
+    """Fork the starter, then be the spawner; return gexecd's exit status.
+
+    Args:
+        argv: the handover's descriptor, then gexecd's own words, which only ps shows.
+    """
+    starter = fork_starter()  # first: it and its helpers hold nothing of what is loaded and read below
+
+    from gexec.posix import channel, identity
+    from gexec.posix.readiness import announce
+    from gexec.spawner.handover import Handover
+    from gexec.spawner.program import SpawnerProcess
+
+    fd = int(argv[0])
+    handed = Handover.decode(channel.unsealed(fd))
+    os.close(fd)
+    kept = [starter[1].fileno(), *handed.descriptors]
+    identity.close_inherited(kept)
+    identity.keep_from_programs()
+    process = SpawnerProcess(handed, lambda: starter, lambda: announce(*handed.ready_fds))
+    process.spawner.begin_starter()
+    return process.run()

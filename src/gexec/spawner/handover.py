@@ -1,0 +1,81 @@
+"""What gexecd's start-up hands to the spawner: all that it needs, in a sealed memfd."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from gexec.security.policy import Policy
+
+
+@dataclass(slots=True)
+class Handover:
+    """Everything a spawner needs; it reads no configuration. Descriptors: -1 = none.
+
+    Attributes:
+        names: this node's names and addresses.
+        public_keys: the accepted public keys, PEM.
+        policy: who may run what.
+        started_s: UNIX time; what was signed before is refused.
+        relay_pid, channel_fd: the relay, and the channel to it.
+        relay_ready_fd: a byte comes when the relay serves.
+        ready_fds: who is told of that.
+        parent_fd: all ends when this comes to its end.
+        log_fd: takes the place of stderr when the relay serves.
+        socket, socket_inode: the socket that was made and is to be removed; "" = none.
+        expires_s: until when the certificate is valid, UNIX time.
+        renewal, rereading: the argv of programs that get a certificate, and read keys and policy.
+    """
+
+    realm: str
+    names: list[str]
+    public_keys: str
+    policy: dict[str, Any]
+    started_s: float
+    clock_skew_s: float
+    credential_ttl_max_s: float
+    audit_log: str
+    drain_s: float
+    relay_pid: int
+    channel_fd: int
+    relay_ready_fd: int
+    ready_fds: list[int]
+    parent_fd: int
+    log_fd: int
+    socket: str
+    socket_inode: int
+    expires_s: float
+    renewal: list[str]
+    rereading: list[str]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All descriptors that the spawner takes over."""
+        fds = [self.channel_fd, self.relay_ready_fd, self.parent_fd, self.log_fd, *self.ready_fds]
+        return [fd for fd in fds if fd >= 0]
+
+    def encode(self) -> bytes:
+        """Return its bytes."""
+        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Self:
+        """Return what ``encode`` wrote."""
+        return cls(**json.loads(raw))
+
+
+def policy_fields(policy: Policy) -> dict[str, Any]:
+    """Return a policy as what JSON can hold."""
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(policy).items()
+    }
+
+
+def policy_from(told: dict[str, Any]) -> Policy:
+    """Return the policy of ``policy_fields``."""
+    given: dict[str, Any] = {
+        name: frozenset(value) if isinstance(value, list) else value for name, value in told.items()
+    }
+    return Policy(**given)

@@ -1,0 +1,211 @@
+"""The spawner as a process: what it is handed, its signals, and the relay beside it.
+
+gexecd's start-up executes it (``spawner.boot``); a local cluster calls it in the process that was
+forked for a node. If spawner or relay ends, so does the other (docs/decisions/0007-spawner.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gexec.errors import KeyFileError
+from gexec.posix import clock, identity, memory
+from gexec.posix.audit import AuditLog
+from gexec.posix.log import Log, stderr_log
+from gexec.security.keys import load_public_keys
+from gexec.spawner.accounts import account_of
+from gexec.spawner.admission import Admission
+from gexec.spawner.asking import ask
+from gexec.spawner.handover import Handover, policy_from
+from gexec.spawner.spawner import Spawner
+from gexec.wire.messages import AcceptedKeys
+
+#: The signals that it takes; start-up blocks them before it forks anything.
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+#: Descriptors of the relay and of the spawner; tasks keep gexecd's own limit.
+DESCRIPTORS_MAX: Final = 65_536
+#: What a draining relay gets beyond drain_s.
+_DRAIN_PATIENCE_S: Final = 5.0
+_RETRY_S: Final = 60.0
+_SOONEST_S: Final = 1.0
+
+
+class SpawnerProcess:
+    """The spawner's life from its handover to its end.
+
+    Args:
+        handed: its descriptors belong to this process from now on.
+        start: returns the starter's pid, and the channel to it.
+        ready: called once, when links and clients can connect.
+        log: where it is told; None = on stderr.
+    """
+
+    def __init__(
+        self,
+        handed: Handover,
+        start: Callable[[], tuple[int, socket.socket]],
+        ready: Callable[[], None],
+        log: Log | None = None,
+    ) -> None:
+        self._handed = handed
+        self._ready = ready
+        self._log = (log or stderr_log("gexecd")).named("gexecd-spawner")
+        self._terms = 0
+        self._audit = AuditLog(handed.audit_log or None, self._log)
+        self._admission = Admission(
+            keys=load_public_keys(handed.public_keys.encode()),
+            realm=handed.realm,
+            names=handed.names,
+            policy=policy_from(handed.policy),
+            started_s=handed.started_s,
+            account_of=account_of,
+            skew_s=handed.clock_skew_s,
+            ttl_max_s=handed.credential_ttl_max_s,
+        )
+        self.spawner = Spawner(
+            relay=socket.socket(fileno=handed.channel_fd),
+            start=start,
+            admission=self._admission,
+            audit=self._audit,
+            log=self._log,
+            relay_pid=handed.relay_pid,
+            on_signal=self._signalled,
+        )
+        self._loop = self.spawner.loop
+
+    def run(self) -> int:
+        """Serve until SIGTERM, the relay's end, or the parent's; return gexecd's exit status."""
+        identity.become_subreaper()
+        identity.set_title("gexecd-spawner")
+        identity.raise_descriptors(DESCRIPTORS_MAX)
+        self._loop.watch(self._handed.relay_ready_fd, self._relay_ready)
+        if self._handed.parent_fd >= 0:
+            self._loop.watch(self._handed.parent_fd, self._parent_gone)
+        self.renew_before(self._handed.expires_s)
+        self.spawner.install_handlers()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        memory.settle()
+        try:
+            status = self.spawner.run()
+        finally:
+            if self.spawner.relay_pid:
+                os.kill(self.spawner.relay_pid, signal.SIGKILL)
+                os.waitpid(self.spawner.relay_pid, 0)
+            self._remove_socket()
+        # That the relay is gone unasked is a failure: systemd starts gexecd again.
+        return status if self._terms else 1
+
+    def _remove_socket(self) -> None:
+        """Remove the socket of clients, unless another gexecd has one there by now."""
+        try:
+            if os.lstat(self._handed.socket).st_ino == self._handed.socket_inode:
+                os.unlink(self._handed.socket)
+        except OSError:
+            pass  # there is none
+
+    def _relay_ready(self) -> None:
+        fd = self._handed.relay_ready_fd
+        self._loop.unwatch(fd)
+        told = os.read(fd, 1)
+        os.close(fd)
+        if told:
+            self._ready()
+            if self._handed.log_fd >= 0:
+                identity.take_stderr(self._handed.log_fd)
+
+    # -- signals -----------------------------------------------------------------------------
+
+    def _signalled(self, signum: int) -> None:
+        if signum == signal.SIGHUP:
+            self._reload()
+            return
+        self._terms += 1
+        if self._terms == 1 and self.spawner.relay_pid:
+            os.kill(self.spawner.relay_pid, signal.SIGTERM)
+            bound_s = self._handed.drain_s + _DRAIN_PATIENCE_S
+            self._loop.call_at(clock.now_s() + bound_s, lambda: self.spawner.shut_down(now=False))
+        else:
+            self.spawner.shut_down(now=True)
+
+    def _parent_gone(self) -> None:
+        if not os.read(self._handed.parent_fd, 4096):
+            self._loop.unwatch(self._handed.parent_fd)
+            self._terms += 1
+            self.spawner.shut_down(now=True)
+
+    # -- keys and policy ---------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Have keys and policy read again. What is wrong leaves the old ones in force."""
+        self._audit.reopen()
+        try:
+            self._ask(self._handed.rereading, self._reread)
+        except OSError as error:
+            self._log.error(f"reload: {error.strerror}; the old settings stay in force")
+
+    def _reread(self, answer: bytes) -> None:
+        try:
+            told = json.loads(answer)
+            keys = load_public_keys(told["public_keys"].encode())
+            policy = policy_from(told["policy"])
+        except (ValueError, KeyError, TypeError, KeyFileError):
+            self._log.error("reload: the old settings stay in force")  # the program has said why
+            return
+        self._admission.reload(keys, policy)
+        self.spawner.retire_helpers()
+        self.spawner.tell(AcceptedKeys(told["public_keys"].encode()))
+        self._log.info(f"reloaded: {len(keys)} public keys accepted")
+
+    # -- the certificate ---------------------------------------------------------------------
+
+    def renew_before(self, expires_s: float) -> None:
+        """Renew a certificate that is valid until this UNIX time, in the middle of what is left of it.
+
+        Not all nodes of a cluster at once: within a fifth of that time around the middle.
+        """
+        half_s = (expires_s - time.time()) / 2
+        self._renew_in(max(_SOONEST_S, half_s * (0.9 + 0.2 * os.urandom(1)[0] / 255)))
+
+    def _renew_in(self, wait_s: float) -> None:
+        self._loop.call_at(clock.now_s() + wait_s, self.renew)
+
+    def renew(self) -> None:
+        """Have a program get the next certificate, so that a slow authd stops no job.
+
+        It writes the key and the certificate into a memfd, which the relay gets and this process never reads.
+        """
+        memfd = -1
+        try:
+            memfd = os.memfd_create("gexec-certificate", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            self._ask(self._handed.renewal, lambda answer: self._renewed(memfd, answer), memfd)
+        except OSError as error:
+            if memfd >= 0:
+                os.close(memfd)
+            self._not_renewed(error.strerror or "it cannot be asked for")
+
+    def _renewed(self, memfd: int, answer: bytes) -> None:
+        try:
+            expires_s = float(answer)
+            self.spawner.pass_certificates(memfd)
+        except ValueError:
+            self._renew_in(_RETRY_S)  # the program has said why
+        except OSError as error:
+            self._not_renewed(error.strerror or "the relay cannot be told")
+        else:
+            self.renew_before(expires_s)
+        finally:
+            os.close(memfd)
+
+    def _not_renewed(self, why: str) -> None:
+        self._log.warning(f"certificate not renewed: {why}; trying again")
+        self._renew_in(_RETRY_S)
+
+    def _ask(self, argv: list[str], answered: Callable[[bytes], None], fd: int = -1) -> None:
+        pid = ask(self._loop, argv, answered, fd)
+        self.spawner.adopt(pid, lambda status: None)

@@ -1,0 +1,390 @@
+"""What a spawner's relay asks for, and what becomes of it: the tasks of one node.
+
+Trusts only the signed bytes (``spawner.admission``); whatever happens to a task is written to the
+audit log, and told to the relay.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gexec.core.deadlines import earlier
+from gexec.errors import CredentialError, ProtocolError
+from gexec.posix import clock
+from gexec.posix.log import Log
+from gexec.spawner.admission import Admission, Admitted
+from gexec.spawner.auditing import AuditRecords, EndedTask
+from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
+from gexec.spawner.helpers import Helpers
+from gexec.spawner.launching import STARTER, Helper, LaunchedTask
+from gexec.wire import outcome
+from gexec.wire.launches import Launch, LaunchCheck, LostTasks
+from gexec.wire.messages import (
+    Check,
+    ForgetProcess,
+    KillProcess,
+    ProcessEnded,
+    ProcessEvent,
+    ProcessLeft,
+    ProcessReady,
+    ProcessRefused,
+    ProcessStarted,
+    Request,
+    RunProcess,
+    SignalProcess,
+)
+from gexec.wire.outcome import Outcome
+
+#: What a helper gets beyond a task's grace before it is ended itself.
+HELPER_PATIENCE_S: Final = 5.0
+#: How long the news that a task runs may wait for the news that it has ended.
+_STARTED_HELD_S: Final = 0.05
+#: And of how many tasks at a time: the relay may wait for it with further launches.
+_HELD_MAX: Final = 32
+#: How long after a job what is kept for its next rank is looked at.
+_TIDY_S: Final = 6.0
+_NULL_DEVICE: Final = os.makedev(1, 3)
+_STDIO: Final = ("stdin", "stdout", "stderr")
+#: Tasks that have ended and are remembered; the oldest are forgotten first.
+_ENDED_MAX: Final = 4096
+
+
+class Tasks:
+    """The tasks of one node, from the request to the end of what they left behind.
+
+    Args:
+        admission: who may run what.
+        trail: the audit log.
+        log: for the administrator.
+        tell: sends an event to the relay.
+        tasks_max: tasks at the same time.
+
+    Attributes:
+        helpers: who runs them; set before the first request.
+    """
+
+    helpers: Helpers
+
+    def __init__(
+        self,
+        admission: Admission,
+        trail: AuditRecords,
+        log: Log,
+        tell: Callable[[ProcessEvent], None],
+        tasks_max: int,
+    ) -> None:
+        self._admission = admission
+        self._trail = trail
+        self._log = log
+        self._tell = tell
+        self._tasks_max = tasks_max
+        self._tasks: dict[int, LaunchedTask] = {}
+        #: By task, oldest first: when it is told at the latest.
+        self._held: dict[int, tuple[float, ProcessStarted]] = {}
+        self._checks = Checks()
+        self._tidy_by_s: float | None = None
+        self._ended: dict[int, EndedTask] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @property
+    def grace_s(self) -> float:
+        """The longest grace of a task that runs."""
+        return max([task.launch.kill_grace_s for task in self._tasks.values()], default=0.0)
+
+    # -- what the relay asks for -------------------------------------------------------------
+
+    def handle(self, request: Request) -> None:
+        """Do what the relay asks for; trouble with one task is that task's, and every other one goes on."""
+        try:
+            self._handle(request)
+        except Exception as error:
+            self._log.error(f"task {request.task}: {type(error).__name__}: {error}")
+            if isinstance(request, RunProcess | Check):
+                self.give_up(request.task, request.rank, outcome.unexpected(error))
+
+    def give_up(self, number: int, rank: int, refused: Outcome) -> None:
+        """Refuse a task that cannot be dealt with; whatever was begun for it is ended."""
+        self._checks.pop(number)
+        task = self._tasks.get(number)
+        if task is not None:
+            self._kill(number, task, True, refused.text)
+            return  # its end is reported as that of any other
+        self._refuse(number, rank, "resources", refused.text, refused)
+
+    def _handle(self, request: Request) -> None:
+        number = request.task
+        if isinstance(request, RunProcess):
+            self._run(number, request.rank, request.credential, request.blob, request.fds)
+        elif isinstance(request, Check):
+            self._check(number, request.rank, request.credential, request.blob)
+        elif isinstance(request, SignalProcess):
+            self._signal(number, request.signum)
+        elif isinstance(request, KillProcess):
+            self._checks.pop(number)
+            task = self._tasks.get(number)
+            if task is not None:
+                self._kill(number, task, request.now, "asked for")
+            else:
+                self._ask_ended(request)
+        elif isinstance(request, ForgetProcess):
+            self._forget(number)
+
+    def _check(self, number: int, rank: int, credential: bytes, blob: bytes) -> None:
+        admitted = self._admitted(number, rank, credential, blob)
+        if admitted is None:
+            return
+        if self._checks.is_full(admitted.credential.uid):
+            text = (
+                f"{CHECKS_OF_USER_MAX} processes of {admitted.account.name}'s strict jobs wait to be started "
+                "on this node, and no more may: run the job when those have begun"
+            )
+            self._refuse(number, rank, "busy", text, outcome.not_started(text))
+            return
+        uid, launch = admitted.credential.uid, admitted.launch
+        until_s = admitted.credential.expires_s + self._admission.skew_s
+        self._checks.add(number, (launch.job_id, launch.rank), uid, until_s)
+        self._launch(number, admitted, ())
+
+    def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
+        admitted = None
+        try:
+            wrong = _wrong_fd(fds)
+            if wrong:
+                self._refuse(number, rank, "fds", wrong, None)
+            else:
+                admitted = self._admitted(number, rank, credential, blob)
+        finally:
+            if admitted is None:
+                _close_all(fds)
+        if admitted is not None:
+            self._launch(number, admitted, fds)
+
+    def _admitted(self, number: int, rank: int, credential: bytes, blob: bytes) -> Admitted | None:
+        """Return what may be launched, or refuse it and return None."""
+        if number in self._tasks:
+            self._refuse(number, rank, "task", f"task {number} already runs", None)
+            return None
+        if len(self._tasks) >= self._tasks_max:
+            text = f"this node runs {len(self._tasks)} tasks: at most {self._tasks_max} are allowed"
+            self._refuse(number, rank, "busy", text, outcome.not_started(text))
+            return None
+        before = self._checks.pop(number)
+        if self._tidy_by_s is None:
+            self._tidy_by_s = clock.now_s() + _TIDY_S
+        try:
+            admitted = self._admission.admit(
+                credential,
+                blob,
+                rank,
+                now_s=time.time(),
+                jobs_of=self._jobs_of,
+                claimed=before,
+            )
+        except CredentialError as error:
+            self._refuse(number, rank, error.code, str(error), None)
+            return None
+        self._trail.accepted(number, admitted)
+        return admitted
+
+    def _jobs_of(self, uid: int, but: bytes) -> int:
+        return len({t.launch.job_id for t in self._tasks.values() if t.account.uid == uid} - {but})
+
+    def _refuse(self, number: int, rank: int, code: str, text: str, refused: Outcome | None) -> None:
+        self._trail.refused(number, rank, code, text)
+        self._tell(ProcessRefused(number, refused or outcome.denied(text)))
+
+    # -- helpers -----------------------------------------------------------------------------
+
+    def _launch(self, number: int, admitted: Admitted, fds: tuple[int, ...]) -> None:
+        account, launch = admitted.account, admitted.launch
+        try:
+            helper = self.helpers.for_account(account)
+            helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))
+        except (OSError, ProtocolError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._no_process(number, launch.rank, account.name, reason)
+            return
+        finally:
+            _close_all(fds)
+        self._tasks[number] = LaunchedTask(account, launch, helper)
+
+    def _no_process(self, number: int, rank: int, user: str, reason: str) -> None:
+        refused = outcome.no_room(f"no process for {user}: {reason}")
+        self._refuse(number, rank, "helper", refused.text, refused)
+
+    def _signal(self, number: int, signum: int) -> None:
+        task = self._tasks.get(number)
+        if task is None:
+            self._ask_ended(SignalProcess(number, signum))
+        else:
+            task.helper.ask(SignalProcess(number, signum))
+
+    def _kill(self, number: int, task: LaunchedTask, now: bool, reason: str) -> None:
+        launch = task.launch
+        self._trail.killed(number, launch, task.pid, now, reason)
+        if task.helper.number != STARTER:
+            task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + HELPER_PATIENCE_S
+        task.helper.resume()  # its user may have stopped it
+        task.helper.ask(KillProcess(number, now))
+
+    def _forget(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        if task is None:
+            self._ask_ended(ForgetProcess(number))
+            return
+        task.helper.tasks.discard(number)
+        task.helper.unanswered.pop(number, None)
+        task.helper.detached.add(task.mark)
+        task.helper.ask(ForgetProcess(number))
+
+    def _ask_ended(self, request: SignalProcess | KillProcess | ForgetProcess) -> None:
+        """Pass on what concerns only what a task left behind when it ended by itself."""
+        ended = self._ended.get(request.task)
+        helper = None if ended is None else self.helpers.of_number(ended.helper)
+        if helper is not None:
+            helper.resume()
+            helper.ask(request)
+
+    def from_helper(self, event: ProcessEvent) -> None:
+        if isinstance(event, ProcessStarted):
+            task = self._tasks[event.task]
+            task.pid = event.pid
+            self._trail.started(event.task, task.launch, task.account.uid, event.pid)
+            self._hold(event)
+            return
+        if isinstance(event, ProcessEnded):
+            done = self._tasks.pop(event.task, None)
+            if done is not None:
+                self._trail.ended(event.task, done.launch, done.pid, event.outcome)
+                self._remember(event, done)
+            self._held.pop(event.task, None)  # that it has ended says that it ran
+        elif isinstance(event, ProcessRefused):
+            gone = self._tasks.pop(event.task, None)
+            self._checks.pop(event.task)
+            rank = gone.launch.rank if gone else None
+            self._trail.refused(event.task, rank, "start", event.outcome.text)
+        elif isinstance(event, ProcessReady):
+            self._tasks.pop(event.task, None)  # the helper has no task of what it has checked
+        elif isinstance(event, ProcessLeft):
+            self._left(event)
+            return
+        self._tell(event)
+
+    def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
+        """Keep what is needed to deal with what an ended task left behind."""
+        self._ended[event.task] = EndedTask(task.launch, task.account.uid, task.helper.number)
+        task.helper.task_ended(event.task, task, event.ending)
+        if len(self._ended) > _ENDED_MAX:
+            self._ended.pop(next(iter(self._ended)))
+
+    def _left(self, event: ProcessLeft) -> None:
+        """Write down what a task left behind; the relay is told how many hold its output."""
+        ended = self._ended.get(event.task)
+        if ended is not None and not ended.told:
+            ended.told = True
+            self._trail.left(event, ended)
+            if event.holders and ended.leaves:
+                self._tell(ProcessLeft(event.task, event.holders))
+
+    def _hold(self, event: ProcessStarted) -> None:
+        """Keep it a moment: most commands end before it is told, and their end tells it too."""
+        self._held[event.task] = (clock.now_s() + _STARTED_HELD_S, event)
+        if len(self._held) > _HELD_MAX:
+            self._tell_held(next(iter(self._held)))
+
+    def _tell_held(self, number: int) -> None:
+        held = self._held.pop(number, None)
+        if held is not None:
+            self._tell(held[1])
+
+    def helper_gone(self, helper: Helper, why: str) -> LostTasks:
+        """A helper has ended, or could not be forked for a reason; return what the starter must know."""
+        running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
+        lost = helper.lost_tasks([] if why else running)
+        for number, task in running:
+            if why:
+                del self._tasks[number]
+                self._no_process(number, task.launch.rank, task.account.name, why)
+            else:
+                if helper.number == STARTER:
+                    _kill_adopted(task.pid)
+                text = f"the helper process of {task.account.name} was ended"
+                self.from_helper(ProcessEnded(number, outcome.lost(text), True))
+        return lost
+
+    # -- time --------------------------------------------------------------------------------
+
+    def kill_all(self, now: bool) -> None:
+        """End all tasks, because gexecd ends."""
+        for number, task in list(self._tasks.items()):
+            self._kill(number, task, now, "gexecd ends")
+
+    def next_deadline_s(self) -> float | None:
+        """Return when ``tick`` has something to do (``posix.clock``), or None."""
+        due_s = earlier(self._tidy_by_s, self._kill_deadline_s())
+        for held_s, _ in self._held.values():
+            return earlier(due_s, held_s)
+        return due_s
+
+    def tick(self) -> bool:
+        """Do what is due. Returns True if nothing runs and memory may be given back."""
+        now_s = clock.now_s()
+        for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
+            self._tell_held(number)
+        overdue_s = self._kill_deadline_s()
+        if overdue_s is not None and overdue_s <= now_s:
+            self._end_overdue(now_s)
+        if self._tidy_by_s is None or self._tidy_by_s > now_s:
+            return False
+        unix_s = time.time()
+        self._admission.expire(unix_s)
+        self._checks.expire(unix_s)
+        self._tidy_by_s = now_s + _TIDY_S if self._tasks or self._checks else None
+        return not self._tasks
+
+    def _end_overdue(self, now_s: float) -> None:
+        for task in self._tasks.values():
+            if task.kill_by_s is not None and task.kill_by_s <= now_s:
+                self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
+                task.kill_by_s = None
+                task.helper.end()
+
+    def _kill_deadline_s(self) -> float | None:
+        due_s: float | None = None
+        for task in self._tasks.values():
+            due_s = earlier(due_s, task.kill_by_s)
+        return due_s
+
+
+def _wrong_fd(fds: tuple[int, ...]) -> str | None:
+    """Tell what is wrong with a task's stdio: only pipes and /dev/null are taken (attack 67)."""
+    for number, fd in enumerate(fds):
+        status = os.fstat(fd)
+        pipe = stat.S_ISFIFO(status.st_mode)
+        if not pipe and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE):
+            return f"{_STDIO[number]} from the relay is neither a pipe nor /dev/null"
+    return None
+
+
+def _kill_adopted(pid: int) -> None:
+    """Kill a task and its process group: it is our child now that the starter is gone."""
+    if pid == 0:
+        return  # it was not started
+    try:
+        # Only of a child that was not reaped the pid is right.
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass  # it has ended
+
+
+def _close_all(fds: tuple[int, ...]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.cli.command import Command, Say
+    from gexec.cli.command import Call
     from gexec.cli.options import Parsed
 
 #: Options that the receivers get as they are.
@@ -35,11 +35,11 @@ def main(words: Sequence[str]) -> int:
     return run(ENSYNC, words, _ensync)
 
 
-def _ensync(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
-    task = CopyTask(parsed)
-    from gexec.cli.copying import Copy  # words that are wrong are told without it
+def _ensync(call: Call) -> int:
+    task = CopyTask(call.parsed)
+    from gexec.cli.copying import Copy  # usage errors are reported without it
 
-    return Copy(command, parsed, task, say, begin_s).run()
+    return Copy(call, task).run()
 
 
 class CopyTask:

@@ -20,14 +20,12 @@ from gexec.wire.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Mapping, Sequence
 
+    from gexec.client.connection import Connection
     from gexec.select.sources import Choice
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
-#: The local gexecd greets and accepts within this time or counts as stuck.
-ACCEPT_TIMEOUT_S = 30.0
 #: Set on the nodes, so the caller's own values would only confuse.
 _NODE_VARIABLES = (
     b"GEXEC_SVRS",
@@ -168,10 +166,8 @@ def part(job: JobSpec, ranks: Sequence[int]) -> JobSpec:
     )
 
 
-def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
-    """Obtain the credential, connect to this host's gexecd and submit the job.
-
-    Returns the connected socket, non-blocking, and the session that waits for Accepted.
+def submit(job: JobSpec) -> Connection:
+    """Obtain the credential, connect to this host's gexecd and submit the job; Accepted is still to come.
 
     Raises:
         UsageError, AuthError, DaemonError: one sentence each.
@@ -192,7 +188,9 @@ def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
         sock.close()
         raise DaemonError(f"gexecd at {path} does not take the job: is it stopped or overloaded?") from error
     sock.setblocking(False)
-    return sock, session
+    from gexec.client.connection import Connection  # while gexecd reads the job
+
+    return Connection(sock, session)
 
 
 def find_program(name: bytes, cwd: bytes, path: bytes) -> bytes:

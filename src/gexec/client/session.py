@@ -248,7 +248,7 @@ class JobSession:
                 frames.append(frame)
         return frames
 
-    def connection_ended(self, reason: str = "the local gexecd ended") -> Ranges:
+    def connection_ended(self, reason: str) -> Ranges:
         """The connection is gone: every rank without an outcome is lost. Return those ranks."""
         self.state = OVER
         self._acks.clear()

@@ -47,7 +47,7 @@ class Command:
     Attributes:
         name: as the user called it.
         options: its rows of the table.
-        prefix: what stands before each line unless the user says otherwise.
+        prefix: precedes each output line unless options choose another.
         administrator: the node list file comes before GEXEC_SVRS.
     """
 
@@ -64,7 +64,7 @@ class Command:
         self.administrator = administrator
 
     def argv(self, words: Sequence[str]) -> Sequence[str]:
-        """Return what is run on the nodes."""
+        """Return the program and arguments that run on the nodes."""
         if not words:
             raise UsageError(
                 f"no command: give a program to run, such as {self.name} hostname; {self.name} -h shows more"
@@ -80,7 +80,7 @@ class Command:
         return job, choice, submit
 
     def choose(self, parsed: Parsed, request: Request) -> None:
-        """Put into the request what this command's own options say about nodes."""
+        """Put this command's own options for nodes into the request."""
 
 
 class Call:
@@ -103,11 +103,11 @@ class Call:
 
     @property
     def prefix(self) -> str:
-        """What stands before each output line: vnn, host, ip or none."""
+        """What precedes each output line: vnn, host, ip or none."""
         return self.parsed.value("prefix-type", self.command.prefix)
 
     def elapsed(self) -> str:
-        """Return the time since the start, to be shown."""
+        """Return the time since the start as text, e.g. ``1.2 s``."""
         return shown_seconds(time.monotonic() - self.begin_s)
 
     def verbose(self, text: str) -> None:
@@ -134,7 +134,7 @@ class Call:
         if "exit-policy" in parsed.values:
             from gexec.render.policy import parse_policy
 
-            parse_policy(parsed.value("exit-policy", ""))  # a wrong one is told before anything runs
+            parse_policy(parsed.value("exit-policy", ""))  # an error is reported before anything runs
         request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
         request.hosts_file = parsed.last("hosts-file") or ""
         request.count = parsed.integer("nprocs")
@@ -150,7 +150,7 @@ class Call:
         return request
 
     def has_nothing_to_rerun(self) -> bool:
-        """Tell whether --rerun names a file without nodes, and say so."""
+        """Return True, and say so, if --rerun names a file without nodes."""
         if "rerun" not in self.parsed.values:
             return False
         from gexec.cli.nodefiles import is_empty
@@ -180,11 +180,11 @@ class Call:
 def run(command: Command, words: Sequence[str], body: Body | None = None) -> int:
     """Run a command line; return its exit status (2 = usage, 127 = no such program, 255 = failed).
 
-    ``body`` is what is done with words that ask for more than help; by default they are run on the nodes.
+    ``body`` is called unless the arguments ask for help; by default it runs a command on the nodes.
     """
     _open_standard_descriptors()
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs just ends us
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs ends this process
     say = Say(command.name)
     try:
         return _run(command, words, say, body or _on_nodes)
@@ -268,7 +268,7 @@ def _open_standard_descriptors() -> None:
 
 
 class Say:
-    """Puts sentences on stderr, the command's name in front."""
+    """Writes sentences to stderr, preceded by the command's name."""
 
     __slots__ = ("_name", "after_open_line")
 
@@ -298,7 +298,7 @@ class Say:
         try:
             os.write(2, data)
         except OSError:
-            pass  # nobody listens; the exit status still tells
+            pass  # without a reader; the exit status remains
 
 
 def print_(text: str, say: Say) -> int:

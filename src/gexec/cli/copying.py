@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 CHAIN_MAX = 32
 #: How a receiver ends that has given up for --min-rate (cli/receive.py, SLOW).
 _SLOW = exited(4)
-#: Of larger trees the progress does not say how much there is: to know it would take too long.
+#: For larger trees the progress shows no total: counting takes too long.
 _COUNTED_MAX = 20_000
 
 
@@ -122,7 +122,7 @@ class Copy:
         return Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names, self._task.neutral(names))
 
     def _may_come_again(self, outcome: Outcome) -> bool:
-        """Tell whether a node may be tried again. What it told of differences must not come twice."""
+        """Return True if a node may be tried again. What it reported of differences must not come twice."""
         return unreached(outcome) or outcome == _SLOW or (outcome.kind == LOST and not self._task.compares)
 
     # -- ways ----------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class Copy:
             self._problems.update(dict.fromkeys(feed.problems))
         return connection.session.ended_outcomes()
 
-    # -- what it says --------------------------------------------------------------------------
+    # -- reports -------------------------------------------------------------------------------
 
     def _tell_reports(self, job: JobSpec) -> None:
         reports = [report for report in self._view.reports if report is not None]
@@ -249,7 +249,7 @@ def _check_roots(task: CopyTask) -> None:
         roots = roots_of(task.paths, task.names)
     except OSError as error:
         raise UsageError(
-            f"the working directory cannot be told ({error.strerror}): give absolute paths"
+            f"the working directory is not known ({error.strerror}): give absolute paths"
         ) from error
     for root in roots:
         if not os.path.lexists(root.path):
@@ -285,7 +285,7 @@ def _bytes_of(task: CopyTask) -> int:
                 status = os.lstat(path)
                 total += min(status.st_size, status.st_blocks * 512)
         except OSError:
-            pass  # the sender tells
+            pass  # the sender reports it
         count += 1
         if count > _COUNTED_MAX:
             return 0

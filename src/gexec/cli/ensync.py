@@ -43,13 +43,13 @@ def _ensync(call: Call) -> int:
 
 
 class CopyTask:
-    """What the words ask for, checked.
+    """What the arguments ask for, checked.
 
     Attributes:
         paths: what is copied, or removed.
         via: gexec, ssh or auto (never with --strict, which only gexecd can do).
         removes: the paths are deleted on the nodes; nothing is copied.
-        compares: nothing is written; differences are told.
+        compares: nothing is written; differences are reported.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
         receiver: options for the receivers.
         floor: one more, which only the first attempt has; or "".
@@ -68,7 +68,7 @@ class CopyTask:
         if parsed.all("ssh-option"):
             from gexec.ssh.settings import given
 
-            given(parsed.all("ssh-option"), None)  # what is wrong is told before anything is copied
+            given(parsed.all("ssh-option"), None)  # errors are reported before anything is copied
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = parsed.size("bwlimit")
@@ -102,7 +102,7 @@ class CopyTask:
         return line_for_all
 
     def sender(self, by_ssh: bool) -> list[str]:
-        """Return the words of the sender; by ssh, receivers get themselves first, and may have no zstd."""
+        """Return the sender's arguments; by ssh the receiver is sent first, and nodes may have no zstd."""
         words = [f"--names={self.names}"]
         words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
         if self.bytes_per_s:

@@ -57,7 +57,7 @@ def fetch(call: Call) -> int:
 
 
 def _directory(parsed: Parsed) -> str:
-    """Return where it goes, absolute; UsageError if the words make no sense."""
+    """Return where it goes, absolute; UsageError if the arguments make no sense."""
     if parsed.rest:
         raise UsageError(f"option --fetch: no command runs with it, but {parsed.rest[0][:80]!r} is given")
     for path in parsed.all("fetch"):

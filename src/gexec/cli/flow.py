@@ -139,7 +139,7 @@ class Run:
 
     @property
     def is_over(self) -> bool:
-        """True if no further job may begin: the user asked for the end, or nobody reads the output."""
+        """True if no further job may begin: the user asked for the end, or the output has no reader."""
         return self.asked_to_end or self.status is not None
 
     def pause(self, wait_s: float) -> bool:
@@ -179,7 +179,7 @@ class Run:
         """Write what failed, to stderr and where else the user wants it, and return the exit status.
 
         Args:
-            in_full: write the summary also after a run that ended early, unless nobody reads stdout.
+            in_full: write the summary also after a run that ended early, unless stdout has no reader.
             by_signal: a signal that asked for the end gives the status, unless all nodes succeeded.
         """
         if self._farewell:
@@ -236,7 +236,7 @@ class Run:
 
 
 def _progress(call: Call, job: JobSpec) -> Progress | None:
-    """Return what draws on the terminal, None where nobody would see it or it would disturb."""
+    """Return what draws on the terminal, None where it cannot be seen or would disturb."""
     raw = call.prefix == "none" and job.ranks == 1
     if call.parsed.flag("no-progress") or call.parsed.flag("detached") or raw or not os.isatty(2):
         return None

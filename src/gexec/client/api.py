@@ -23,7 +23,6 @@ from gexec.wire.ranks import members
 
 if TYPE_CHECKING:
     from gexec.client.connection import Connection
-    from gexec.wire.frames import Frame
     from gexec.wire.jobspec import JobSpec
 
 #: Both streams of all nodes together that ``run`` holds before it gives up.
@@ -199,7 +198,9 @@ class _Collector:
             if happened & select.POLLOUT:
                 connection.send()
             if happened & ~select.POLLOUT:
-                self._take(connection.receive())
+                for frame in connection.receive():
+                    if isinstance(frame, Output):
+                        self._output(frame)
             connection.on_time(time.monotonic())
 
     def _feed_stdin(self) -> None:
@@ -208,11 +209,6 @@ class _Collector:
             chunk = self._stdin[:room]
             self._stdin = self._stdin[room:]
             session.stdin(bytes(chunk), eof=not self._stdin)
-
-    def _take(self, frames: Sequence[Frame]) -> None:
-        for frame in frames:
-            if isinstance(frame, Output):
-                self._output(frame)
 
     def _output(self, frame: Output) -> None:
         pieces = self._pieces[frame.stream]

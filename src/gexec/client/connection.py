@@ -1,8 +1,8 @@
 """One job's connection to gexecd, which the terminal, ``gexec.run`` and ``gexec.stream`` drive alike.
 
 Owns the socket and the session: bytes in and out, deadlines, keepalives and the loss of gexecd. It
-never waits: its driver waits for the socket until ``due_s``, in a poll or an event loop. It knows no
-terminal, no signals and no view. Part of the thin client.
+never waits: its driver waits for the socket until ``due_s``, in a poll or an event loop. Terminal,
+signals and views are the driver's. Part of the thin client.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _RECEIVE_BYTES = 256 * 1024
 
 
 class Connection:
-    """A submitted job's way to and from gexecd. Whoever has it closes it.
+    """The connection of one submitted job. Its owner closes it.
 
     Args:
         sock: connected, non-blocking.

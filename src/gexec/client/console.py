@@ -96,7 +96,7 @@ class Console:
                 self._progress.erase()
 
     def say(self, text: str) -> None:
-        """Put one sentence on stderr, between what the nodes write there and on a line of its own."""
+        """Write one sentence to stderr, on a line of its own between what the nodes write there."""
         sink = self._sinks[STDERR]
         line = f"{self._command}: {text}\n".encode("utf-8", "backslashreplace")
         sink.put(line if sink.ends_line else b"\n" + line)
@@ -170,7 +170,7 @@ class Console:
     def _on_frame(self, frame: Frame) -> None:
         if isinstance(frame, Output):
             if frame.stream == STDOUT and self._sinks[STDOUT].error is not None:
-                # Nobody reads it and the job is being ended: what is under way costs no more time.
+                # It has no reader and the job is being ended: what still comes costs no more time.
                 self._session.taken(frame.ranks, frame.stream, len(frame.data))
                 return
             self._view.output(frame.stream, frame.ranks, frame.data)
@@ -192,7 +192,7 @@ class Console:
         return ended or running == len(session.outcomes)
 
     def _take(self) -> None:
-        """Move what the view wants written into the sinks, and acknowledge what it has done with."""
+        """Move what the view writes into the sinks, and acknowledge what it has taken."""
         view = self._view
         if view.taken:
             for stream, ranks, count in view.taken:
@@ -210,7 +210,7 @@ class Console:
                 self.ending.kill()
 
     def _refill(self) -> None:
-        """Let a view that holds back what it has to say go on once all is written."""
+        """Let a view that holds output back go on once all is written."""
         while self._view.held and not any(sink.pending for sink in self._sinks.values()):
             if self._session.state == OVER and self._sinks[STDOUT].error is not None:
                 return
@@ -237,7 +237,7 @@ class Console:
             self._reader_gone(stream, sink.error)
 
     def _reader_gone(self, stream: int, error: OSError) -> None:
-        """Nobody reads what the job writes: end it, quietly for a closed pipe, as a filter would."""
+        """The reader has gone: end the job, without a message for a closed pipe, as a filter would."""
         if isinstance(error, BrokenPipeError):
             self.ending.status = READER_GONE
         else:
@@ -248,7 +248,7 @@ class Console:
 
 
 def finish(view: View, sinks: dict[int, Sink]) -> OSError | None:
-    """Write what a view still has to say after its last job; return why stdout takes no more."""
+    """Write what a view still holds after its last job; return why stdout takes no more."""
     view.finish()
     while True:
         for fd, data, _ in view.writes:

@@ -27,33 +27,12 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
 #: Set on the nodes, so the caller's own values would only confuse.
-_NODE_VARIABLES = (
-    b"GEXEC_SVRS",
-    b"GEXEC_MY_VNN",
-    b"GEXEC_NODE",
-    b"GEXEC_JOB",
-    b"GEXEC_NPROCS",
-    b"GEXEC_GPID",
-)
+_NODE_VARIABLES = frozenset(b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_NPROCS GEXEC_GPID".split())
 #: Variables that describe this host's shell, terminal or login, and mislead on another one
 #: (docs/gexec.md, Environment). PWD is set to the directory that the process gets.
-_HERE_ONLY = frozenset(
-    (
-        b"OLDPWD",
-        b"PWD",
-        b"_",
-        b"TMUX",
-        b"TMUX_PANE",
-        b"STY",
-        b"WINDOW",
-        b"WINDOWID",
-        b"SSH_CLIENT",
-        b"SSH_CONNECTION",
-        b"SSH_TTY",
-        b"XDG_RUNTIME_DIR",
-        b"XDG_SESSION_ID",
-        b"DBUS_SESSION_BUS_ADDRESS",
-    )
+_HERE_ONLY = _NODE_VARIABLES.union(
+    b"OLDPWD PWD _ TMUX TMUX_PANE STY WINDOW WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split(),
+    b"XDG_RUNTIME_DIR XDG_SESSION_ID DBUS_SESSION_BUS_ADDRESS".split(),
 )
 
 
@@ -122,7 +101,7 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         | (REMOTE_PATH if request.remote_path else 0)
     )
     count = len(choice.nodes)
-    left_out = _HERE_ONLY.union(_NODE_VARIABLES) if request.env is None else _NODE_VARIABLES
+    left_out = _HERE_ONLY if request.env is None else _NODE_VARIABLES
     entries = [name + b"=" + value for name, value in env.items() if name and name not in left_out]
     if request.env is None:
         entries.append(b"PWD=" + cwd)
@@ -183,7 +162,7 @@ def submit(job: JobSpec) -> Connection:
     try:
         sock.sendall(session.outgoing())
     except (BrokenPipeError, ConnectionResetError):
-        pass  # it may have refused before it read everything: what it said is still to be read
+        pass  # it may have refused before it read everything: its answer is still to be read
     except OSError as error:
         sock.close()
         raise DaemonError(f"gexecd at {path} does not take the job: is it stopped or overloaded?") from error

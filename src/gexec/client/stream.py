@@ -71,7 +71,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """There is no end of a process to tell: not started, denied, or lost on the way (``outcome``)."""
+    """The end of this rank's process is not known: not started, denied, or lost (``outcome``)."""
 
     rank: int
     node: str
@@ -223,7 +223,7 @@ class Job:
 
 
 class _Driver:
-    """Drives a connection in the event loop, and wakes whoever waits for it.
+    """Drives a connection in the event loop, and wakes the tasks that wait for it.
 
     Reader and writer callbacks rather than a transport: a transport gives up at the first failed
     write, but what gexecd sent before it closed its side must still be read.
@@ -248,7 +248,7 @@ class _Driver:
         self._step(lambda: self._connection.on_time(time.monotonic()))
 
     def _step(self, step: Callable[[], list[frames.Frame]]) -> None:
-        """Take what comes, and see to what follows from it."""
+        """Queue the frames of one step, then send, set the timer and wake the waiting tasks."""
         try:
             self._frames.extend(step())
         except GexecError as error:
@@ -281,7 +281,7 @@ class _Driver:
             self._changed.set()
 
     def flush(self) -> None:
-        """Send what the session has to say, now or when the socket takes it."""
+        """Send what is outstanding, now or when the socket takes it."""
         if self._closed:
             return
         self._connection.send()
@@ -348,7 +348,7 @@ class _Driver:
             self.flush()
 
     def _discard(self) -> None:
-        """Take what nobody will read, so that the processes can end."""
+        """Acknowledge output that is not handed out any more, so that the processes can end."""
         while self._frames:
             frame = self._frames.popleft()
             if isinstance(frame, frames.Output):

@@ -232,7 +232,7 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     code += "import sys; from gexec.cli.ensync import main; sys.exit(main(['f']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=DEADLINE_S)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"ensync: the working directory cannot be told")
+    assert done.stderr.startswith(b"ensync: the working directory is not known")
 
 
 def test_the_manual_has_every_option() -> None:

@@ -85,7 +85,8 @@ class Copy:
             return 0
         job, choice = self._plan()
         self._call.verbose(f"{job.ranks} nodes from {choice.source}")
-        self._view = Pushed(self._shown(job), job.ranks)
+        self._names = list(job.names)
+        self._view = Pushed(self._shown(), job.ranks)
         everyone = range(job.ranks)
         run = self._run = Run(self._call, job, choice, self._view, several=True)
         with run:
@@ -98,7 +99,7 @@ class Copy:
             self._say(problem)
         status = run.conclude(by_signal=True)
         if run.status is None:
-            self._tell_reports(job)
+            self._tell_reports()
         return max(status, self._sender_status)
 
     def _plan(self) -> tuple[JobSpec, Choice]:
@@ -113,13 +114,13 @@ class Copy:
                 job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
         return job, choice
 
-    def _shown(self, job: JobSpec) -> View:
-        names = list(job.names)
+    def _shown(self) -> View:
+        names = self._names
         if self._task.compares:
             from gexec.render.gather import Gathered
 
             return Sentences(Gathered(names), names, self._task.neutral(names))
-        return Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names, self._task.neutral(names))
+        return Sentences(Prefixed(prefixes("host", names, ()), len(names)), names, self._task.neutral(names))
 
     def _may_come_again(self, outcome: Outcome) -> bool:
         """Return True if a node may be tried again. What it reported of differences must not come twice."""
@@ -140,13 +141,13 @@ class Copy:
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
         if again:
-            self._try("once more", job, lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
+            self._try("once more", lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
         slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
         if again:
-            self._try("at their own pace", job, slow, outcomes, lambda: self._at_own_pace(job, slow))
+            self._try("at their own pace", slow, outcomes, lambda: self._at_own_pace(job, slow))
         left = [rank for rank in ranks if self._may_come_again(outcomes[rank]) and rank not in slow]
         if again and auto:
-            self._try("by ssh", job, left, outcomes, lambda: self._by_ssh(choice, left))
+            self._try("by ssh", left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
@@ -157,21 +158,16 @@ class Copy:
         return self._one(submit, own, ranks)
 
     def _try(
-        self,
-        how: str,
-        job: JobSpec,
-        ranks: Sequence[int],
-        outcomes: list[Outcome],
-        run: Callable[[], list[Outcome]],
+        self, how: str, ranks: Sequence[int], outcomes: list[Outcome], run: Callable[[], list[Outcome]]
     ) -> None:
         """Make a further attempt for some ranks, unless the run is over; put what it brought into
         ``outcomes``. Where nothing ran this time, a lost node is still a lost one.
         """
         if not ranks or not self._run.pause(0):
             return
-        names = fold_bounded([shown(job.names[rank]) for rank in ranks])
+        names = fold_bounded([shown(self._names[rank]) for rank in ranks])
         why = printable(outcomes[ranks[0]].describe())
-        self._say(f"{how}: {len(ranks)} of {job.ranks} nodes ({why}): {names}", escape=False)
+        self._say(f"{how}: {len(ranks)} of {len(self._names)} nodes ({why}): {names}", escape=False)
         try:
             later = run()
         except GexecError as error:
@@ -229,7 +225,7 @@ class Copy:
 
     # -- reports -------------------------------------------------------------------------------
 
-    def _tell_reports(self, job: JobSpec) -> None:
+    def _tell_reports(self) -> None:
         reports = [report for report in self._view.reports if report is not None]
         if not reports or not (self._parsed.flag("verbose") or os.isatty(2)):
             return
@@ -239,7 +235,7 @@ class Copy:
         elapsed_s = max(1e-3, time.monotonic() - self._call.begin_s)
         done = "different" if self._task.compares else "written"
         self._say(
-            f"{files} files {done} on {len(reports)} of {job.ranks} nodes, {same} were right already: "
+            f"{files} files {done} on {len(reports)} of {len(self._names)} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
 

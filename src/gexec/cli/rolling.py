@@ -6,7 +6,6 @@ from gexec.cli.flow import Run
 from gexec.client.job import part
 from gexec.client.kept import KeptInput
 from gexec.client.session import OVER
-from gexec.client.stdio import Input
 from gexec.errors import GexecError
 from gexec.select.rounds import Rounds, share, unreached
 from gexec.wire.jobspec import NO_STDIN
@@ -93,9 +92,8 @@ class RollingRun:
             self._stopped_by(error)
             return [not_started(str(error))] * len(ranks)
         session = connection.session
-        source = None if self._kept is None else Input(kept=self._kept)
         try:
-            self._run.one(connection, source, ranks, unreached if self._rounds.may_come_again else None)
+            self._run.one(connection, self._kept, ranks, unreached if self._rounds.may_come_again else None)
         except GexecError as error:
             self._stopped_by(error)
             # Only a job that gexecd has refused cannot have run.

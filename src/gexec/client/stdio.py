@@ -14,7 +14,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
 
-    from gexec.client.kept import KeptInput
     from gexec.render.view import Credit
 else:
     import _signal
@@ -31,22 +30,17 @@ _BLOCK_BYTES = 64 * 1024
 class Input:
     """What the processes of a job read.
 
-    Args:
-        fd: a descriptor of this process.
-        kept: reads that descriptor instead, and keeps what it read for the next job; None = nobody does.
-
     Attributes:
         fd: the descriptor to wait for before the next ``read``.
         is_terminal: it is only the foreground job's, so whether it ``is_ours`` changes.
     """
 
-    __slots__ = ("_gone", "_kept", "fd", "is_terminal")
+    __slots__ = ("_gone", "fd", "is_terminal")
 
-    def __init__(self, fd: int = 0, kept: KeptInput | None = None) -> None:
-        self._kept = kept
+    def __init__(self, fd: int = 0) -> None:
         self._gone = False
-        self.fd = fd if kept is None else kept.fd
-        self.is_terminal = os.isatty(self.fd)
+        self.fd = fd
+        self.is_terminal = os.isatty(fd)
 
     @property
     def is_ours(self) -> bool:
@@ -67,7 +61,7 @@ class Input:
         if not self.is_ours:
             return None
         try:
-            return os.read(self.fd, most_bytes) if self._kept is None else self._read_kept(most_bytes)
+            return self._read(most_bytes)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -76,14 +70,8 @@ class Input:
             self._gone = True
             return None
 
-    def _read_kept(self, most_bytes: int) -> bytes:
-        kept = self._kept
-        assert kept is not None
-        data = kept.read(most_bytes)
-        if self.fd != kept.fd:  # the copy is read to its end: on with the descriptor itself
-            self.fd = kept.fd
-            self.is_terminal = os.isatty(self.fd)
-        return data
+    def _read(self, most_bytes: int) -> bytes:
+        return os.read(self.fd, most_bytes)
 
 
 class Sink:

@@ -92,15 +92,17 @@ class Ending:
     @property
     def due_s(self) -> float | None:
         """When to call ``on_time`` at the latest, on the monotonic clock; None if nothing is due."""
-        dues_s = [self._leave_s] if self._leave_s else []
-        if self._ended_by and not self._killed and self._session.state == ACCEPTED:
-            dues_s.append(self._ended_at_s + limits.KILL_GRACE_S)
-        return min(dues_s, default=None)
+        return min([due_s for due_s in (self._leave_s, self._kill_due_s) if due_s], default=None)
+
+    @property
+    def _kill_due_s(self) -> float:
+        """When the grace after TERM or HUP is over; 0 if none runs."""
+        is_running = self._ended_by and not self._killed and self._session.state == ACCEPTED
+        return self._ended_at_s + limits.KILL_GRACE_S if is_running else 0.0
 
     def on_time(self, now_s: float) -> None:
         """Kill what TERM or HUP did not end, leave what does not end at all."""
-        due_s = self._ended_at_s + limits.KILL_GRACE_S
-        if self._ended_by and not self._killed and self._session.state == ACCEPTED and now_s >= due_s:
+        if self._kill_due_s and now_s >= self._kill_due_s:
             self._kill_at_once(f"not ended {limits.KILL_GRACE_S:g} s after {_name(self._ended_by)}")
         if self._leave_s and now_s > self._leave_s:
             self._leave()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gexec.client.session import ACCEPTED, OVER
-from gexec.ssh.job import SshOptions, open_session, prepare
+from gexec.ssh.job import SshOptions, prepare, submit
 from gexec.wire.frames import STDERR, STDOUT, Ended, Frame, Output, RanksStarted
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
@@ -33,13 +33,14 @@ class Run:
         self.events: list[tuple[str, int]] = []
         self._stdin = memoryview(stdin)
         self._job = job
-        self.sock, self.session = open_session(job, options)
+        self.connection = submit(job, options)
+        self.session = self.connection.session
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.sock.close()
+        self.connection.close()
 
     def until(self, what: Callable[[], object]) -> None:
         """Serve the session until ``what()`` is true."""
@@ -47,17 +48,13 @@ class Run:
         while not what():
             assert self.session.state != OVER, f"over, with {self.session.outcomes}"
             self._feed()
-            data = self.session.outgoing()
-            if data:
-                self.sock.setblocking(True)
-                self.sock.sendall(data)
-                self.sock.setblocking(False)
-            if not select.select([self.sock], [], [], 0.2)[0]:
+            self.connection.send()
+            if not select.select([self.connection], [], [], 0.2)[0]:
                 assert time.monotonic() < end_s, f"nothing more, with {self.session.outcomes}"
                 continue
-            data = self.sock.recv(262144)
-            assert data, "the engine ended"
-            for frame in self.session.feed(data):
+            frames = self.connection.receive()
+            assert not self.connection.gone, "the engine ended"
+            for frame in frames:
                 self._on_frame(frame)
 
     def finish(self) -> Run:

@@ -167,7 +167,7 @@ def test_what_a_command_leaves_behind_is_not_waited_for(sshd: Sshd) -> None:
 
 _CLIENT = """
 import sys, time
-from gexec.ssh.job import SshOptions, open_session, prepare
+from gexec.ssh.job import SshOptions, prepare
 from tests.system.ssh_jobs import Run
 nodes = [(f"node{number}", 0) for number in range(1, 5)]
 job = prepare(nodes, ["sh", "-c", "echo $$; exec sleep 1000"], stdin=sys.argv[1] == "stdin")
@@ -249,5 +249,5 @@ def test_closed_standard_descriptors_are_no_hindrance(sshd: Sshd, closed: tuple[
 def test_a_session_class_is_the_clients_own(sshd: Sshd) -> None:
     with start(sshd, ["node1"], "true") as job:
         assert isinstance(job.session, JobSession)
-        assert not job.sock.getblocking()
+        assert not os.get_blocking(job.connection.fileno())
         job.finish()

@@ -267,7 +267,7 @@ def test_a_client_that_reads_nothing_stops_everything_in_bounded_memory(sshd: Ss
         assert int(peak.split()[1]) < 48 * 1024  # KiB; an interpreter with its modules has half of that
         assert last - first <= 4 * limits.WINDOW_MAX_BYTES + 4 * limits.READ_CHUNK_BYTES
         job.session.kill(now=True)
-        job.sock.sendall(job.session.outgoing())
+        job.connection.send()
         wait_until(lambda: not _commands(sshd.process.pid), "the commands are not killed")
         # A reader that is slow is not a node that is silent: the engine looks (CONFIRM_S), and lets ssh be.
         looked = _wakeups(engine)

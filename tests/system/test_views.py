@@ -13,9 +13,10 @@ from .conftest import DEADLINE_S, Cluster
 _CLIENT = """
 import sys
 from gexec.client.console import Console
-from gexec.client.job import Request, build, open_session
+from gexec.client.interrupts import Interrupts
+from gexec.client.job import Request, build, submit
 from gexec.client.outdir import OutputDir
-from gexec.client.sink import standard_sinks
+from gexec.client.stdio import standard_sinks
 from gexec.render.diff import Diff
 from gexec.render.gather import Gathered
 from gexec.render.jsonl import Jsonl
@@ -27,10 +28,11 @@ request.nodes = sys.argv[3:]
 job, _ = build(request)
 names, addresses = list(job.names), list(job.addresses)
 view = eval(sys.argv[1])
-sock, session = open_session(job)
-console = Console(sock, session, view, standard_sinks(), read_stdin=False)
+connection = submit(job)
+console = Console(connection, view, standard_sinks(), Interrupts())
 console.run()
-sys.exit(exit_status(session.ended_outcomes()) if console.status is None else console.status)
+status = console.ending.status
+sys.exit(exit_status(connection.session.ended_outcomes()) if status is None else status)
 """
 _BYTES = r'printf "\000\001\377"; printf "gr\303\266\303\237e\n\n\r\nno end"'
 _LONG = 3_000_000

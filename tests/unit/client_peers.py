@@ -96,7 +96,7 @@ Script = Callable[[Peer], None]
 class Daemons:
     """Both scripted daemons; ``env`` is what a client needs to find them."""
 
-    def __init__(self, directory: Path, script: Script) -> None:
+    def __init__(self, directory: Path, script: Script, sign: Script) -> None:
         self.env = dict(os.environ)
         for name in [name for name in self.env if name.startswith("GEXEC_")]:
             del self.env[name]
@@ -106,7 +106,7 @@ class Daemons:
         self.errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
         self._listeners = [
-            self._serve(self.env["GEXEC_AUTHD_SOCKET"], TO_AUTHD, _sign),
+            self._serve(self.env["GEXEC_AUTHD_SOCKET"], TO_AUTHD, sign),
             self._serve(self.env["GEXEC_SOCKET"], FROM_CLIENT, script),
         ]
 
@@ -144,15 +144,16 @@ class Daemons:
             raise self.errors[0]
 
 
-def _sign(peer: Peer) -> None:
+def sign_all(peer: Peer) -> None:
+    """An authd that signs whatever it is asked to."""
     if isinstance(peer.next(), Sign):
         peer.sock.sendall(encode(0, Signed(b"signed")))
 
 
 @contextmanager
-def daemons(directory: Path, script: Script) -> Iterator[Daemons]:
+def daemons(directory: Path, script: Script, sign: Script = sign_all) -> Iterator[Daemons]:
     """Run both daemons while the block runs."""
-    running = Daemons(directory, script)
+    running = Daemons(directory, script, sign)
     try:
         yield running
     finally:

@@ -1,8 +1,9 @@
-"""What gexec, enexec and ensh have in common: their options, and the way from words to an exit status.
+"""What gexec, enexec and ensh have in common: their options, and the way from arguments to an exit status.
 
 Part of the thin client: the plain case, lines with prefixes, imports nothing that it does not need
-before the job is sent (a test holds it). Other ways to show a run come with ``cli.views``, runs of
-several jobs with ``cli.rolling``.
+before the job is sent (a test holds it). What comes then is ``cli.flow``; other forms of output come
+with ``cli.views``, runs of several jobs with ``cli.rolling``. None of them imports this module: they
+get a ``Call``.
 """
 
 from __future__ import annotations
@@ -12,30 +13,26 @@ import time
 
 from gexec.cli.options import Parsed, parse
 from gexec.cli.table import check_combination, options_of
-from gexec.client.job import ProgramError, Request, build, open_session
+from gexec.client.job import ProgramError, Request, build, submit
 from gexec.errors import GexecError, UsageError
-from gexec.render.prefix import prefixes
 from gexec.render.text import printable
 from gexec.render.text import seconds as shown_seconds
 from gexec.version import VERSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     import signal as _signal
     from collections.abc import Callable, Sequence
 
-    from gexec.cli.views import OutputForm
-    from gexec.client.progress import Progress
-    from gexec.client.session import JobSession
+    from gexec.client.connection import Connection
     from gexec.render.view import View
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
-    from gexec.wire.outcome import Outcome
 
-    Opener = Callable[[JobSpec], tuple[_socket.socket, JobSession]]
-    #: What a command does once its words are parsed: (command, words, say, begin) -> exit status.
-    Body = Callable[["Command", Parsed, "Say", float], int]
+    #: Submits a job, or a part of one.
+    Submit = Callable[[JobSpec], Connection]
+    #: What a command does once its arguments are parsed; returns the exit status.
+    Body = Callable[["Call"], int]
 else:
     import _signal
 
@@ -50,7 +47,7 @@ class Command:
     Attributes:
         name: as the user called it.
         options: its rows of the table.
-        prefix: what stands before each line unless the user says otherwise.
+        prefix: precedes each output line unless options choose another.
         administrator: the node list file comes before GEXEC_SVRS.
     """
 
@@ -67,37 +64,130 @@ class Command:
         self.administrator = administrator
 
     def argv(self, words: Sequence[str]) -> Sequence[str]:
-        """Return what is run on the nodes."""
+        """Return the program and arguments that run on the nodes."""
         if not words:
             raise UsageError(
                 f"no command: give a program to run, such as {self.name} hostname; {self.name} -h shows more"
             )
         return words
 
-    def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
+    def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Submit]:
         """Return the job, who chose its nodes, and what submits it or a part of it."""
         request.detached = parsed.flag("detached")
-        request.strict = parsed.flag("strict")
         request.remote_path = parsed.flag("remote-path")
         self.choose(parsed, request)
         job, choice = build(request)
-        return job, choice, open_session
+        return job, choice, submit
 
     def choose(self, parsed: Parsed, request: Request) -> None:
-        """Put into the request what this command's own options say about nodes."""
+        """Put this command's own options for nodes into the request."""
+
+
+class Call:
+    """One call of a command.
+
+    Attributes:
+        command: which.
+        parsed: its arguments.
+        say: writes sentences for the user.
+        begin_s: monotonic time of the start.
+    """
+
+    __slots__ = ("begin_s", "command", "parsed", "say")
+
+    def __init__(self, command: Command, parsed: Parsed, say: Say, begin_s: float) -> None:
+        self.command = command
+        self.parsed = parsed
+        self.say = say
+        self.begin_s = begin_s
+
+    @property
+    def prefix(self) -> str:
+        """What precedes each output line: vnn, host, ip or none."""
+        return self.parsed.value("prefix-type", self.command.prefix)
+
+    def elapsed(self) -> str:
+        """Return the time since the start as text, e.g. ``1.2 s``."""
+        return shown_seconds(time.monotonic() - self.begin_s)
+
+    def verbose(self, text: str) -> None:
+        """Say one sentence, with -v."""
+        if self.parsed.flag("verbose"):
+            self.say(text)
+
+    def request(self, argv: Sequence[str] = ()) -> Request:
+        """Return what the arguments ask for, to run ``argv`` or else their own command.
+
+        Raises:
+            UsageError: a value that makes no sense.
+        """
+        parsed = self.parsed
+        request = Request(argv or self.command.argv(parsed.rest))
+        request.administrator = self.command.administrator
+        request.warn = Say(self.command.name)
+        request.nodes = parsed.all("nodes")
+        request.exclude = parsed.all("exclude")
+        if "failed-to" in parsed.values:
+            from gexec.cli.nodefiles import check_failed_to
+
+            check_failed_to(parsed.value("failed-to", ""))
+        if "exit-policy" in parsed.values:
+            from gexec.render.policy import parse_policy
+
+            parse_policy(parsed.value("exit-policy", ""))  # an error is reported before anything runs
+        request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
+        request.hosts_file = parsed.last("hosts-file") or ""
+        request.count = parsed.integer("nprocs")
+        request.pick = parsed.integer("pick")
+        request.skip_down = parsed.flag("skip-down")
+        request.fanout = parsed.integer("fanout", request.fanout)
+        request.port = parsed.integer("port")
+        request.timeout_s = parsed.seconds("timeout")
+        request.connect_timeout_s = parsed.seconds("connect-timeout", request.connect_timeout_s)
+        request.chdir = parsed.last("chdir") or ""
+        request.strict = parsed.flag("strict")
+        request.stdin = not (parsed.flag("no-stdin") or _stdin_is_null())
+        return request
+
+    def has_nothing_to_rerun(self) -> bool:
+        """Return True, and say so, if --rerun names a file without nodes."""
+        if "rerun" not in self.parsed.values:
+            return False
+        from gexec.cli.nodefiles import is_empty
+
+        path = self.parsed.value("rerun", "")
+        if not is_empty(path):
+            return False
+        self.say(f"{path} names no node: there is nothing to run again")
+        return True
+
+    def view(self, job: JobSpec) -> View | None:
+        """Return the view that options ask for, None for the plain way: lines with plain prefixes."""
+        wanted = any(self.parsed.given(name) for name in _VIEWS)
+        if not wanted and (self.prefix == "none" or not os.isatty(1)):
+            return None
+        from gexec.cli.views import OutputForm
+
+        return OutputForm(self.parsed, self.prefix).view(job)
+
+    def show_places(self, job: JobSpec, choice: Choice) -> int:
+        """Print what would run, and where (--dry-run); return the exit status."""
+        from gexec.cli.nodefiles import places
+
+        return print_(places(job, choice, self.command.resolves), self.say)
 
 
 def run(command: Command, words: Sequence[str], body: Body | None = None) -> int:
     """Run a command line; return its exit status (2 = usage, 127 = no such program, 255 = failed).
 
-    ``body`` is what is done with words that ask for more than help; by default they are run on the nodes.
+    ``body`` is called unless the arguments ask for help; by default it runs a command on the nodes.
     """
     _open_standard_descriptors()
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
-        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs just ends us
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs ends this process
     say = Say(command.name)
     try:
-        return _run(command, words, say, body or _command)
+        return _run(command, words, say, body or _on_nodes)
     except ProgramError as error:
         say(str(error))
         return error.status
@@ -125,181 +215,38 @@ def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     if parsed.flag("version"):
         return print_(f"{command.name} {VERSION}\n", say)
     check_combination(parsed)
-    return body(command, parsed, say, begin_s)
+    return body(Call(command, parsed, say, begin_s))
 
 
-def _command(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
+def _on_nodes(call: Call) -> int:
     """Run a command on the nodes; return the exit status."""
+    parsed = call.parsed
     if "fetch" in parsed.values:
         from gexec.cli.fetching import fetch
 
-        return fetch(command, parsed, say, begin_s)
-    request = request_of(command, parsed)
-    if "rerun" in parsed.values:
-        from gexec.cli.nodefiles import nothing_to_rerun
-
-        if nothing_to_rerun(parsed, say):
-            return 0
-    kind = parsed.value("prefix-type", command.prefix)
-    output = _output(parsed, kind)
-    job, choice, submit = command.plan(parsed, request)
+        return fetch(call)
+    request = call.request()
+    if call.has_nothing_to_rerun():
+        return 0
+    job, choice, submit = call.command.plan(parsed, request)
     if parsed.flag("dry-run"):
-        from gexec.cli.nodefiles import places
-
-        return print_(places(job, choice, command.resolves), say)
-    verbose = parsed.flag("verbose")
-    if verbose:
-        say(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")
+        return call.show_places(job, choice)
+    call.verbose(f"{job.ranks} nodes from {choice.source}: {os.fsdecode(job.program)}")
     if any(name in parsed.values for name in _ROUNDS):
         from gexec.cli.rolling import run_rounds
 
-        return run_rounds(command, parsed, kind, job, choice, submit, output, say, begin_s)
-    # What may find fault with the words comes before the job runs.
-    view = output.view(job) if output else None
-    sock, session = submit(job)
+        return run_rounds(call, job, choice, submit)
+    view = call.view(job)  # what it may find wrong comes before the job runs
+    connection = submit(job)
     # What is needed from here on is imported while gexecd is at work already.
-    from gexec.client.console import Console
-    from gexec.client.sink import standard_sinks
+    from gexec.cli.flow import Run
+    from gexec.client.stdio import Input
 
-    def started() -> None:
-        count = sum([high - low for low, high in session.started])
-        console.say(f"{count} of {job.ranks} started after {shown_seconds(time.monotonic() - begin_s)}")
-
-    console = Console(
-        sock,
-        session,
-        view or plain(kind, job),
-        standard_sinks(),
-        read_stdin=request.stdin and not request.detached,
-        command=command.name,
-        started=started if verbose else None,
-        names=list(job.names),
-        progress=progress_of(parsed, job, kind, begin_s, session),
-    )
-    console.run()
-    sock.close()
-    outcomes = session.ended_outcomes()
-    say.after_open_line = not console.stderr_ends_line
-    if console.status is not None:
-        if console.farewell:
-            say(console.farewell, escape=False)
-        if "failed-to" in parsed.values:
-            from gexec.cli.nodefiles import write_failed
-
-            write_failed(parsed, choice, outcomes, say)
-        return console.status
-    return conclude(parsed, job, choice, outcomes, say, begin_s)
-
-
-def request_of(command: Command, parsed: Parsed, argv: Sequence[str] = ()) -> Request:
-    """Return what the words ask for, to run ``argv`` or else the words' own command.
-
-    UsageError for a value that makes no sense.
-    """
-    request = Request(argv or command.argv(parsed.rest))
-    request.administrator = command.administrator
-    request.warn = Say(command.name)
-    request.nodes = parsed.all("nodes")
-    request.exclude = parsed.all("exclude")
-    if "failed-to" in parsed.values:
-        from gexec.cli.nodefiles import check_failed_to
-
-        check_failed_to(parsed.last("failed-to") or "")
-    if "exit-policy" in parsed.values:
-        from gexec.render.policy import parse_policy
-
-        parse_policy(parsed.last("exit-policy") or "")  # a wrong one is told before anything runs
-    request.nodelist = parsed.last("rerun") or parsed.last("nodelist") or ""
-    request.hosts_file = parsed.last("hosts-file") or ""
-    request.count = parsed.integer("nprocs")
-    request.pick = parsed.integer("pick")
-    request.skip_down = parsed.flag("skip-down")
-    request.fanout = parsed.integer("fanout", request.fanout)
-    request.port = parsed.integer("port")
-    request.timeout_s = parsed.seconds("timeout")
-    request.connect_timeout_s = parsed.seconds("connect-timeout", request.connect_timeout_s)
-    request.chdir = parsed.last("chdir") or ""
-    request.stdin = not (parsed.flag("no-stdin") or _stdin_is_null())
-    return request
-
-
-def _output(parsed: Parsed, kind: str) -> OutputForm | None:
-    """Return how to show the run, None for the plain way: lines with plain prefixes."""
-    wanted = [name for name in _VIEWS if parsed.given(name)]
-    if not wanted and (kind == "none" or not os.isatty(1)):
-        return None
-    from gexec.cli.views import OutputForm
-
-    return OutputForm(parsed, kind)
-
-
-def plain(kind: str, job: JobSpec) -> View:
-    """Return the plain way of showing: each line as it comes, its prefix in front."""
-    from gexec.render.view import Prefixed
-
-    return Prefixed(prefixes(kind, list(job.names), list(job.addresses)), job.ranks)
-
-
-def progress_of(
-    parsed: Parsed, job: JobSpec, kind: str, begin_s: float, session: JobSession | None = None
-) -> Progress | None:
-    """Return what draws on the terminal, None where nobody would see it or it would disturb."""
-    raw = kind == "none" and job.ranks == 1
-    if parsed.flag("no-progress") or parsed.flag("detached") or raw or not os.isatty(2):
-        return None
-    from gexec.client.progress import Progress, wanted
-
-    if not wanted():
-        return None
-    progress = Progress(list(job.names), begin_s)
-    if session is not None:
-        progress.watch(session, range(job.ranks))
-    return progress
-
-
-def conclude(
-    parsed: Parsed,
-    job: JobSpec,
-    choice: Choice,
-    outcomes: list[Outcome],
-    say: Say,
-    begin_s: float,
-) -> int:
-    """Tell what failed, write it down where that was asked for, and return the exit status."""
-    failed = not all(outcome.ok for outcome in outcomes)
-    told: list[str] = []
-    status = 0
-    if failed or parsed.flag("summary"):
-        from gexec.render.summary import exit_status, full_summary, summary
-
-        told = (full_summary if parsed.flag("summary") else summary)(list(job.names), outcomes)
-        status = exit_status(outcomes)
-    if parsed.flag("verbose"):
-        told.append(f"done after {shown_seconds(time.monotonic() - begin_s)}")
-    for line in told:
-        say(line, escape=False)
-    if failed or parsed.flag("skip-down"):
-        remember_reached(choice, outcomes)
-    if "exit-policy" in parsed.values:
-        from gexec.render.policy import parse_policy, policy_status
-
-        status = policy_status(parse_policy(parsed.last("exit-policy") or ""), outcomes)
-    if "failed-to" in parsed.values:
-        from gexec.cli.nodefiles import write_failed
-
-        if not write_failed(parsed, choice, outcomes, say):
-            return 255
-    return status
-
-
-def remember_reached(choice: Choice, outcomes: Sequence[Outcome]) -> None:
-    """Keep in mind which nodes could not be reached, for --skip-down."""
-    from gexec.client.down import remember
-    from gexec.select.rounds import is_down, unreached
-
-    ended = [(name, outcome) for (name, _), outcome in zip(choice.nodes, outcomes, strict=True)]
-    down = {name for name, outcome in ended if is_down(outcome)}
-    remember(down, {name for name, outcome in ended if not unreached(outcome)} - down)
+    with Run(call, job, choice, view) as run:
+        source = Input() if request.stdin and not request.detached else None
+        run.one(connection, source, tell_started=parsed.flag("verbose"))
+    run.finish(connection.session.ended_outcomes())
+    return run.conclude()
 
 
 def _stdin_is_null() -> bool:
@@ -321,7 +268,7 @@ def _open_standard_descriptors() -> None:
 
 
 class Say:
-    """Puts sentences on stderr, the command's name in front."""
+    """Writes sentences to stderr, preceded by the command's name."""
 
     __slots__ = ("_name", "after_open_line")
 
@@ -338,11 +285,20 @@ class Say:
             line = "\n" + line
         self._write(line.encode("utf-8", "backslashreplace"))
 
+    def unwritten(self, error: OSError) -> int:
+        """Return the exit status after stdout took no more; say why, unless its reader has gone."""
+        from gexec.client.stdio import READER_GONE
+
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        self(f"cannot write stdout: {error.strerror}")
+        return 255
+
     def _write(self, data: bytes) -> None:
         try:
             os.write(2, data)
         except OSError:
-            pass  # nobody listens; the exit status still tells
+            pass  # without a reader; the exit status remains
 
 
 def print_(text: str, say: Say) -> int:
@@ -351,9 +307,6 @@ def print_(text: str, say: Say) -> int:
     try:
         while rest:
             rest = rest[os.write(1, rest) :]
-    except BrokenPipeError:
-        return 128 + int(_signal.SIGPIPE)
     except OSError as error:
-        say(f"cannot write stdout: {error.strerror}")
-        return 255
+        return say.unwritten(error)
     return 0

@@ -11,18 +11,15 @@ import time
 from errno import ELOOP, ENAMETOOLONG
 
 from gexec import limits
-from gexec.cli.command import conclude, progress_of, request_of
-from gexec.cli.nodefiles import nothing_to_rerun, write_failed
-from gexec.client.console import Console, finish
+from gexec.cli.flow import Run
 from gexec.client.feed import Feed
-from gexec.client.job import build, open_session, part
+from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
-from gexec.client.sink import standard_sinks
+from gexec.client.stdio import Input
 from gexec.client.transfer import Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
-from gexec.render.part import Part
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences
 from gexec.render.text import printable, shown
@@ -35,13 +32,10 @@ from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Callable, Sequence
 
-    from gexec.cli.command import Command, Opener, Say
+    from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
-    from gexec.cli.options import Parsed
-    from gexec.client.session import JobSession
     from gexec.render.view import View
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
@@ -52,7 +46,7 @@ if TYPE_CHECKING:
 CHAIN_MAX = 32
 #: How a receiver ends that has given up for --min-rate (cli/receive.py, SLOW).
 _SLOW = exited(4)
-#: Of larger trees the progress does not say how much there is: to know it would take too long.
+#: For larger trees the progress shows no total: counting takes too long.
 _COUNTED_MAX = 20_000
 
 
@@ -60,69 +54,52 @@ class Copy:
     """One run.
 
     Args:
-        command: decides how nodes are chosen.
-        parsed, task: what the words ask for.
-        begin_s: monotonic time of the start.
+        call, task: what the arguments ask for.
 
     Raises:
-        UsageError: the words make no sense, or a file is not there.
+        UsageError: the arguments make no sense, or a file is not there.
     """
 
-    def __init__(self, command: Command, parsed: Parsed, task: CopyTask, say: Say, begin_s: float) -> None:
-        self._command = command
-        self._parsed = parsed
+    def __init__(self, call: Call, task: CopyTask) -> None:
+        self._call = call
+        self._parsed = call.parsed
+        self._say = call.say
         self._task = task
-        self._say = say
-        self._begin_s = begin_s
-        self._sinks = standard_sinks()
-        self._over = False
-        self._status: int | None = None
         self._sender_status = 0
-        self._ending_signal = 0
         self._problems: dict[str, None] = {}
         argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
         if task.floor:
             argv.append(task.floor)
-        request = self._request = request_of(command, parsed, argv)
+        request = self._request = call.request(argv)
         request.stdin = not task.removes
         request.remote_path = True
         request.env = environment()
-        request.strict = parsed.flag("strict")
         request.chdir = "/"
-        command.choose(parsed, request)
+        call.command.choose(call.parsed, request)
         if not task.removes:
             _check_roots(task)
 
     def run(self) -> int:
         """Copy; return the exit status."""
-        if nothing_to_rerun(self._parsed, self._say):
+        if self._call.has_nothing_to_rerun():
             return 0
         job, choice = self._plan()
-        if self._parsed.flag("verbose"):
-            self._say(f"{job.ranks} nodes from {choice.source}")
-        self._view = Pushed(self._shown(job), job.ranks)
-        self._progress = progress_of(self._parsed, job, "host", self._begin_s)
+        self._call.verbose(f"{job.ranks} nodes from {choice.source}")
+        self._names = list(job.names)
+        self._view = Pushed(self._shown(), job.ranks)
         everyone = range(job.ranks)
-        if self._task.via == "ssh":
-            outcomes = self._by_ssh(choice, everyone)
-        else:
-            outcomes = self._by_gexec(job, choice, everyone)
-        for rank in everyone:
-            if self._may_come_again(outcomes[rank]):
-                self._view.ended(((rank, rank + 1),), outcomes[rank])
-        gone = finish(self._view, self._sinks)
-        if gone is not None and self._status is None:
-            self._status = 141 if isinstance(gone, BrokenPipeError) else 255
-        self._say.after_open_line = not self._sinks[2].ends_line
+        run = self._run = Run(self._call, job, choice, self._view, several=True)
+        with run:
+            if self._task.via == "ssh":
+                outcomes = self._by_ssh(choice, everyone)
+            else:
+                outcomes = self._by_gexec(job, choice, everyone)
+        run.finish(outcomes)
         for problem in self._problems:
             self._say(problem)
-        if self._status is not None:
-            write_failed(self._parsed, choice, outcomes, self._say)
-            return self._status
-        status = conclude(self._parsed, job, choice, outcomes, self._say, self._begin_s)
-        self._tell_reports(job)
-        if self._ending_signal and not all(outcome.ok for outcome in outcomes):
-            return 128 + self._ending_signal
+        status = run.conclude(by_signal=True)
+        if run.status is None:
+            self._tell_reports()
         return max(status, self._sender_status)
 
     def _plan(self) -> tuple[JobSpec, Choice]:
@@ -137,16 +114,16 @@ class Copy:
                 job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
         return job, choice
 
-    def _shown(self, job: JobSpec) -> View:
-        names = list(job.names)
+    def _shown(self) -> View:
+        names = self._names
         if self._task.compares:
             from gexec.render.gather import Gathered
 
             return Sentences(Gathered(names), names, self._task.neutral(names))
-        return Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names, self._task.neutral(names))
+        return Sentences(Prefixed(prefixes("host", names, ()), len(names)), names, self._task.neutral(names))
 
     def _may_come_again(self, outcome: Outcome) -> bool:
-        """Tell whether a node may be tried again. What it told of differences must not come twice."""
+        """Return True if a node may be tried again. What it reported of differences must not come twice."""
         return unreached(outcome) or outcome == _SLOW or (outcome.kind == LOST and not self._task.compares)
 
     # -- ways ----------------------------------------------------------------------------------
@@ -156,7 +133,7 @@ class Copy:
         again = not (self._task.ranked or self._parsed.flag("strict"))
         auto = self._task.via == "auto"
         try:
-            outcomes = self._one(open_session, job, ranks)
+            outcomes = self._one(submit, job, ranks)
         except (AuthError, DaemonError) as error:
             if not auto:
                 raise
@@ -164,15 +141,13 @@ class Copy:
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
         if again:
-            self._try(
-                "once more", job, lost, outcomes, lambda: self._one(open_session, part(job, lost), lost)
-            )
+            self._try("once more", lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
         slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
         if again:
-            self._try("at their own pace", job, slow, outcomes, lambda: self._at_own_pace(job, slow))
+            self._try("at their own pace", slow, outcomes, lambda: self._at_own_pace(job, slow))
         left = [rank for rank in ranks if self._may_come_again(outcomes[rank]) and rank not in slow]
         if again and auto:
-            self._try("by ssh", job, left, outcomes, lambda: self._by_ssh(choice, left))
+            self._try("by ssh", left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
@@ -180,24 +155,19 @@ class Copy:
         own = part(job, ranks)
         own.argv = [word for word in own.argv if word != self._task.floor.encode()]
         own.fanout = min(len(ranks), limits.FANOUT_MAX)
-        return self._one(open_session, own, ranks)
+        return self._one(submit, own, ranks)
 
     def _try(
-        self,
-        how: str,
-        job: JobSpec,
-        ranks: Sequence[int],
-        outcomes: list[Outcome],
-        run: Callable[[], list[Outcome]],
+        self, how: str, ranks: Sequence[int], outcomes: list[Outcome], run: Callable[[], list[Outcome]]
     ) -> None:
-        """Make a further attempt for some ranks, unless the user has had enough; put what it brought into
+        """Make a further attempt for some ranks, unless the run is over; put what it brought into
         ``outcomes``. Where nothing ran this time, a lost node is still a lost one.
         """
-        if not ranks or self._over:
+        if not ranks or not self._run.pause(0):
             return
-        names = fold_bounded([shown(job.names[rank]) for rank in ranks])
+        names = fold_bounded([shown(self._names[rank]) for rank in ranks])
         why = printable(outcomes[ranks[0]].describe())
-        self._say(f"{how}: {len(ranks)} of {job.ranks} nodes ({why}): {names}", escape=False)
+        self._say(f"{how}: {len(ranks)} of {len(self._names)} nodes ({why}): {names}", escape=False)
         try:
             later = run()
         except GexecError as error:
@@ -209,16 +179,14 @@ class Copy:
 
     def _by_ssh(self, choice: Choice, ranks: Sequence[int]) -> list[Outcome]:
         from gexec.ssh.job import SshOptions
-        from gexec.ssh.job import open_session as open_ssh
+        from gexec.ssh.job import submit as submit_to_ssh
         from gexec.ssh.settings import given
 
         arguments = given(self._parsed.all("ssh-option"), self._parsed.last("user"))
         options = SshOptions(arguments=arguments, ask=self._parsed.flag("ask"))
 
-        def submit(job: JobSpec) -> tuple[_socket.socket, JobSession]:
-            return open_ssh(job, options)
-
-        return self._one(submit, self._ssh_job(choice, ranks), ranks, by_ssh=True)
+        job = self._ssh_job(choice, ranks)
+        return self._one(lambda job: submit_to_ssh(job, options), job, ranks, by_ssh=True)
 
     def _ssh_job(self, choice: Choice, ranks: Sequence[int]) -> JobSpec:
         from gexec.ssh.job import prepare
@@ -238,58 +206,36 @@ class Copy:
             connect_timeout_s=request.connect_timeout_s,
         )
 
-    def _one(self, submit: Opener, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
+    def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
         """Run one job, whose ranks are these of the run, and return how they ended."""
-        feed = None if self._task.removes else Feed(self._task.sender(by_ssh))
-        sock = None
+        if self._task.removes:
+            connection = submit(job)
+            self._run.one(connection, None, ranks, self._may_come_again)
+            return connection.session.ended_outcomes()
+        feed = Feed(self._task.sender(by_ssh))
         try:
-            sock, session = submit(job)
-            if self._progress is not None:
-                self._progress.watch(session, ranks)
-                if feed is not None:
-                    self._progress.measure(feed.bytes_read, self._bytes)
-            console = Console(
-                sock,
-                session,
-                Part(self._view, ranks, self._may_come_again),
-                self._sinks,
-                read_stdin=feed is not None,
-                stdin_fd=feed.fd if feed else 0,
-                command=self._command.name,
-                last=False,
-                names=list(job.names),
-                progress=self._progress,
-            )
-            console.run()
+            connection = submit(job)
+            if self._run.progress is not None:
+                self._run.progress.measure(feed.bytes_read, lambda: _bytes_of(self._task))
+            self._run.one(connection, Input(feed.fd), ranks, self._may_come_again)
         finally:
-            if sock is not None:
-                sock.close()
-            if feed is not None:
-                self._sender_status = max(self._sender_status, feed.close())
-                self._problems.update(dict.fromkeys(feed.problems))
-        self._over = console.asked_to_end or console.status is not None
-        self._ending_signal = console.ending_signal
-        self._status = console.status
-        if console.farewell:
-            self._say(console.farewell, escape=False)
-        return session.ended_outcomes()
+            self._sender_status = max(self._sender_status, feed.close())
+            self._problems.update(dict.fromkeys(feed.problems))
+        return connection.session.ended_outcomes()
 
-    # -- what it says --------------------------------------------------------------------------
+    # -- reports -------------------------------------------------------------------------------
 
-    def _bytes(self) -> int:
-        return _bytes_of(self._task)
-
-    def _tell_reports(self, job: JobSpec) -> None:
+    def _tell_reports(self) -> None:
         reports = [report for report in self._view.reports if report is not None]
         if not reports or not (self._parsed.flag("verbose") or os.isatty(2)):
             return
         total = sum([report.bytes for report in reports])
         files = sum([report.files + report.links for report in reports])
         same = sum([report.unchanged for report in reports])
-        elapsed_s = max(1e-3, time.monotonic() - self._begin_s)
+        elapsed_s = max(1e-3, time.monotonic() - self._call.begin_s)
         done = "different" if self._task.compares else "written"
         self._say(
-            f"{files} files {done} on {len(reports)} of {job.ranks} nodes, {same} were right already: "
+            f"{files} files {done} on {len(reports)} of {len(self._names)} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
 
@@ -299,7 +245,7 @@ def _check_roots(task: CopyTask) -> None:
         roots = roots_of(task.paths, task.names)
     except OSError as error:
         raise UsageError(
-            f"the working directory cannot be told ({error.strerror}): give absolute paths"
+            f"the working directory is not known ({error.strerror}): give absolute paths"
         ) from error
     for root in roots:
         if not os.path.lexists(root.path):
@@ -335,7 +281,7 @@ def _bytes_of(task: CopyTask) -> int:
                 status = os.lstat(path)
                 total += min(status.st_size, status.st_blocks * 512)
         except OSError:
-            pass  # the sender tells
+            pass  # the sender reports it
         count += 1
         if count > _COUNTED_MAX:
             return 0

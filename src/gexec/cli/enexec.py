@@ -19,7 +19,7 @@ DEFAULT = "uptime"
 
 
 class Wrapper(Command):
-    """A command whose words are one line for the node's ``sh -c``, and whose ``-x`` leaves out this host."""
+    """A command whose arguments are one line for the node's ``sh -c``; its ``-x`` excludes this host."""
 
     __slots__ = ()
 
@@ -27,13 +27,13 @@ class Wrapper(Command):
         super().__init__(name, prefix="host", administrator=True)
 
     def argv(self, words: Sequence[str]) -> Sequence[str]:
-        """Return the shell that runs the line; without words it is ``uptime``."""
+        """Return the shell that runs the line, ``uptime`` if no argument is given."""
         line = " ".join(words) or DEFAULT
         # Some shells take a line that begins with a hyphen for an option of theirs.
         return ("/bin/sh", "-c", f" {line}" if line.startswith("-") else line)
 
     def choose(self, parsed: Parsed, request: Request) -> None:
-        """Put into the request what this command's own options say about nodes."""
+        """Put this command's own options for nodes into the request."""
         if parsed.flag("not-here"):
             from gexec.posix.hostnames import node_names
 

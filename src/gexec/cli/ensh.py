@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.cli.command import Opener
+    from gexec.cli.command import Submit
     from gexec.cli.options import Parsed
     from gexec.client.job import Request
     from gexec.select.sources import Choice
@@ -24,9 +24,9 @@ class Ensh(Wrapper):
     __slots__ = ()
     resolves = False  # addresses are ssh's matter
 
-    def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Opener]:
+    def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Submit]:
         """Return the job, who chose its nodes, and what runs it or a part of it over ssh."""
-        from gexec.ssh.job import FANOUT_DEFAULT, SshOptions, open_session, prepare
+        from gexec.ssh.job import FANOUT_DEFAULT, SshOptions, prepare, submit
         from gexec.ssh.settings import given
 
         if parsed.last("prefix-type") == "ip":
@@ -46,7 +46,7 @@ class Ensh(Wrapper):
             connect_timeout_s=request.connect_timeout_s,
         )
         options = SshOptions(arguments=arguments, ask=parsed.flag("ask"), chdir=parsed.last("chdir") or "")
-        return job, choice, lambda job: open_session(job, options)
+        return job, choice, lambda job: submit(job, options)
 
 
 ENSH = Ensh("ensh")

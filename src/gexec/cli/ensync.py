@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.cli.command import Command, Say
+    from gexec.cli.command import Call
     from gexec.cli.options import Parsed
 
 #: Options that the receivers get as they are.
@@ -35,21 +35,21 @@ def main(words: Sequence[str]) -> int:
     return run(ENSYNC, words, _ensync)
 
 
-def _ensync(command: Command, parsed: Parsed, say: Say, begin_s: float) -> int:
-    task = CopyTask(parsed)
-    from gexec.cli.copying import Copy  # words that are wrong are told without it
+def _ensync(call: Call) -> int:
+    task = CopyTask(call.parsed)
+    from gexec.cli.copying import Copy  # usage errors are reported without it
 
-    return Copy(command, parsed, task, say, begin_s).run()
+    return Copy(call, task).run()
 
 
 class CopyTask:
-    """What the words ask for, checked.
+    """What the arguments ask for, checked.
 
     Attributes:
         paths: what is copied, or removed.
         via: gexec, ssh or auto (never with --strict, which only gexecd can do).
         removes: the paths are deleted on the nodes; nothing is copied.
-        compares: nothing is written; differences are told.
+        compares: nothing is written; differences are reported.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
         receiver: options for the receivers.
         floor: one more, which only the first attempt has; or "".
@@ -68,7 +68,7 @@ class CopyTask:
         if parsed.all("ssh-option"):
             from gexec.ssh.settings import given
 
-            given(parsed.all("ssh-option"), None)  # what is wrong is told before anything is copied
+            given(parsed.all("ssh-option"), None)  # errors are reported before anything is copied
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = parsed.size("bwlimit")
@@ -102,7 +102,7 @@ class CopyTask:
         return line_for_all
 
     def sender(self, by_ssh: bool) -> list[str]:
-        """Return the words of the sender; by ssh, receivers get themselves first, and may have no zstd."""
+        """Return the sender's arguments; by ssh the receiver is sent first, and nodes may have no zstd."""
         words = [f"--names={self.names}"]
         words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
         if self.bytes_per_s:

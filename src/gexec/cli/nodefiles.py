@@ -20,8 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gexec.cli.command import Say
-    from gexec.cli.options import Parsed
+    from gexec.cli.command import Call
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
@@ -49,16 +48,14 @@ def check_failed_to(path: str) -> None:
         raise UsageError(f"--failed-to {path}: {why}; give a file that can be written")
 
 
-def write_failed(parsed: Parsed, choice: Choice, outcomes: Sequence[Outcome], say: Say) -> bool:
-    """Write down what failed, if that was asked for; False, and say why, if it cannot be written."""
-    path = parsed.last("failed-to")
-    if path is None:
-        return True
+def write_failed(call: Call, choice: Choice, outcomes: Sequence[Outcome]) -> bool:
+    """Write the file of --failed-to; return False, and say why, if it cannot be written."""
+    path = call.parsed.value("failed-to", "")
     names = [os.fsencode(spelled(name, port)) for name, port in choice.nodes]
     try:
         _replace(path, b"".join(failed_lines(names, outcomes)))
     except OSError as error:
-        say(f"--failed-to {path}: {error.strerror}: the list of what failed is not written")
+        call.say(f"--failed-to {path}: {error.strerror}: the list of what failed is not written")
         return False
     return True
 
@@ -80,17 +77,8 @@ def _replace(path: str, data: bytes) -> None:
         raise
 
 
-def nothing_to_rerun(parsed: Parsed, say: Say) -> bool:
-    """Tell whether --rerun names a file without nodes, and say so."""
-    path = parsed.last("rerun")
-    if path is None or not _nothing_in(path):
-        return False
-    say(f"{path} names no node: there is nothing to run again")
-    return True
-
-
-def _nothing_in(path: str) -> bool:
-    """Tell whether a file of --rerun is there and names nobody."""
+def is_empty(path: str) -> bool:
+    """Tell whether a file of --rerun is there and names no node; UsageError if it cannot be read."""
     try:
         if S_ISFIFO(os.stat(path).st_mode):
             return False  # what is read here would be gone

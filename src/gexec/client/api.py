@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.client.job import ACCEPT_TIMEOUT_S, Request, build, open_session
-from gexec.client.session import ACCEPTED, OVER, SUBMITTED
-from gexec.errors import DaemonError, GexecError
+from gexec.client.job import Request, build, submit
+from gexec.client.session import ACCEPTED, OVER
+from gexec.errors import GexecError
 from gexec.render.summary import exit_status, summary
 from gexec.wire.frames import STDERR, STDOUT, Output
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import members
 
 if TYPE_CHECKING:
-    import _socket
-
-    from gexec.client.session import JobSession
+    from gexec.client.connection import Connection
     from gexec.wire.jobspec import JobSpec
 
 #: Both streams of all nodes together that ``run`` holds before it gives up.
@@ -117,11 +115,11 @@ def run(
         remote_path=remote_path,
     )
     job, _ = build(request)
-    sock, session = open_session(job)
+    connection = submit(job)
     try:
-        return _Collector(sock, session, job, stdin, max_output_bytes).run()
+        return _Collector(connection, job, stdin, max_output_bytes).run()
     finally:
-        sock.close()
+        connection.close()
 
 
 def new_request(
@@ -158,13 +156,11 @@ def new_request(
 
 
 class _Collector:
-    """The poll loop of ``run``: one socket, everything kept in memory."""
+    """The poll loop of ``run``: one connection, everything kept in memory."""
 
-    def __init__(
-        self, sock: _socket.socket, session: JobSession, job: JobSpec, stdin: bytes, max_output_bytes: int
-    ) -> None:
-        self._sock = sock
-        self._session = session
+    def __init__(self, connection: Connection, job: JobSpec, stdin: bytes, max_output_bytes: int) -> None:
+        self._connection = connection
+        self._session = connection.session
         self._job = job
         self._stdin = memoryview(stdin)
         self._room = max_output_bytes
@@ -172,7 +168,6 @@ class _Collector:
         self._pieces: dict[int, list[list[bytes]]] = {
             stream: [[] for _ in range(job.ranks)] for stream in (STDOUT, STDERR)
         }
-        self._unsent = memoryview(b"")
 
     def run(self) -> RunResult:
         try:
@@ -194,32 +189,19 @@ class _Collector:
         return RunResult(exit_status(outcomes), results)
 
     def _loop(self) -> None:
-        session = self._session
-        poll = select.poll()
-        fd = self._sock.fileno()
-        now_s = time.monotonic()
-        deadline_s = now_s + ACCEPT_TIMEOUT_S
-        session.heard(now_s)
-        while session.state != OVER:
+        connection = self._connection
+        while self._session.state != OVER:
             self._feed_stdin()
-            if not self._unsent:
-                self._unsent = memoryview(session.outgoing())
-            poll.register(fd, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-            waiting = session.state == SUBMITTED
-            due_s = deadline_s if waiting else session.silence_due_s
-            ready = poll.poll(None if due_s is None else max(0.0, due_s - now_s) * 1000 + 1)
-            now_s = time.monotonic()
-            if not ready and waiting and now_s > deadline_s:
-                raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
-            for _, happened in ready:
-                if happened & select.POLLOUT:
-                    self._send()
-                if happened & ~select.POLLOUT:
-                    self._receive()
-                    session.heard(now_s)
-            gone = session.silence(now_s)
-            if gone:
-                session.connection_ended(gone)
+            due_s = connection.due_s
+            events = select.POLLIN | (select.POLLOUT if connection.unsent else 0)
+            happened = _wait(connection, events, None if due_s is None else due_s - time.monotonic())
+            if happened & select.POLLOUT:
+                connection.send()
+            if happened & ~select.POLLOUT:
+                for frame in connection.receive():
+                    if isinstance(frame, Output):
+                        self._output(frame)
+            connection.on_time(time.monotonic())
 
     def _feed_stdin(self) -> None:
         session = self._session
@@ -227,30 +209,6 @@ class _Collector:
             chunk = self._stdin[:room]
             self._stdin = self._stdin[room:]
             session.stdin(bytes(chunk), eof=not self._stdin)
-
-    def _send(self) -> None:
-        try:
-            self._unsent = self._unsent[self._sock.send(self._unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._unsent = memoryview(b"")  # what it said before it went is still to be read
-
-    def _receive(self) -> None:
-        try:
-            data = self._sock.recv(256 * 1024)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            if self._session.state == SUBMITTED:
-                raise DaemonError("gexecd closed the connection before it took the job: see its log")
-            self._session.connection_ended()
-            return
-        for frame in self._session.feed(data):
-            if isinstance(frame, Output):
-                self._output(frame)
 
     def _output(self, frame: Output) -> None:
         pieces = self._pieces[frame.stream]
@@ -266,12 +224,17 @@ class _Collector:
 
     def _end(self) -> None:
         """Ask for the job's end on the way out; closing the connection ends it all the same."""
-        session = self._session
-        session.kill(now=False)
-        session.close()
-        rest = bytes(self._unsent) + session.outgoing()
-        try:
-            self._sock.settimeout(_END_WAIT_S)
-            self._sock.sendall(rest)
-        except OSError:
-            pass
+        self._session.kill(now=False)
+        self._session.close()
+        until_s = time.monotonic() + _END_WAIT_S
+        while self._connection.unsent and (left_s := until_s - time.monotonic()) > 0:
+            if _wait(self._connection, select.POLLOUT, left_s):
+                self._connection.send()
+
+
+def _wait(connection: Connection, events: int, wait_s: float | None) -> int:
+    """Wait for the socket, at most ``wait_s``; return what happened, as select.poll, 0 for nothing."""
+    poll = select.poll()
+    poll.register(connection.fileno(), events)
+    ready = poll.poll(None if wait_s is None else max(0.0, wait_s) * 1000 + 1)
+    return ready[0][1] if ready else 0

@@ -1,4 +1,4 @@
-"""What a job's processes read from: a sender of files (gexec.cli.send), in a process of its own beside us."""
+"""What a job's processes read: a sender of files (gexec.cli.send) in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Of what it says: more than the sentences that it is allowed.
+#: Of its stderr: more than the sentences that it may write.
 _SAID_MAX_BYTES = 256 * 1024
 
 
@@ -35,7 +35,7 @@ class Feed:
         self.problems: list[str] = []
         self._bytes_read = 0
         self.fd, writing = os.pipe()
-        # What it says waits there: written at once, it would stand in the midst of what is drawn and shown.
+        # Its stderr is kept there: written at once, it would be in the middle of progress and output.
         self._said = os.memfd_create("gexec-send")
         try:
             self._pid = os.posix_spawn(
@@ -65,7 +65,7 @@ class Feed:
     def close(self) -> int:
         """End it; return its exit status: 1 if it could not send something, else 0.
 
-        That it could not write to the end is no fault of its own, and told by those who did not read.
+        A stream that was not read to its end is no failure of the sender; the receivers report it.
         """
         poll = select.poll()
         poll.register(self.fd, 0)

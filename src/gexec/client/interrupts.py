@@ -12,16 +12,9 @@ else:
     import _signal
 
 _FORWARDED = (
-    _signal.SIGINT,
-    _signal.SIGTERM,
-    _signal.SIGHUP,
-    _signal.SIGQUIT,
-    _signal.SIGUSR1,
-    _signal.SIGUSR2,
-    _signal.SIGWINCH,
-    _signal.SIGTSTP,
-    _signal.SIGCONT,
-)
+    _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2,
+    _signal.SIGWINCH, _signal.SIGTSTP, _signal.SIGCONT,
+)  # fmt: skip
 #: What ends a process that does not catch it.
 DEADLY = frozenset(_FORWARDED[:6])
 

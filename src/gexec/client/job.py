@@ -20,42 +20,19 @@ from gexec.wire.jobspec import DETACHED, NO_STDIN, REMOTE_PATH, STRICT, JobSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from collections.abc import Mapping, Sequence
 
+    from gexec.client.connection import Connection
     from gexec.select.sources import Choice
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
-#: The local gexecd greets and accepts within this time or counts as stuck.
-ACCEPT_TIMEOUT_S = 30.0
 #: Set on the nodes, so the caller's own values would only confuse.
-_NODE_VARIABLES = (
-    b"GEXEC_SVRS",
-    b"GEXEC_MY_VNN",
-    b"GEXEC_NODE",
-    b"GEXEC_JOB",
-    b"GEXEC_NPROCS",
-    b"GEXEC_GPID",
-)
+_NODE_VARIABLES = frozenset(b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_NPROCS GEXEC_GPID".split())
 #: Variables that describe this host's shell, terminal or login, and mislead on another one
 #: (docs/gexec.md, Environment). PWD is set to the directory that the process gets.
-_HERE_ONLY = frozenset(
-    (
-        b"OLDPWD",
-        b"PWD",
-        b"_",
-        b"TMUX",
-        b"TMUX_PANE",
-        b"STY",
-        b"WINDOW",
-        b"WINDOWID",
-        b"SSH_CLIENT",
-        b"SSH_CONNECTION",
-        b"SSH_TTY",
-        b"XDG_RUNTIME_DIR",
-        b"XDG_SESSION_ID",
-        b"DBUS_SESSION_BUS_ADDRESS",
-    )
+_HERE_ONLY = _NODE_VARIABLES.union(
+    b"OLDPWD PWD _ TMUX TMUX_PANE STY WINDOW WINDOWID SSH_CLIENT SSH_CONNECTION SSH_TTY".split(),
+    b"XDG_RUNTIME_DIR XDG_SESSION_ID DBUS_SESSION_BUS_ADDRESS".split(),
 )
 
 
@@ -124,7 +101,7 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         | (REMOTE_PATH if request.remote_path else 0)
     )
     count = len(choice.nodes)
-    left_out = _HERE_ONLY.union(_NODE_VARIABLES) if request.env is None else _NODE_VARIABLES
+    left_out = _HERE_ONLY if request.env is None else _NODE_VARIABLES
     entries = [name + b"=" + value for name, value in env.items() if name and name not in left_out]
     if request.env is None:
         entries.append(b"PWD=" + cwd)
@@ -168,10 +145,8 @@ def part(job: JobSpec, ranks: Sequence[int]) -> JobSpec:
     )
 
 
-def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
-    """Obtain the credential, connect to this host's gexecd and submit the job.
-
-    Returns the connected socket, non-blocking, and the session that waits for Accepted.
+def submit(job: JobSpec) -> Connection:
+    """Obtain the credential, connect to this host's gexecd and submit the job; Accepted is still to come.
 
     Raises:
         UsageError, AuthError, DaemonError: one sentence each.
@@ -187,12 +162,14 @@ def open_session(job: JobSpec) -> tuple[_socket.socket, JobSession]:
     try:
         sock.sendall(session.outgoing())
     except (BrokenPipeError, ConnectionResetError):
-        pass  # it may have refused before it read everything: what it said is still to be read
+        pass  # it may have refused before it read everything: its answer is still to be read
     except OSError as error:
         sock.close()
         raise DaemonError(f"gexecd at {path} does not take the job: is it stopped or overloaded?") from error
     sock.setblocking(False)
-    return sock, session
+    from gexec.client.connection import Connection  # while gexecd reads the job
+
+    return Connection(sock, session)
 
 
 def find_program(name: bytes, cwd: bytes, path: bytes) -> bytes:

@@ -11,6 +11,7 @@ import os
 from stat import S_ISREG
 
 from gexec import limits
+from gexec.client.stdio import Input
 from gexec.errors import UsageError
 from gexec.render.text import size as shown_size
 
@@ -26,7 +27,7 @@ TOO_LONG = (
 )
 
 
-class KeptInput:
+class KeptInput(Input):
     """A descriptor, and a copy of what was read from it, in a file without a name below $TMPDIR.
 
     Args:
@@ -49,6 +50,7 @@ class KeptInput:
                     f"stdin is a file of {shown_size(left)}: with --batch or --retries "
                     f"it may have at most {_MAX}: {_REMEDY}"
                 )
+        super().__init__(fd)
         self._source = fd
         self._copy: BinaryIO | None = None
         self._size = 0
@@ -56,30 +58,32 @@ class KeptInput:
         self._ended = False
         self.why = ""
 
-    @property
-    def fd(self) -> int:
-        """The descriptor to wait for before the next ``read``."""
-        if self._copy is not None and (self._at < self._size or self._ended):
-            return self._copy.fileno()
-        return self._source
-
     def rewind(self) -> None:
         """Begin again, for the next job."""
         self._at = 0
+        self._turn()
 
-    def read(self, most_bytes: int) -> bytes:
-        """Return at most so many bytes, b"" at the end. OSError as of ``os.read``."""
+    def _read(self, most_bytes: int) -> bytes:
+        data = b""
         if self._copy is not None and self._at < self._size:
             data = os.pread(self._copy.fileno(), min(most_bytes, self._size - self._at), self._at)
             self._at += len(data)
-            return data
-        if self._ended:
-            return b""
-        data = os.read(self._source, most_bytes)
-        self._ended = not data
-        if data and not self.why:
-            self._keep(data)
+        elif not self._ended:
+            data = os.read(self._source, most_bytes)
+            self._ended = not data
+            if data and not self.why:
+                self._keep(data)
+        self._turn()
         return data
+
+    def _turn(self) -> None:
+        """Turn to the copy, or from its end to the descriptor itself."""
+        copy = self._copy
+        is_in_copy = self._at < self._size or self._ended
+        fd = copy.fileno() if copy is not None and is_in_copy else self._source
+        if fd != self.fd:
+            self.fd = fd
+            self.is_terminal = os.isatty(fd)
 
     def close(self) -> None:
         """Give the copy back."""

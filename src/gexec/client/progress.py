@@ -148,7 +148,7 @@ class Progress:
         return buffer.getvalue().encode("utf-8", "backslashreplace")
 
     def _moved(self, now_s: float) -> tuple[int, list[str]]:
-        """Return how many bytes were read, and the same in words: the amount and the rate."""
+        """Return how many bytes were read, and texts for the amount and the rate."""
         if self._read is None:
             return 0, []
         if self._total_of is not None:
@@ -186,5 +186,5 @@ def _writable(fd: int) -> bool:
 
 
 def wanted(fd: int = 2) -> bool:
-    """Tell whether somebody would see it: the descriptor is a terminal that can move its cursor."""
+    """Return True if it can be seen: the descriptor is a terminal that can move its cursor."""
     return os.isatty(fd) and os.environ.get("TERM", "dumb") != "dumb"

@@ -71,27 +71,10 @@ class JobSession:
     """
 
     __slots__ = (
-        "_acked",
-        "_acks",
-        "_decoder",
-        "_detached",
-        "_greeted",
-        "_half",
-        "_heard_s",
-        "_outgoing",
-        "_pinged",
-        "_ranks",
-        "_received",
-        "_stdin_eof",
-        "_stdin_offset",
-        "_stdin_taken",
-        "_taken",
-        "_unended",
-        "job_id",
-        "outcomes",
-        "started",
-        "state",
-    )
+        "_acked", "_acks", "_decoder", "_detached", "_greeted", "_half", "_heard_s", "_outgoing", "_pinged",
+        "_ranks", "_received", "_stdin_eof", "_stdin_offset", "_stdin_taken", "_taken", "_unended", "job_id",
+        "outcomes", "started", "state",
+    )  # fmt: skip
 
     def __init__(self, ranks: int, window: int, detached: bool = False, stdin: bool = True) -> None:
         self._heard_s = 0.0
@@ -115,10 +98,10 @@ class JobSession:
         self.state = CONNECTING
         self.job_id = b""
 
-    # -- what the caller says ------------------------------------------------------------------
+    # -- from the caller to gexecd --------------------------------------------------------------
 
     def submit(self, credential: bytes, blob: bytes) -> None:
-        """Say Hello and hand over the job. Once, first."""
+        """Send Hello and the job. Once, before anything else."""
         if self.state != CONNECTING:
             raise ValueError("a session submits one job, once")
         self._outgoing += encode(0, Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
@@ -127,7 +110,7 @@ class JobSession:
 
     @property
     def stdin_room(self) -> int:
-        """Bytes of stdin that may be sent now; 0 after eof or when nobody wants more."""
+        """Bytes of stdin that may be sent now; 0 after eof or when no process reads more."""
         if self._stdin_eof or self.state != ACCEPTED:
             return 0
         return max(0, limits.STDIN_WINDOW_BYTES - (self._stdin_offset - self._stdin_taken))
@@ -228,7 +211,7 @@ class JobSession:
         self._outgoing.clear()
         return data
 
-    # -- what gexecd says ----------------------------------------------------------------------
+    # -- from gexecd to the caller -------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take bytes; return the job's frames in order: Accepted, Started, Output, Ended, StdinTaken, Done.
@@ -248,7 +231,7 @@ class JobSession:
                 frames.append(frame)
         return frames
 
-    def connection_ended(self, reason: str = "the local gexecd ended") -> Ranges:
+    def connection_ended(self, reason: str) -> Ranges:
         """The connection is gone: every rank without an outcome is lost. Return those ranks."""
         self.state = OVER
         self._acks.clear()

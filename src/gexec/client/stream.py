@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from gexec import limits
 from gexec.client.api import new_request
-from gexec.client.job import ACCEPT_TIMEOUT_S, build, open_session
+from gexec.client.job import build, submit
 from gexec.client.session import ACCEPTED, OVER, SUBMITTED
-from gexec.errors import DaemonError, GexecError
+from gexec.errors import GexecError
 from gexec.render.summary import exit_status
 from gexec.wire import frames
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, Outcome
@@ -28,12 +27,11 @@ from gexec.wire.ranks import Ranges, members
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from gexec.client.connection import Connection
     from gexec.client.job import Request
-    from gexec.client.session import JobSession
 
 #: Leaving the block waits so long for the confirmation that everything has ended.
 LEAVE_WAIT_S = 2 * limits.KILL_GRACE_S
-_RECEIVE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """There is no end of a process to tell: not started, denied, or lost on the way (``outcome``)."""
+    """The end of this rank's process is not known: not started, denied, or lost (``outcome``)."""
 
     rank: int
     node: str
@@ -126,7 +124,7 @@ class Job:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._names: list[str] = []
-        self._connection: _Connection | None = None
+        self._driver: _Driver | None = None
         #: What is still to be handed out of the frames that came.
         self._batch: deque[Event] = deque()
 
@@ -134,39 +132,36 @@ class Job:
         loop = asyncio.get_running_loop()
         # Names, credential and connecting may block for a moment each: not in the loop's thread.
         job, _ = await loop.run_in_executor(None, build, self._request)
-        thin, session = await loop.run_in_executor(None, open_session, job)
-        sock = socket.socket(fileno=thin.detach())
-        sock.setblocking(False)
-        connection = _Connection(sock, session)
+        driver = _Driver(await loop.run_in_executor(None, submit, job))
         self._names = [os.fsdecode(name) for name in job.names]
-        self._connection = connection
+        self._driver = driver
         try:
-            await connection.accepted()
+            await driver.accepted()
         except BaseException:
-            connection.close()
+            driver.close()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        connection = self._open()
+        driver = self._open()
         self._batch.clear()
         try:
-            await connection.finish()
+            await driver.finish()
         finally:
-            connection.close()
+            driver.close()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        connection = self._open()
+        driver = self._open()
         while True:
             while self._batch:
                 event = self._batch.popleft()
                 if isinstance(event, (Stdout, Stderr)):
                     kind = frames.STDOUT if isinstance(event, Stdout) else frames.STDERR
-                    connection.taken(((event.rank, event.rank + 1),), kind, len(event.data))
+                    driver.taken(((event.rank, event.rank + 1),), kind, len(event.data))
                 yield event
-            frame = await connection.next_frame()
+            frame = await driver.next_frame()
             if frame is None:
                 return
             self._batch.extend(self._events(frame))
@@ -199,20 +194,20 @@ class Job:
         """Send a signal to the process group of every rank."""
         if not 1 <= signum <= 64:
             raise ValueError(f"signal {signum}: expected 1 to 64")
-        connection = self._open()
-        connection.session.signal(signum)
-        connection.flush()
+        driver = self._open()
+        driver.session.signal(signum)
+        driver.flush()
 
     async def kill(self, now: bool = False) -> None:
         """End every process: SIGHUP and SIGTERM, after the grace SIGKILL; or SIGKILL at once."""
-        connection = self._open()
-        connection.session.kill(now)
-        connection.flush()
+        driver = self._open()
+        driver.session.kill(now)
+        driver.flush()
 
-    def _open(self) -> _Connection:
-        if self._connection is None:
+    def _open(self) -> _Driver:
+        if self._driver is None:
             raise RuntimeError("use the job inside `async with gexec.stream(...) as job`")
-        return self._connection
+        return self._driver
 
     def _events(self, frame: frames.Frame) -> list[Event]:
         names = self._names
@@ -227,126 +222,84 @@ class Job:
         return []
 
 
-class _Connection:
-    """Bytes between the loop and the session, and whoever waits for either.
+class _Driver:
+    """Drives a connection in the event loop, and wakes the tasks that wait for it.
 
     Reader and writer callbacks rather than a transport: a transport gives up at the first failed
-    write, but what gexecd said before it closed its side must still be read.
+    write, but what gexecd sent before it closed its side must still be read.
     """
 
-    def __init__(self, sock: socket.socket, session: JobSession) -> None:
-        self.session = session
-        self._sock = sock
+    def __init__(self, connection: Connection) -> None:
+        self.session = connection.session
+        self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._unsent = memoryview(b"")
         self._writing = False
         self._frames: deque[frames.Frame] = deque()
         self._changed = asyncio.Event()
         self._error: GexecError | None = None
-        self._gone = False
-        self._loop.add_reader(sock, self._readable)
-        self._silence: asyncio.TimerHandle | None = None
-        self._hear()
+        self._closed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        self._loop.add_reader(connection.fileno(), self._step, connection.receive)
+        self._arm()
 
-    def _readable(self) -> None:
+    def _on_time(self) -> None:
+        self._timer = None
+        self._step(lambda: self._connection.on_time(time.monotonic()))
+
+    def _step(self, step: Callable[[], list[frames.Frame]]) -> None:
+        """Queue the frames of one step, then send, set the timer and wake the waiting tasks."""
         try:
-            data = self._sock.recv(_RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        try:
-            if data:
-                self._frames.extend(self.session.feed(data))
-                self._hear()
-            else:
-                self._ended()
+            self._frames.extend(step())
         except GexecError as error:
             self._error = error
+        if self._error is not None or self._connection.gone:
             self.close()
         self.flush()
+        self._arm()
         self._changed.set()
 
-    def _hear(self) -> None:
-        """Gexecd lives: look again when it has been silent for long."""
-        self.session.heard(time.monotonic())
-        if self._silence is None:
-            self._watch()
-
-    def _watch(self) -> None:
-        self._silence = None
-        if self._gone:
+    def _arm(self) -> None:
+        """Set the timer, unless it is set for an earlier time."""
+        due_s = self._connection.due_s
+        if self._closed or due_s is None or (self._timer is not None and self._timer_s <= due_s):
             return
-        reason = self.session.silence(time.monotonic())
-        if reason:
-            self._lost(reason)
-            self.close()
-            return
-        self.flush()
-        due_s = self.session.silence_due_s
-        wait_s = limits.HEARTBEAT_S if due_s is None else max(0.0, due_s - time.monotonic())
-        self._silence = self._loop.call_later(wait_s, self._watch)
-
-    def _ended(self) -> None:
-        if self.session.state == SUBMITTED:
-            self._error = DaemonError("gexecd closed the connection before it took the job: see its log")
-        elif self.session.state == ACCEPTED:
-            self._lost("the local gexecd ended")
-        self.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = due_s
+        self._timer = self._loop.call_later(max(0.0, due_s - time.monotonic()), self._on_time)
 
     def close(self) -> None:
-        """Let go of the socket; gexecd ends what still runs."""
-        if not self._gone:
-            self._gone = True
-            if self._silence is not None:
-                self._silence.cancel()
-                self._silence = None
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
-            self._sock.close()
+        """Close the connection; gexecd ends what still runs."""
+        if not self._closed:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._loop.remove_reader(self._connection.fileno())
+            self._loop.remove_writer(self._connection.fileno())
+            self._connection.close()
             self._changed.set()
 
     def flush(self) -> None:
-        """Send what the session has to say, now or when the socket takes it."""
-        while not self._gone:
-            if not self._unsent:
-                self._unsent = memoryview(self.session.outgoing())
-                if not self._unsent:
-                    break
-            try:
-                self._unsent = self._unsent[self._sock.send(self._unsent) :]
-            except (BlockingIOError, InterruptedError):
-                if not self._writing:
-                    self._loop.add_writer(self._sock, self.flush)
-                    self._writing = True
-                return
-            except OSError:
-                self._unsent = memoryview(b"")  # what it said before it went is still to be read
-                break
-        if self._writing and not self._gone:
-            self._loop.remove_writer(self._sock)
-        self._writing = False
-
-    def _lost(self, reason: str) -> None:
-        missing = self.session.connection_ended(reason)
-        for low, high in missing:
-            outcome = self.session.outcomes[low]
-            assert outcome is not None
-            unknown = frames.LENGTH_UNKNOWN
-            self._frames.append(frames.Ended(((low, high),), outcome, unknown, unknown))
+        """Send what is outstanding, now or when the socket takes it."""
+        if self._closed:
+            return
+        self._connection.send()
+        if self._connection.unsent != self._writing:
+            self._writing = not self._writing
+            if self._writing:
+                self._loop.add_writer(self._connection.fileno(), self.flush)
+            else:
+                self._loop.remove_writer(self._connection.fileno())
 
     async def _wait(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
     async def accepted(self) -> None:
-        try:
-            async with asyncio.timeout(ACCEPT_TIMEOUT_S):
-                while self.session.state == SUBMITTED and self._error is None:
-                    await self._wait()
-        except TimeoutError as error:
-            if self.session.state == SUBMITTED and self._error is None:
-                raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s") from error
+        """Wait until gexecd has taken the job; raise why it has not."""
+        while self.session.state == SUBMITTED and self._error is None:
+            await self._wait()
         if self._error is not None:
             raise self._error
 
@@ -366,7 +319,7 @@ class _Connection:
 
     async def write(self, data: bytes) -> None:
         rest = memoryview(data)
-        while rest and not self.session.stdin_over and not self._gone:
+        while rest and not self.session.stdin_over and not self._closed:
             room = self.session.stdin_room
             if not room:
                 await self._wait()
@@ -381,13 +334,13 @@ class _Connection:
 
     async def finish(self) -> None:
         """End the job if it still runs, and wait for gexecd to confirm it, within bounds."""
-        if self.session.state != ACCEPTED or self._gone:
+        if self.session.state != ACCEPTED or self._closed:
             return
         self.session.kill(now=False)
         self.flush()
         try:
             async with asyncio.timeout(LEAVE_WAIT_S):
-                while self.session.state == ACCEPTED and not self._gone:
+                while self.session.state == ACCEPTED and not self._closed:
                     self._discard()
                     await self._wait()
         except TimeoutError:
@@ -395,7 +348,7 @@ class _Connection:
             self.flush()
 
     def _discard(self) -> None:
-        """Take what nobody will read, so that the processes can end."""
+        """Acknowledge output that is not handed out any more, so that the processes can end."""
         while self._frames:
             frame = self._frames.popleft()
             if isinstance(frame, frames.Output):

@@ -12,6 +12,7 @@ import sys
 import time
 
 from gexec import limits
+from gexec.client.connection import Connection
 from gexec.client.job import new_gpid
 from gexec.client.session import JobSession
 from gexec.errors import DaemonError, UsageError
@@ -112,11 +113,11 @@ def prepare(
     )
 
 
-def open_session(job: JobSpec, options: SshOptions | None = None) -> tuple[_socket.socket, JobSession]:
-    """Start the engine and submit the job to it.
+def submit(job: JobSpec, options: SshOptions | None = None) -> Connection:
+    """Start the engine and submit the job to it; Accepted is still to come.
 
-    Returns the socket, non-blocking, and the session that waits for Accepted. When the socket is closed, or
-    this process ends in whatever way, the engine ends all commands and itself.
+    When the connection is closed, or this process ends in whatever way, the engine ends all commands and
+    itself.
 
     Args:
         job: from ``prepare``; what only gexecd can do (detached, strict) is refused.
@@ -149,7 +150,7 @@ def open_session(job: JobSpec, options: SshOptions | None = None) -> tuple[_sock
     finally:
         theirs.close()
     ours.setblocking(False)
-    return ours, session
+    return Connection(ours, session)
 
 
 def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from client_peers import DEADLINE_S, Peer, daemons
+from client_peers import DEADLINE_S, Peer, daemons, sign_all
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
 from gexec.wire.frames import (
@@ -32,9 +33,13 @@ _REPORT = b"gexec-files 1 complete files=1 bytes=7\n"
 
 
 def ensync(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[bytes]:
-    code = "import sys; from gexec.cli.ensync import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "-n", _NODES, *map(str, words)]
+    command = ensync_command(*words)
     return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE_S)
+
+
+def ensync_command(*words: object) -> list[str]:
+    code = "import sys; from gexec.cli.ensync import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-c", code, "-n", _NODES, *map(str, words)]
 
 
 class Script:
@@ -108,6 +113,33 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
     assert script.stdin[1] == script.stdin[0]
+
+
+def test_a_signal_while_the_next_attempt_is_submitted_ends_the_run(tmp_path: Path, file: Path) -> None:
+    """It comes when ensync asks authd to sign the second job."""
+    client: list[subprocess.Popen[bytes]] = []
+    first = Script([exited(0), GONE, GONE])
+
+    def script(peer: Peer) -> None:
+        if first.jobs:
+            while peer.next() is not None:
+                pass
+        else:
+            first(peer)
+
+    def sign(peer: Peer) -> None:
+        if first.jobs:
+            client[0].send_signal(signal.SIGINT)
+        sign_all(peer)
+
+    failed = tmp_path / "failed"
+    with daemons(tmp_path, script, sign) as running:
+        command = ensync_command("--via=gexec", f"--failed-to={failed}", file)
+        client.append(subprocess.Popen(command, env=running.env, stderr=subprocess.PIPE))
+        _, err = client[0].communicate(timeout=DEADLINE_S)
+    assert client[0].returncode == 130, err
+    assert b"ensync: 2 of 3 nodes lost: gexec left before it ended: 127.0.0.2 127.0.0.3\n" in err
+    assert re.findall(r"^127\S+", failed.read_text(), re.MULTILINE) == ["127.0.0.2", "127.0.0.3"]
 
 
 def test_a_lost_node_that_is_then_not_reached_is_still_a_lost_one(tmp_path: Path, file: Path) -> None:
@@ -200,7 +232,7 @@ def test_a_working_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     code += "import sys; from gexec.cli.ensync import main; sys.exit(main(['f']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=DEADLINE_S)
     assert done.returncode == 2
-    assert done.stderr.startswith(b"ensync: the working directory cannot be told")
+    assert done.stderr.startswith(b"ensync: the working directory is not known")
 
 
 def test_the_manual_has_every_option() -> None:

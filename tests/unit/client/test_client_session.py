@@ -215,7 +215,7 @@ def test_signals_kill_and_close() -> None:
 def test_the_end_of_the_connection_loses_what_has_no_outcome() -> None:
     session = accepted(3)
     say(session, Ended(((1, 2),), exited(0), 0, 0))
-    assert session.connection_ended() == ((0, 1), (2, 3))
+    assert session.connection_ended("the local gexecd ended") == ((0, 1), (2, 3))
     assert session.ended_outcomes() == [
         lost("the local gexecd ended"),
         exited(0),

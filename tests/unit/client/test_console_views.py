@@ -13,8 +13,9 @@ from gexec.wire.outcome import exited
 _CLIENT = """
 import os, sys
 from gexec.client.console import Console
-from gexec.client.job import Request, build, open_session
-from gexec.client.sink import standard_sinks
+from gexec.client.interrupts import Interrupts
+from gexec.client.job import Request, build, submit
+from gexec.client.stdio import standard_sinks
 from gexec.render.summary import exit_status
 from gexec.render.gather import Gathered
 from gexec.client.outdir import OutputDir
@@ -22,10 +23,11 @@ from gexec.client.outdir import OutputDir
 job, _ = build(Request(["true"]))
 names = list(job.names)
 view = {view}
-sock, session = open_session(job)
-console = Console(sock, session, view, standard_sinks(), read_stdin=False)
+connection = submit(job)
+console = Console(connection, view, standard_sinks(), Interrupts())
 console.run()
-sys.exit(exit_status(session.ended_outcomes()) if console.status is None else console.status)
+status = console.ending.status
+sys.exit(exit_status(connection.session.ended_outcomes()) if status is None else status)
 """
 
 

@@ -1,8 +1,8 @@
-"""Writing to stdout or stderr without ever waiting in a write and without touching its flags.
+"""stdin, stdout and stderr: read and written without ever waiting, and without touching their flags.
 
 The file behind a standard descriptor is shared with other programs, so O_NONBLOCK is never set on
-it; instead a pipe or terminal gets at most PIPE_BUF bytes at a time, and only when poll says that
-so much fits. Part of the thin client.
+it. Each is read and written only when poll reports it ready; a pipe or terminal gets at most PIPE_BUF
+bytes at a time, which then fit. Part of the thin client.
 """
 
 from __future__ import annotations
@@ -12,13 +12,66 @@ from stat import S_ISCHR, S_ISREG
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gexec.render.view import Credit
+    import signal as _signal
 
+    from gexec.render.view import Credit
+else:
+    import _signal
+
+#: Exit status after the reader of stdout has gone, as of a filter that SIGPIPE ended.
+READER_GONE = 128 + int(_signal.SIGPIPE)
 #: POSIX: a pipe that poll calls writable takes this much without blocking.
 PIPE_BUF_BYTES = 4096
 _FILE_CHUNK_BYTES = 1024 * 1024
 #: Small pieces are written together up to this size.
 _BLOCK_BYTES = 64 * 1024
+
+
+class Input:
+    """What the processes of a job read.
+
+    Attributes:
+        fd: the descriptor to wait for before the next ``read``.
+        is_terminal: it is only the foreground job's, so whether it ``is_ours`` changes.
+    """
+
+    __slots__ = ("_gone", "fd", "is_terminal")
+
+    def __init__(self, fd: int = 0) -> None:
+        self._gone = False
+        self.fd = fd
+        self.is_terminal = os.isatty(fd)
+
+    @property
+    def is_ours(self) -> bool:
+        """True if reading would not stop this process."""
+        if not self.is_terminal:
+            return True
+        try:
+            return not self._gone and os.tcgetpgrp(self.fd) == os.getpgrp()
+        except OSError:
+            return False
+
+    def read(self, most_bytes: int) -> bytes | None:
+        """Read once; return b"" at the end, None if there is nothing to read now.
+
+        Raises:
+            OSError: as of ``os.read``. Not of a terminal, which is another's then, or gone.
+        """
+        if not self.is_ours:
+            return None
+        try:
+            return self._read(most_bytes)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            if not self.is_terminal:
+                raise
+            self._gone = True
+            return None
+
+    def _read(self, most_bytes: int) -> bytes:
+        return os.read(self.fd, most_bytes)
 
 
 class Sink:

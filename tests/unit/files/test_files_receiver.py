@@ -556,7 +556,7 @@ def test_a_directory_that_may_not_be_written_to(here: Path, tree: Path) -> None:
     encoder = Encoder()
     stream = encoder.preamble() + file_records(encoder, b"closed/f", b"x") + file_records(encoder, b"f", b"x")
     done = Received(stream + encoder.end(0), here)
-    assert done.said == [f"{here}/closed/f: permission denied"]
+    assert done.said == [f"{here}/closed/f: permission denied; copy as a user who may write there"]
     assert (here / "f").exists()
 
 

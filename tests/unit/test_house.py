@@ -31,7 +31,6 @@ LONG = {
 LONG_FUNCTIONS = {("src/gexec/cluster/control.py", "_supervise"), ("src/gexec/cli/command.py", "_command")}
 #: Modules that no unit test imports, and the system test that runs each; the list only gets shorter.
 SYSTEM_TESTS = {
-    "authd.authd": "test_authd",
     "cli.copying": "test_ensync",
     "cli.daemon": "test_gexecd",
     "cli.fetching": "test_fetch",
@@ -52,7 +51,6 @@ SYSTEM_TESTS = {
     "cluster.private": "test_cluster_private",
     "cluster.supervisor": "test_cluster",
     "cluster.warm": "test_cluster",
-    "core.children": "test_must_hold_dead_nodes",
     "gexecd.activation": "test_gexecd",
     "gexecd.enrolment": "test_gexecd",
     "gexecd.listening": "test_addresses",
@@ -63,9 +61,6 @@ SYSTEM_TESTS = {
     "posix.trusted": "test_gexecd",
     "posix.unix": "test_authd",
     "relay.relay": "test_gexecd",
-    "render.running": "test_commands_terminal",
-    "render.wrapped": "test_commands_output",
-    "select.ranges": "test_commands_nodes",
     "spawner.accounts": "test_spawner",
     "spawner.auditing": "test_spawner",
     "spawner.helper": "test_spawner",
@@ -81,7 +76,6 @@ SYSTEM_TESTS = {
     "ssh.settings": "test_ssh_config",
     "ssh.work": "test_ssh_engine",
     "utf8": "test_streams",
-    "wire.orders": "test_network_attacks",
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import gexec
 from gexec import native
 
-from .conftest import BIN, Cluster
+from .conftest import BIN, Cluster, program
 
 SEEDS = range(1200, 1220)
 _SIMULATE = """
@@ -33,7 +33,6 @@ _TEST = """
 import sys
 from gexec import native
 assert native.prefer()
-sys.path.append(sys.argv.pop(1))  # of the wheel's interpreter: it has no pytest of its own
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 """
@@ -120,10 +119,9 @@ def test_simulated_jobs_leave_the_same_traces() -> None:
 @pytest.mark.timeout(600)
 def test_unit_tests_pass_with_compiled_modules() -> None:
     units = Path(__file__).parents[1] / "unit"
-    tools = str(Path(pytest.__file__).parents[1])
     options = ["-q", "-p", "no:cacheprovider", f"--ignore={units / 'test_native.py'}"]
     done = subprocess.run(
-        [sys.executable, "-c", _TEST, tools, str(units), *options],
+        [*program(_TEST), str(units), *options],
         cwd=units.parents[1],
         capture_output=True,
         text=True,

@@ -33,8 +33,8 @@ demo: compiled ## Start a cluster of 8 nodes here, run commands on it, show them
 	@$(RUN) $(BIN)/python demo/demo.py $(ARGS)
 
 .PHONY: test
-test: native-if-possible system-packages ## Run all tests (ARGS="-k frames" for some)
-	@$(RUN) $(BIN)/python -m pytest tests $(ARGS)
+test: wheel-environment system-packages ## Run all tests, of the system with the wheel (ARGS="-k frames" for some)
+	@$(RUN) $(BIN)/python tests/all.py $(ARGS)
 
 .PHONY: check
 check: compiled ## Format, lint, types, layers and unit tests
@@ -116,6 +116,11 @@ compiled: $(STAMP)
 .PHONY: native-if-possible
 native-if-possible: compiled
 	@$(BIN)/python packaging/native.py || [ $$? = 3 ]
+
+# Where system tests run: what a node has, with the wheel of the sources as they are.
+.PHONY: wheel-environment
+wheel-environment: native-if-possible
+	@$(BIN)/python packaging/wheel_environment.py $(PYTHON)
 
 # scripts/* are copied into the venv by the install, so a change of them installs again.
 $(STAMP): requirements/dev.txt pyproject.toml $(wildcard scripts/*)

@@ -52,6 +52,13 @@ os.environ["HOME"] = _home
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 
 
+def pytest_report_header() -> str:
+    """Say which gexec is tested: the sources, or the wheel that was built of them."""
+    import gexec
+
+    return f"gexec: {os.path.dirname(gexec.__file__)}"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_groups_of_this_machine() -> Iterator[None]:
     """Keep the node groups of the machine's own ClusterShell out of the tests."""

@@ -57,6 +57,18 @@ def gexecctl(
     )
 
 
+def program(text: str) -> list[str]:
+    """Return the argv of a test's own Python program, which may import what tests do.
+
+    The wheel's interpreter (tests/all.py) has neither pytest nor what else only tests need.
+    """
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.append({str(Path(pytest.__file__).parents[1])!r})\n{text}",
+    ]
+
+
 def changed(env: dict[str, str], change: Mapping[str, str | None] | None) -> dict[str, str]:
     """Return an environment with some variables set, or taken out (None)."""
     return {name: value for name, value in (env | dict(change or {})).items() if value is not None}

@@ -49,7 +49,8 @@ from gexec.wire.frames import (
     encode,
 )
 
-ROOT = Path(__file__).parents[2]
+from .conftest import BIN
+
 DEADLINE_S = 30.0
 
 
@@ -68,7 +69,7 @@ class Authd:
 
     def command(self, *arguments: str) -> list[str]:
         return [
-            sys.executable, str(ROOT / "scripts" / "authd"), "--socket", self.socket,
+            sys.executable, str(BIN / "authd"), "--socket", self.socket,
             "--private-key", self.private, "--public-key", self.public,
             "--audit-log", str(self.audit_path), *arguments,
         ]  # fmt: skip
@@ -644,7 +645,7 @@ def test_notifies_systemd(idle: Authd) -> None:
 
 @pytest.mark.parametrize(("arguments", "status"), [(["-h"], 0), (["-V"], 0), (["--nonsense"], 2)])
 def test_help_version_and_usage(arguments: list[str], status: int) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "authd"), *arguments]
+    command = [sys.executable, str(BIN / "authd"), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
     assert ended.returncode == status
     assert "authd" in ended.stdout + ended.stderr

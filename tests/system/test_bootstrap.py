@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import gexec
+
 from .conftest import DEADLINE_S
 from .sshd import SSHD
 
@@ -130,7 +132,8 @@ def install(place: Path) -> None:
             if ".." not in file.parts and file.suffix != ".pyc":
                 (site / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(Path(str(file.locate())), site / file)
-    shutil.copytree(ROOT / "src/gexec", site / "gexec", ignore=shutil.ignore_patterns("__pycache__"))
+    package = Path(gexec.__file__).parent
+    shutil.copytree(package, site / "gexec", ignore=shutil.ignore_patterns("__pycache__"))
     scripts.mkdir()
     for script in (ROOT / "scripts").iterdir():
         (scripts / script.name).write_text(script.read_text().replace("#!python", "#!/opt/gexec/bin/python"))

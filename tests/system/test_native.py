@@ -13,7 +13,7 @@ import pytest
 import gexec
 from gexec import native
 
-from .conftest import BIN, Cluster
+from .conftest import BIN, Cluster, program
 
 SEEDS = range(1200, 1220)
 _SIMULATE = """
@@ -121,7 +121,7 @@ def test_unit_tests_pass_with_compiled_modules() -> None:
     units = Path(__file__).parents[1] / "unit"
     options = ["-q", "-p", "no:cacheprovider", f"--ignore={units / 'test_native.py'}"]
     done = subprocess.run(
-        [sys.executable, "-c", _TEST, str(units), *options],
+        [*program(_TEST), str(units), *options],
         cwd=units.parents[1],
         capture_output=True,
         text=True,

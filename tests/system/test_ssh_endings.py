@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from gexec.ssh.job import SshOptions, prepare
 from gexec.wire import outcome as outcomes
 from gexec.wire.outcome import exited, held_by, killed, output_cut
 
-from .conftest import DEADLINE_S, wait_until
+from .conftest import DEADLINE_S, program, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, gone, is_zombie, run, start
 from .sshd import NETWORK, Sshd
 
@@ -98,7 +97,7 @@ def test_few_descriptors_make_it_slower_and_nothing_worse(sshd: Sshd) -> None:
         "assert all(done.stdout(rank) == b'here\\n' for rank in range(8))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *sshd.ssh],
+        [*program(script), *sshd.ssh],
         cwd=Path(__file__).resolve().parents[2],
         timeout=DEADLINE_S,
         capture_output=True,
@@ -182,7 +181,7 @@ with Run(job, SshOptions(command=sys.argv[2:])) as run:
 @pytest.mark.parametrize("stdin", ["none", "stdin"])
 def test_a_client_that_is_killed_leaves_nothing_behind(sshd: Sshd, stdin: str) -> None:
     client = subprocess.Popen(
-        [sys.executable, "-c", _CLIENT, stdin, *sshd.ssh],
+        [*program(_CLIENT), stdin, *sshd.ssh],
         cwd=Path(__file__).resolve().parents[2],
         stdout=subprocess.PIPE,
     )
@@ -230,7 +229,7 @@ def test_a_caller_that_lives_on_keeps_no_zombies(sshd: Sshd) -> None:
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_closed_standard_descriptors_are_no_hindrance(sshd: Sshd, closed: tuple[int, ...]) -> None:
-    program = (
+    text = (
         "import os, sys; from tests.system.ssh_jobs import SshOptions, Run, prepare\n"
         f"for fd in {closed}: os.close(fd)\n"
         "with Run(prepare([('node1', 0)], ['sh', '-c', 'cat; exit 7']), SshOptions(command=sys.argv[1:]),"
@@ -238,7 +237,7 @@ def test_closed_standard_descriptors_are_no_hindrance(sshd: Sshd, closed: tuple[
         "os._exit(run.outcomes[0].value if run.stdout() == b'x' else 1)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *sshd.ssh],
+        [*program(text), *sshd.ssh],
         cwd=Path(__file__).resolve().parents[2],
         timeout=DEADLINE_S,
         check=False,

@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import STRICT
 from gexec.wire.outcome import exited, killed
 
-from .conftest import DEADLINE_S, wait_until
+from .conftest import DEADLINE_S, program, wait_until
 from .ssh_jobs import EIGHT, Run, engine_of, port_of_nobody, run, start
 from .sshd import NETWORK, Sshd
 
@@ -231,7 +230,7 @@ print(done.outcomes)
 
 def test_a_disk_without_room_for_stdin_ends_the_job_and_is_told(sshd: Sshd) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _NO_ROOM, *sshd.ssh],
+        [*program(_NO_ROOM), *sshd.ssh],
         cwd=Path(__file__).resolve().parents[2],
         timeout=DEADLINE_S,
         capture_output=True,

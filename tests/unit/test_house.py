@@ -24,6 +24,61 @@ LONG = {
     "src/gexec/ssh/work.py",
 }
 LONG_FUNCTIONS = {("src/gexec/cluster/control.py", "_supervise")}
+#: Modules that no unit test imports, and the system test that runs each; the list only gets shorter.
+SYSTEM_TESTS = {
+    "cli.copying": "test_ensync",
+    "cli.daemon": "test_gexecd",
+    "cli.fetching": "test_fetch",
+    "cli.flow": "test_commands_rounds",
+    "cli.nodefiles": "test_commands_output",
+    "cli.receive": "test_files_commands",
+    "cli.rolling": "test_commands_rounds",
+    "cli.streams": "test_streams",
+    "cli.views": "test_commands_output",
+    "client.api": "test_resources",
+    "client.authd": "test_authd",
+    "client.console": "test_views",
+    "client.gmond": "test_gmond",
+    "client.job": "test_node_sources",
+    "client.remote": "test_cluster",
+    "client.stream": "test_views",
+    "cluster.private": "test_cluster_private",
+    "cluster.supervisor": "test_cluster",
+    "cluster.warm": "test_cluster",
+    "gexecd.activation": "test_gexecd",
+    "gexecd.enrolment": "test_gexecd",
+    "gexecd.gexecd": "test_gexecd",
+    "gexecd.listening": "test_addresses",
+    "gexecd.renewal": "test_gexecd",
+    "posix.background": "test_gexecd",
+    "posix.identity": "test_spawner",
+    "posix.memory": "test_memory",
+    "posix.readiness": "test_gexecd",
+    "posix.trusted": "test_gexecd",
+    "posix.unix": "test_authd",
+    "relay.relay": "test_gexecd",
+    "spawner.accounts": "test_spawner",
+    "spawner.auditing": "test_spawner",
+    "spawner.boot": "test_spawner_program",
+    "spawner.forking": "test_spawner",
+    "spawner.helper": "test_spawner",
+    "spawner.helpers": "test_spawner",
+    "spawner.launcher": "test_spawner",
+    "spawner.launching": "test_spawner",
+    "spawner.leftovers": "test_leftovers",
+    "spawner.orphan": "test_leftovers",
+    "spawner.spawner": "test_spawner",
+    "spawner.starter": "test_leftovers",
+    "spawner.starting": "test_spawner",
+    "spawner.tasks": "test_spawner",
+    "ssh.engine": "test_ssh_engine",
+    "ssh.link": "test_ssh_engine",
+    "ssh.messenger": "test_ssh_endings",
+    "ssh.process": "test_ssh_engine",
+    "ssh.settings": "test_ssh_config",
+    "ssh.work": "test_ssh_engine",
+    "utf8": "test_streams",
+}
 
 
 def _name(path: Path) -> str:
@@ -120,6 +175,30 @@ def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
         found |= new
         waiting += new
     return found
+
+
+def test_every_module_has_a_unit_test_that_imports_it_or_is_on_the_list() -> None:
+    source = ROOT / "src" / "gexec"
+    modules = {
+        ".".join(path.relative_to(source).with_suffix("").parts)
+        for path in MODULES
+        if path.is_relative_to(source) and path.name != "__init__.py"
+    }
+    assert modules - _imported_by_unit_tests() == set(SYSTEM_TESTS)
+    for name in set(SYSTEM_TESTS.values()):
+        assert (ROOT / "tests" / "system" / f"{name}.py").is_file(), name
+
+
+def _imported_by_unit_tests() -> set[str]:
+    """Return the modules, below gexec, that tests/unit import: tests, and what several tests share."""
+    found = set()
+    for path in (ROOT / "tests" / "unit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return {name.removeprefix("gexec.") for name in found if name.startswith("gexec.")}
 
 
 def test_programs_in_strings_of_tests_import_what_is_there() -> None:

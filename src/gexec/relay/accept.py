@@ -15,7 +15,7 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gexec import limits
 from gexec.relay import tls
@@ -28,6 +28,8 @@ from gexec.wire import frames
 #: Connections taken in one go, so that a flood does not keep the loop from the jobs.
 _BATCH = 32
 _PEER = struct.Struct("=iII")
+#: What accept raises if nobody waits, or nobody any more.
+_NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
 
 class AcceptOwner(LinkOwner, Protocol):
@@ -76,7 +78,7 @@ class Acceptor:
         for _ in range(_BATCH):
             try:
                 sock, address = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            except _NOBODY:
                 return
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -87,8 +89,7 @@ class Acceptor:
             if is_client:
                 self._accept_client(sock)
             else:
-                host, port = str(address[0]), address[1]
-                self._accept_daemon(sock, host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+                self._accept_daemon(sock, str(address[0]), _shown(address))
 
     def _shed(self, listener: socket.socket) -> None:
         if self._reserve is not None:
@@ -97,12 +98,15 @@ class Acceptor:
         who = "a connection"
         try:
             sock, address = listener.accept()
-            who = f"{address[0]}:{address[1]}" if listener is not self._client_listener else "a client"
+            who = _shown(address) if listener is not self._client_listener else "a client"
             sock.close()
+        except _NOBODY:
+            who = ""  # the kernel takes a descriptor first, and looks then whether anybody waits
         except OSError:
             pass
         self._keep_reserve()
-        self._complain("accept", f"{who} was refused: no file descriptors are left (raise LimitNOFILE)")
+        if who:
+            self._complain("accept", f"{who} was refused: no file descriptors are left (raise LimitNOFILE)")
 
     def _keep_reserve(self) -> None:
         try:
@@ -201,3 +205,8 @@ class Acceptor:
             self._of_uid[uid] -= 1
             if not self._of_uid[uid]:
                 del self._of_uid[uid]
+
+
+def _shown(address: tuple[Any, ...]) -> str:
+    host, port = str(address[0]), address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -339,6 +339,11 @@ class _Protocol(asyncio.BufferedProtocol):
         #: Of a connection that leads to somebody else the link hears nothing.
         self._taken = False
 
+    @property
+    def label(self) -> str:
+        """The peer, for reports of the event loop (``relay.peerlog``)."""
+        return self._link.label
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # The loop's own kinds of transports are no subclasses of asyncio's.
         self._taken = self._link.connected(cast(asyncio.Transport, transport))

@@ -137,10 +137,11 @@ class JobProcess:
         if self._task is None:
             self._task = processes.open_task(self.told)
         self._checked = False
+        self._pipes = pipes  # whatever fails from here on, ``end`` closes them
         try:
             processes.run(self._task, job.key[1], job.credential, job.blob, pipes.child_fds)
-            self._pipes = pipes
         except OSError as error:
+            self._pipes = None
             pipes.close()
             self._not_started(error)
         finally:

@@ -1,0 +1,216 @@
+"""A file has its name when it is whole and not before; what was there stays until then."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from descriptors import only, open_now
+from gexec.files.owners import UNCHANGED
+from gexec.files.partial import Partial, keep_old, make_symlink, temporary_name
+
+NAME = b"file"
+TEMPORARY = os.fsdecode(temporary_name(NAME))
+MTIME_NS = 10**18 + 7
+
+
+@pytest.fixture
+def above(tmp_path: Path) -> Iterator[int]:
+    """The directory tmp_path, open; afterwards nothing else is."""
+    before = open_now()
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+    assert open_now() == before
+
+
+@pytest.fixture(params=[True, False], ids=["unnamed", "named"])
+def is_unnamed(request: pytest.FixtureRequest) -> bool:
+    """Whether a file begins without a name."""
+    return bool(request.param)
+
+
+def settle(partial: Partial, size: int, mode: int = 0o640) -> None:
+    partial.settle(size=size, uid=UNCHANGED, gid=UNCHANGED, mode=mode, mtime_ns=MTIME_NS, sync=True)
+
+
+def others(place: Path) -> list[str]:
+    """Return the names in a directory but the file's."""
+    return sorted(set(os.listdir(place)) - {"file", "file~"})
+
+
+def test_a_name_is_given_when_it_is_whole(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    partial.write(4, memoryview(b"data"))
+    assert others(tmp_path) == ([] if is_unnamed else [TEMPORARY])
+    settle(partial, 10, 0o4640)
+    assert not (tmp_path / "file").exists()
+    partial.publish()
+    assert (tmp_path / "file").read_bytes() == b"\0\0\0\0data\0\0"
+    status = (tmp_path / "file").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0o4640, MTIME_NS)
+    partial.abort()  # does nothing any more
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_more_than_its_size_is_cut(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    partial.write(0, memoryview(b"0123456789"))
+    settle(partial, 4)
+    partial.publish()
+    assert (tmp_path / "file").read_bytes() == b"0123"
+
+
+@pytest.mark.parametrize("old", ["file", "link", "program"])
+def test_what_has_the_name_is_replaced_and_its_contents_are_not_touched(
+    above: int, tmp_path: Path, is_unnamed: bool, old: str
+) -> None:
+    (tmp_path / "kept").write_text("old")
+    if old == "link":
+        (tmp_path / "file").symlink_to("kept")
+    else:
+        os.link(tmp_path / "kept", tmp_path / "file")
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    partial.write(0, memoryview(b"new"))
+    settle(partial, 3)
+    assert (tmp_path / "file").read_text() == "old"
+    partial.publish()
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+    assert (tmp_path / "kept").read_text() == "old"
+    assert others(tmp_path) == ["kept"]
+
+
+def test_a_directory_is_not_replaced(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    (tmp_path / "file").mkdir()
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    settle(partial, 0)
+    with pytest.raises(OSError, match="directory"):
+        partial.publish()
+    partial.abort()
+    assert (tmp_path / "file").is_dir()
+    assert others(tmp_path) == []
+
+
+def test_nothing_is_left_of_what_is_given_up(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    (tmp_path / "file").write_text("old")
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    partial.write(0, memoryview(b"new"))
+    partial.abort()
+    partial.abort()
+    assert (tmp_path / "file").read_text() == "old"
+    assert others(tmp_path) == []
+
+
+def test_without_descriptors_nothing_is_left(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    with only(free=0), pytest.raises(OSError, match="Too many open files"):
+        Partial(above, NAME, is_unnamed=is_unnamed)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_removed(above: int, tmp_path: Path) -> None:
+    for kind in ("file", "link"):
+        if kind == "file":
+            (tmp_path / TEMPORARY).write_text("half")
+        else:
+            (tmp_path / TEMPORARY).symlink_to("nowhere")
+        partial = Partial(above, NAME, is_unnamed=False)
+        partial.write(0, memoryview(b"new"))
+        settle(partial, 3)
+        partial.publish()
+        assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_another_run_writes_is_left_alone(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    first = Partial(above, NAME, is_unnamed=False)
+    first.write(0, memoryview(b"first"))
+    (tmp_path / "file").write_text("old")
+    second = Partial(above, NAME, is_unnamed=is_unnamed)
+    second.write(0, memoryview(b"second"))
+    settle(second, 6)
+    second.publish()
+    assert (tmp_path / "file").read_text() == "second"
+    assert others(tmp_path) == [TEMPORARY]
+    settle(first, 5)
+    first.publish()
+    assert (tmp_path / "file").read_text() == "first"
+    assert others(tmp_path) == []
+
+
+def test_something_else_of_the_temporary_name_is_left_alone(
+    above: int, tmp_path: Path, is_unnamed: bool
+) -> None:
+    (tmp_path / TEMPORARY).mkdir()
+    (tmp_path / "file").write_text("old")
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    settle(partial, 0)
+    partial.publish()
+    assert (tmp_path / "file").read_text() == ""
+    assert others(tmp_path) == [TEMPORARY]
+
+
+def test_a_temporary_name_is_the_files_own(above: int) -> None:
+    names = {temporary_name(b"%d" % number) for number in range(1000)} | {temporary_name(b"n" * 255)}
+    assert len(names) == 1001
+    assert all(name.startswith(b".gexec-") and len(name) < 64 for name in names)
+
+
+def test_a_file_with_a_name_is_locked_while_it_is_written(above: int, tmp_path: Path) -> None:
+    partial = Partial(above, NAME, is_unnamed=False)
+    with open(tmp_path / TEMPORARY) as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        partial.abort()
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# -- links and old files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("old", ["nothing", "file", "link"])
+def test_a_link_is_made_in_the_place_of_what_has_its_name(above: int, tmp_path: Path, old: str) -> None:
+    if old == "file":
+        (tmp_path / "file").write_text("old")
+    elif old == "link":
+        (tmp_path / "file").symlink_to("elsewhere")
+    make_symlink(above, NAME, b"../to \xff", uid=UNCHANGED, gid=UNCHANGED, mtime_ns=MTIME_NS)
+    assert os.readlink(os.fsencode(tmp_path / "file")) == b"../to \xff"
+    assert (tmp_path / "file").lstat().st_mtime_ns == MTIME_NS
+    assert others(tmp_path) == []
+
+
+def test_a_link_that_cannot_get_its_name_leaves_nothing(above: int, tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        make_symlink(above, NAME, b"target", uid=UNCHANGED, gid=UNCHANGED, mtime_ns=0)
+    assert others(tmp_path) == []
+    with pytest.raises(OSError, match="too long"):
+        make_symlink(above, b"other", b"t" * 5000, uid=UNCHANGED, gid=UNCHANGED, mtime_ns=0)
+    assert others(tmp_path) == []
+
+
+def test_the_old_file_has_its_other_name_too(above: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("one")
+    keep_old(above, NAME)
+    keep_old(above, NAME)  # both are the same file already
+    assert (tmp_path / "file~").samefile(tmp_path / "file")
+    (tmp_path / "file").unlink()
+    (tmp_path / "file").symlink_to("nowhere")
+    keep_old(above, NAME)
+    assert (tmp_path / "file~").readlink() == Path("nowhere")
+    assert others(tmp_path) == []
+
+
+def test_no_old_file_is_an_error_and_leaves_nothing(above: int, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        keep_old(above, NAME)
+    (tmp_path / "file").write_text("new")
+    (tmp_path / "file~").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        keep_old(above, NAME)
+    assert others(tmp_path) == []

@@ -1,0 +1,30 @@
+"""Programs of gexec that gexecd executes: isolated, and from the package that is running."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import gexec
+from gexec.posix import programs
+
+
+def test_a_program_gets_its_arguments_and_returns_its_status() -> None:
+    argv = programs.command("gexec.gexecd.rereading", '{"public_keys": ["/no/key"], "config": null}')
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "/no/key" in done.stderr
+
+
+def test_the_environment_and_the_directory_name_no_other_package(tmp_path: Path) -> None:
+    (tmp_path / "gexec").mkdir()
+    (tmp_path / "gexec" / "__init__.py").write_text("raise SystemExit('another package')\n")
+    argv = programs.command("gexec.version")
+    argv[argv.index("-c") + 1] = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import gexec; print(gexec.__file__)"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == gexec.__file__

@@ -172,13 +172,13 @@ class SimEnd:
                     elif type(frame) is frames.Ping:
                         self.answer(0, frames.Pong(frame.token))
         except ProtocolError as error:
-            self.abort(f"it broke the protocol: {error}")
+            self.abort(f"protocol violation: {error}")
 
     # -- ending ---------------------------------------------------------------------------
 
     def abort(self, text: str) -> None:
         """End the connection at once."""
-        if text.startswith("it broke the protocol"):
+        if text.startswith("protocol violation"):
             # Nobody here forges anything, so whoever complains is wrong about an honest peer.
             raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")
         self.close(text)

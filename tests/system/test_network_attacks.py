@@ -199,7 +199,7 @@ def test_attack_41_no_certificate(cluster: Cluster) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    assert "it showed no certificate" in _refused(cluster, context)
+    assert "it sent no certificate" in _refused(cluster, context)
 
 
 # -- on the way -------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class VerifyKey:
     """A public key that verifies signatures.
 
     Attributes:
-        algorithm: RSA or ED25519; the only one whose signatures this key accepts.
+        algorithm: RSA or ED25519; the key accepts only signatures of this algorithm.
         der: the key as SubjectPublicKeyInfo.
         key_id: the first 8 bytes of SHA-256 over ``der``.
         signature_bytes: the exact length of its signatures.
@@ -119,7 +119,7 @@ class SigningKey:
                 "remove it with `openssl pkey -in KEY -out auth_priv.pem`"
             )
         if b"OPENSSH PRIVATE KEY" in pem:
-            raise KeyFileError(f"is a key of ssh, which gexec does not share: {_MAKE}")
+            raise KeyFileError(f"is a key of ssh, which gexec does not accept: {_MAKE}")
         try:
             key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
@@ -152,7 +152,7 @@ class SigningKey:
 
 
 def load_public_keys(pem: bytes) -> dict[bytes, VerifyKey]:
-    """Return all public keys of a PEM text by key id: during a rotation it holds old and new.
+    """Return all public keys of a PEM text by key id: during a rotation it contains the old and the new one.
 
     Raises:
         KeyFileError: there is none, or one of them is not acceptable.

@@ -2,8 +2,12 @@
 
 Layout (network order; docs/decisions/0004-credential.md):
 
-    magic "GXC" and version 1 4 key id 8 algorithm 1 length of the body 2 body that many bytes signature the
-    rest: exactly the length of the key's signatures
+    magic "GXC" and version 1      4
+    key id                         8
+    algorithm                      1
+    length of the body             2
+    body                           that many bytes
+    signature                      the rest: exactly the length of the key's signatures
 
     body: issued_us i64, ttl_us i64, uid u32, gid u32, job id 16, digest 32,
           then realm, audience, host, user: each a length u8 and that many bytes

@@ -3,13 +3,13 @@
 The failure of one node is never an exception: it is an :class:`gexec.wire.outcome.Outcome`.
 
     GexecError
-    +-- UsageError           the caller's words or files are wrong; exit status 2
+    +-- UsageError           the caller's arguments or files are wrong; exit status 2
     +-- ConfigError          a configuration file or setting is wrong
     +-- KeyFileError         a key file has the wrong owner, mode, size or kind
     +-- AuthError            authd refused, or does not answer
     +-- CredentialError      a credential is not acceptable (carries a code)
     +-- DaemonError          the local gexecd refused, or does not answer
-    +-- ProtocolError        what a peer sent is not the protocol (docs/protocol.md)
+    +-- ProtocolError        a peer violated the protocol (docs/protocol.md)
 
 Imports nothing: every layer, the thin client included, may use it.
 """

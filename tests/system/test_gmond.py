@@ -379,6 +379,6 @@ def test_if_no_host_is_left_each_server_says_how_many_and_why(cluster: Cluster) 
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[1:] == [
         f"  gmond at {first} lists 2 hosts, but none is up and runs gexec: "
-        "1 without a report for 60 s, 1 with gexec = no in its gmond.conf",
+        "1 with gexec = no in its gmond.conf, 1 without a report for 60 s",
         f"  gmond at {second} lists 1 host, but none is up and runs gexec: 1 with an invalid name",
     ]

@@ -30,7 +30,7 @@ OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
 
-#: All variables of the manuals; a test of the cluster layout compares the two.
+#: All variables of the manuals; tests/unit/cluster/test_cluster_layout.py compares the two.
 KNOWN_VARIABLES = {
     "GEXEC_SVRS",
     "GEXEC_GMOND_SVRS",

@@ -2,11 +2,11 @@
 
 ::
 
-    DIR/keys/auth_priv.pem, auth_pub.pem   the cluster's key pair, made at the first start and kept
+    DIR/keys/auth_priv.pem, auth_pub.pem   the cluster's key pair, created at the first start and kept
     DIR/run/authd.sock, NODE.sock          the sockets of authd and of each node's gexecd
     DIR/hosts                              names and addresses, in the format of /etc/hosts
-    DIR/state.json                         who runs: pids with start times, addresses, port
-    DIR/logs/NODE.log                      what each daemon says; DIR/audit/NODE.log its audit log
+    DIR/state.json                         what runs: pids with start times, addresses, port
+    DIR/logs/NODE.log                      each daemon's log; DIR/audit/NODE.log its audit log
 
 Computes the paths and reads or writes these files; starts and ends no processes.
 """

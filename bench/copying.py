@@ -279,7 +279,7 @@ def measure_large(mib: int, nodes: int, options: argparse.Namespace) -> dict[str
     with place_in(options.dir, nodes, mib * MIB * (nodes + 1)) as place, cluster(nodes) as (environ, _):
         with open(place.source, "wb") as file:
             for _ in range(mib):
-                file.write(os.urandom(MIB))  # so that compressing it helps nobody
+                file.write(os.urandom(MIB))  # so that compression does not help
         ours = Ours(options.by, place, environ)
         tools: dict[str, Callable[[Place], None]] = {"cat": by_cat, ours.name: ours.whole}
         absent = missing()

@@ -67,11 +67,11 @@ class ClientEnd:
         self.send(channel, frame)
 
     def close(self, text: str) -> None:
-        """There is no reason to."""
+        """Not expected."""
         raise Violation(f"the client's connection is closed: {text}")
 
     def abort(self, text: str) -> None:
-        """There is no reason to."""
+        """Not expected."""
         self.close(text)
 
 

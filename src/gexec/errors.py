@@ -1,4 +1,4 @@
-"""What can go wrong for a whole request, as exceptions with one clear sentence each.
+"""The failures of a whole request, as exceptions with one clear sentence each.
 
 The failure of one node is never an exception: it is an :class:`gexec.wire.outcome.Outcome`.
 
@@ -11,7 +11,7 @@ The failure of one node is never an exception: it is an :class:`gexec.wire.outco
     +-- DaemonError          the local gexecd refused, or does not answer
     +-- ProtocolError        a peer violated the protocol (docs/protocol.md)
 
-Imports nothing: every layer, the thin client included, may use it.
+Imports nothing: every layer, including the thin client, may use it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class GexecError(Exception):
 
 
 class UsageError(GexecError):
-    """The request itself is wrong (a flag, a value, an environment variable, a name).
+    """The request itself is wrong (an option, a value, an environment variable, a name).
 
-    ``sentence`` is what is wrong; each of ``details`` is a line below it.
+    ``sentence`` says what is wrong; each of ``details`` is a line below it.
     """
 
     def __init__(self, sentence: str, details: Iterable[str] = ()) -> None:
@@ -62,4 +62,4 @@ class DaemonError(GexecError):
 
 
 class ProtocolError(GexecError):
-    """What the peer sent is not the protocol: the connection must be closed."""
+    """The peer violated the protocol: the connection must be closed."""

@@ -82,7 +82,7 @@ class Place:
         for name in self.names:
             copy = self.target / name / self.source.name
             if subprocess.run(["diff", "-rq", self.source, copy], stdout=subprocess.DEVNULL).returncode:
-                raise BenchError(f"{what}: what {name} has is not like the original")
+                raise BenchError(f"{what}: the copy on {name} differs from the original")
 
 
 def main() -> int:
@@ -90,17 +90,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time copying to all nodes of local clusters.")
     sizes = "512:2,512:8,256:32"
     parser.add_argument(
-        "--sizes", type=sizes_of, default=sizes, help=f"MIB:NODES, with commas (default: {sizes})"
+        "--sizes", type=sizes_of, default=sizes, help=f"MIB:NODES, separated by commas (default: {sizes})"
     )
     parser.add_argument(
-        "--small", type=count_of, default=10_000, help="small files (default: 10000; 0: none)"
+        "--small", type=count_of, default=10_000, help="number of small files (default: 10000; 0: none)"
     )
-    parser.add_argument("--sample", type=count_of, default=100, help="of these one by one (default: 100)")
-    parser.add_argument("--repeat", type=count_of, default=1, help="of each measurement; the median counts")
-    parser.add_argument("--dir", default="/dev/shm", help="for all files (default: /dev/shm)")
-    parser.add_argument("--by", choices=("ensync", "gexec"), default="ensync", help="gexec: stdin to cat")
+    parser.add_argument("--sample", type=count_of, default=100, help="copied one by one (default: 100)")
+    parser.add_argument("--repeat", type=count_of, default=1, help="repetitions; the median counts")
+    parser.add_argument("--dir", default="/dev/shm", help="of all files (default: /dev/shm)")
+    parser.add_argument("--by", choices=("ensync", "gexec"), default="ensync", help="gexec: stdin of cat")
     parser.add_argument("--no-ssh", action="store_true", help="leave out scp, pdcp and clush")
-    parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
+    parser.add_argument("--out", default="bench-results", help="directory for the figures as JSON")
     options = parser.parse_args()
     # If this is ended from outside, also end the cluster and remove the files.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
@@ -157,8 +157,8 @@ def place_in(directory: str, nodes: int, wanted_bytes: int) -> Iterator[Place]:
         free = min(free, int(fields["MemAvailable:"]) * 1024)
     if wanted_bytes + SPARE_BYTES > free:
         raise BenchError(
-            f"{directory}: {wanted_bytes // MIB} MiB are needed and {free // MIB} free, of which "
-            f"{SPARE_BYTES // MIB} stay so; choose smaller --sizes or another --dir"
+            f"{directory}: {wanted_bytes // MIB} MiB are needed and {free // MIB} are free, of which "
+            f"{SPARE_BYTES // MIB} must stay free; choose smaller --sizes or another --dir"
         )
     folder = Path(tempfile.mkdtemp(prefix="gexec-bench-", dir=directory))
     folder.chmod(0o755)
@@ -426,8 +426,8 @@ def small_lines(found: dict[str, Any], ours: str) -> list[str]:
         lines.append(f"  {name:<20} {taken_s:8.2f} s {found['files'] / taken_s:8.0f} files/s to each node")
     all_s = found["sample_s"] / found["sample"] * found["files"]
     lines.append(
-        f"  {'one by one':<20} {all_s:8.0f} s, reckoned from {found['sample']} files in "
-        f"{found['sample_s']:.2f} s: at once is {all_s / medians[ours]:.0f} times as fast "
+        f"  {'one by one':<20} {all_s:8.0f} s, extrapolated from {found['sample']} files in "
+        f"{found['sample_s']:.2f} s: all at once is {all_s / medians[ours]:.0f} times as fast "
         f"(target: {TARGET_SMALL_RATIO:g})"
     )
     return lines

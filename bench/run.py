@@ -52,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Time gexec on local clusters, next to the bare machine.")
     parser.add_argument("--sizes", default="1,4,64,256,1000", help="nodes, separated by commas")
     parser.add_argument("--repeat", type=int, default=7, help="warm jobs of each kind (default: 7)")
-    parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
+    parser.add_argument("--out", default="bench-results", help="directory for the figures as JSON")
     parser.add_argument("--no-ssh", action="store_true", help="leave out ssh and pdsh")
     options = parser.parse_args()
     # If this is ended from outside, end the cluster too.
@@ -314,7 +314,7 @@ def ssh_lines(found: dict[str, Any]) -> list[str]:
             figures = ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in one.items())
             lines.append(f"{size:>6} nodes over a local sshd, hostname: {figures}")
     if "skipped" in found:
-        lines.append(f"of ssh and pdsh is missing: {found['skipped']}")
+        lines.append(f"ssh and pdsh were not measured: {found['skipped']}")
     return lines
 
 

@@ -123,7 +123,7 @@ class Soak:
         assert job.stdout is not None
         for _ in nodes.split(","):
             if b"up" not in job.stdout.readline():
-                raise SoakError("a job that was to be ended does not begin")
+                raise SoakError("a job that should be killed does not begin")
         return job
 
     def kinds(self) -> dict[str, Callable[[], None]]:
@@ -207,7 +207,7 @@ def table(title: str, found: dict[int, tuple[str, Use]]) -> str:
         if uses:
             largest, total = max(use.mib for use in uses), sum(use.mib for use in uses)
             descriptors = max(use.descriptors for use in uses)
-            memory = f"{largest:7.1f} MiB at most, {total:8.1f} in all"
+            memory = f"{largest:7.1f} MiB at most, {total:8.1f} in total"
             lines.append(f"  {len(uses):4} {role:8} {memory}, {descriptors:4} descriptors")
     return "\n".join(lines)
 
@@ -265,11 +265,11 @@ def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
 def main() -> int:
     """Run the command line's jobs; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Large jobs of every kind, and what the daemons keep of them."
+        description="Run large jobs of every kind, and measure what the daemons keep of them."
     )
-    parser.add_argument("--rounds", type=int, default=10, help="of all kinds of large jobs (default: 10)")
-    parser.add_argument("--small", type=int, default=2000, help="jobs of four nodes (default: 2000)")
-    parser.add_argument("--nodes", type=int, default=6, help="of the cluster, 5 or more (default: 6)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of all large jobs (default: 10)")
+    parser.add_argument("--small", type=int, default=2000, help="small jobs, of four nodes (default: 2000)")
+    parser.add_argument("--nodes", type=int, default=6, help="nodes of the cluster, at least 5 (default: 6)")
     options = parser.parse_args()
     if options.nodes < 5 or options.rounds < 1 or options.small < 0:
         parser.error("expected 5 nodes or more, 1 round or more, and no negative number")

@@ -186,7 +186,7 @@ def _keys(what: Subject) -> Iterator[Finding]:
     try:
         signing = read_signing_key(path)
     except KeyFileError as error:
-        # A node of a hardened cluster does not have and need one.
+        # A node of a hardened cluster neither has nor needs one.
         missing = not os.path.lexists(path)
         yield Finding(WARNING if missing and accepted else PROBLEM, str(error))
         return

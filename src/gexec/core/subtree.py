@@ -148,7 +148,7 @@ class Subtree:
                 self._open(heir)
 
     def _cover(self, first: int, high: int, owed: set[int], covered: set[int], now_s: float) -> None:
-        """Ask for the ranks of ``owed`` without changing those of other children, ``covered``."""
+        """Open children for the ranks of ``owed``, without changing other children's ranks, ``covered``."""
         for low, end in tree.split(first, high, self._fanout):
             owes = owed.intersection(range(low, end))
             if not owes:

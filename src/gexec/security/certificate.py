@@ -37,8 +37,8 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 def authority(key: SigningKey, realm: str) -> bytes:
     """Return the cluster's CA certificate in DER: the same bytes for the same key and realm.
 
-    Reads no clock: it is valid from the year 2000 to the end of 9999; the key determines how long the cluster
-    is valid. Signs only nodes (path length 1 allows a rotated key).
+    Reads no clock: it is valid from the year 2000 to the end of 9999; the cluster's lifetime depends on its
+    key. Signs only nodes (path length 1 allows a rotated key).
     """
     serial = int.from_bytes(sha256(key.public.der + realm.encode()).digest()[:16]) | 1
     builder = (

@@ -142,7 +142,7 @@ class JobSpec:
         return len(self.names)
 
     def names_joined(self, separator: bytes) -> bytes:
-        """Return all names in one string; no name contains a space or NUL as separator."""
+        """Return all names in one string; a space or NUL is a safe separator, as no name contains one."""
         if isinstance(self.names, PackedList):
             return self.names.packed.replace(b"\0", separator)
         return separator.join(self.names)

@@ -18,7 +18,7 @@ DENIED: Final = 3  #: value = 0; text says why. The node refused the credential 
 LOST: Final = 4  #: value = 0; text says why. Whether the command ended there is not known.
 TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --timeout.
 
-#: Kinds of a process that ran to its end: only for these is it known whether the output is incomplete.
+#: Kinds of a process that ran to its end: only their output can be marked as cut.
 ENDS: Final = (EXITED, KILLED, TIMED_OUT)
 
 #: Value of *not started* if no answer came from the node: Linux's EHOSTUNREACH. The node counts as down.

@@ -306,8 +306,8 @@ def test_servers_are_asked_in_order_until_one_knows_nodes(
     for reason in (
         "Connection refused",
         "gmond at no..such:8649 does not answer: its name does not resolve",
-        f"gmond at {empty}: its answer is no XML",
-        f"gmond at {web}: its answer is no XML",
+        f"gmond at {empty}: its answer is not XML",
+        f"gmond at {web}: its answer is not XML",
         f"gmond at {hostile}: its XML declares entities",
         f"gmond at {dead} lists 1 host, but none is up and runs gexec: 1 without a report for 60 s",
         f"gmond at {silent}: its answer takes longer than 0.5 s",

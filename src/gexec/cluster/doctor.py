@@ -52,7 +52,7 @@ KNOWN_VARIABLES = {
 #: Most names that are listed; of further ones only the number.
 _SHOWN_MAX = 8
 _ANSWER_TIMEOUT_S = 5.0
-#: A signature that took longer to come says that authd has no time, not that clocks differ.
+#: Smaller differences between the clocks of authd and of this process are not reported.
 _CLOCK_TOLERANCE_S = 2.0
 
 
@@ -165,7 +165,7 @@ def _variables(what: Subject) -> Iterator[Finding]:
     for name in ("GEXEC_SOCKET", "GEXEC_AUTHD_SOCKET"):
         path = environ.get(name)
         if path and not os.path.isabs(path):
-            yield Finding(WARNING, f"{name}={path} is not an absolute path", "it depends on where you stand")
+            yield Finding(WARNING, f"{name}={path} is not an absolute path", "use an absolute path")
 
 
 def _keys(what: Subject) -> Iterator[Finding]:
@@ -238,7 +238,7 @@ def _authd(what: Subject) -> Iterator[Finding]:
         )
     me = pwd.getpwuid(os.getuid()).pw_name if credential.uid == os.getuid() else None
     if credential.user != me:
-        yield Finding(WARNING, f"authd knows you as {credential.user} (uid {credential.uid})")
+        yield Finding(WARNING, f"authd identifies you as {credential.user} (uid {credential.uid})")
 
 
 def _gexecd(what: Subject) -> Iterator[Finding]:
@@ -269,7 +269,7 @@ def _port(what: Subject) -> Iterator[Finding]:
     users = ", ".join(sorted({_user(uid) for _, uid in listeners}))
     shown = ", ".join(address for address, _ in listeners[:_SHOWN_MAX])
     more = f" and {len(listeners) - _SHOWN_MAX} more" if len(listeners) > _SHOWN_MAX else ""
-    yield Finding(OK, f"port {what.port}/tcp is listened on at {shown}{more}, by {users}")
+    yield Finding(OK, f"port {what.port}/tcp has listeners at {shown}{more}, of {users}")
 
 
 def listening(port: int) -> Iterator[tuple[str, int]]:

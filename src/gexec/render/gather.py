@@ -210,7 +210,7 @@ class Gathered(View):
     def _give_up(self) -> None:
         """Show what is kept; until it is written, new output is not taken, so windows bound it."""
         size = f"{self._limit_bytes // (1024 * 1024)} MiB"
-        notice = f"gexec: over {size} of different output: it is shown so far, the rest follows line by line"
+        notice = f"gexec: over {size} of different output: groups so far follow, then the rest line by line"
         self._show(iter([(STDERR, notice.encode() + b"\n")]))
         self._show(self._kept())
         self._waiting = []

@@ -168,7 +168,7 @@ def parse(chunks: Iterable[bytes]) -> Hosts:
     except DefusedXmlException as error:
         raise AnswerError("its XML declares entities, which gmond's never does") from error
     except ParseError as error:
-        raise AnswerError(f"its answer is no XML, or is cut off ({error})") from error
+        raise AnswerError(f"its answer is not XML, or is cut off ({error})") from error
     except (LookupError, UnicodeError, ValueError) as error:
         raise AnswerError(f"its XML cannot be read ({error})") from error
     return document.hosts

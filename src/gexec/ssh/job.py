@@ -185,7 +185,7 @@ def _configured(text: str | None) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"GEXEC_SSH {text[:200]!r} is no command line: {error}") from error
+        raise UsageError(f"GEXEC_SSH {text[:200]!r} is not a valid command line: {error}") from error
 
 
 def _found(name: str) -> str | None:

@@ -145,12 +145,12 @@ class Work:
         if name is None:
             return
         if signum in _DEADLY:
-            self._no_more = self._no_more or f"SIG{name} came before its turn"
+            self._no_more = self._no_more or f"SIG{name} arrived before its turn"
         for process in list(self._processes.values()):
             if process.running:
                 self._order(process, [name])
             elif signum in _DEADLY and not process.went:
-                self._give_up(process, f"SIG{name} came before it began")
+                self._give_up(process, f"SIG{name} arrived before it began")
 
     def end_all(self, why: str, now: bool) -> None:
         """End running commands, and start no more; ``why`` is the reason for ranks that were not started."""

@@ -156,7 +156,7 @@ class JobSpec:
         self._check_names()
         self._check_addresses()
         if not self.program or b"\0" in self.program:
-            raise UsageError("the program's path is empty or holds a NUL byte")
+            raise UsageError("the program's path is empty or contains a NUL byte")
         if not self.program.startswith(b"/") and not self.flags & REMOTE_PATH:
             raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
         if not self.argv:
@@ -201,7 +201,7 @@ class JobSpec:
             total += len(packed) + 1
             if packed.count(b"\0") >= len(entries):
                 bad = next(entry for entry in entries if b"\0" in entry)
-                raise UsageError(f"{kind} {bad[:40]!r} holds a NUL byte, which no process can get")
+                raise UsageError(f"{kind} {bad[:40]!r} contains a NUL byte: remove it")
             if len(packed) > limits.ARG_MAX_BYTES and max(map(len, entries)) > limits.ARG_MAX_BYTES:
                 bad = max(entries, key=len)
                 raise UsageError(

@@ -222,10 +222,10 @@ GOOD = document(host("a", gexec="ON"))
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (b"", "no XML, or is cut off"),
-        (b"Welcome to the mail server\r\n", "no XML, or is cut off"),
-        (GOOD[: len(GOOD) // 2], "no XML, or is cut off"),
-        (GOOD + GOOD, "no XML, or is cut off"),
+        (b"", "not XML, or is cut off"),
+        (b"Welcome to the mail server\r\n", "not XML, or is cut off"),
+        (GOOD[: len(GOOD) // 2], "not XML, or is cut off"),
+        (GOOD + GOOD, "not XML, or is cut off"),
         (b"\x1f\x8b\x08" + bytes(20), "gzip_output"),
         (b"<html></html>", "'html', not GANGLIA_XML"),
         (LAUGHS, "declares entities"),

@@ -1,13 +1,13 @@
-"""How fast do files get to all nodes? ensync next to cat, scp, pdcp and clush, in the same run.
+"""Measures copying files to all nodes: ensync next to cat, scp, pdcp and clush, in the same run.
 
 Usage: python bench/copying.py [--sizes 512:2,512:8,256:32] [--small 10000] [--dir /dev/shm]
 
-All "nodes" are this machine, and each has a folder of its own in --dir, by default in memory, so that
-no disk decides. What is told is the bytes that all copies have together, divided by the seconds from
-the command's start until it has ended and all is on the disk (`sync -f`). Next to it stand the
-processor's seconds of all processes that took part, which a machine that is busy otherwise changes less.
+All "nodes" are this machine, and each has its own directory in --dir, by default in memory, so that no disk
+affects the result. The result is the bytes of all copies together, divided by the seconds from the command's
+start until it has ended and everything is on the disk (`sync -f`). Beside it are the CPU seconds of all
+processes involved, which other load on the machine changes less.
 
-Exit status: 0 measured, 1 a copy failed or is not like the original. How fast it was never fails the run.
+Exit status: 0 measured, 1 a copy failed or differs from the original. Speed never fails the run.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from gexec.cluster import control
 from gexec.cluster.layout import Layout, node_address, node_names
 
 MIB = 2**20
-#: One command may take so long.
+#: Time limit of one command.
 DEADLINE_S = 900.0
-#: A small file has so many bytes, a folder so many small files.
+#: Bytes of a small file, and small files in a directory.
 SMALL_BYTES = 1000
 FILES_PER_FOLDER = 100
 SMALL_NODES = 8
-#: Kept free in --dir: this machine does other things, too.
+#: Space kept free in --dir for other processes of this machine.
 SPARE_BYTES = 512 * MIB
 TARGET_SCP_RATIO = 5.0
 TARGET_SPREAD = 0.75
 TARGET_SMALL_RATIO = 10.0
-#: The servers of sftp, which scp talks to since OpenSSH 9.
+#: The sftp servers, which scp uses since OpenSSH 9.
 SFTP_SERVERS = (
     "/usr/lib/openssh/sftp-server",
     "/usr/libexec/openssh/sftp-server",
@@ -58,11 +58,11 @@ SFTP_SERVERS = (
 
 
 class BenchError(Exception):
-    """A command failed, or did what it should not have done."""
+    """A command failed, or had a wrong result."""
 
 
 class Place:
-    """Where one measurement copies to: a folder for each node, by its name or its address."""
+    """The target of one measurement: a directory for each node, by its name or its address."""
 
     def __init__(self, folder: Path, nodes: int) -> None:
         self.source = folder / "source"
@@ -71,7 +71,7 @@ class Place:
         self.addresses = [node_address(index) for index in range(nodes)]
 
     def clear(self) -> None:
-        """Make all nodes' folders anew; a name and its address are the same folder."""
+        """Create empty directories for all nodes; a name and its address are the same directory."""
         shutil.rmtree(self.target, ignore_errors=True)
         for name, address in zip(self.names, self.addresses, strict=True):
             (self.target / name).mkdir(parents=True)
@@ -82,27 +82,27 @@ class Place:
         for name in self.names:
             copy = self.target / name / self.source.name
             if subprocess.run(["diff", "-rq", self.source, copy], stdout=subprocess.DEVNULL).returncode:
-                raise BenchError(f"{what}: what {name} has is not like the original")
+                raise BenchError(f"{what}: the copy on {name} differs from the original")
 
 
 def main() -> int:
-    """Measure what the command line asks for; return the exit status."""
+    """Measure what the command line requests; return the exit status."""
     parser = argparse.ArgumentParser(description="Time copying to all nodes of local clusters.")
     sizes = "512:2,512:8,256:32"
     parser.add_argument(
-        "--sizes", type=sizes_of, default=sizes, help=f"MIB:NODES, with commas (default: {sizes})"
+        "--sizes", type=sizes_of, default=sizes, help=f"MIB:NODES, separated by commas (default: {sizes})"
     )
     parser.add_argument(
-        "--small", type=count_of, default=10_000, help="small files (default: 10000; 0: none)"
+        "--small", type=count_of, default=10_000, help="number of small files (default: 10000; 0: none)"
     )
-    parser.add_argument("--sample", type=count_of, default=100, help="of these one by one (default: 100)")
-    parser.add_argument("--repeat", type=count_of, default=1, help="of each measurement; the median counts")
-    parser.add_argument("--dir", default="/dev/shm", help="for all files (default: /dev/shm)")
-    parser.add_argument("--by", choices=("ensync", "gexec"), default="ensync", help="gexec: stdin to cat")
+    parser.add_argument("--sample", type=count_of, default=100, help="copied one by one (default: 100)")
+    parser.add_argument("--repeat", type=count_of, default=1, help="repetitions; the median counts")
+    parser.add_argument("--dir", default="/dev/shm", help="of all files (default: /dev/shm)")
+    parser.add_argument("--by", choices=("ensync", "gexec"), default="ensync", help="gexec: stdin of cat")
     parser.add_argument("--no-ssh", action="store_true", help="leave out scp, pdcp and clush")
-    parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
+    parser.add_argument("--out", default="bench-results", help="directory for the figures as JSON")
     options = parser.parse_args()
-    # Ended from outside, take the cluster and the files away, too.
+    # If this is ended from outside, also end the cluster and remove the files.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     results: dict[str, Any] = {"machine": machine(), "dir": described(options.dir), "by": options.by}
     try:
@@ -124,7 +124,7 @@ def main() -> int:
 
 
 def sizes_of(text: str) -> list[tuple[int, int]]:
-    """Return what --sizes says, [] for an empty one."""
+    """Return the value of --sizes, [] for an empty one."""
     sizes = []
     for word in filter(None, text.split(",")):
         mib, _, nodes = word.partition(":")
@@ -142,14 +142,14 @@ def count_of(text: str) -> int:
 
 
 def described(folder: str) -> str:
-    """Return the folder and its file system, e.g. ``/dev/shm (tmpfs)``."""
+    """Return the directory and its file system, e.g. ``/dev/shm (tmpfs)``."""
     kind = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True).stdout.strip()
     return f"{folder} ({kind})"
 
 
 @contextmanager
 def place_in(directory: str, nodes: int, wanted_bytes: int) -> Iterator[Place]:
-    """Make a folder for a source and its copies, and remove it afterwards."""
+    """Create a directory for a source and its copies, and remove it afterwards."""
     free = shutil.disk_usage(directory).free
     with open("/proc/meminfo", encoding="ascii") as file:
         fields = dict(line.split()[:2] for line in file)
@@ -157,8 +157,8 @@ def place_in(directory: str, nodes: int, wanted_bytes: int) -> Iterator[Place]:
         free = min(free, int(fields["MemAvailable:"]) * 1024)
     if wanted_bytes + SPARE_BYTES > free:
         raise BenchError(
-            f"{directory}: {wanted_bytes // MIB} MiB are needed and {free // MIB} free, of which "
-            f"{SPARE_BYTES // MIB} stay so; choose smaller --sizes or another --dir"
+            f"{directory}: {wanted_bytes // MIB} MiB are needed and {free // MIB} are free, of which "
+            f"{SPARE_BYTES // MIB} must stay free; choose smaller --sizes or another --dir"
         )
     folder = Path(tempfile.mkdtemp(prefix="gexec-bench-", dir=directory))
     folder.chmod(0o755)
@@ -168,11 +168,11 @@ def place_in(directory: str, nodes: int, wanted_bytes: int) -> Iterator[Place]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# -- what is compared -------------------------------------------------------------------------
+# -- the tools ----------------------------------------------------------------------------------
 
 
 def by_cat(place: Place) -> None:
-    """Copy once for each node by cat, one at a time per core: nothing here writes faster."""
+    """Copy once for each node with cat, one at a time per core: no program here writes faster."""
     waiting, running = list(place.names), list[subprocess.Popen[bytes]]()
     while waiting or running:
         while waiting and len(running) < CORES:
@@ -183,7 +183,7 @@ def by_cat(place: Place) -> None:
 
 
 def by_cp(place: Place) -> None:
-    """Copy the folder of small files once for each node by cp, one at a time per core."""
+    """Copy the directory of small files once for each node with cp, one at a time per core."""
     waiting, running = list(place.names), list[subprocess.Popen[bytes]]()
     while waiting or running:
         while waiting and len(running) < CORES:
@@ -194,7 +194,7 @@ def by_cp(place: Place) -> None:
 
 
 class Ours:
-    """ensync, or in its place gexec with the file as stdin of a cat on each node."""
+    """ensync, or instead gexec with the file as stdin of a cat on each node."""
 
     def __init__(self, tool: str, place: Place, environ: dict[str, str]) -> None:
         self._tool, self._place, self._environ = tool, place, environ
@@ -202,7 +202,7 @@ class Ours:
         self._nodes = ",".join(place.names)
 
     def copy(self, path: Path) -> None:
-        """Copy a file or folder to all nodes."""
+        """Copy a file or directory to all nodes."""
         if self._tool == "ensync":
             words = [sys.executable, str(BIN / "ensync"), "--nodes", self._nodes, "--via=gexec"]
             call([*words, "--dest", f"{self._place.target}/%h", str(path)], self._environ)
@@ -222,7 +222,7 @@ class Ours:
 
 
 class Ssh:
-    """Copying over an sshd of our own. An address leads into the folder of that node."""
+    """Copies over our own sshd. An address leads to the directory of that node."""
 
     def __init__(self, sshd: LocalSshd) -> None:
         words = [shlex.quote(word) for word in sshd.options]
@@ -239,20 +239,20 @@ class Ssh:
             call(["scp", "-q", "-F", str(self._config), str(place.source), f"{address}:{place.source.name}"])
 
     def pdcp(self, place: Place) -> None:
-        """Copy by pdcp, with its own fan-out of 32."""
+        """Copy with pdcp, with its default fan-out of 32."""
         environ = os.environ | {"PDSH_SSH_ARGS": f"-F {self._config} -2 -a -x %h"}
         words = ["pdcp", "-R", "ssh", "-w", ",".join(place.addresses)]
         call([*words, str(place.source), place.source.name], environ)
 
     def clush(self, place: Place) -> None:
-        """Copy by clush, with its own fan-out of 64."""
+        """Copy with clush, with its default fan-out of 64."""
         words = [sys.executable, str(BIN / "clush"), "-S", "-o", f"-F {self._config}"]
         words += ["-w", ",".join(place.addresses)]
         call([*words, "--copy", str(place.source), "--dest", place.source.name])
 
 
 def sshd_settings(place: Place) -> str:
-    """Return what makes sshd start each command in the folder of the address that was called."""
+    """Return settings with which sshd starts each command in the directory of the called address."""
     server = next((path for path in SFTP_SERVERS if os.path.exists(path)), "")
     subsystem = f"Subsystem sftp {server}\n" if server else ""
     target = shlex.quote(str(place.target))
@@ -274,12 +274,12 @@ def call(words: list[str], environ: dict[str, str] | None = None) -> None:
 
 
 def measure_large(mib: int, nodes: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Copy one file to ``nodes`` nodes with each tool, in turns."""
+    """Copy one file to ``nodes`` nodes with each tool in turn."""
     found: dict[str, Any] = {"mib": mib, "nodes": nodes}
     with place_in(options.dir, nodes, mib * MIB * (nodes + 1)) as place, cluster(nodes) as (environ, _):
         with open(place.source, "wb") as file:
             for _ in range(mib):
-                file.write(os.urandom(MIB))  # so that compressing it helps nobody
+                file.write(os.urandom(MIB))  # so that compression does not help
         ours = Ours(options.by, place, environ)
         tools: dict[str, Callable[[Place], None]] = {"cat": by_cat, ours.name: ours.whole}
         absent = missing()
@@ -326,7 +326,7 @@ def in_turns(
 
 
 def timed(what: Callable[[], None], place: Place) -> float:
-    """Return the seconds until it is done and all it wrote is on the disk."""
+    """Return the seconds until it is done and everything it wrote is on the disk."""
     started_s = time.perf_counter()
     what()
     subprocess.run(["sync", "-f", place.target], check=True)
@@ -334,7 +334,7 @@ def timed(what: Callable[[], None], place: Place) -> float:
 
 
 def cpu_s(daemons: list[int]) -> float:
-    """Return the processor's seconds of our ended children, and of daemons with all they started."""
+    """Return the CPU seconds of our ended children, and of daemons with all that they started."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = 0
     for pid in {pid for daemon in daemons for pid in below(daemon)}:
@@ -342,7 +342,7 @@ def cpu_s(daemons: list[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended
-        ticks += sum(map(int, fields[11:15]))  # its own, and of its ended children
+        ticks += sum(map(int, fields[11:15]))  # its own, and those of its ended children
     return used.ru_utime + used.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -350,7 +350,7 @@ def measure_small(options: argparse.Namespace) -> dict[str, Any]:
     """Copy many small files to 8 nodes: at once, and some of them one by one."""
     count = options.small
     sample = max(1, min(options.sample, count))
-    # A file takes a block, and a folder and its entry take something, too.
+    # A file takes a block, and a directory and its entry also take space.
     wanted = (SMALL_NODES + 1) * count * 8192
     with place_in(options.dir, SMALL_NODES, wanted) as place, cluster(SMALL_NODES) as (environ, _):
         place.source.mkdir()
@@ -379,7 +379,7 @@ def measure_small(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-# -- what a person reads ----------------------------------------------------------------------
+# -- the report -------------------------------------------------------------------------------
 
 
 def table(results: dict[str, Any]) -> str:
@@ -426,8 +426,8 @@ def small_lines(found: dict[str, Any], ours: str) -> list[str]:
         lines.append(f"  {name:<20} {taken_s:8.2f} s {found['files'] / taken_s:8.0f} files/s to each node")
     all_s = found["sample_s"] / found["sample"] * found["files"]
     lines.append(
-        f"  {'one by one':<20} {all_s:8.0f} s, reckoned from {found['sample']} files in "
-        f"{found['sample_s']:.2f} s: at once is {all_s / medians[ours]:.0f} times as fast "
+        f"  {'one by one':<20} {all_s:8.0f} s, extrapolated from {found['sample']} files in "
+        f"{found['sample_s']:.2f} s: all at once is {all_s / medians[ours]:.0f} times as fast "
         f"(target: {TARGET_SMALL_RATIO:g})"
     )
     return lines

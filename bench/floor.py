@@ -1,7 +1,8 @@
-"""The floor: the same command started as often on the bare machine, one outstanding per core.
+"""The floor: the same command, started the same number of times on the machine itself, one at a time per
+core.
 
-No network, no trees, no checks: os.posix_spawn, output read through pipes, exit status waited for.
-No tool that starts the processes on this machine can be faster, so times are told as ratios to it.
+No network, no trees, no checks: os.posix_spawn, output read through pipes, exit status waited for. No tool
+that starts the processes on this machine can be faster, so times are given as ratios to it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How fast is it? Times of gexec next to the floor, in the same run (docs/benchmarks.md).
+"""Measures gexec next to the floor, in the same run (docs/benchmarks.md).
 
 Usage: python bench/run.py [--sizes 1,4,64,256,1000] [--repeat 7] [--out bench-results]
 
-Exit status: 0 measured, 1 a job gave wrong output. How fast it was never fails the run.
+Exit status: 0 measured, 1 a job gave wrong output. Speed never fails the run.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from gexec.cluster.layout import Layout, environment, node_address
 BIN = Path(sys.executable).parent
 COMMANDS = ("hostname", "true")
 JOB_DEADLINE_S = 120.0
-#: Jobs that come before the measured ones. A local cluster's daemons share all pages at first, and copy
-#: one when they first write to it: what a daemon that has run for a while has behind it.
+#: Jobs before the measured ones. A local cluster's daemons share all pages at first, and copy a page when
+#: they first write to it; a daemon that has run for some time has already done this.
 WARM_UP = 5
 SSH_NODES_MAX = 64
 PDSH_NODES_MAX = 256
-#: Targets of this issue: warm gexec against the floor, and one node against the interpreter's start.
+#: Targets: warm gexec against the floor, and one node against the interpreter's start.
 TARGET_WARM_RATIO = 2.5
 TARGET_ONE_NODE_RATIO = 4.0
 
@@ -48,14 +48,14 @@ SETTLE_MAX_S = 4.0
 
 
 def main() -> int:
-    """Measure what the command line asks for; return the exit status."""
+    """Measure what the command line requests; return the exit status."""
     parser = argparse.ArgumentParser(description="Time gexec on local clusters, next to the bare machine.")
     parser.add_argument("--sizes", default="1,4,64,256,1000", help="nodes, separated by commas")
     parser.add_argument("--repeat", type=int, default=7, help="warm jobs of each kind (default: 7)")
-    parser.add_argument("--out", default="bench-results", help="folder for the figures as JSON")
+    parser.add_argument("--out", default="bench-results", help="directory for the figures as JSON")
     parser.add_argument("--no-ssh", action="store_true", help="leave out ssh and pdsh")
     options = parser.parse_args()
-    # Ended from outside, take the cluster down too.
+    # If this is ended from outside, end the cluster too.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sizes = [int(word) for word in options.sizes.split(",")]
     results: dict[str, Any] = {"machine": machine(), "sizes": {}}
@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return the conditions on which the figures depend."""
     model = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -104,7 +104,7 @@ def daemons() -> str:
 
 @contextmanager
 def cluster(size: int) -> Iterator[tuple[dict[str, str], dict[str, float]]]:
-    """Run a fresh cluster; yield the environment to use it and what its start cost."""
+    """Run a new cluster; yield its environment variables and the cost of its start."""
     folder = Path(tempfile.mkdtemp(prefix="gxb", dir="/tmp"))
     if os.geteuid() == 0:
         folder.chmod(0o755)
@@ -146,7 +146,7 @@ def below(pid: int) -> list[int]:
 
 
 def gexec_words(*words: str) -> list[str]:
-    """Return the argv of the installed gexec with these words."""
+    """Return the argv of the installed gexec with these arguments."""
     script = BIN / "gexec"
     return [*([] if os.access(script, os.X_OK) else [sys.executable]), str(script), *words]
 
@@ -182,7 +182,7 @@ def measure_size(size: int, repeat: int) -> dict[str, Any]:
             for _ in range(WARM_UP):
                 job_s(size, command, environ)
             floors, warm = [], []
-            # In turns: what else this machine does slows both alike.
+            # In turns, so that other load on this machine slows down both equally.
             for _ in range(repeat):
                 settle()
                 floors.append(floor_s([path], size))
@@ -194,10 +194,10 @@ def measure_size(size: int, repeat: int) -> dict[str, Any]:
 
 
 def settle() -> None:
-    """Wait until the machine has nothing left to do, at most SETTLE_MAX_S.
+    """Wait until the machine is idle, at most SETTLE_MAX_S.
 
-    After a job daemons still forget it, a second later; neither the floor nor the next job may
-    be measured beside that.
+    Daemons drop a job up to a second after it; neither the floor nor the next job may be measured during
+    that.
     """
     deadline_s = time.monotonic() + SETTLE_MAX_S
     time.sleep(1.5)
@@ -210,7 +210,7 @@ def settle() -> None:
 
 
 def cpu_ticks() -> tuple[int, int]:
-    """Return the idle ticks and all ticks of all cores together."""
+    """Return the idle ticks and the total ticks of all cores together."""
     with open("/proc/stat", encoding="ascii") as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)
@@ -242,7 +242,7 @@ def spawned_s(argv: list[str], environ: dict[str, str]) -> float:
 
 
 def measure_ssh(sizes: list[int]) -> dict[str, Any]:
-    """Measure ssh and pdsh over an sshd of our own, where they are installed."""
+    """Measure ssh and pdsh over our own sshd, if they are installed."""
     absent = missing()
     if absent:
         return {"skipped": f"not installed: {absent}"}
@@ -264,7 +264,7 @@ def measure_ssh(sizes: list[int]) -> dict[str, Any]:
     return found
 
 
-# -- what a person reads ----------------------------------------------------------------------
+# -- the report -------------------------------------------------------------------------------
 
 
 def table(results: dict[str, Any]) -> str:
@@ -307,14 +307,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def ssh_lines(found: dict[str, Any]) -> list[str]:
-    """Return the figures of ssh and pdsh, or why there are none."""
+    """Return the figures of ssh and pdsh, or the reason why there are none."""
     lines = []
     for size, one in found.items():
         if size != "skipped" and one:
             figures = ", ".join(f"{name.removesuffix('_s')} {value:.2f} s" for name, value in one.items())
             lines.append(f"{size:>6} nodes over a local sshd, hostname: {figures}")
     if "skipped" in found:
-        lines.append(f"of ssh and pdsh is missing: {found['skipped']}")
+        lines.append(f"ssh and pdsh were not measured: {found['skipped']}")
     return lines
 
 

@@ -1,9 +1,9 @@
-"""Do daemons stay as small as they are? Large jobs of every kind, and many small ones, on one cluster.
+"""Checks that daemons do not grow: large jobs of every kind, and many small ones, on one cluster.
 
 Usage: python bench/soak.py [--rounds 10] [--small 2000] [--nodes 6]
 
-Prints memory and descriptors of each role at the start, after the warm-up and at the end. Exit status: 0 all
-within the bounds (docs/benchmarks.md), 1 something grew over them or a job ended otherwise than it should.
+Prints memory and descriptors of each role at the start, after the warm-up and at the end. Exit status: 0
+everything is within the bounds (docs/benchmarks.md), 1 a process exceeds them or a job ended in a wrong way.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from run import BIN, JOB_DEADLINE_S, below, daemons
 from gexec.cluster import control
 from gexec.cluster.layout import Layout, environment
 
-#: How much a process may be larger at the end than after the warm-up, in MiB, and in descriptors: links to
-#: other nodes come and go.
+#: How much larger a process may be at the end than after the warm-up, in MiB and in descriptors; the number
+#: of links to other nodes varies.
 BOUNDS = {"spawner": (8.0, 8), "relay": (12.0, 32), "authd": (4.0, 8), "helper": (8.0, 8)}
-#: The daemons give memory back some seconds after the last job.
+#: The daemons return free memory some seconds after the last job.
 IDLE_S = 10.0
-#: 0.8 MB of environment, as the largest of jobs bring.
+#: 0.8 MB of environment, as in the largest jobs.
 LARGE = {f"SOAK{number}": "x" * 100_000 for number in range(8)}
 MIB = 1024 * 1024
 
 
 class SoakError(Exception):
-    """A job ended otherwise than it should; the sentence says how."""
+    """A job ended in a wrong way; the text says how."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What one process uses."""
+    """The resources of one process."""
 
     mib: float
     descriptors: int
@@ -96,7 +96,7 @@ class Soak:
             raise SoakError(f"{' '.join(words)[:80]}: {said}")
 
     def lose_a_node(self) -> None:
-        """Kill a node's daemon in the middle of a job; it stays dead."""
+        """Kill a node's daemon during a job; it stays dead."""
         with self._begun(self.everyone) as job:
             for process in control.node_processes(self.state, self.names[-1]):
                 os.kill(process.pid, signal.SIGKILL)
@@ -123,11 +123,11 @@ class Soak:
         assert job.stdout is not None
         for _ in nodes.split(","):
             if b"up" not in job.stdout.readline():
-                raise SoakError("a job that was to be ended does not begin")
+                raise SoakError("a job that should be killed does not begin")
         return job
 
     def kinds(self) -> dict[str, Callable[[], None]]:
-        """Return the large jobs, by what they are."""
+        """Return the large jobs, by kind."""
         some = self.living
         fetched = str(self._fetched)
         return {
@@ -161,7 +161,7 @@ class Soak:
         }
 
     def many_small(self, count: int) -> None:
-        """Run so many jobs of four nodes."""
+        """Run ``count`` jobs of four nodes."""
         words = [sys.executable, str(BIN / "gexec"), "-w", ",".join(self.names[:4]), "true"]
         for _ in range(count):
             if subprocess.run(words, env=self.small, stdin=subprocess.DEVNULL, check=False).returncode:
@@ -170,7 +170,7 @@ class Soak:
     # -- measuring ----------------------------------------------------------------------------
 
     def use(self) -> dict[int, tuple[str, Use]]:
-        """Return role and use of each daemon of the cluster by pid, after a rest."""
+        """Return role and resources of each daemon of the cluster by pid, after IDLE_S."""
         until_s = time.monotonic() + IDLE_S
         while time.monotonic() < until_s:
             time.sleep(0.5)
@@ -200,20 +200,20 @@ def resident_mib(pid: int) -> float:
 
 
 def table(title: str, found: dict[int, tuple[str, Use]]) -> str:
-    """Return a line for each role: how many, the largest and the sum."""
+    """Return a line for each role: the number, the largest and the sum."""
     lines = [title]
     for role in BOUNDS:
         uses = [use for each, use in found.values() if each == role]
         if uses:
             largest, total = max(use.mib for use in uses), sum(use.mib for use in uses)
             descriptors = max(use.descriptors for use in uses)
-            memory = f"{largest:7.1f} MiB at most, {total:8.1f} in all"
+            memory = f"{largest:7.1f} MiB at most, {total:8.1f} in total"
             lines.append(f"  {len(uses):4} {role:8} {memory}, {descriptors:4} descriptors")
     return "\n".join(lines)
 
 
 def grown(before: dict[int, tuple[str, Use]], after: dict[int, tuple[str, Use]]) -> list[str]:
-    """Return a sentence for each process that grew over its bounds."""
+    """Return a sentence for each process that exceeds its bounds."""
     said = []
     for pid, (role, use) in after.items():
         if pid not in before:
@@ -229,7 +229,7 @@ def grown(before: dict[int, tuple[str, Use]], after: dict[int, tuple[str, Use]])
 
 
 def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
-    """Run it all; return the exit status."""
+    """Run everything; return the exit status."""
     with ExitStack() as stack:
         cluster = Soak(nodes, folder)
         stack.callback(cluster.down)
@@ -263,13 +263,13 @@ def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
 
 
 def main() -> int:
-    """Run what the command line asks for; return the exit status."""
+    """Run the command line's jobs; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Large jobs of every kind, and what the daemons keep of them."
+        description="Run large jobs of every kind, and measure what the daemons keep of them."
     )
-    parser.add_argument("--rounds", type=int, default=10, help="of all kinds of large jobs (default: 10)")
-    parser.add_argument("--small", type=int, default=2000, help="jobs of four nodes (default: 2000)")
-    parser.add_argument("--nodes", type=int, default=6, help="of the cluster, 5 or more (default: 6)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of all large jobs (default: 10)")
+    parser.add_argument("--small", type=int, default=2000, help="small jobs, of four nodes (default: 2000)")
+    parser.add_argument("--nodes", type=int, default=6, help="nodes of the cluster, at least 5 (default: 6)")
     options = parser.parse_args()
     if options.nodes < 5 or options.rounds < 1 or options.small < 0:
         parser.error("expected 5 nodes or more, 1 round or more, and no negative number")

@@ -1,4 +1,4 @@
-"""An sshd of our own on 127.0.0.1, with keys of its own, to compare with; and ssh and pdsh over it."""
+"""Our own sshd on 127.0.0.1, with its own keys, for comparison; and ssh and pdsh over it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _DEADLINE_S = 20.0
 
 
 def missing() -> str:
-    """Return what is not installed of sshd, ssh and ssh-keygen, "" if all are."""
+    """Return which of sshd, ssh and ssh-keygen are not installed, "" if all are."""
     search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     return ", ".join(name for name in ("sshd", "ssh", "ssh-keygen") if not shutil.which(name, path=search))
 
 
 class LocalSshd:
-    """A context: sshd listens on all of 127.0.0.0/8 inside it, and is gone after it.
+    """A context: inside it sshd listens on all of 127.0.0.0/8; afterwards it has ended.
 
     Args:
         settings: further lines of its configuration.
@@ -80,7 +80,7 @@ class LocalSshd:
 
     @property
     def options(self) -> list[str]:
-        """ssh's options to get in without a question."""
+        """ssh's options to log in without prompts."""
         return [
             *("-i", str(self.folder / "user"), "-p", str(self.port), "-l", getpass.getuser()),
             *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"),
@@ -100,7 +100,7 @@ class LocalSshd:
         return time.perf_counter() - started_s
 
     def pdsh_s(self, addresses: list[str], command: str) -> float:
-        """Return the seconds of one pdsh over all the addresses, with its own fan-out of 32."""
+        """Return the seconds of one pdsh over all the addresses, with its default fan-out of 32."""
         environ = os.environ | {"PDSH_SSH_ARGS": " ".join(["-2", "-a", "-x", "%h", *self.options])}
         started_s = time.perf_counter()
         words = ["pdsh", "-S", "-R", "ssh", "-w", ",".join(addresses), command]

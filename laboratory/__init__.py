@@ -1,1 +1,1 @@
-"""The simulator and builders for tests. Nothing imports it but tests."""
+"""The simulator and builders for tests. Only tests import it."""

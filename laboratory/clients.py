@@ -27,19 +27,19 @@ from laboratory.world import Violation
 
 @dataclass
 class Habits:
-    """What the client does besides reading."""
+    """The client's behaviour besides reading."""
 
     stdin: bytes = b""
     sends_stdin: bool = False
     #: (when, frame): Signal, Kill or Close.
     commands: list[tuple[float, Frame]] = field(default_factory=list)
-    #: Times between which it reads nothing.
+    #: Interval in which it reads nothing.
     stalls: tuple[float, float] | None = None
-    #: When it is gone without a word.
+    #: When it is gone without a message.
     gone_at_s: float | None = None
-    #: The share of the window after which it acknowledges.
+    #: Fraction of the window after which it acknowledges.
     acknowledges: float = 0.5
-    #: How long it takes for one frame.
+    #: How long it needs for one frame.
     pace_s: float = 0.0001
 
 
@@ -67,16 +67,16 @@ class ClientEnd:
         self.send(channel, frame)
 
     def close(self, text: str) -> None:
-        """There is no reason to."""
+        """Not expected."""
         raise Violation(f"the client's connection is closed: {text}")
 
     def abort(self, text: str) -> None:
-        """There is no reason to."""
+        """Not expected."""
         self.close(text)
 
 
 class SimClient:
-    """A client on the root's host. Its connection is reliable; only its own slowness is not."""
+    """A client on the root's host. Its connection is reliable; the client itself may be slow."""
 
     def __init__(self, cluster: Cluster, habits: Habits) -> None:
         self.outcomes: dict[int, Outcome] = {}
@@ -98,7 +98,7 @@ class SimClient:
         self._end = ClientEnd(self._came)
 
     def begin(self) -> None:
-        """Submit the job and go on from there."""
+        """Submit the job and begin."""
         self._cluster.root.jobs.link_accepted(self._end, UID)
         self._send(Submit(CREDENTIAL, self._cluster.blob))
         if self._habits.sends_stdin:
@@ -160,7 +160,7 @@ class SimClient:
             case RanksStarted():
                 for rank in ranksets.members(frame.ranks):
                     if rank in self.started or rank in self.outcomes:
-                        raise Violation(f"rank {rank} is told to have started twice, or after its end")
+                        raise Violation(f"rank {rank} is reported as started twice, or after its end")
                     self.started.add(rank)
             case Ended():
                 for rank in ranksets.members(frame.ranks):

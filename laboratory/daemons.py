@@ -1,4 +1,4 @@
-"""Simulated daemons: the relay's own code for jobs (gexec.relay.jobs), and what is simulated around it."""
+"""Simulated daemons: the relay's own code for jobs (gexec.relay.jobs) on simulated ports."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS = GexecdSettings()
 
 
 class Cluster:
-    """Everything that daemons share: who is where, what each rank is to do, what it did."""
+    """Everything that daemons share: the daemons by name, each rank's plan, and the record of what it did."""
 
     def __init__(self, world: World, spec: JobSpec, plans: list[Plan]) -> None:
         self.world = world
@@ -39,7 +39,7 @@ class Cluster:
         self.blob = spec.encode()
         self.plans = plans
         self.records = [ProcessRecord() for _ in plans]
-        #: Every machine that there ever was, with its daemon's index.
+        #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.entry = SimEntry(spec, self.blob)
         self.root = SimDaemon(self, ROOT)
@@ -54,7 +54,7 @@ class Cluster:
 
 
 class SimEntry:
-    """A gexec.relay.ports.EntryPort: the one credential is good, and only for the job's own bytes."""
+    """A gexec.relay.ports.EntryPort: the only credential is valid, and only for the job's own bytes."""
 
     def __init__(self, spec: JobSpec, blob: bytes) -> None:
         self._spec = spec
@@ -74,24 +74,24 @@ class SimEntry:
         )
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        """Return what they say."""
+        """Return their content."""
         if raw != CREDENTIAL or blob != self._blob:
-            raise Violation("a daemon was asked with other bytes than the client's")
+            raise Violation("a daemon got other bytes than the client's")
         return self._credential, self._spec
 
     def shared(self, raw: bytes, blob: bytes) -> bytes:
-        """Return the one copy of the blob."""
+        """Return the shared copy of the blob."""
         return self._blob
 
     def keep(self, raw: bytes) -> None:
-        """A job with this credential lives somewhere."""
+        """Nothing to keep."""
 
     def release(self, raw: bytes) -> None:
-        """One has ended."""
+        """Nothing to release."""
 
 
 class SimMachine:
-    """Where a daemon and its processes run; frozen when the machine is suspended."""
+    """The machine of a daemon and its processes; frozen while it is suspended."""
 
     def __init__(self) -> None:
         self.life = 0
@@ -99,7 +99,7 @@ class SimMachine:
 
 
 class SimDaemon:
-    """One gexecd, as its jobs see it: a gexec.relay.ports.Surroundings."""
+    """One gexecd, as its jobs use it: a gexec.relay.ports.Surroundings."""
 
     def __init__(self, cluster: Cluster, index: int) -> None:
         self.cluster = cluster
@@ -119,7 +119,7 @@ class SimDaemon:
         self._begin()
 
     def _begin(self) -> None:
-        """Nothing is known yet."""
+        """Begin with empty memory."""
         self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self._known: set[RelayJob] = set()
@@ -128,7 +128,7 @@ class SimDaemon:
     # -- faults ---------------------------------------------------------------------------
 
     def kill(self, vanish: bool) -> None:
-        """The daemon, its processes and their memory are gone; with ``vanish`` without a word."""
+        """The daemon, its processes and their memory are gone; with ``vanish`` the peers are not notified."""
         self.alive = False
         self.life += 1
         self.frozen_until_s = 0.0
@@ -143,7 +143,7 @@ class SimDaemon:
         self.ends.clear()
 
     def restart(self) -> None:
-        """A new daemon takes its place; it knows nothing."""
+        """A new daemon takes its place, with empty memory."""
         self.alive = True
         self.swallows = False
         self.refuses = False
@@ -151,13 +151,13 @@ class SimDaemon:
         self.processes.born_s = self.world.now_s
 
     def freeze(self, duration_s: float, machine: bool = True) -> None:
-        """Everything that happens to it, and with ``machine`` to its processes, waits until then."""
+        """Delay all its events, and with ``machine`` those of its processes, by this time."""
         until_s = self.world.now_s + duration_s
         self.frozen_until_s = max(self.frozen_until_s, until_s)
         if machine:
             self.machine.frozen_until_s = max(self.machine.frozen_until_s, until_s)
 
-    # -- what its jobs ask for ------------------------------------------------------------
+    # -- ports of its jobs -------------------------------------------------------------------
 
     def dial(self, name: str, addresses: str, timeout_s: float) -> SimEnd:
         """Return this daemon's end of a link to a node, dialled if there is none."""
@@ -182,7 +182,7 @@ class SimDaemon:
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
 
     def jobs_changed(self) -> None:
-        """A job came, or one has ended."""
+        """A job has arrived or ended."""
 
     def job_failed(self, job: str, error: Exception) -> None:
         """A machine must not fail at all."""
@@ -191,7 +191,7 @@ class SimDaemon:
         raise Violation(f"{job} failed: {type(error).__name__}: {error}") from error
 
     def _stepped(self, job: RelayJob) -> None:
-        """A job's machine proves its invariants after every step."""
+        """Check the invariants of a job's machine after every step."""
         if job not in self._known:
             self._known.add(job)
             self.cluster.machines.append((self.index, job.machine))
@@ -202,7 +202,7 @@ class SimDaemon:
             raise
 
     def _check_kept(self) -> None:
-        """Check that what is kept of a process's output is bounded."""
+        """Check that the kept output of a process is bounded."""
         bound = 2 * (self.cluster.spec.window + limits.READ_CHUNK_BYTES)
         for job in self.jobs.by_key.values():
             if isinstance(job.machine, Node) and job.machine.retained_bytes > bound:
@@ -210,7 +210,7 @@ class SimDaemon:
 
 
 class SimSpawner:
-    """A gexec.relay.ports.ProcessPort: checks and starts a daemon's processes, and knows what was started.
+    """A gexec.relay.ports.ProcessPort: checks and starts a daemon's processes, and remembers them.
 
     Credentials issued before ``born_s`` are refused; the job's is issued at 0.
     """
@@ -227,7 +227,7 @@ class SimSpawner:
         self._tasks = 0
 
     def die(self) -> None:
-        """The daemon is gone, and all processes with it."""
+        """The daemon is gone, with all its processes."""
         for process in self._processes.values():
             process.die(outcomes.killed(9))
 
@@ -246,11 +246,11 @@ class SimSpawner:
         return self._tasks
 
     def close_task(self, task: int) -> None:
-        """Tell no more of a task."""
+        """Report no more events of a task."""
         self._told.pop(task, None)
 
     def tell(self, task: int, event: ProcessEvent) -> None:
-        """The relay hears of a task, if it still wants to."""
+        """Report an event of a task to the relay, if the task is still open there."""
         told = self._told.get(task)
         if told is not None:
             told(event)
@@ -266,7 +266,7 @@ class SimSpawner:
         self._world.after(self._world.rng.uniform(0.0005, 0.003), self._daemon, self.tell, task, event)
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
-        """Say whether a rank could be started."""
+        """Report whether a rank can be started."""
         refusal = self._refusal(rank)
         refused = refusal and messages.ProcessRefused(task, refusal)
         self._answer(task, refused or messages.ProcessReady(task))
@@ -298,12 +298,12 @@ class SimSpawner:
             process.signal(signum)
 
     def kill(self, task: int, now: bool) -> None:
-        """End it and what it left behind."""
+        """End it and its leftovers."""
         process = self._processes.get(task)
         if process is not None and not process.record.forgotten:
             process.kill(now)
 
     def forget(self, task: int) -> None:
-        """Leave it alone from now on."""
+        """Release it."""
         self._told.pop(task, None)
         self._processes[task].record.forgotten = True

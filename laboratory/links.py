@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class SimLink:
-    """One connection: ``dialler`` asked for it, ``acceptor`` took it, if it came so far.
+    """One connection: ``dialler`` dialled it, ``acceptor`` accepts it if it gets that far.
 
-    As with TCP, each direction keeps its order; an end that is *silent* is not heard any more,
-    and one that closes is noticed by the other unless it is silent.
+    As with TCP, each direction keeps its order. What a *silent* end sends does not arrive; when an end
+    closes, the other end detects it, unless the closed one is silent.
     """
 
     def __init__(self, world: World, number: int, dialler: SimDaemon, acceptor: SimDaemon) -> None:
@@ -35,14 +35,14 @@ class SimLink:
         return f"{self.dialler.daemon.index}-{self.acceptor.daemon.index}#{self.number}"
 
     def delay_s(self) -> float:
-        """Return how long the next thing is on its way."""
+        """Return the delay of the next transmission."""
         slow = max(self.dialler.daemon.slow, self.acceptor.daemon.slow)
         return self.world.rng.uniform(0.0001, 0.002) * slow
 
     # -- opening --------------------------------------------------------------------------
 
     def dial(self, timeout_s: float) -> None:
-        """Try to connect; the dialler hears that it is reached and opened, or that it is closed."""
+        """Try to connect; the dialler is notified that the link is reached and opened, or closed."""
         end = self.dialler
         end.begin()
         end.give_up_s = self.world.now_s + timeout_s
@@ -56,7 +56,7 @@ class SimLink:
         if not acceptor.alive or acceptor.refuses:
             self.world.after(self.delay_s(), self.dialler.daemon, self._fail, "connection refused")
             return
-        # A frozen daemon's kernel still takes the connection; the handshake waits.
+        # A frozen daemon's kernel still accepts the connection; the handshake waits.
         self.world.after(self.delay_s(), self.dialler.daemon, self._reached, timeout_s)
         self.world.after(self.delay_s(), acceptor, self._accept)
 
@@ -97,7 +97,7 @@ class SimEnd:
     """One daemon's end of a link: a gexec.relay.ports.LinkPort.
 
     Attributes:
-        here: it is open at this end.
+        here: the link is open at this end.
         silent: nothing that it sends arrives.
     """
 
@@ -120,7 +120,7 @@ class SimEnd:
         self._timer: SimTimer | None = None
 
     def begin(self) -> None:
-        """It is open from now on."""
+        """Open this end."""
         self.here = True
         self._life = self.daemon.life
         self.heard_s = self._world.now_s
@@ -129,7 +129,7 @@ class SimEnd:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame; without ``hurry`` with the next one that has, or after UNHURRIED_S."""
+        """Send a frame; without ``hurry`` together with the next urgent one, or after UNHURRIED_S."""
         if not self.here:
             return
         data = self._unhurried + encode(channel, frame)
@@ -142,7 +142,7 @@ class SimEnd:
             self._timer = self.daemon.timers.call_at(late_s, lambda: self._flush(self._unhurried))
 
     def answer(self, channel: int, frame: Frame) -> None:
-        """Send what the peer can ask for at any time."""
+        """Send an answer that the peer can request at any time."""
         self.send(channel, frame)
 
     def _flush(self, data: bytes) -> None:
@@ -172,19 +172,19 @@ class SimEnd:
                     elif type(frame) is frames.Ping:
                         self.answer(0, frames.Pong(frame.token))
         except ProtocolError as error:
-            self.abort(f"it broke the protocol: {error}")
+            self.abort(f"protocol violation: {error}")
 
     # -- ending ---------------------------------------------------------------------------
 
     def abort(self, text: str) -> None:
         """End the connection at once."""
-        if text.startswith("it broke the protocol"):
-            # Nobody here forges anything, so whoever complains is wrong about an honest peer.
+        if text.startswith("protocol violation"):
+            # No peer forges frames here, so this end has refused a correct frame.
             raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")
         self.close(text)
 
     def close(self, text: str) -> None:
-        """This end is closed; the other one notices, or hears nothing any more."""
+        """Close this end; the other one detects it, or receives nothing any more."""
         if not self.here:
             return
         self.here = False
@@ -195,7 +195,7 @@ class SimEnd:
         self.gone()
 
     def gone(self) -> None:
-        """This end is no more: have the other one notice, unless it hears nothing of it."""
+        """This end is gone: let the other one detect it, unless this end is silent."""
         self.here = False
         if self.peer.here and not self.silent:
             self._after_what_was_sent(self.peer.close, "the connection was reset")

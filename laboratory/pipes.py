@@ -17,15 +17,15 @@ PIPE_BYTES = 64 * 1024
 
 
 def _nothing() -> None:
-    """Nobody is at the other end yet."""
+    """The other end is not connected yet."""
 
 
 class SimPipes:
-    """A gexec.relay.ports.PipesPort, as gexec.relay.taskio has it, and the process's ends.
+    """A gexec.relay.ports.PipesPort that behaves like gexec.relay.taskio, with the process's ends.
 
     Attributes:
-        room: called, at the process, when it can write again.
-        came: called, at the process, when it can read again.
+        room: called at the process when it can write again.
+        came: called at the process when it can read again.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SimPipes:
         self._world = daemon.world
         self._tell = tell
         self._out = {STDOUT: bytearray(), STDERR: bytearray()} if with_output else {}
-        #: Streams that the relay has open yet, and whether it wants more of them.
+        #: Streams that the relay still has open, and whether it wants more of them.
         self._on = dict.fromkeys(self._out, True)
         self._watching = False
         self._reading: set[int] = set()
@@ -81,13 +81,13 @@ class SimPipes:
         return piece
 
     def let_go(self) -> None:
-        """Nobody holds the output any more."""
+        """No process holds the output any more."""
         self._held = False
         for stream in self._out:
             self._read_later(stream)
 
     def close_reader(self) -> None:
-        """Nobody reads stdin any more."""
+        """No process reads stdin any more."""
         self._reader_gone = True
         if self._waiting:
             self._writable_later()
@@ -95,7 +95,7 @@ class SimPipes:
     # -- output, at the relay -------------------------------------------------------------
 
     def close_child_ends(self) -> None:
-        """The process has its own."""
+        """Nothing to close here."""
 
     def started(self) -> None:
         """The process runs: watch its output soon."""
@@ -134,7 +134,7 @@ class SimPipes:
         return events.OutputClosed(stream)
 
     def next_piece(self) -> events.Event | None:
-        """Read once what a stream holds that may be read; None when there is nothing more now."""
+        """Read once from a stream that may be read; None if there is nothing more now."""
         for stream, on in list(self._on.items()):
             at_end = not self._out[stream] and not self._held
             if (on or at_end) and (event := self._read_once(stream)) is not None:
@@ -142,14 +142,14 @@ class SimPipes:
         return None
 
     def unread(self) -> tuple[int, int]:
-        """Return how many bytes of stdout and stderr wait that may not be read now."""
+        """Return how many bytes of stdout and stderr are waiting that may not be read now."""
         out, err = [
             0 if self._on.get(stream, True) else len(self._out[stream]) for stream in (STDOUT, STDERR)
         ]
         return out, err
 
     def read(self, stream: int, on: bool) -> None:
-        """Go on, or stop, reading a stream."""
+        """Continue or stop reading a stream."""
         if stream in self._on:
             self._on[stream] = on
             self._read_later(stream)
@@ -159,14 +159,14 @@ class SimPipes:
         self._on.clear()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close everything."""
         self.close_output()
         self._end_stdin()
 
     # -- stdin, at the relay --------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Write to the process, now or as its pipe takes it."""
+        """Write to the process, now or when its pipe has room."""
         if not self._stdin_ended:
             idle = not self._waiting
             self._waiting += data
@@ -174,7 +174,7 @@ class SimPipes:
                 self._writable()
 
     def close_stdin(self) -> None:
-        """Close stdin after what waits to be written."""
+        """Close stdin after the bytes that wait to be written."""
         self._stdin_eof = True
         if not self._waiting:
             self._end_stdin()

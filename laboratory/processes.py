@@ -23,26 +23,26 @@ SIGTERM = 15
 
 @dataclass
 class Plan:
-    """What one rank's command does: set before the simulation begins."""
+    """The behaviour of one rank's command, set before the simulation begins."""
 
     #: (pause before it, stream, bytes)
     writes: list[tuple[float, int, bytes]]
     status: int
     #: Bytes of stdin to read before it ends: None = to the end of file.
     reads: int | None = 0
-    #: Why it cannot be started, if so.
+    #: Why it cannot be started; None if it can.
     refusal: Outcome | None = None
-    #: Ignores everything but SIGKILL.
+    #: It ignores all signals except SIGKILL.
     stubborn: bool = False
-    #: How long something that it leaves behind keeps its output open.
+    #: How long a leftover keeps its output open.
     leaves_s: float = 0.0
-    #: And writes to it without end.
+    #: The leftover writes to it without end.
     chatters: bool = False
 
 
 @dataclass
 class ProcessRecord:
-    """What really happened to one rank, whatever its daemon could tell of it."""
+    """What really happened to one rank, independent of its daemon's reports."""
 
     starts: int = 0
     running: int = 0
@@ -50,16 +50,16 @@ class ProcessRecord:
     stdin: bytearray = field(default_factory=bytearray)
     stdin_eof: bool = False
     outcome: Outcome | None = None
-    #: It is detached: its daemon let it go.
+    #: It is detached: its daemon has released it.
     forgotten: bool = False
-    #: Lengths of stdout and stderr when the process ended: all that it wrote itself.
+    #: Lengths of stdout and stderr when the process ended: its own output.
     own: tuple[int, int] = (0, 0)
 
 
 class SimProcess:
-    """One started process. What it does happens to its machine, what is told of it to its daemon.
+    """One started process. Its actions are events of its machine, reports about it are events of its daemon.
 
-    A daemon may be stopped alone.
+    They are separate because a daemon may be stopped while its machine runs.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SimProcess:
         self._world.after(delay_s, self._daemon.machine, call, *arguments)
 
     def _report(self, event: ProcessEvent) -> None:
-        """Have the daemon hear of something, after what it was told before."""
+        """Send a report to the daemon, after the earlier reports."""
         at_s = max(self._reported_s, self._world.now_s + self._world.rng.uniform(0.0005, 0.0015))
         self._reported_s = at_s
         self._world.at(at_s, self._daemon, self._daemon.processes.tell, self._task, event)
@@ -104,7 +104,7 @@ class SimProcess:
         self._report(messages.ProcessStarted(self._task, 1))
         self._next()
 
-    # -- what the command does ------------------------------------------------------------
+    # -- the command ------------------------------------------------------------------------
 
     def _next(self) -> None:
         if not self.runs:
@@ -154,7 +154,7 @@ class SimProcess:
         piece = self._pipes.take(count)
         self._hungry = piece is None
         if piece is None:
-            return  # goes on when more comes
+            return  # continues when more arrives
         self.record.stdin += piece
         self.record.stdin_eof = not piece
         self._after(0.002, self._next)
@@ -176,7 +176,7 @@ class SimProcess:
             self._world.after(limits.LINGER_S, self._daemon.machine, self._left)
 
     def _chatter(self) -> None:
-        """What was left behind writes as long as it lives."""
+        """The leftover writes as long as it runs."""
         if self._held_open:
             self._put(STDOUT, bytes(5000))
             self._after(0.05, self._chatter)
@@ -190,7 +190,7 @@ class SimProcess:
         self._pipes.let_go()
 
     def die(self, outcome: Outcome) -> None:
-        """Be gone, without telling anybody (its daemon may be gone with it)."""
+        """End without a report (its daemon may be gone too)."""
         if self.runs:
             self.runs = False
             self.record.running -= 1
@@ -201,14 +201,14 @@ class SimProcess:
     # -- signals --------------------------------------------------------------------------
 
     def signal(self, signum: int) -> None:
-        """A signal to the process group; it also ends what was left behind."""
+        """Send a signal to the process group; it also ends leftovers."""
         if not self.runs:
             self._after(0.001, self._let_go)
         if signum == SIGKILL or not self._plan.stubborn:
             self._after(0.001, self._end, outcomes.killed(signum))
 
     def kill(self, now: bool) -> None:
-        """End it and what it left behind: SIGTERM and SIGKILL after the grace, or at once."""
+        """End it and its leftovers: SIGTERM and SIGKILL after the grace, or at once."""
         self._asked = True
         if not self.runs:
             self._after(0.001 if now else self._grace_s, self._let_go)

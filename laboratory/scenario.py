@@ -1,4 +1,4 @@
-"""What a seed means: the job, what its processes do, what the client does, what breaks and when."""
+"""The scenario of a seed: the job, the behaviour of its processes and of the client, and the faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from laboratory.processes import Plan
 
 @dataclass
 class Fault:
-    """One thing that breaks. ``rank`` -1 is the root's daemon."""
+    """One fault. ``rank`` -1 is the root's daemon."""
 
     at_s: float
     kind: str
@@ -27,17 +27,17 @@ class Fault:
 
 @dataclass
 class Scenario:
-    """Everything that a simulation needs to know beforehand."""
+    """Everything that a simulation needs before it begins."""
 
     spec: JobSpec
     plans: list[Plan]
     habits: Habits
     faults: list[Fault] = field(default_factory=list)
-    #: Signals, or an early end of client or root: outcomes are then not those of the plan.
+    #: Signals, or an early end of client or root: outcomes then differ from the plan.
     disturbed: bool = False
 
 
-#: After these a node's peers know at once; after the others only in time.
+#: Peers detect these faults at once; the others only after a timeout.
 ABRUPT = {"dead", "kill", "drop", "restart"}
 KINDS = (
     "dead", "dead", "kill", "kill", "adjacent", "first", "inner", "drop", "drop", "drops", "silence",
@@ -75,7 +75,7 @@ def scenario(seed: int) -> Scenario:
 
 
 def _pause(rng: Random, made: Scenario) -> None:
-    """Suspend machines, or stop daemons alone, at any time and for any time: in every third seed."""
+    """Suspend machines, or stop only daemons, at any time and for any time, in every third seed."""
     if rng.random() < 0.65:
         return
     long_s = rng.choice((2.0, 13.0, 20.0, 40.0, 120.0))
@@ -129,7 +129,7 @@ def _plans(rng: Random, ranks: int, with_stdin: bool) -> list[Plan]:
 
 
 def _writes(rng: Random, small: bool) -> list[tuple[float, int, bytes]]:
-    """Return up to a dozen writes, of a few bytes or of many."""
+    """Return up to twelve writes, of few bytes or of many."""
     pause_s = rng.choice((0.001, 0.01, 0.1, 0.5))
     writes = []
     for _ in range(rng.choice((0, 1, 1, 2, 5, 12))):
@@ -148,7 +148,7 @@ def _habits(rng: Random, ranks: int, with_stdin: bool) -> Habits:
     return habits
 
 
-# -- what breaks ------------------------------------------------------------------------------
+# -- faults ------------------------------------------------------------------------------------
 
 
 def _break(rng: Random, made: Scenario, kind: str) -> None:
@@ -209,7 +209,7 @@ def _disturb(rng: Random, made: Scenario, kind: str, at_s: float) -> None:
 
 
 def ancestors(spec: JobSpec, rank: int) -> list[int]:
-    """Return the ranks above a rank in the tree that a job begins with, outermost first."""
+    """Return the ranks above a rank in the job's initial tree, outermost first."""
     above: list[int] = []
     ranges = tree.split(0, spec.ranks, spec.fanout)
     while True:
@@ -221,11 +221,11 @@ def ancestors(spec: JobSpec, rank: int) -> list[int]:
 
 
 def clean(made: Scenario) -> list[bool]:
-    """Return for each rank whether no fault may cost it its outcome.
+    """Return for each rank whether no fault may change its outcome.
 
-    No fault is of its own daemon (one dropped link is none: it is asked again), and those on the way
-    to it are either all seen at once, or but one: an orphan waits ORPHAN_GRACE_S, but that a daemon
-    is silent is seen only after LOST_AFTER_S.
+    Its own daemon has no fault (one dropped link does not count: the rank is asked again), and the faults on
+    the way to it are either all detected at once, or there is only one: an orphan waits ORPHAN_GRACE_S, but a
+    silent daemon is detected only after LOST_AFTER_S.
     """
     kinds: dict[int, list[str]] = {}
     for fault in made.faults:

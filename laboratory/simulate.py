@@ -13,7 +13,7 @@ from laboratory.world import Violation
 
 
 def run_one(seed: int) -> tuple[int, int, str]:
-    """Run one seed; return it with its number of events and what is wrong, if anything."""
+    """Run one seed; return it with its number of events and the violation, if any."""
     simulation = Simulation(seed, scenario(seed))
     try:
         return seed, simulation.run().events, ""
@@ -24,7 +24,7 @@ def run_one(seed: int) -> tuple[int, int, str]:
 
 
 def _told(error: Violation) -> str:
-    """Return what is wrong, and what the machines know about it."""
+    """Return the violation, with what the machines know about it."""
     return "\n".join([str(error), *getattr(error, "__notes__", [])])
 
 
@@ -71,12 +71,12 @@ def _show(seed: int, tracing: bool) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what the arguments say; return 1 if something happened that never must."""
+    """Run the simulations of the arguments; return 1 on a violation."""
     parser = argparse.ArgumentParser(prog="python -m laboratory.simulate", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seed", type=int, help="run one seed and show what came of it")
+    what.add_argument("--seed", type=int, help="run one seed and show its result")
     what.add_argument("--seeds", metavar="A-B", help="run many seeds, on all cores")
-    parser.add_argument("--trace", action="store_true", help="show everything that happened")
+    parser.add_argument("--trace", action="store_true", help="show all events")
     parser.add_argument("--processes", type=int, default=None, help="how many at a time (default: all cores)")
     options = parser.parse_args(argv)
     if options.seed is not None:

@@ -1,6 +1,6 @@
-"""One seed, from the scenario to the verdict (docs/decisions/0010-simulation.md).
+"""One seed, from the scenario to the checks of the result (docs/decisions/0010-simulation.md).
 
-outcome = simulate(seed)        raises Violation when something happened that never must
+``simulate(seed)`` returns a Result; it raises Violation if a rule was violated.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from laboratory.links import SimLink
 from laboratory.scenario import Fault, Scenario, clean, scenario
 from laboratory.world import Violation, World
 
-#: From the last fault to the end of the job, with what processes and slow clients take by themselves.
+#: From the last fault to the end of the job, including the time of processes and slow clients.
 ENDS_WITHIN_S = 150.0
-#: From the end of the job to the end of its last process, wherever it runs.
+#: From the end of the job to the end of its last process on any node.
 GONE_WITHIN_S = limits.LOST_AFTER_S + limits.ORPHAN_GRACE_S + limits.KILL_GRACE_S + limits.LINGER_S + 5.0
 EVENTS_MAX = 3_000_000
-#: Of so many ranks a violation tells what the machines know.
+#: Number of ranks for which a violation includes what the machines know.
 SUSPECTS_MAX = 3
 
 
 @dataclass
 class Result:
-    """What came of a seed."""
+    """The result of a seed."""
 
     seed: int
     digest: str
@@ -53,7 +53,7 @@ class Simulation:
             self.quiet_s = max(self.quiet_s, made.habits.stalls[1])
 
     def run(self) -> Result:
-        """Run to the end and check; raises Violation, with what the machines know as notes."""
+        """Run to the end and check; raises Violation, with the machines' knowledge as notes."""
         try:
             return self._run()
         except Violation as error:
@@ -62,7 +62,7 @@ class Simulation:
             raise
 
     def story(self, rank: int) -> str:
-        """Return what every machine knows, or knew at its end, of a rank."""
+        """Return what every machine knows, or knew at its end, about a rank."""
         lines = [f"rank {rank}:"]
         for index, machine in self.cluster.machines:
             where = f"gexecd {index}" if index >= 0 else "root"
@@ -102,7 +102,7 @@ class Simulation:
             if not self.world.step() or self.world.now_s > deadline_s:
                 raise Violation(f"{complaint} ({self._left()})")
             if self.world.events > EVENTS_MAX:
-                raise Violation(f"more than {EVENTS_MAX} events: it does not come to rest ({self._left()})")
+                raise Violation(f"more than {EVENTS_MAX} events: it does not settle ({self._left()})")
 
     def _job_over(self) -> bool:
         return self.client.done or not self.client.here or not self.cluster.root.alive
@@ -151,7 +151,7 @@ class Simulation:
             case "drop":
                 for link in self._upward(daemon):
                     end = self.world.rng.choice((link.dialler, link.acceptor))
-                    # A frozen end sees it when it wakes up.
+                    # A frozen end detects it when it wakes up.
                     self.world.after(0.0, end.daemon, end.close, "the link was lost")
             case "silence":
                 for link in self._upward(daemon):
@@ -164,7 +164,7 @@ class Simulation:
             end.link for end in daemon.ends.values() if end is end.link.acceptor and end.link.dialler.opened
         ]
 
-    # -- the verdict ----------------------------------------------------------------------
+    # -- checks of the result ---------------------------------------------------------------
 
     def _check_outcomes(self) -> None:
         untouched = clean(self.made)
@@ -173,9 +173,9 @@ class Simulation:
             self._check_truth(rank, outcome)
             refusal = self.made.plans[rank].refusal
             if untouched[rank] and refusal is not None and outcome == outcomes.lost(refusal.text):
-                continue  # whoever asked could not know that it was the first
+                continue  # the parent could not know that it was the first
             if untouched[rank] and outcome.kind == outcomes.LOST and not self.made.disturbed:
-                raise Violation(f"rank {rank} is {outcome.describe()}, though nothing happened to it")
+                raise Violation(f"rank {rank} is {outcome.describe()}, although no fault affected it")
             if untouched[rank] and not self.made.disturbed and not self.made.spec.flags & jobspec.STRICT:
                 plan = self.made.plans[rank]
                 status = 0 if self._detached else plan.status
@@ -185,7 +185,7 @@ class Simulation:
 
     @property
     def _detached(self) -> bool:
-        """How a process ends is then nobody's business, once it has started."""
+        """True if the processes' ends do not matter once they have started."""
         return bool(self.made.spec.flags & jobspec.DETACHED)
 
     def _check_truth(self, rank: int, outcome: outcomes.Outcome) -> None:
@@ -197,7 +197,7 @@ class Simulation:
             raise Violation(f"rank {rank} was started {record.starts} times")
         for got, had in zip(received, written, strict=True):
             if not had.startswith(got):
-                raise Violation(f"rank {rank}: what came is no prefix of what was written")
+                raise Violation(f"rank {rank}: the received output is not a prefix of the written output")
         if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
             if ran:
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it did run")
@@ -205,33 +205,33 @@ class Simulation:
             if outcome.kind != outcomes.LOST and outcome != outcomes.exited(0):
                 raise Violation(f"rank {rank} is {outcome.describe()}, but it was detached")
             if outcome.kind != outcomes.LOST and not record.forgotten:
-                raise Violation(f"rank {rank} is {outcome.describe()}, but its daemon has not let it go")
+                raise Violation(f"rank {rank} is {outcome.describe()}, but its daemon has not released it")
         elif outcome.kind != outcomes.LOST:
             truth = record.outcome
             if truth is None or (
                 outcome.kind != outcomes.TIMED_OUT
                 and (outcome.kind, outcome.value) != (truth.kind, truth.value)
             ):
-                raise Violation(f"rank {rank} is {outcome.describe()}, but in truth {truth}")
+                raise Violation(f"rank {rank} is {outcome.describe()}, but really {truth}")
             self._check_whole(rank, outcome, [len(got) for got in received], [len(had) for had in written])
         if rank in self.client.started and not ran:
-            raise Violation(f"rank {rank} is told to have started, but did not")
+            raise Violation(f"rank {rank} is reported as started, but did not start")
         if not self.made.habits.stdin.startswith(record.stdin):
-            raise Violation(f"rank {rank} read something else than the client's stdin")
+            raise Violation(f"rank {rank} read something different from the client's stdin")
         if record.stdin_eof and len(record.stdin) != len(self.made.habits.stdin):
             raise Violation(f"rank {rank} read the end of stdin after {len(record.stdin)} bytes")
 
     def _check_whole(
         self, rank: int, outcome: outcomes.Outcome, received: list[int], written: list[int]
     ) -> None:
-        """All that the process wrote came; what others wrote after it may be cut, and then is marked."""
+        """Check that all output of the process arrived; later output of others may be cut, if marked."""
         record = self.cluster.records[rank]
         if outcome.cut and not self.made.plans[rank].leaves_s:
-            raise Violation(f"rank {rank} is {outcome.describe()}, but nobody held its output")
+            raise Violation(f"rank {rank} is {outcome.describe()}, but no process held its output")
         if not outcome.cut and received != written:
-            raise Violation(f"rank {rank} ended, but its output is not whole: {received} of {written}")
+            raise Violation(f"rank {rank} ended, but its output is incomplete: {received} of {written}")
         if any(got < own for got, own in zip(received, record.own, strict=True)):
-            raise Violation(f"rank {rank}: of what it wrote itself {received} came: {record.own}")
+            raise Violation(f"rank {rank}: only {received} bytes arrived of its own output {record.own}")
 
 
 def _few(numbers: list[int]) -> str:
@@ -239,7 +239,7 @@ def _few(numbers: list[int]) -> str:
 
 
 def simulate(seed: int, tracing: bool = False) -> Result:
-    """Run the scenario of a seed. Raises Violation, whose text names the command that replays it."""
+    """Run the scenario of a seed. Raises Violation, whose notes have the command that replays it."""
     simulation = Simulation(seed, scenario(seed), tracing)
     try:
         return simulation.run()

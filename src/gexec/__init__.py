@@ -10,8 +10,8 @@
         async for event in job:
             ...
 
-Everything here is imported when it is first used (PEP 562): ``import gexec`` costs nothing, which
-the command line depends on.
+Everything here is imported when it is first used (PEP 562): ``import gexec`` takes no time, which the command
+line relies on.
 """
 
 from __future__ import annotations

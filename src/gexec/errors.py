@@ -1,17 +1,17 @@
-"""What can go wrong for a whole request, as exceptions with one clear sentence each.
+"""The failures of a whole request, as exceptions with one clear sentence each.
 
 The failure of one node is never an exception: it is an :class:`gexec.wire.outcome.Outcome`.
 
     GexecError
-    +-- UsageError           the caller's words or files are wrong; exit status 2
+    +-- UsageError           the caller's arguments or files are wrong; exit status 2
     +-- ConfigError          a configuration file or setting is wrong
     +-- KeyFileError         a key file has the wrong owner, mode, size or kind
     +-- AuthError            authd refused, or does not answer
     +-- CredentialError      a credential is not acceptable (carries a code)
     +-- DaemonError          the local gexecd refused, or does not answer
-    +-- ProtocolError        what a peer sent is not the protocol (docs/protocol.md)
+    +-- ProtocolError        a peer violated the protocol (docs/protocol.md)
 
-Imports nothing: every layer, the thin client included, may use it.
+Imports nothing: every layer, including the thin client, may use it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class GexecError(Exception):
 
 
 class UsageError(GexecError):
-    """The request itself is wrong (a flag, a value, an environment variable, a name).
+    """The request itself is wrong (an option, a value, an environment variable, a name).
 
-    ``sentence`` is what is wrong; each of ``details`` is a line below it.
+    ``sentence`` says what is wrong; each of ``details`` is a line below it.
     """
 
     def __init__(self, sentence: str, details: Iterable[str] = ()) -> None:
@@ -62,4 +62,4 @@ class DaemonError(GexecError):
 
 
 class ProtocolError(GexecError):
-    """What the peer sent is not the protocol: the connection must be closed."""
+    """The peer violated the protocol: the connection must be closed."""

@@ -1,4 +1,4 @@
-"""Every limit on what comes from outside, in one place, each with its reason.
+"""Every limit on input from outside, in one place, each with its reason.
 
 Sizes in bytes, times in seconds; the unit is the last word of the name. Imports nothing.
 """
@@ -18,9 +18,9 @@ FRAME_MAX_BYTES: Final = 256 * 1024
 JOB_FRAME_MAX_BYTES: Final = 5 * 1024 * 1024
 #: What a peer may send before it has authenticated (TLS handshake done and HELLO seen).
 UNAUTHENTICATED_MAX_BYTES: Final = 64 * 1024
-#: And how long it may take for that: a fully loaded node needs its time for a handshake.
+#: The time it may take for that: a handshake is slow on a fully loaded node.
 UNAUTHENTICATED_MAX_S: Final = 30.0
-#: One read of a process's output, and so the usual size of an OUTPUT frame's data.
+#: One read of a process's output, and therefore the usual size of an OUTPUT frame's data.
 READ_CHUNK_BYTES: Final = 64 * 1024
 #: Ranges of ranks in one frame (8 bytes each: half of FRAME_MAX_BYTES).
 RANGES_MAX: Final = 16 * 1024
@@ -30,16 +30,16 @@ TEXT_MAX_BYTES: Final = 2048
 # -- job -------------------------------------------------------------------------------------
 #: Processes of one job. The original stopped at 16384.
 RANKS_MAX: Final = 65_536
-#: A node's name: DNS allows 253; longer ones are somebody's mistake.
+#: A node's name: DNS allows 253 bytes; a longer name is a mistake.
 NAME_MAX_BYTES: Final = 255
-#: ``[ip6%interface]:port``: 45 + 16 characters and what stands around them.
+#: ``[ip6%interface]:port``: 45 + 16 characters, punctuation and the port.
 ADDRESS_MAX_BYTES: Final = 72
-#: Addresses of one node that are tried in turn: two families, old and new, and some to spare.
+#: Addresses of one node that are tried in turn: old and new ones of two families, and some more.
 ADDRESSES_MAX: Final = 8
 #: Addresses of all nodes of a job together; of a job with more, each node keeps fewer.
 JOB_ADDRESSES_BYTES: Final = 2 * 1024 * 1024
-#: argv and environment together. Linux itself refuses more than 2 MiB on a default stack
-#: (a quarter of RLIMIT_STACK) and the node adds variables of its own.
+#: argv and environment together. Linux itself refuses more than 2 MiB on a default stack (a quarter of
+#: RLIMIT_STACK) and the node adds its own variables.
 ARGV_ENV_MAX_BYTES: Final = 1024 * 1024
 #: One argument or variable: the kernel's MAX_ARG_STRLEN, with its terminating NUL.
 ARG_MAX_BYTES: Final = 128 * 1024 - 1
@@ -53,7 +53,7 @@ FANOUT_MAX: Final = 1024
 FANOUT_DEFAULT: Final = 16
 
 # -- flow ------------------------------------------------------------------------------------
-#: All unacknowledged output of a job together; divided among its (rank, stream)s.
+#: All unacknowledged output of a job together; divided among its (rank, stream) pairs.
 JOB_WINDOW_BYTES: Final = 64 * 1024 * 1024
 #: Bounds of the share that one (rank, stream) gets.
 WINDOW_MIN_BYTES: Final = 16 * 1024
@@ -68,7 +68,7 @@ RSA_MIN_BITS: Final = 2048
 RSA_MAX_BITS: Final = 16384
 CREDENTIAL_MAX_BYTES: Final = 8 * 1024
 CREDENTIAL_TTL_S: Final = 60.0
-#: A node refuses credentials that claim to live longer, whoever signed them.
+#: A node refuses credentials with a longer validity, whoever signed them.
 CREDENTIAL_TTL_MAX_S: Final = 300.0
 CLOCK_SKEW_S: Final = 30.0
 #: Job ids that one spawner remembers until they expire; fails closed when full.
@@ -80,89 +80,89 @@ KEY_FILE_MAX_BYTES: Final = 64 * 1024
 CONNECT_TIMEOUT_S: Final = 5.0
 #: The next address of a node is tried this long after the one before (RFC 8305: Connection Attempt Delay).
 NEXT_ADDRESS_S: Final = 0.25
-#: Names that the resolver has not answered by then do not resolve: where a name server does not answer, each
-#: costs 10 s and more.
+#: Names without an answer by then do not resolve: if a name server does not answer, each name takes 10 s and
+#: more.
 RESOLVE_MAX_S: Final = 30.0
-#: TLS and Hello of a link whose TCP connection stands: a fully loaded node may take long.
+#: TLS and Hello of a link, after its TCP connection: a fully loaded node may need this long.
 HANDSHAKE_TIMEOUT_S: Final = 30.0
-#: A child that has not answered after this long does not hold its subtree (DESIGN: hedged dialling).
+#: A child that has not answered after this time does not hold its subtree (docs/protocol.md, Start).
 HEDGE_MAX_S: Final = 0.25
 HEDGE_MIN_S: Final = 0.05
 #: The same for a child whose machine has answered (TCP): it is loaded rather than dead.
 HEDGE_REACHED_S: Final = 5.0
 #: How long a node holds reports for its parent so that equal ones become one frame.
 GATHER_S: Final = 0.005
-#: And longer with more nodes below it, up to the maximum: nobody sees 50 ms.
+#: Longer with more nodes below it, up to the maximum: users do not notice 50 ms.
 GATHER_PER_RANK_S: Final = 0.0005
 GATHER_MAX_S: Final = 0.05
-#: And how much output it holds at most.
+#: Most output that it holds.
 GATHER_BYTES: Final = 64 * 1024
-#: A process tells how much stdin it took in steps of this many bytes.
+#: A node reports how much stdin its process took in steps of this many bytes.
 STDIN_STEP_BYTES: Final = 128 * 1024
 HEARTBEAT_S: Final = 3.0
 LOST_AFTER_S: Final = 15.0
-#: A subtree without its parent waits this long to be taken over before it ends its processes.
+#: A subtree without a parent waits this long for a takeover before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
-#: What a process leaves behind may hold its output this long before it is not waited for any more;
-#: where the policy ends what is left, it may go on this long.
+#: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
+#: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
-#: A deadline that is overdue by more was missed by this process (suspended, stopped, starved), not by a peer.
+#: If a deadline is overdue by more, this process missed it (suspended, stopped, starved), not a peer.
 LATE_S: Final = 1.0
-#: Then it is due this much later: first all that came meanwhile is read.
+#: Then the deadline is delayed by this much, so that what arrived during the pause is read first.
 SETTLE_S: Final = 1.0
 LINK_IDLE_S: Final = 300.0
 
 # -- authd -----------------------------------------------------------------------------------
 AUTHD_IO_DEADLINE_S: Final = 2.0
 AUTHD_CONNECTIONS_MAX: Final = 1024
-#: Credentials per second that one user may ask for (burst: ten times as many).
+#: Credentials per second for one user (burst: ten times as many).
 AUTHD_RATE_PER_UID: Final = 200.0
 CERTIFICATE_TTL_S: Final = 24 * 3600.0
 
 # -- daemon ----------------------------------------------------------------------------------
 DEFAULT_PORT: Final = 2875
 CLIENTS_MAX: Final = 512
-#: Of one user, so that nobody can take them all.
+#: Of one user, so that one user cannot use them all.
 CLIENTS_PER_UID_MAX: Final = 384
 LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 JOBS_MAX: Final = 4096
 JOBS_PER_UID_MAX: Final = 1024
-#: Launches of one user on one node that the relay has asked for and the spawner has not answered; the
-#: others wait for their turn in the relay. What a stopped helper may hold in the spawner follows from it.
+#: Launches of one user on one node that the relay has requested and the spawner has not answered; the others
+#: wait in the relay. This also limits what a stopped helper can hold in the spawner.
 LAUNCHES_UNDER_WAY_MAX: Final = 64
 CONFIG_MAX_BYTES: Final = 1024 * 1024
 
 # -- choosing nodes --------------------------------------------------------------------------
-#: A node list, and what a command says of a group: RANKS_MAX names of NAME_MAX_BYTES fit.
+#: A node list, or the output of a group's command: RANKS_MAX names of NAME_MAX_BYTES fit.
 NODE_LIST_MAX_BYTES: Final = 17 * 1024 * 1024
-#: Names that one node set may write out on its way: operators need some more than remain.
+#: Names to which one node set may expand while it is evaluated: operators need more than those that remain.
 NODESET_NAMES_MAX: Final = 4 * RANKS_MAX
-#: Wildcards of one node set: each is compared with every node.
+#: Wildcards of one node set, because each is compared with every node.
 NODESET_MASKS_MAX: Final = 100
-#: Groups in groups.
+#: Nested groups.
 GROUP_DEPTH_MAX: Final = 32
-#: A command of a group source: a busy scheduler takes its time.
+#: A command of a group source: a busy scheduler may be slow.
 GROUP_UPCALL_S: Final = 20.0
 GMOND_PORT: Final = 8649
 GMOND_SERVERS_MAX: Final = 16
 #: Looking up a gmond's name and connecting.
 GMOND_CONNECT_S: Final = 2.0
-#: Its whole answer, read and understood.
+#: Its whole answer, read and parsed.
 GMOND_ANSWER_S: Final = 10.0
 #: 10 KiB for a host with its usual metrics: more than 12,000 hosts.
 GMOND_XML_MAX_BYTES: Final = 128 * 1024 * 1024
 GMOND_DEPTH_MAX: Final = 32
-#: Also of what stands between two tags. Ganglia's own have some hundred bytes.
+#: Also for text between two tags. Ganglia's own tags have some hundred bytes.
 GMOND_TAG_MAX_BYTES: Final = 1024 * 1024
 #: How long --skip-down leaves out a node that could not be reached, and how many it remembers.
 DOWN_FORGET_S: Final = 600.0
 DOWN_NODES_MAX: Final = 4096
 
 # -- this machine ----------------------------------------------------------------------------
-#: A Unix socket's path: what the kernel takes (sun_path, without its NUL).
+#: A Unix socket's path: the kernel's limit (sun_path, without its NUL).
 SOCKET_PATH_MAX_BYTES: Final = 107
 
 # -- files -----------------------------------------------------------------------------------
@@ -170,24 +170,24 @@ SOCKET_PATH_MAX_BYTES: Final = 107
 ARCHIVE_BLOCK_BYTES: Final = 64 * 1024
 #: Contents in one record of an archive stream, and one read of a file: larger is no faster.
 ARCHIVE_DATA_MAX_BYTES: Final = 1024 * 1024
-#: A name in a path; no Linux file system has longer ones.
+#: A name in a path; no Linux file system permits longer ones.
 ARCHIVE_NAME_MAX_BYTES: Final = 255
-#: A path in an archive stream: four times what one system call takes.
+#: A path in an archive stream: four times the limit of one system call.
 ARCHIVE_PATH_MAX_BYTES: Final = 16 * 1024
-#: Directories in directories; each is an open descriptor, of which a process usually has 1024.
+#: Nested directories; each needs an open descriptor, and the usual limit of a process is 1024.
 ARCHIVE_DEPTH_MAX: Final = 256
-#: What a symbolic link may hold: the kernel's PATH_MAX, without its NUL.
+#: A symbolic link's target: the kernel's PATH_MAX, without its NUL.
 ARCHIVE_TARGET_MAX_BYTES: Final = 4095
-#: Memory that a compressed stream may ask of its reader; zstd's own levels up to 19 need no more.
+#: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
-#: Sentences of one receiver; a full disk would fill 10,000 lines.
+#: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 
 
 def window_bytes(ranks: int) -> int:
     """Return the window of one (rank, stream) in a job of ``ranks`` processes.
 
-    So that JOB_WINDOW_BYTES bounds what any relay or client may have to hold for the job
-    (twice that with both streams busy), but each stream keeps enough to move.
+    JOB_WINDOW_BYTES bounds what any relay or client may have to hold for the job (twice that with both
+    streams busy), but each stream keeps a useful minimum.
     """
     return max(WINDOW_MIN_BYTES, min(WINDOW_MAX_BYTES, JOB_WINDOW_BYTES // max(1, ranks)))

@@ -1,11 +1,11 @@
-"""The compiled daemons: an overlay of modules that mypyc made, used only where it fits exactly.
+"""The compiled daemons: an overlay of modules compiled by mypyc, used only if it matches exactly.
 
 ``_native/`` beside this file holds compiled copies of :data:`PACKAGES` and :data:`MODULES`
-(packaging/native.py makes it, docs/decisions/0016-compiled-daemons.md says why). A daemon's start
-script calls :func:`prefer` before it imports anything else of gexec; the thin clients never do:
-loading compiled modules costs them more than it saves.
+(packaging/native.py makes it, docs/decisions/0016-compiled-daemons.md says why). A daemon's start script
+calls :func:`prefer` before it imports anything else of gexec. The thin clients never do, because loading
+compiled modules takes longer than it saves them.
 
-A leaf: nothing of gexec is imported here but the package itself.
+A leaf: imports nothing of gexec except the package itself.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ import gexec
 #: What is compiled: packages, with all their modules, and single modules of gexec.
 PACKAGES = ("authd", "core", "posix", "relay", "security", "settings", "wire")
 MODULES = ("errors", "limits")
-#: The overlay's directory in the package, and the file in it that says what it was made from.
+#: The overlay's directory in the package, and the file in it that identifies its sources.
 FOLDER = "_native"
 DIGEST = "DIGEST"
-#: The one library with all the code; the modules beside it are a few lines each that refer to it.
+#: The library with all the code; each module beside it is a small file that refers to it.
 LIBRARY = "gexec_native__mypyc"
-#: Set to "no", it keeps the interpreted modules: for a profiler, or to compare.
+#: The value "no" keeps the interpreted modules: for a profiler, or a comparison.
 VARIABLE = "GEXEC_NATIVE"
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
-#: Where the compiled modules look for each other: in a directory gexec beside their library.
+#: The compiled modules look for each other in a directory gexec beside their library.
 _MODULES = os.path.join(_PACKAGE, FOLDER, "gexec")
 #: The first one names interpreter and platform (".cpython-311-x86_64-linux-gnu.so"): the SOABI.
 SUFFIX = EXTENSION_SUFFIXES[0]
 
 
 def prefer() -> bool:
-    """Let all later imports take the compiled modules, if they fit; tell whether they do now.
+    """Let all later imports use the compiled modules, if they match; return whether they do.
 
-    They fit when they were made from the very sources beside them, by this kind of interpreter,
-    and are undamaged. They are not used when GEXEC_NATIVE=no, nor when one of the modules in
-    question was imported before: a class that is there twice is two classes. Never raises.
+    They match if they were made from exactly the sources beside them, for this kind of interpreter, and are
+    undamaged. They are not used with GEXEC_NATIVE=no, nor if one of these modules was imported before,
+    because its classes would exist twice. Never raises.
     """
     if in_use():
         return True
@@ -51,26 +51,26 @@ def prefer() -> bool:
             return False
         _load(os.path.join(_PACKAGE, FOLDER, LIBRARY + SUFFIX))
     except (OSError, ImportError, ValueError):
-        return False  # a library of another libc, say
+        return False  # for example a library for another libc
     gexec.__path__.insert(0, _MODULES)
     return True
 
 
 def in_use() -> bool:
-    """Tell whether this process takes the compiled modules."""
+    """Tell whether this process uses the compiled modules."""
     return _MODULES in gexec.__path__
 
 
 def manner() -> str:
-    """Return "compiled" or "interpreted": what this process's modules are."""
+    """Return "compiled" or "interpreted", for this process's modules."""
     return "compiled" if in_use() else "interpreted"
 
 
 def is_current(package: str) -> bool:
-    """Tell whether a package's directory has an overlay that fits its sources and this interpreter.
+    """Tell whether a package's directory has an overlay that matches its sources and this interpreter.
 
     Raises:
-        OSError: a file is there but cannot be read.
+        OSError: a file exists but cannot be read.
     """
     overlay = os.path.join(package, FOLDER)
     try:
@@ -83,17 +83,17 @@ def is_current(package: str) -> bool:
 
 
 def describe(package: str, overlay: str, compiler: str) -> str:
-    """Return what DIGEST must say: by what it was compiled, for what, and a digest of all its files.
+    """Return the content that DIGEST must have: compiler, target, and a digest of all files.
 
     Args:
         package: the directory of gexec's sources.
-        overlay: the directory of what was made from them.
-        compiler: what made it, one line.
+        overlay: the directory of the compiled modules.
+        compiler: the compiler that made it, one line.
     """
     digest = hashlib.sha256()
     for text in (compiler, SUFFIX):
         digest.update(text.encode() + b"\0")
-    # This very module is in it, since it says how an overlay is laid out.
+    # This module is included, because it defines the layout of an overlay.
     for folder, paths in ((package, ["native.py", *sources(package)]), (overlay, _files(overlay))):
         for path in paths:
             with open(os.path.join(folder, path), "rb") as file:
@@ -129,7 +129,7 @@ def _imported() -> bool:
 
 
 def _load(path: str) -> None:
-    """Import the library under the name by which the compiled modules look for it, wherever it lies."""
+    """Import the library from a path, under the name by which the compiled modules look for it."""
     loader = ExtensionFileLoader(LIBRARY, path)
     spec = ModuleSpec(LIBRARY, loader, origin=path)
     spec.has_location = True

@@ -191,7 +191,7 @@ def test_an_unknown_node_is_named(cluster: Cluster) -> None:
 def test_a_second_cluster_in_the_same_folder_is_refused(cluster: Cluster) -> None:
     done = gexecctl("cluster", "up", 2, "--dir", cluster.dir)
     assert done.returncode == 1
-    assert "runs here already" in done.stderr
+    assert "already runs here" in done.stderr
     assert gexecctl("cluster", "status", "--dir", cluster.dir).returncode == 0
 
 

@@ -20,7 +20,7 @@ from gexec.cluster.layout import Layout, State
 
 from .conftest import BIN, DEADLINE_S, Cluster, gexecctl, wait_until
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a node files of its own")
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a node its own files")
 
 
 @pytest.fixture
@@ -201,19 +201,19 @@ def test_a_private_folder_holds_no_more_than_its_size(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["/"], "holds the cluster's files"),
-        (["{folder}"], "holds the cluster's files"),
-        (["{folder}/c/keys"], "holds the cluster's files"),
-        (["/proc"], "holds the processes"),
-        (["{gexec}"], "holds gexec itself"),
-        (["{gexec}/cli"], "holds gexec itself"),
-        (["{python}"], "holds Python"),
-        (["/etc"], "holds the users"),
-        (["{folder}/none"], "not a directory; make it first"),
-        (["{folder}/file"], "not a directory; make it first"),
-        (["{folder}/" + "d" * 5000], "not a directory; make it first"),
-        (["{folder}/files", "{folder}/link"], "is private already"),
-        (["{folder}/files", "{folder}/files/inner"], "is private already"),
+        (["/"], "contains the cluster's files"),
+        (["{folder}"], "contains the cluster's files"),
+        (["{folder}/c/keys"], "contains the cluster's files"),
+        (["/proc"], "contains the processes"),
+        (["{gexec}"], "contains gexec itself"),
+        (["{gexec}/cli"], "contains gexec itself"),
+        (["{python}"], "contains Python"),
+        (["/etc"], "contains the users"),
+        (["{folder}/none"], "not a directory; create it first"),
+        (["{folder}/file"], "not a directory; create it first"),
+        (["{folder}/" + "d" * 5000], "not a directory; create it first"),
+        (["{folder}/files", "{folder}/link"], "is already private"),
+        (["{folder}/files", "{folder}/files/inner"], "is already private"),
         (["{folder}/files", "--private-size=0"], "--private-size 0: expected 1 to"),
         (["--private-size=1"], "--private-size without --private"),
         (["{folder}/files"] * 17, "17 private directories"),
@@ -253,6 +253,6 @@ def test_root_without_the_capability_is_told_and_nothing_is_left(folder: Path) -
     done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.returncode == 1
     assert done.stderr == (
-        "gexecctl: node001: --private: no mount namespace can be made here (Operation not permitted)\n"
+        "gexecctl: node001: --private: cannot create a mount namespace here (Operation not permitted)\n"
     )
     assert not place.state.exists()

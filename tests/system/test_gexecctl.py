@@ -22,7 +22,7 @@ def test_keys_init_makes_files_with_right_modes_and_never_replaces_them(tmp_path
     assert [stat.S_IMODE(path.stat().st_mode) for path in (private, public)] == [0o600, 0o644]
     again = gexecctl("keys", "init", "--dir", tmp_path)
     assert again.returncode == 1
-    assert "already there; --force" in again.stderr
+    assert "already exists; --force" in again.stderr
 
 
 @pytest.mark.parametrize(

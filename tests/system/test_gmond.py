@@ -233,7 +233,7 @@ def test_a_real_gmond_chooses_the_nodes(cluster: Cluster, gmonds: Gmonds) -> Non
     wait_until(lambda: bool(gmonds.said_of("rack 7: pdu")), "gmond does not tell of the device")
     done = cluster.gexec("-v", "-n", "0", "-p", "host", "echo", "here", env=env)
     assert sorted(node_lines(done)) == ["node003", "node005"]
-    assert b"left out of 4 hosts: 1 with a broken name, 1 with gexec = no" in done.stderr
+    assert b"left out of 4 hosts: 1 with an invalid name, 1 with gexec = no" in done.stderr
     done = cluster.gexec("-n", "3", "true", env=env)
     assert done.returncode == 2
     assert b"Not enough hosts available: 3 asked, 2 known (from gmond" in done.stderr
@@ -306,10 +306,10 @@ def test_servers_are_asked_in_order_until_one_knows_nodes(
     for reason in (
         "Connection refused",
         "gmond at no..such:8649 does not answer: its name does not resolve",
-        f"gmond at {empty}: its answer is no XML",
-        f"gmond at {web}: its answer is no XML",
+        f"gmond at {empty}: its answer is not XML",
+        f"gmond at {web}: its answer is not XML",
         f"gmond at {hostile}: its XML declares entities",
-        f"gmond at {dead} tells of 1 host, none that is up and runs gexec: 1 not heard of for 60 s",
+        f"gmond at {dead} lists 1 host, but none is up and runs gexec: 1 without a report for 60 s",
         f"gmond at {silent}: its answer takes longer than 0.5 s",
         f"gmond at {slow}: its answer takes longer than 0.5 s",
     ):
@@ -367,8 +367,8 @@ def test_ganglia_in_the_wild_runs_one_process_on_each_good_host(cluster: Cluster
         done = cluster.gexec("-v", "-n", "0", "sh", "-c", "echo $GEXEC_NODE", env=env)
     assert sorted(line.split()[1] for line in done.stdout.splitlines()) == [b"node004", b"node006"], done
     assert (
-        b"(left out of 9 hosts: 2 in a cluster whose source is silent for 60 s, 2 named once more, "
-        b"1 with a broken address, or none, 1 with a broken name, 1 without the metric gexec)"
+        b"(left out of 9 hosts: 2 in a cluster whose source is silent for 60 s, 2 listed again, "
+        b"1 with an invalid address, or none, 1 with an invalid name, 1 without the metric gexec)"
     ) in done.stderr
 
 
@@ -378,7 +378,7 @@ def test_if_no_host_is_left_each_server_says_how_many_and_why(cluster: Cluster) 
         done = cluster.gexec("true", env=environment(cluster, f"{first} {second}"))
     assert done.returncode == 2
     assert done.stderr.decode().splitlines()[1:] == [
-        f"  gmond at {first} tells of 2 hosts, none that is up and runs gexec: "
-        "1 not heard of for 60 s, 1 with gexec = no in its gmond.conf",
-        f"  gmond at {second} tells of 1 host, none that is up and runs gexec: 1 with a broken name",
+        f"  gmond at {first} lists 2 hosts, but none is up and runs gexec: "
+        "1 with gexec = no in its gmond.conf, 1 without a report for 60 s",
+        f"  gmond at {second} lists 1 host, but none is up and runs gexec: 1 with an invalid name",
     ]

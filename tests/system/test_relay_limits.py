@@ -149,7 +149,7 @@ def test_attack_59_connections_past_the_limit_of_one_source(cluster: Cluster) ->
         held = [stack.enter_context(rogue.tcp(cluster, "node002", source)) for _ in range(most)]
         one_more = stack.enter_context(rogue.tcp(cluster, "node002", source))
         assert _is_closed(one_more)
-        told.line(source, f"was refused: {most} connections from there")
+        told.line(source, f"was refused: {most} connections from this address")
         go_on()
         rogue.healthy(cluster)  # others are served
         for sock in held:

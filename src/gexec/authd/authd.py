@@ -1,8 +1,8 @@
 """authd: the only process that reads the cluster's private key.
 
-Listens on a unix socket, gets the caller's uid from the kernel (SO_PEERCRED), and signs for that user:
-a credential bound to the job it received, or for gexecd a short-lived certificate. One request a
-connection. Of a job, only the chunk being hashed is in memory.
+Listens on a unix socket, gets the caller's uid from the kernel (SO_PEERCRED), and signs for that user: a
+credential bound to the job that it received, or, for gexecd, a short-lived certificate. One request per
+connection. Only the chunk of a job that is being hashed is in memory.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from gexec.wire.frames import (
 _UCRED = Struct("iII")
 _AUDIENCE_MAX_BYTES = 64
 _CHUNK_BYTES = 64 * 1024
-#: Connections per user, so that one user cannot take all.
+#: Connections per user, so that one user cannot use all of them.
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
 _DESCRIPTORS_RESERVED = 32
-#: Audit lines about overload: at most one per user in this time.
+#: Audit lines about overload: at most one per user within this time.
 _REFUSALS_TOLD_EVERY_S = 1.0
 _OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
 
@@ -73,10 +73,10 @@ def serve(
 
     Args:
         ready: called once, when clients can connect.
-        die_with_parent_fd: end also when this descriptor (a pipe's) comes to its end.
+        die_with_parent_fd: also end when this descriptor (of a pipe) reaches its end.
 
     Raises:
-        KeyFileError, ConfigError: the keys or the socket are not acceptable.
+        KeyFileError, ConfigError: the keys or the socket cannot be used.
     """
     return Authd(settings, log).run(ready=ready, die_with_parent_fd=die_with_parent_fd)
 
@@ -101,7 +101,7 @@ class Authd:
         self._listener = sockets.listen(settings.socket, what="authd")
 
     def run(self, *, ready: Callable[[], None] | None = None, die_with_parent_fd: int | None = None) -> int:
-        """Serve until told to stop; see :func:`serve`."""
+        """Serve until a stop signal; see :func:`serve`."""
         # The key must not get into a core dump. Raise the descriptor limit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         self._connections_max = _raise_descriptors()
@@ -130,7 +130,7 @@ class Authd:
             ready()
         await stop.wait()
         accepting.cancel()
-        if self._tasks:  # pending requests are answered; each has its own deadline
+        if self._tasks:  # answer pending requests; each has its own deadline
             await asyncio.wait(self._tasks, timeout=limits.AUTHD_IO_DEADLINE_S)
 
     def _reload(self) -> None:
@@ -138,7 +138,7 @@ class Authd:
         try:
             self._key, self._authority = _load(self.settings)
         except GexecError as error:
-            self._log.error(f"keeps the keys it has: {error}")
+            self._log.error(f"keeps its old keys: {error}")
             return
         self._log.info(f"has read its keys again, signs with key {self._key.key_id.hex()}")
 
@@ -149,7 +149,7 @@ class Authd:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError as error:
                 # No descriptor or memory: requests in progress will free some.
-                self._log.warning(f"cannot take a connection: {error.strerror}")
+                self._log.warning(f"cannot accept a connection: {error.strerror}")
                 await asyncio.sleep(0.1)
                 continue
             uid = _peer_uid(connection)
@@ -184,7 +184,7 @@ class Authd:
                     await _drain(connection)
         except TimeoutError:
             if answer is None:
-                self._tell_refusal(uid, f"no whole request within {limits.AUTHD_IO_DEADLINE_S:g} s")
+                self._tell_refusal(uid, f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
         except (OSError, EOFError):
             pass  # the client has disconnected
         finally:
@@ -205,7 +205,7 @@ class Authd:
             length, kind, channel = HEADER.unpack(await reader.exactly(HEADER_BYTES))
             wanted = TO_AUTHD.get(kind)
             if wanted is None or channel != 0:
-                raise ProtocolError("this is authd: it takes requests to sign and to certify, nothing else")
+                raise ProtocolError("this is authd: it accepts only requests to sign and to certify")
             if length > wanted.MAX_BYTES:
                 raise ProtocolError(f"{wanted.__name__} of {length} bytes is over {wanted.MAX_BYTES}")
             if wanted is Sign:
@@ -219,12 +219,12 @@ class Authd:
         """Return the account of the peer's uid, if authd signs for it."""
         if self._me != 0 and uid != self._me:
             raise AuthError(
-                f"this authd runs as uid {self._me} and signs for that user only, not for uid {uid}"
+                f"this authd runs as uid {self._me} and signs only for that user, not for uid {uid}"
             )
         if uid == self._overflow_uid and self._me != uid and not self.settings.overflow_uid:
             raise AuthError(
-                f"uid {uid} is what processes of foreign user namespaces appear as, so nobody knows who "
-                "this is: run gexec outside of the container, or set overflow_uid in authd.toml"
+                f"uid {uid} stands for all processes of foreign user namespaces, so it identifies no user: "
+                "run gexec outside of the container, or set overflow_uid in authd.toml"
             )
         try:
             return pwd.getpwuid(uid)
@@ -232,7 +232,8 @@ class Authd:
             raise AuthError(f"uid {uid} has no account on {self._host}") from None
 
     async def _sign(self, reader: _Reader, length: int, account: pwd.struct_passwd) -> Frame:
-        # As wire.frames.Sign, but hashed on arrival, not held: megabytes per connection.
+        # Like wire.frames.Sign, but hashed on arrival and not kept, which would take megabytes per
+        # connection.
         (audience_length,) = await reader.exactly(1) if length else b"\0"
         blob_length = length - 1 - audience_length
         if not 1 <= audience_length <= _AUDIENCE_MAX_BYTES or blob_length < 1:
@@ -274,7 +275,7 @@ class Authd:
 
     def _certify(self, payload: bytes, uid: int) -> Frame:
         if uid not in (0, self._me):
-            raise AuthError(f"uid {uid} may not have a node's certificate: gexecd asks for it as root")
+            raise AuthError(f"uid {uid} may not have a node's certificate: run gexecd as root")
         try:
             request = Certify.unpack(payload)
         except StructError as cause:
@@ -293,7 +294,7 @@ class Authd:
         return Certified(certificate, self._authority)
 
     def _tell_refusal(self, uid: int, reason: str) -> None:
-        """Audit a refusal that a flood can cause, rate-limited per user."""
+        """Audit a refusal that a flood can cause, with a rate limit per user."""
         self._untold[uid] += 1
         now_s = time.monotonic()
         if now_s - self._told_s.get(uid, -_REFUSALS_TOLD_EVERY_S) < _REFUSALS_TOLD_EVERY_S:
@@ -332,7 +333,7 @@ class _Reader:
 
 
 async def _drain(connection: socket.socket) -> None:
-    """Drain what a refused client still sends, so that it can read the refusal."""
+    """Read and drop what a refused client still sends, so that it can read the refusal."""
     connection.shutdown(socket.SHUT_WR)
     while await asyncio.get_running_loop().sock_recv(connection, _CHUNK_BYTES):
         pass

@@ -1,4 +1,4 @@
-"""Starts, inspects and takes down a local cluster: `gexecctl cluster`.
+"""Starts, inspects and ends a local cluster: `gexecctl cluster`.
 
 ``up`` forks; call it from a single-threaded process. The others only read state.json and /proc.
 """
@@ -26,10 +26,10 @@ from gexec.errors import GexecError
 if TYPE_CHECKING:
     from gexec.settings.config import GexecdSettings
 
-#: `down` waits this long beyond the supervisor's own grace times before it kills all itself.
+#: `down` waits this long after the supervisor's own grace times before it kills all processes itself.
 DOWN_MARGIN_S = 10.0
-#: How long a daemon of a local cluster waits for running jobs when it is told to stop:
-#: they usually belong to the user who takes it down. docs/gexecctl.md has it, next to gexecd's 60 s.
+#: How long a daemon of a local cluster waits for running jobs when it stops: they usually belong to the user
+#: who ends the cluster. docs/gexecctl.md has this value, next to gexecd's 60 s.
 DRAIN_S = 1.0
 _LINE_MAX_BYTES = 8192
 
@@ -49,16 +49,16 @@ def up(
 
     Args:
         port: of all daemons; None: 2875, or the first free one after it.
-        config: a gexecd.toml for all nodes; addresses, paths and names are set over it.
-        private_folders: directories of which each node gets its own, empty (root only).
-        private_size_mib: what each of them may hold.
-        foreground: stay until the cluster is taken down (SIGTERM, SIGINT), and return None.
-        progress: called with (daemons ready, daemons in all).
+        config: a gexecd.toml for all nodes; addresses, paths and names in it are replaced.
+        private_folders: directories that are private to each node, and empty (root only).
+        private_size_mib: the size limit of each.
+        foreground: stay until the cluster ends (SIGTERM, SIGINT), and return None.
+        progress: called with (daemons ready, total number of daemons).
 
     Raises:
-        UsageError, ConfigError: count, directories, port or configuration are wrong.
-        ClusterError: one runs here already, or a daemon failed: nothing is left then.
-        KeyboardInterrupt: when nothing is left.
+        UsageError, ConfigError: count, directories, port or configuration are invalid.
+        ClusterError: a cluster already runs here, or a daemon failed; then nothing is left.
+        KeyboardInterrupt: raised when nothing is left.
     """
     place.check(count)
     layout.check_port(port)
@@ -66,7 +66,7 @@ def up(
     running = State.read(place)
     if running is not None and running.running:
         raise ClusterError(
-            f"{place.dir}: a cluster of {running.described_nodes()} runs here already; "
+            f"{place.dir}: a cluster of {running.described_nodes()} already runs here; "
             "`gexecctl cluster down` ends it"
         )
     base = _base_settings(config)
@@ -89,7 +89,7 @@ def _up(
         return _supervise(wanted, place, theirs)
 
     if foreground:
-        ours.close()  # nobody waits for the start: failures are printed
+        ours.close()  # no process waits for the start: failures are printed
         theirs.close()
         status = supervisor.guarded(lambda: _supervise(wanted, place, None, progress))
         if status == 130:
@@ -107,7 +107,7 @@ def _up(
     try:
         _follow(ours, place, progress)
     except BaseException:
-        # The supervisor takes everything down when this end of the socket closes.
+        # The supervisor ends everything when this end of the socket closes.
         ours.close()
         _await_child(guard, guard_process)
         raise
@@ -124,7 +124,7 @@ def _base_settings(config: str | None) -> GexecdSettings:
 
 
 def _detach(place: Layout, keep: socket.socket) -> None:
-    """Become a session of its own that holds nothing of the caller's terminal or pipes."""
+    """Start a new session without the caller's terminal and pipes."""
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDONLY)
@@ -137,7 +137,7 @@ def _detach(place: Layout, keep: socket.socket) -> None:
             try:
                 os.close(int(name))
             except OSError:
-                pass  # the descriptor of this listing itself
+                pass  # the descriptor of this listing
 
 
 def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], None]) -> None:
@@ -163,7 +163,7 @@ def _await_child(pid: int, process: Process | None) -> None:
         except ChildProcessError:
             return
         except KeyboardInterrupt:
-            continue  # it is going down as fast as it can
+            continue  # it is already ending
         time.sleep(0.02)
     if process is not None:
         processes.send_signal(process, signal.SIGKILL)
@@ -189,7 +189,7 @@ def _supervise(
     client: socket.socket | None,
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> int:
-    """Be the supervisor from start to end; return its exit status."""
+    """Run as the supervisor from start to end; return its exit status."""
     count = wanted.count
 
     def report(**event: object) -> None:
@@ -197,7 +197,7 @@ def _supervise(
             try:
                 client.sendall(json.dumps(event).encode() + b"\n")
             except OSError:
-                pass  # it went away; the watch on its socket takes the cluster down
+                pass  # the client is gone; the watch on its socket ends the cluster
 
     def step(ready: int) -> None:
         report(event="progress", ready=ready, of=count + 1)
@@ -255,8 +255,8 @@ def _supervise(
 
 
 def _lock(place: Layout) -> int:
-    """Lock the directory for this process's life; ClusterError if another supervisor has it."""
-    # A POSIX lock, because it is not inherited: a daemon that outlives us cannot hold it.
+    """Lock the directory until this process ends; ClusterError if another supervisor has it."""
+    # A POSIX lock, because it is not inherited: a daemon that outlives this process cannot hold it.
     descriptor = os.open(place.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -267,11 +267,10 @@ def _lock(place: Layout) -> int:
 
 
 def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wanted) -> list[Daemon]:
-    """Return authd and the nodes' gexecds, ready to be started; imports what they need."""
+    """Return authd and the nodes' gexecds, ready to start; imports what they need."""
     base = wanted.base
-    # Here, because only the supervisor needs them: the other commands should not wait for them.
-    # What a gexecd would import after its forks (relay, starter) too: all that the daemons will need
-    # belongs to the image that they share.
+    # Imported here, because only the supervisor needs them. What a real gexecd imports after its forks
+    # (relay, starter) too: everything that the daemons need should be in pages that they share.
     from gexec.authd import authd
     from gexec.cluster.warm import warm
     from gexec.gexecd import gexecd
@@ -287,7 +286,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         public_keys=(str(place.public_key),),
         realm=base.realm,
         audit_log=str(place.audit("authd")),
-        # All daemons are one user here, and ask for their certificates within seconds.
+        # All daemons run as one user here, and request their certificates within seconds.
         rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
     )
 
@@ -324,7 +323,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
 
 
 def require(place: Layout) -> State:
-    """Return the state of the cluster that runs in a directory; ClusterError if none does."""
+    """Return the state of the cluster that runs in a directory; ClusterError if none runs."""
     state = State.read(place)
     if state is None or not state.running:
         raise ClusterError(f"{place.dir}: no cluster runs here; `gexecctl cluster up N` starts one")
@@ -334,7 +333,7 @@ def require(place: Layout) -> State:
 
 
 def node_processes(state: State, name: str) -> list[Process]:
-    """Return the living processes of a node's daemon (never its tasks), the first one first."""
+    """Return the running processes of a node's daemon (never its tasks), beginning with its first process."""
     first = state.node(name).process
     return [] if first is None else processes.forked_family(first)
 
@@ -346,7 +345,7 @@ def down(place: Layout) -> State | None:
         Its last state, or None if none ran.
 
     Raises:
-        ClusterError: processes are left that could not be ended (another user's).
+        ClusterError: some processes could not be ended (another user's).
     """
     state = State.read(place)
     if state is None:
@@ -362,7 +361,7 @@ def down(place: Layout) -> State | None:
     _signal(state.supervisor, signal.SIGTERM)
     while any(processes.is_alive(process) for process in everyone):
         if time.monotonic() > deadline_s:
-            # From the leaves up, so that what a daemon leaves still finds its supervisor.
+            # From the leaves up, so that leftovers of a daemon still go to the supervisor.
             for process in reversed(everyone):
                 _signal(process, signal.SIGKILL)
             if time.monotonic() > deadline_s + DOWN_MARGIN_S:
@@ -384,6 +383,4 @@ def _signal(process: Process, signum: int) -> None:
     try:
         processes.send_signal(process, signum)
     except PermissionError as error:
-        raise ClusterError(
-            f"process {process.pid} is another user's: run this as the one who started it"
-        ) from error
+        raise ClusterError(f"process {process.pid} is another user's: run this as that user") from error

@@ -1,7 +1,7 @@
 """`gexecctl doctor`: checks what gexec needs on this host, and suggests fixes.
 
-Each check yields findings, never raises for them, and changes nothing. Works where
-nothing is installed yet, too: then it says what comes first.
+Each check yields its findings, does not raise for them, and changes nothing. It also works if nothing is
+installed yet: then it says what to do first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
 
-#: All variables of the manuals; tests/unit/test_cluster_layout.py holds the two together.
+#: All variables of the manuals; tests/unit/cluster/test_cluster_layout.py compares the two.
 KNOWN_VARIABLES = {
     "GEXEC_SVRS",
     "GEXEC_GMOND_SVRS",
@@ -49,16 +49,16 @@ KNOWN_VARIABLES = {
     "GEXEC_SSH",
     "GEXEC_TRACEBACK",
 }
-#: Names that are shown one by one; of more, only how many.
+#: Most names that are listed; of further ones only the number.
 _SHOWN_MAX = 8
 _ANSWER_TIMEOUT_S = 5.0
-#: A signature that took longer to come says that authd has no time, not that clocks differ.
+#: Smaller differences between the clocks of authd and of this process are not reported.
 _CLOCK_TOLERANCE_S = 2.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: ``level`` is OK, WARNING or PROBLEM; ``fix`` says what to do, if anything is to be done."""
+    """One line: ``level`` is OK, WARNING or PROBLEM; ``fix`` says what to do, if anything."""
 
     level: str
     text: str
@@ -70,7 +70,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: paths, port and the environment that the commands would use."""
+    """What is checked: paths, port and the environment that the commands would use."""
 
     private_key: str
     public_keys: tuple[str, ...]
@@ -124,7 +124,7 @@ def subject(
 
 
 def examine(what: Subject) -> Iterator[Finding]:
-    """Yield the findings of all checks, in the order in which things depend on each other."""
+    """Yield the findings of all checks; each check may depend on those before it."""
     for check in (_versions, _variables, _keys, _authd, _gexecd, _port, _nodes):
         try:
             yield from check(what)
@@ -155,7 +155,7 @@ def _variables(what: Subject) -> Iterator[Finding]:
     environ = what.environ
     for name in sorted(environ):
         if name.startswith("GEXEC_") and name not in KNOWN_VARIABLES:
-            yield Finding(WARNING, f"{name} is set, but gexec does not know it", "is it misspelt?")
+            yield Finding(WARNING, f"{name} is set, but is not a variable of gexec", "is it misspelt?")
     hosts = environ.get("GEXEC_HOSTS")
     if hosts:
         from gexec.client.resolve import read_hosts
@@ -165,7 +165,7 @@ def _variables(what: Subject) -> Iterator[Finding]:
     for name in ("GEXEC_SOCKET", "GEXEC_AUTHD_SOCKET"):
         path = environ.get(name)
         if path and not os.path.isabs(path):
-            yield Finding(WARNING, f"{name}={path} is not an absolute path", "it depends on where you stand")
+            yield Finding(WARNING, f"{name}={path} is not an absolute path", "use an absolute path")
 
 
 def _keys(what: Subject) -> Iterator[Finding]:
@@ -181,12 +181,12 @@ def _keys(what: Subject) -> Iterator[Finding]:
         yield Finding(OK, f"public key {', '.join(what.public_keys)}: {described}")
     path = what.private_key
     if os.path.lexists(path) and not os.access(path, os.R_OK):
-        yield Finding(WARNING, f"private key {path} is not yours to read", "run doctor as root to check it")
+        yield Finding(WARNING, f"private key {path} is not readable by you", "run doctor as root to check it")
         return
     try:
         signing = read_signing_key(path)
     except KeyFileError as error:
-        # A node of a hardened cluster has none, and needs none.
+        # A node of a hardened cluster neither has nor needs one.
         missing = not os.path.lexists(path)
         yield Finding(WARNING if missing and accepted else PROBLEM, str(error))
         return
@@ -205,7 +205,7 @@ def _kind(public: object) -> str:
 
 
 def _authd(what: Subject) -> Iterator[Finding]:
-    """Ask for a credential, and hold its time against the clock of this process."""
+    """Request a credential, and compare its time with the clock of this process."""
     from gexec.client.authd import obtain_credential
     from gexec.security.credential import verify
     from gexec.settings.keyfiles import read_verify_keys
@@ -221,13 +221,13 @@ def _authd(what: Subject) -> Iterator[Finding]:
     try:
         keys = read_verify_keys(what.public_keys)
     except KeyFileError:
-        return  # told already
+        return  # already reported
     try:
         credential = verify(
             raw, keys, realm=what.realm, audience="gexecctl-doctor", now_s=after_s, skew_s=86_400.0
         )
     except CredentialError as error:
-        yield Finding(PROBLEM, f"what authd signs is refused here: {error}")
+        yield Finding(PROBLEM, f"authd's signature is refused here: {error}")
         return
     off_s = max(before_s - credential.issued_s, credential.issued_s - after_s, 0.0)
     if off_s > _CLOCK_TOLERANCE_S:
@@ -238,7 +238,7 @@ def _authd(what: Subject) -> Iterator[Finding]:
         )
     me = pwd.getpwuid(os.getuid()).pw_name if credential.uid == os.getuid() else None
     if credential.user != me:
-        yield Finding(WARNING, f"authd knows you as {credential.user} (uid {credential.uid})")
+        yield Finding(WARNING, f"authd identifies you as {credential.user} (uid {credential.uid})")
 
 
 def _gexecd(what: Subject) -> Iterator[Finding]:
@@ -249,12 +249,12 @@ def _gexecd(what: Subject) -> Iterator[Finding]:
     hello = Hello(limits.PROTOCOL_VERSION, f"gexecctl {VERSION}")
     answer = exchange(sock, hello, FROM_ROOT, "gexecd", DaemonError)
     if not isinstance(answer, Hello):
-        yield Finding(PROBLEM, f"gexecd at {what.gexecd_socket} did not say hello", "see its log")
+        yield Finding(PROBLEM, f"gexecd at {what.gexecd_socket} did not send Hello", "see its log")
     elif answer.version != limits.PROTOCOL_VERSION:
         yield Finding(
             PROBLEM,
-            f"gexecd at {what.gexecd_socket} speaks protocol {answer.version}, "
-            f"this gexec {limits.PROTOCOL_VERSION}",
+            f"gexecd at {what.gexecd_socket} uses protocol {answer.version}, "
+            f"this gexec protocol {limits.PROTOCOL_VERSION}",
             "install the same release of both",
         )
     else:
@@ -264,12 +264,12 @@ def _gexecd(what: Subject) -> Iterator[Finding]:
 def _port(what: Subject) -> Iterator[Finding]:
     listeners = list(listening(what.port))
     if not listeners:
-        yield Finding(WARNING, f"nobody listens on port {what.port}/tcp of this host", "start gexecd")
+        yield Finding(WARNING, f"no process listens on port {what.port}/tcp of this host", "start gexecd")
         return
     users = ", ".join(sorted({_user(uid) for _, uid in listeners}))
     shown = ", ".join(address for address, _ in listeners[:_SHOWN_MAX])
     more = f" and {len(listeners) - _SHOWN_MAX} more" if len(listeners) > _SHOWN_MAX else ""
-    yield Finding(OK, f"port {what.port}/tcp is listened on at {shown}{more}, by {users}")
+    yield Finding(OK, f"port {what.port}/tcp has listeners at {shown}{more}, of {users}")
 
 
 def listening(port: int) -> Iterator[tuple[str, int]]:
@@ -310,7 +310,7 @@ def _nodes(what: Subject) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "; ".join([error.sentence, *error.details]),
-            "docs/nodes.md tells where gexec looks for nodes",
+            "docs/nodes.md lists the sources of nodes",
         )
         return
     for sentence in told:

@@ -1,4 +1,4 @@
-"""Making a cluster's key pair: two PEM files, as the seed's openssl commands make them."""
+"""Creates a cluster's key pair: two PEM files, like those of the original's openssl commands."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ RSA_DEFAULT_BITS = 3072
 def create(
     private: Path, public: Path, kind: str = "rsa", bits: int | None = None, force: bool = False
 ) -> None:
-    """Make a key pair and write it: the private key with mode 0600, the public one with 0644.
+    """Create a key pair and write it: the private key with mode 0600, the public one with 0644.
 
-    Both files are replaced whole or not at all; the private one first, so that a failure in
-    between never leaves a public key that nobody can sign for beside an older private one.
+    Both files are replaced as a whole or not at all; the private one first, so that a failure in between
+    never leaves a new public key beside an older private key, which could not sign for it.
 
     Args:
-        kind: ``ed25519``, or ``rsa`` as `openssl genrsa` makes them.
+        kind: ``ed25519``, or ``rsa`` as from `openssl genrsa`.
         bits: of an RSA key, 2048 to 16384; None: 3072.
-        force: replace files that are there.
+        force: replace existing files.
 
     Raises:
         UsageError: a kind or a size that no daemon would accept.
-        KeyFileError: a file is there and ``force`` is not, or one cannot be written.
+        KeyFileError: a file exists and ``force`` is not set, or one cannot be written.
     """
     if kind not in TYPES:
         raise UsageError(f"key type {kind}: expected {' or '.join(TYPES)}")
@@ -39,7 +39,7 @@ def create(
     for path in (private, public):
         if not force and (path.exists() or path.is_symlink()):
             raise KeyFileError(
-                f"{path}: is already there; --force makes a new pair, which every node then needs"
+                f"{path}: already exists; --force creates a new pair, which every node then needs"
             )
     private_pem, public_pem = _generate(kind, bits)
     for path, content, mode in ((private, private_pem, 0o600), (public, public_pem, 0o644)):
@@ -50,7 +50,7 @@ def create(
 
 
 def _generate(kind: str, bits: int) -> tuple[bytes, bytes]:
-    # Here and not above: these imports take longer than everything else that gexecctl does.
+    # Imported here, because these imports take longer than everything else that gexecctl does.
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 

@@ -1,14 +1,14 @@
-"""What a local cluster consists of: names, addresses, paths in its directory, and its recorded state.
+"""The parts of a local cluster: names, addresses, paths in its directory, and its recorded state.
 
 ::
 
-    DIR/keys/auth_priv.pem, auth_pub.pem   the cluster's key pair, made at the first start and kept
+    DIR/keys/auth_priv.pem, auth_pub.pem   the cluster's key pair, created at the first start and kept
     DIR/run/authd.sock, NODE.sock          the sockets of authd and of each node's gexecd
     DIR/hosts                              names and addresses, in the format of /etc/hosts
-    DIR/state.json                         who runs: pids with start times, addresses, port
-    DIR/logs/NODE.log                      what each daemon says; DIR/audit/NODE.log its audit log
+    DIR/state.json                         what runs: pids with start times, addresses, port
+    DIR/logs/NODE.log                      each daemon's log; DIR/audit/NODE.log its audit log
 
-Computes and reads or writes these files; starts and ends nothing.
+Computes the paths and reads or writes these files; starts and ends no processes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from gexec.cluster.processes import Process, is_alive
 from gexec.errors import GexecError, UsageError
 from gexec.limits import DEFAULT_PORT, SOCKET_PATH_MAX_BYTES
 
-#: Nodes of one local cluster: each takes two processes, and Linux gives 32,768 pids by default.
+#: Nodes of one local cluster: each needs two processes, and Linux has 32,768 pids by default.
 NODES_MAX = 10_000
 #: state.json of NODES_MAX nodes takes about 1 MB.
 STATE_MAX_BYTES = 4 * 1024 * 1024
-#: How many ports from the default one are tried when it is taken.
+#: How many ports from the default one on are tried if it is in use.
 PORTS_TRIED = 1000
-#: Where a cluster reserves its port against others that start at the same time.
+#: The address at which a cluster reserves its port against others that start at the same time.
 _RESERVATION_ADDRESS = "127.0.0.2"
 
 
@@ -85,12 +85,12 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        """Who runs."""
+        """The record of what runs."""
         return self.dir / "state.json"
 
     @property
     def lock(self) -> Path:
-        """Locked by the supervisor for as long as it lives."""
+        """Locked by the supervisor as long as it runs."""
         return self.dir / "lock"
 
     @property
@@ -111,7 +111,7 @@ class Layout:
         return self.dir / f"audit/{name}.log"
 
     def check(self, count: int) -> None:
-        """Raise UsageError if a cluster of ``count`` nodes cannot live here."""
+        """Raise UsageError if a cluster of ``count`` nodes cannot be in this directory."""
         if not 1 <= count <= NODES_MAX:
             raise UsageError(f"{count} nodes: a local cluster has 1 to {NODES_MAX}")
         longest = os.fsencode(self.socket(node_names(count)[-1]))
@@ -122,13 +122,13 @@ class Layout:
             )
 
     def create(self) -> None:
-        """Make the directories: for this user only, or readable by all when root makes them.
+        """Create the directories: only for this user, or readable by all if root creates them.
 
-        Other users must reach the sockets of a cluster that root started; the keys' directory is
-        always closed.
+        Other users must reach the sockets of a cluster that root started; the keys' directory is never
+        readable by them.
         """
         mode = 0o755 if os.geteuid() == 0 else 0o700
-        # Directories above it that are missing must not be open to a group: the daemons would refuse them.
+        # Missing directories above it must not be writable by a group: the daemons would refuse them.
         umask = os.umask(0o022)
         try:
             for path, its_mode in (
@@ -143,16 +143,16 @@ class Layout:
                     path.chmod(its_mode)
         except OSError as error:
             raise ClusterError(
-                f"{error.filename}: the cluster's directory cannot be made ({error.strerror}); "
+                f"{error.filename}: the cluster's directory cannot be created ({error.strerror}); "
                 "choose another with --dir"
             ) from error
         finally:
             os.umask(umask)
 
     def remove_unused(self) -> None:
-        """Remove the directory if it holds nothing that a person may want: no keys, no line of a log.
+        """Remove the directory if it contains nothing that a user may need: no keys, no log lines.
 
-        For a start that failed, in a directory that it made itself.
+        For a failed start, in a directory that it created itself.
         """
         if self.private_key.exists() or any(path.stat().st_size for path in (self.dir / "logs").glob("*")):
             return
@@ -166,14 +166,14 @@ class Layout:
             pass  # another process has put something there
 
     def clear_sockets(self) -> None:
-        """Remove sockets that an earlier cluster left."""
+        """Remove the sockets of an earlier cluster."""
         for path in (self.dir / "run").glob("*.sock"):
             path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class LocalNode:
-    """One node: its name, its address, and the first process of its daemon once that runs."""
+    """One node: its name, its address, and the first process of its daemon when that runs."""
 
     name: str
     address: str
@@ -184,7 +184,7 @@ class LocalNode:
 class State:
     """The running cluster, as recorded in state.json. ``complete`` once every daemon was ready.
 
-    ``private``: the directories of which each node has its own (gexec.cluster.private).
+    ``private``: the private directories of each node (gexec.cluster.private).
     """
 
     port: int
@@ -197,7 +197,7 @@ class State:
 
     @property
     def running(self) -> bool:
-        """True while the cluster's supervisor lives."""
+        """True while the cluster's supervisor runs."""
         return is_alive(self.supervisor)
 
     def node(self, name: str) -> LocalNode:
@@ -235,16 +235,15 @@ class State:
         """Return the recorded state, None if there is none.
 
         Raises:
-            ClusterError: it is malformed, or another user wrote it: whoever trusts it
-                signals the processes that it names.
+            ClusterError: it is malformed, or another user wrote it: it must not be trusted, because the
+                processes that it names get signals.
         """
         try:
             with open(layout.state, "rb") as file:
                 owner = os.fstat(file.fileno()).st_uid
                 if owner not in (0, os.geteuid()):
                     raise ClusterError(
-                        f"{layout.state}: belongs to uid {owner}, so that is whose cluster it is; "
-                        "run this as that user"
+                        f"{layout.state}: belongs to uid {owner}, as this cluster does; run this as that user"
                     )
                 text = file.read(STATE_MAX_BYTES + 1)
         except FileNotFoundError:
@@ -276,7 +275,7 @@ class State:
 
 
 def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file's content at once, with exactly this mode, or leave it as it was."""
+    """Replace a file's content in one step, with exactly this mode, or leave the file unchanged."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -302,7 +301,7 @@ def environment(layout: Layout, state: State) -> dict[str, str]:
         "GEXEC_SOCKET": str(layout.socket(state.nodes[0].name)),
         "GEXEC_AUTHD_SOCKET": str(layout.authd_socket),
         "GEXEC_HOSTS": str(layout.hosts),
-        # Empty, so that enexec and ensync take GEXEC_SVRS, and not this machine's own list of real nodes.
+        # Empty, so that enexec and ensync use GEXEC_SVRS, not this machine's own list of real nodes.
         "GEXEC_NODELIST": os.devnull,
         "GEXEC_PORT": str(state.port),
         "GEXEC_CLUSTER_DIR": str(layout.dir),
@@ -310,7 +309,7 @@ def environment(layout: Layout, state: State) -> dict[str, str]:
 
 
 def export_lines(variables: dict[str, str]) -> str:
-    """Return lines for a shell's eval, whatever characters the values hold."""
+    """Return lines for a shell's eval; the values may contain any characters."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
@@ -318,13 +317,13 @@ def reserve_port(addresses: list[str], port: int | None) -> tuple[int, socket.so
     """Find a port that is free on all the addresses, and reserve it against other local clusters.
 
     Args:
-        port: the one to take; None: the default one, or the first free one after it.
+        port: the one to use; None: the default one, or the first free one after it.
 
     Returns:
-        The port, and a socket to keep open for as long as the cluster lives.
+        The port, and a socket to keep open as long as the cluster runs.
 
     Raises:
-        ClusterError: the port is taken, or PORTS_TRIED of them are.
+        ClusterError: the port is in use, or all PORTS_TRIED ports are.
     """
     check_port(port)
     candidates = range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED) if port is None else (port,)
@@ -347,13 +346,13 @@ def reserve_port(addresses: list[str], port: int | None) -> tuple[int, socket.so
 
 
 def check_port(port: int | None) -> None:
-    """Raise UsageError unless the port is one, or None."""
+    """Raise UsageError unless the port is valid or None."""
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"port {port}: expected 1 to 65535")
 
 
 def _try_to_bind(address: str, port: int) -> None:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
-        # As the daemon will: connections of an earlier cluster in TIME_WAIT are no obstacle.
+        # Like the daemon, so that connections of an earlier cluster in TIME_WAIT do not matter.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((address, port))

@@ -1,8 +1,8 @@
-"""Directories of which each node of a local cluster has its own: what `gexecctl cluster up --private` does.
+"""Private directories of each node of a local cluster, for `gexecctl cluster up --private`.
 
-A daemon enters a mount namespace and mounts an empty tmpfs on each of the directories. All that it
-forks lives in the namespace, too: relay, helpers, tasks. So one path is another file on every
-node. The kernel removes the mounts with the last process in the namespace, however that ends.
+A daemon enters a mount namespace and mounts an empty tmpfs on each of the directories. All processes that it
+forks are in the namespace too: relay, helpers, tasks. So one path is a different file on every node. The
+kernel removes the mounts with the last process in the namespace, however that process ends.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from gexec.cluster.layout import ClusterError, Layout
 from gexec.errors import UsageError
 
-#: What a node's directory may hold, in MiB; memory is used for what is in it only.
+#: Size limit of a node's directory, in MiB; only its contents use memory.
 SIZE_DEFAULT_MIB = 1024
 SIZE_MAX_MIB = 1024 * 1024
-#: Private directories of one cluster: enough for any test, and each is a mount for each node.
+#: Private directories of one cluster: enough for any test; each is one mount per node.
 FOLDERS_MAX = 16
 
 # include/uapi/linux/sched.h and mount.h
@@ -37,17 +37,17 @@ def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
     """Return the absolute paths of private directories, without symbolic links.
 
     Args:
-        size_mib: what each may hold on each node, 1 to SIZE_MAX_MIB.
-        place: the cluster that is to have them.
+        size_mib: size limit of each on each node, 1 to SIZE_MAX_MIB.
+        place: the cluster that will have them.
 
     Raises:
-        UsageError: a directory is none, cannot be hidden from a daemon, or holds another one; the
+        UsageError: a path is not a directory, cannot be hidden from a daemon, or contains another one; the
             size is out of bounds; the caller is not root.
     """
     if not folders:
         return []
     if os.geteuid() != 0:
-        raise UsageError("--private needs root: only root may give a node files of its own")
+        raise UsageError("--private needs root: only root may give a node its own files")
     if not 1 <= size_mib <= SIZE_MAX_MIB:
         raise UsageError(f"--private-size {size_mib}: expected 1 to {SIZE_MAX_MIB} (MiB)")
     if len(folders) > FOLDERS_MAX:
@@ -56,22 +56,22 @@ def checked(folders: Sequence[str], size_mib: int, place: Layout) -> list[str]:
     for folder in folders:
         path = os.path.realpath(folder)
         if not os.path.isdir(path):
-            raise UsageError(f"--private {folder}: not a directory; make it first")
+            raise UsageError(f"--private {folder}: not a directory; create it first")
         for needed, what in _needed(place):
             if _holds(path, needed):
                 raise UsageError(
-                    f"--private {folder}: holds {what} ({needed}), which a node must see; "
-                    "choose a directory of its own"
+                    f"--private {folder}: contains {what} ({needed}), which a node needs; "
+                    "choose a separate directory"
                 )
         for other in paths:
             if _holds(path, other) or _holds(other, path):
-                raise UsageError(f"--private {folder}: {other} is private already; give one of them")
+                raise UsageError(f"--private {folder}: {other} is already private; give only one of them")
         paths.append(path)
     return paths
 
 
 def _needed(place: Layout) -> list[tuple[str, str]]:
-    """Return what a private directory must not hide, and what that is."""
+    """Return the paths that a private directory must not hide, and what they are."""
     files = [place.dir, place.private_key, place.authd_socket, place.log("authd"), place.audit("authd")]
     libraries = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
     found = [
@@ -91,18 +91,18 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def enter(folders: Sequence[str], size_mib: int) -> None:
-    """Give the calling process, and all that it forks, an empty tmpfs (root's, 0755) on each directory.
+    """Give the calling process, and all that it forks, an empty tmpfs (root's, 0755) at each directory.
 
-    Nothing is mounted for anybody else. Does nothing if there are no directories.
+    Other processes do not see the mounts. Does nothing if there are no directories.
 
     Raises:
-        ClusterError: the kernel refuses: a directory is gone, or root has no CAP_SYS_ADMIN here.
+        ClusterError: the kernel refuses, because a directory is gone or root has no CAP_SYS_ADMIN here.
     """
     if not folders:
         return
     if _libc.unshare(ctypes.c_int(_CLONE_NEWNS)):
-        raise ClusterError(f"--private: no mount namespace can be made here ({_reason()})")
-    # What a process mounts in a shared subtree would appear in the host's namespace, and the reverse.
+        raise ClusterError(f"--private: cannot create a mount namespace here ({_reason()})")
+    # In a shared subtree, mounts would appear in the host's namespace too, and the host's mounts here.
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE, None)
     for folder in folders:
         _mount("gexec", folder, "tmpfs", _MS_NOSUID | _MS_NODEV, f"mode=0755,size={size_mib}m")

@@ -1,7 +1,7 @@
 """Processes of this host from /proc: identity, children, and ending them.
 
-A pid alone does not identify a process, since pids are reused. A :class:`Process` is a pid with the
-start time of the process that had it when it was seen, and is only signalled while both agree.
+A pid alone does not identify a process, because pids are reused. A :class:`Process` is a pid with the start
+time that its process had when it was read; it is only signalled while both match.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _stat(pid: int) -> _Stat | None:
             text = file.read()
     except OSError:
         return None
-    # The name in parentheses may hold anything, parentheses too: the rest starts after the last.
+    # The name in parentheses may contain anything, even parentheses: the rest starts after the last one.
     fields = text[text.rindex(b")") + 2 :].split()
     return _Stat(fields[0].decode(), int(fields[1]), int(fields[6]), int(fields[19]))
 
@@ -56,7 +56,7 @@ def myself() -> Process:
     """Return the calling process."""
     process = seen(os.getpid())
     if process is None:
-        raise RuntimeError("/proc is not mounted: gexec needs it to know processes")
+        raise RuntimeError("/proc is not mounted: gexec needs it to identify processes")
     return process
 
 
@@ -72,7 +72,7 @@ def send_signal(process: Process, signum: int) -> bool:
     except OSError:
         return False
     try:
-        # The pidfd was opened first, so what is checked now is what it refers to.
+        # The pidfd was opened first, so this checks the process to which it refers.
         if not is_alive(process):
             return False
         signal.pidfd_send_signal(pidfd, signum)
@@ -100,7 +100,7 @@ def children(pid: int) -> list[int]:
 
 
 def _children_by_scan(parent: int) -> list[int]:
-    """As children, on a kernel without CONFIG_PROC_CHILDREN."""
+    """Like ``children``, on a kernel without CONFIG_PROC_CHILDREN."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -111,10 +111,10 @@ def _children_by_scan(parent: int) -> list[int]:
 
 
 def forked_family(main: Process) -> list[Process]:
-    """Return ``main`` and those descendants that are forks of it and ran no other program.
+    """Return ``main`` and its descendants that are forks of it and have not run another program.
 
-    That is a daemon's spawner, relay and helpers, and never a task: a task called exec, and a
-    subshell of a task has another command line.
+    These are a daemon's spawner, relay and helpers, and never a task: a task has called exec, and a subshell
+    of a task has another command line.
     """
     if not is_alive(main):
         return []
@@ -154,12 +154,12 @@ def pss_bytes(pid: int) -> int:
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants of the calling process its own children, so that it can end them."""
+    """Make the calling process inherit its orphaned descendants, so that it can end them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(signum: int) -> None:
-    """Ask the kernel to send ``signum`` to the calling process when its parent dies.
+    """Let the kernel send ``signum`` to the calling process when its parent dies.
 
     The parent may already be gone: the caller's duty is to compare os.getppid() afterwards.
     """
@@ -179,5 +179,5 @@ def _prctl(option: int, value: int | ctypes.c_char_p) -> None:
 
 
 def enter_uts_namespace() -> bool:
-    """Give the calling process a host name of its own; False where that is not allowed."""
+    """Give the calling process its own host name; False if that is not allowed."""
     return bool(_libc.unshare(ctypes.c_int(_CLONE_NEWUTS)) == 0)

@@ -1,4 +1,4 @@
-"""The supervisor: parent of every daemon of a local cluster, and of whatever one of them leaves behind.
+"""The supervisor: the parent of every daemon of a local cluster, and of their leftovers.
 
 ::
 
@@ -6,15 +6,15 @@
                        ├── gexecd of node001 ── relay, helpers, tasks
                        └── gexecd of node002 ── ...
 
-Guard and supervisor are child subreapers. A process that a dead daemon leaves behind becomes the
-supervisor's child and is ended at once, as systemd's KillMode=control-group does for a service;
-daemons are not started again. If the supervisor dies, the daemons get SIGTERM from the kernel
-(PR_SET_PDEATHSIG) and come to the guard, which ends what is left; if the guard dies, the
-supervisor gets SIGTERM. So a daemon is left behind only if nobody is left to see it.
+Guard and supervisor are child subreapers. A leftover of a dead daemon becomes the supervisor's child and is
+ended at once, as systemd does for a service with KillMode=control-group; daemons are not restarted. If the
+supervisor dies, the daemons get SIGTERM from the kernel (PR_SET_PDEATHSIG) and become children of the guard,
+which ends what is left; if the guard dies, the supervisor gets SIGTERM. So daemons are left behind only if
+guard and supervisor both cannot act.
 
-All daemons are forked from the supervisor's warm image: their modules are imported once and their
-pages shared (docs/decisions/0008-local-cluster.md). What a daemon does is given as a callable, so
-this module does not depend on gexecd.
+All daemons are forked from the supervisor after its warm-up: their modules are imported once and their pages
+are shared (docs/decisions/0008-local-cluster.md). A daemon's code is passed as a callable, so this module
+does not depend on gexecd.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from gexec.cluster.layout import ClusterError
 from gexec.cluster.processes import Process
 from gexec.errors import GexecError
 
-#: How many daemons start at the same time: enough to keep the cores busy while one waits.
+#: How many daemons start at the same time: enough to keep the cores busy while some wait.
 STARTING_MAX = 16
-#: How long one daemon may take from its fork to being ready.
+#: How long one daemon may take from its fork until it is ready.
 READY_TIMEOUT_S = 60.0
-#: From SIGTERM to SIGKILL when the cluster is taken down; each daemon adds what its end costs.
+#: From SIGTERM to SIGKILL when the cluster ends; each daemon adds the time that its end takes.
 STOP_GRACE_S = 5.0
 STOP_GRACE_PER_DAEMON_S = 0.02
-#: After this a second SIGTERM tells a daemon that drains to end its jobs at once.
+#: After this time a second SIGTERM makes a draining daemon end its jobs at once.
 STOP_AGAIN_S = 2.0
-#: A daemon's log is emptied when it grows over this: a cluster on one disk has a thousand of them.
+#: A daemon's log is emptied when it is larger than this, because a cluster on one disk has a thousand logs.
 LOG_MAX_BYTES = 16 * 1024 * 1024
 LOG_CHECK_S = 60.0
 _REPORT_MAX_BYTES = 4096
 _LOG_TAIL_BYTES = 2048
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-#: Serves until it is told to stop by SIGTERM; calls its argument once it is ready.
+#: Serves until SIGTERM; calls its argument when it is ready.
 Body = Callable[[Callable[[], None]], None]
 
 
@@ -75,18 +75,18 @@ class _Starting:
 
 
 class Stopped(Exception):
-    """The supervisor was told to stop while it was starting daemons."""
+    """A stop signal arrived while the supervisor was starting daemons."""
 
 
 class Supervisor:
-    """Starts daemons, ends what they leave behind, and takes all down at the end.
+    """Starts daemons, ends their leftovers, and ends all daemons at the end.
 
     The calling process must be single-threaded and is the supervisor from then on: its signal
     handlers and its subreaper flag are changed.
 
     Args:
         progress: called with the number of ready daemons as they come up.
-        client: a connected socket of whoever waits for the start; its end stops the start.
+        client: a connected socket of the process that waits for the start; its end stops the start.
     """
 
     def __init__(
@@ -109,11 +109,12 @@ class Supervisor:
     # -- start --------------------------------------------------------------------------------
 
     def bring_up(self) -> None:
-        """Start all daemons, the first one alone before the others; return when all are ready.
+        """Start the first daemon alone and then the others; return when all are ready.
 
         Raises:
-            ClusterError: a daemon failed; the sentence has its name and reason.
-            Stopped: a signal came, or the client went away. In both cases the caller takes down.
+            ClusterError: a daemon failed; the message has its name and the reason.
+            Stopped: a signal arrived, or the client is gone. In both cases the caller must call
+                ``take_down``.
         """
         waiting = list(reversed(self.daemons))
         starting: dict[int, _Starting] = {}
@@ -122,7 +123,7 @@ class Supervisor:
             self._selector.register(self._client, selectors.EVENT_READ)
         try:
             while waiting or starting:
-                # The first is authd, which the others ask for their certificates.
+                # The first is authd, from which the others request their certificates.
                 while waiting and len(starting) < (STARTING_MAX if ready else 1):
                     self._start(waiting.pop(), starting)
                 ready += self._await_reports(starting)
@@ -142,7 +143,7 @@ class Supervisor:
             os.close(descriptor)
             os.close(writer)
             raise ClusterError(
-                f"{daemon.name}: no process can be started for it ({error.strerror}); "
+                f"{daemon.name}: cannot start a process ({error.strerror}); "
                 "see `ulimit -u` and /proc/sys/kernel/pid_max, or start fewer nodes"
             ) from error
         if pid == 0:
@@ -188,7 +189,7 @@ class Supervisor:
     # -- run ----------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Reap and end what daemons leave behind until a stop signal comes or no daemon is left."""
+        """Reap daemons and end their leftovers until a stop signal arrives or no daemon is left."""
         next_check_s = time.monotonic() + LOG_CHECK_S
         while not self._stop and self._by_pid:
             self._wait(next_check_s - time.monotonic())
@@ -200,7 +201,7 @@ class Supervisor:
         for daemon in self.daemons:
             try:
                 if daemon.log.stat().st_size > LOG_MAX_BYTES:
-                    # Daemons append, so they go on at the new end.
+                    # Daemons append, so they continue at the new end.
                     os.truncate(daemon.log, 0)
             except OSError:
                 pass
@@ -239,7 +240,7 @@ class Supervisor:
     # -- children and signals -----------------------------------------------------------------
 
     def _wait(self, timeout_s: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for events; reap children whenever one ended."""
+        """Wait for events; reap children when one has ended."""
         events = self._selector.select(max(0.0, timeout_s))
         for key, _ in events:
             if key.fileobj is self._wakeup:
@@ -261,7 +262,7 @@ class Supervisor:
             self._by_pid.pop(pid, None)
 
     def _end_orphans(self) -> None:
-        """Kill children that are no daemons. Their own children come to us with their end."""
+        """Kill children that are not daemons. When they end, this process inherits their children."""
         for pid in processes.children(os.getpid()):
             if pid not in self._by_pid:
                 process = processes.seen(pid)
@@ -295,7 +296,7 @@ def _failure(daemon: Daemon, report: bytes) -> str:
 
 
 def log_hint(log: Path) -> str:
-    """Return the last line of a log in words that end a sentence, or where to look."""
+    """Return the end of an error sentence: the last line of a log, or that the log is empty."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
@@ -342,7 +343,7 @@ def _be_daemon(daemon: Daemon, writer: int) -> None:
     except BaseException as error:
         import traceback
 
-        traceback.print_exc()  # a defect: into the daemon's own log
+        traceback.print_exc()  # a defect: to the daemon's own log
         _say(writer, f"failed with {type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
@@ -354,11 +355,11 @@ def _say(writer: int, sentence: str) -> None:
     try:
         os.write(writer, " ".join(sentence.split()).encode()[: _REPORT_MAX_BYTES - 1] + b"\n")
     except OSError:
-        pass  # it was ready, so nobody reads this any more
+        pass  # it was already ready, so this is not read
 
 
 def _keep_only(writer: int, log: Path) -> int:
-    """Close what was inherited but ``writer``, direct output to the log; return the new writer."""
+    """Close inherited descriptors except ``writer``, redirect output to the log; return the new writer."""
     null = os.open(os.devnull, os.O_RDONLY)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 4)
@@ -379,7 +380,7 @@ def _keep_only(writer: int, log: Path) -> int:
 
 
 def guarded(supervise: Callable[[], int]) -> int:
-    """Run ``supervise`` in a child and return its status, when no descendant of it is left.
+    """Run ``supervise`` in a child; return its status when no descendant of it is left.
 
     The calling process must be single-threaded; it becomes a child subreaper.
     """
@@ -394,7 +395,7 @@ def guarded(supervise: Callable[[], int]) -> int:
         except BaseException:
             import traceback
 
-            traceback.print_exc()  # a defect: into the supervisor's log
+            traceback.print_exc()  # a defect: to the supervisor's log
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -413,7 +414,7 @@ def guarded(supervise: Callable[[], int]) -> int:
 
 
 def _end_descendants() -> None:
-    """End what a supervisor that died left: SIGTERM came from the kernel, comes again, then SIGKILL."""
+    """End the processes of a dead supervisor: the kernel has sent SIGTERM; send it again, then SIGKILL."""
     now_s = time.monotonic()
     again_s, deadline_s = now_s + STOP_AGAIN_S, now_s + STOP_GRACE_S
     while True:
@@ -425,7 +426,7 @@ def _end_descendants() -> None:
             continue
         now_s = time.monotonic()
         if now_s > min(again_s, deadline_s):
-            again_s = deadline_s + STOP_GRACE_S  # once; SIGKILL is repeated for what comes to us late
+            again_s = deadline_s + STOP_GRACE_S  # once; SIGKILL is repeated for late children
             for child in processes.children(os.getpid()):
                 process = processes.seen(child)
                 if process is not None:

@@ -1,8 +1,8 @@
-"""Warming the image that all daemons of a local cluster are forked from.
+"""Warms up the process from which all daemons of a local cluster are forked.
 
-What a library prepares at its first use (OpenSSL its providers and error tables, asyncio its
-selectors, the interpreter its specialised bytecode) is prepared here once, in pages that all
-daemons then share; otherwise each of a thousand would hold megabytes of it as its own.
+Libraries prepare data at their first use: OpenSSL its providers and error tables, asyncio its selectors, the
+interpreter its specialised bytecode. This happens here once, in pages that all daemons then share; otherwise
+each of a thousand would have its own megabytes of it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _TIMES = 24
 
 
 def warm() -> None:
-    """Do once, in memory, what every daemon does at its start and on its first link."""
+    """Do, in memory, what every daemon does at its start and on its first link."""
     authority = SigningKey.load(_pem(rsa.generate_private_key(public_exponent=65537, key_size=2048)))
     contexts = _contexts(authority)
     for _ in range(_TIMES):
         _handshake(contexts)
-    # Not by uvloop: what libuv opens once for a process would be closed in the children's.
+    # Not with uvloop: descriptors that libuv opens once per process would be closed in the children.
     asyncio.run(_links(contexts))
     _jobs(authority)
 
@@ -87,7 +87,7 @@ def _handshake(contexts: LinkContexts) -> None:
 
 
 class _Owner:
-    """Receives the frames of two connected links until each has enough."""
+    """Receives the frames of two connected links until there were enough."""
 
     def __init__(self) -> None:
         self.over = asyncio.get_running_loop().create_future()
@@ -97,11 +97,11 @@ class _Owner:
         """Nothing: no link is dialled here."""
 
     def link_opened(self, link: Link) -> None:
-        """Begin to talk."""
+        """Send the first frame."""
         link.send(1, frames.Signal(1))
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
-        """Talk back, a few times."""
+        """Answer a few times."""
         self._heard += 1
         if self._heard < 4 * _TIMES:
             link.send(1, frames.Signal(1))
@@ -109,7 +109,7 @@ class _Owner:
             self.over.set_result(None)
 
     def link_closed(self, link: Link, text: str) -> None:
-        """An end that comes early ends the talk."""
+        """End the exchange early."""
         if not self.over.done():
             self.over.set_result(None)
 
@@ -137,7 +137,7 @@ async def _links(contexts: LinkContexts) -> None:
 
 
 def _jobs(authority: SigningKey) -> None:
-    """Take a leaf of a job from its Start to its Close, as often as the interpreter needs to see it."""
+    """Run a leaf of a job from its Start to its Close, as often as the interpreter needs to specialise it."""
     count = 64
     spec = JobSpec(
         names=[b"node%03d" % rank for rank in range(count)],

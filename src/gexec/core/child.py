@@ -12,11 +12,11 @@ from gexec.wire.frames import Output, Refused
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
-ASKED: Final = 0  #: its Start is on its way, or waits for the connection
-REACHED: Final = 1  #: its machine has answered: loaded, if anything, rather than dead
-OVERDUE: Final = 2  #: it did not answer in time: what it was to pass on is taken over
-ANSWERED: Final = 3  #: it has said something since it was asked
-RESYNCING: Final = 4  #: asked to send everything again: what it says before Accepted is of the time before
+ASKED: Final = 0  #: its Start was sent, or waits for the connection
+REACHED: Final = 1  #: its machine has answered, so it is loaded rather than dead
+OVERDUE: Final = 2  #: it did not answer in time: the ranks below it are taken over
+ANSWERED: Final = 3  #: it has sent a frame since it was asked
+RESYNCING: Final = 4  #: asked to send everything again: frames before its Accepted are ignored
 GONE: Final = 5  #: not a child any more
 
 STATES: Final = States(
@@ -48,14 +48,14 @@ class Child:
         state: one of STATES; changed by ``become`` only.
         turn: which of this node's turns the child's epoch is (core/tree.py, turns).
         attach_only: it was asked to attach, never to run.
-        again: why it was lost and asked once more; empty the first time.
-        losses: how often in short succession.
-        maybe_asked: somebody else may have started its ranks; with an ``elder`` that may be so if
-            the elder was ever reached.
+        again: why it was lost before it was asked once more; empty the first time.
+        losses: how often it was lost in short succession.
+        maybe_asked: another node may have started its ranks; with an ``elder``, only if the elder was ever
+            reached.
         elder: the slow child whose ranks these were when it did not answer in time.
-        reached: whether it was ever reached, and so may have asked those below; None: open.
-        unreached: (rank, why) that could not be reached, whose verdict waits for this elder:
-            *not started* if nobody can have started it, else *lost*.
+        reached: whether it was ever reached, and so may have asked the nodes below; None: not known yet.
+        unreached: (rank, reason) of ranks that could not be reached and whose outcome depends on this elder:
+            *not started* if no node can have started the rank, else *lost*.
     """
 
     __slots__ = (
@@ -80,38 +80,38 @@ class Child:
         self.unreached: list[tuple[int, str]] = []
 
     def become(self, cause: str) -> None:
-        """Change the state as STATES says."""
+        """Change the state according to STATES."""
         self.state = STATES.after(self.state, cause)
 
     @property
     def answered(self) -> bool:
-        """True if it has said something since it was asked."""
+        """True if it has sent a frame since it was asked."""
         return self.state == ANSWERED or self.state == RESYNCING
 
     @property
     def inner(self) -> bool:
-        """True if it has others below it."""
+        """True if it has ranks below it."""
         return self.high - self.low > 1
 
     @property
     def asked_before(self) -> bool | None:
-        """Whether somebody else may have started its ranks; None while that is open."""
+        """Whether another node may have started its ranks; None while that is not known."""
         if self.elder is None:
             return self.maybe_asked
         return self.elder.reached
 
     def owed(self, ranges: Ranges) -> Ranges:
-        """Return those ranks that this child answers for (another may have taken some over)."""
+        """Return the ranks that this child owes (another child may have taken over some)."""
         owes = self.owes
         if ranges and (ranges[0][0] < self.low or ranges[-1][1] > self.high):
-            # Forged, or of the time before the hedge: not to be walked through rank by rank.
+            # Forged, or sent before the hedge: the ranges may be too large to visit every rank.
             ranges = ranksets.intersection(ranges, ((self.low, self.high),))
         if all(map(owes.__contains__, ranksets.members(ranges))):
             return ranges
         return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
 
     def owed_output(self, frame: Output) -> Output | None:
-        """Return the output of those ranks that this child answers for."""
+        """Return the output of the ranks that this child owes."""
         ranges = self.owed(frame.ranks)
         if ranges is frame.ranks:
             return frame
@@ -122,12 +122,12 @@ class Child:
         who = f"child {self.number}"
         hold(self.low < self.high, who, "[{}, {}) is a range", self.low, self.high)
         hold(self.owes.issubset(range(self.low, self.high)), who, "owes nothing beyond its range")
-        hold(self.state != GONE, who, "whoever is among the children is not gone")
-        hold(not (self.unreached and self.reached is not None), who, "verdicts wait only while it is open")
+        hold(self.state != GONE, who, "a child in use is not gone")
+        hold(not (self.unreached and self.reached is not None), who, "outcomes wait only while it is unknown")
         hold(bool(self.again) or not self.losses, who, "whoever was lost is asked again")
 
     def story(self, rank: int) -> str:
-        """Return what is known of a rank of its range, on one line."""
+        """Return what is known about a rank of its range, on one line."""
         told = [f"child {self.number} [{self.low}, {self.high}) turn {self.turn}", STATES.names[self.state]]
         told.append("owes it" if rank in self.owes else "owes it no more")
         told += ["may only attach"] if self.attach_only else []
@@ -138,7 +138,7 @@ class Child:
 
 
 def refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
-    """Return what became of a child's own rank that refused; ``ending``: the job is being ended."""
+    """Return the outcome of the own rank of a child that refused; ``ending``: the job is being ended."""
     if child.again or child.asked_before is not False:
         unasked = ending and frame.code == frames.REFUSED_UNKNOWN
         text = "the job was ended before this node could be asked" if unasked else frame.text

@@ -21,23 +21,23 @@ Entry = tuple[int, int, int]
 class Siblings:
     """The children of one node (or the root). Their ranges never overlap.
 
-    An inner child that does not answer holds its subtree only so long: a few times what half of its
-    siblings took (the *hedge*), or longer when its machine at least has answered.
+    An inner child that does not answer holds its subtree only for a limited time: a few times as long as half
+    of its siblings took (the *hedge*), or longer if at least its machine has answered.
     """
 
     def __init__(self) -> None:
         self.all: dict[int, Child] = {}
         #: Inner children that have not answered.
         self._holding: dict[int, Child] = {}
-        #: Those of which the machine at least has answered: loaded rather than dead.
+        #: Of these, children whose machine has answered: loaded rather than dead.
         self._slow: dict[int, Child] = {}
         self._answers_s: list[float] = []
         self._inner = 0
-        #: The children by rank, for acknowledgements; None when it must be made anew.
+        #: The children by rank, for acknowledgements; None if it must be rebuilt.
         self._by_rank: tuple[list[int], list[Child]] | None = None
 
     def add(self, child: Child) -> None:
-        """A child is asked."""
+        """Add a child that is asked."""
         self.all[child.number] = child
         self._by_rank = None
         if child.inner:
@@ -45,7 +45,7 @@ class Siblings:
             self._holding[child.number] = child
 
     def remove(self, child: Child) -> None:
-        """It is a child no more."""
+        """Remove a child."""
         del self.all[child.number]
         self._release(child)
         self._by_rank = None
@@ -55,20 +55,20 @@ class Siblings:
         return self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
 
     def reached(self, number: int) -> None:
-        """A child's machine has answered: it may take longer, being loaded rather than dead."""
+        """A child's machine has answered: allow it more time, because it is loaded rather than dead."""
         child = self._holding.pop(number, None)
         if child is not None:
             self._slow[number] = child
             child.become("machine answers")
 
     def answered(self, child: Child, now_s: float) -> None:
-        """A child has said something for the first time."""
+        """A child has sent its first frame."""
         child.become("any frame")
         if self._release(child) is not None:
             insort(self._answers_s, now_s - child.asked_s)
 
     def narrow(self, child: Child) -> None:
-        """Leave a child nothing but its own rank."""
+        """Leave a child only its own rank."""
         child.high = child.low + 1
         child.owes &= {child.low}
         self._by_rank = None
@@ -91,7 +91,7 @@ class Siblings:
         ]
 
     def open_ranks(self) -> set[int]:
-        """Return the ranks whose outcome a child still owes, or whose verdict waits for one."""
+        """Return the ranks whose outcome a child still owes, or whose outcome depends on a child."""
         ranks: set[int] = set()
         for child in self.all.values():
             ranks.update(child.owes, [rank for rank, _ in child.unreached])
@@ -100,16 +100,16 @@ class Siblings:
     # -- time -----------------------------------------------------------------------------
 
     def _hedge_s(self) -> float:
-        """Return how long an inner child may take: a few times what half of its siblings took."""
+        """Return how long an inner child may take: a few times as long as half of its siblings took."""
         answers = self._answers_s
         if not answers or 2 * len(answers) < self._inner:
             return limits.HEDGE_MAX_S
         return min(limits.HEDGE_MAX_S, max(limits.HEDGE_MIN_S, 4 * answers[len(answers) // 2]))
 
     def next_deadline_s(self) -> float | None:
-        """Return when the next one is overdue, None if nobody is waited for."""
+        """Return when the next child is overdue, None if there is none to wait for."""
         due_s: float | None = None
-        # Each is in the order they were asked in, or nearly so.
+        # Each dict is (nearly) in the order in which the children were asked.
         for child in self._holding.values():
             due_s = child.asked_s + self._hedge_s()
             break
@@ -119,7 +119,7 @@ class Siblings:
         return due_s
 
     def take_overdue(self, now_s: float) -> list[Child]:
-        """Return those that hold their subtree too long; they are waited for no more."""
+        """Return the children that have held their subtree too long; they are no longer waited for."""
         if not (self._holding or self._slow):
             return []
         limit_s = now_s - self._hedge_s() + 1e-6
@@ -132,7 +132,7 @@ class Siblings:
             child.become("too slow")
         return due
 
-    # -- the books ------------------------------------------------------------------------
+    # -- checks and diagnosis --------------------------------------------------------------
 
     def validate(self) -> None:
         """Check what must always hold of the children, each and together."""
@@ -153,7 +153,7 @@ class Siblings:
             hold(same, "children", "the index by rank has them all")
 
     def story(self, rank: int) -> list[str]:
-        """Return what is known of a rank here: a line for each child that has to do with it."""
+        """Return what is known about a rank: a line for each child that is involved."""
         return [
             child.story(rank)
             for child in self.all.values()

@@ -1,4 +1,4 @@
-"""A wait for one deadline by itself, in which pauses of the process do not count (core/deadlines.py)."""
+"""A wait for a single deadline, in which pauses of the process do not count (core/deadlines.py)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from gexec.core.deadlines import MOVES_MAX, overslept
 
 
 class Countdown:
-    """A wait of so many seconds in which this process runs, for one deadline by itself.
+    """A wait of ``wait_s`` seconds in which this process runs, for a single deadline.
 
-    The caller waits until ``due_s``, then asks ``over``; a step in which there was a pause does not count.
+    The caller waits until ``due_s``, then calls ``over``; a step that contains a pause does not count.
     """
 
     __slots__ = ("_left_s", "_moves", "due_s")
@@ -20,7 +20,7 @@ class Countdown:
         self.due_s = now_s + min(wait_s, limits.HEARTBEAT_S)
 
     def over(self, now_s: float) -> bool:
-        """Tell whether the time is over; else ``due_s`` is when to ask again."""
+        """Tell whether the time is over; if not, ``due_s`` is when to call this again."""
         if overslept(now_s, self.due_s) and self._moves < MOVES_MAX:
             self._moves += 1
             self._left_s = max(self._left_s, limits.SETTLE_S)

@@ -1,9 +1,10 @@
-"""When something is due: a time in seconds, or None for never; and a clock that stands still in a pause.
+"""Deadlines: a time in seconds, or None for never; and a clock that stops during a pause.
 
-A suspended machine, a stopped process or a starved one wakes up with every deadline overdue at once. A
-deadline may decide only about what could have been read before it, so a :class:`SteadyClock` is put back
-when one is found overdue by more than LATE_S: it is due again SETTLE_S later, and all others move with it.
-Whoever has deadlines wakes up often enough (``wake_s``) to see a pause that ends before them, too.
+When a suspended machine, a stopped process or a CPU-starved process runs again, all its deadlines are overdue
+at once. A deadline may decide only about what could have been read before it. So a :class:`SteadyClock` is
+set back when a deadline is overdue by more than LATE_S: this deadline is due again at least SETTLE_S later,
+and all others move with it. A process with deadlines wakes up often enough (``wake_s``) to detect also a
+pause that ends before the deadline.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Final
 
 from gexec import limits
 
-#: A process that is never on time is overloaded rather than suspended: after so many moves deadlines count.
+#: A process that is never on time is overloaded, not suspended: after this many moves deadlines count.
 MOVES_MAX: Final = 32
 _NEAR_S: Final = 60.0
-#: Sums of times are not exact.
+#: Sums of floating-point times are not exact.
 _ROUNDING_S: Final = 1e-6
 
 
@@ -29,9 +30,9 @@ def earlier(one_s: float | None, other_s: float | None) -> float | None:
 
 
 def wake_s(now_s: float, due_s: float) -> float:
-    """Return when to wake up at the latest for a deadline, so that a pause before it shows.
+    """Return when to wake up at the latest for a deadline, so that a pause before it is detected.
 
-    Every HEARTBEAT_S in its last minute; a deadline that is further away need not know of pauses yet.
+    Every HEARTBEAT_S in its last minute; for a deadline further away, pauses do not matter yet.
     """
     if due_s - now_s > _NEAR_S:
         return due_s - _NEAR_S
@@ -39,18 +40,18 @@ def wake_s(now_s: float, due_s: float) -> float:
 
 
 def overslept(now_s: float, due_s: float) -> bool:
-    """Tell whether a deadline is so overdue that this process cannot have run when it came."""
+    """Tell whether a deadline is so overdue that this process cannot have been running when it was due."""
     return now_s - due_s > limits.LATE_S
 
 
 class SteadyClock:
-    """The time in which a process runs: what a monotonic clock says, less the pauses.
+    """The time in which a process runs: a monotonic clock, less the pauses.
 
     Args:
         raw_s: the time of a monotonic clock, now.
 
     Attributes:
-        behind_s: how long it stood still until now: steady time plus this is monotonic time.
+        behind_s: the sum of the pauses so far: steady time plus this is monotonic time.
     """
 
     __slots__ = ("_last_s", "_moves", "behind_s")
@@ -61,14 +62,14 @@ class SteadyClock:
         self._moves = 0
 
     def now(self, raw_s: float, due_s: float | None) -> float:
-        """Return the steady time; put the clock back if a deadline shows that there was a pause.
+        """Return the steady time; set the clock back if a deadline shows that there was a pause.
 
         Args:
             raw_s: the time of a monotonic clock.
-            due_s: when the caller was to wake up at the latest (``wake_s``), in steady time.
+            due_s: when the caller had to wake up at the latest (``wake_s``), in steady time.
 
-        After a pause the clock goes on from where it was read last, but so that ``due_s`` is between
-        SETTLE_S and LOST_AFTER_S away. It goes back by SETTLE_S + LATE_S at most.
+        After a pause the clock continues from its last reading, limited so that ``due_s`` is between SETTLE_S
+        and LOST_AFTER_S away. Compared with the last reading it goes back by at most SETTLE_S + LATE_S.
         """
         now_s = raw_s - self.behind_s
         if due_s is not None and now_s >= due_s - _ROUNDING_S:

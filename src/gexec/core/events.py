@@ -1,8 +1,8 @@
-"""What a per-job machine is told (events, past tense) and what it asks for (effects, imperative).
+"""What a per-job machine receives (events, past tense) and what it requests (effects, imperative).
 
-The shell (relay/job.py) turns what happens into events, hands them to
-``handle(event, now_s)`` and carries out the effects in order. A parent or child is named by a
-number: parents by the shell, children by the machine.
+The shell (relay/job.py) turns what happens into events, passes them to ``handle(event, now_s)`` and carries
+out the effects in order. Parents and children have numbers: the shell numbers parents, the machine numbers
+children.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ChildFrame(Record):
 
 
 class ChildReached(Record):
-    """A child's machine has answered the dial: slow from here on is not dead."""
+    """A child's machine has answered the dial: if the child is slow now, it is not dead."""
 
     __slots__ = ("child",)
 
@@ -56,7 +56,7 @@ class ChildReached(Record):
 class ChildLost(Record):
     """A child could not be reached, or the connection to it ended.
 
-    ``sent`` tells whether its Start may have arrived: if not, the command surely did not run there.
+    ``sent``: its Start may have arrived; if not, the command certainly did not run there.
     """
 
     __slots__ = ("child", "sent", "text")
@@ -82,8 +82,8 @@ class TaskStarted(Record):
 class TaskEnded(Record):
     """This node's process ended, or could not be started.
 
-    ``asked``: gexecd was ending it when it ended. ``unread``: bytes of stdout and stderr that stand in
-    their pipes still, for which there is no room: all that the process itself wrote is among them.
+    ``asked``: gexecd was ending it when it ended. ``unread``: bytes of stdout and stderr that are still in
+    their pipes because there is no room for them; all unread bytes of the process itself are among them.
     """
 
     __slots__ = ("asked", "outcome", "unread")
@@ -104,7 +104,7 @@ class TaskLeft(Record):
 
 
 class OutputDrained(Record):
-    """The answer to DrainOutput: all that both streams held was read, as far as there is room for it."""
+    """The answer to DrainOutput: everything in both streams was read, as far as there is room."""
 
     __slots__ = ()
 
@@ -120,7 +120,7 @@ class OutputRead(Record):
 
 
 class OutputClosed(Record):
-    """The process, and whoever shares it, closed ``stream``."""
+    """The process, and all others that share it, closed ``stream``."""
 
     __slots__ = ("stream",)
 
@@ -144,7 +144,7 @@ class StdinBroken(Record):
 
 
 class Tick(Record):
-    """Nothing but time has passed."""
+    """Only time has passed."""
 
     __slots__ = ()
 
@@ -183,8 +183,8 @@ class ToParent(Record):
 class OpenChild(Record):
     """Reach rank ``start.low``'s node and send it ``start``; ChildLost if that fails.
 
-    For a child that is being reached already the frame replaces the one that waits; for one that
-    is reached it is sent.
+    If the child is already being dialled, the frame replaces the one that waits; if it is connected, the
+    frame is sent.
     """
 
     __slots__ = ("child", "start")
@@ -197,7 +197,7 @@ class OpenChild(Record):
 class ToChild(Record):
     """Send a frame to this child, after its Start.
 
-    Without ``hurry`` it may wait for the next frame to the same daemon (a wake-up less there).
+    Without ``hurry`` it may be delayed until the next frame to the same daemon, which saves a wake-up there.
     """
 
     __slots__ = ("child", "frame", "hurry")
@@ -209,7 +209,7 @@ class ToChild(Record):
 
 
 class DropChild(Record):
-    """Tell no more of this child."""
+    """Report no more events of this child."""
 
     __slots__ = ("child",)
 
@@ -248,13 +248,13 @@ class KillTask(Record):
 
 
 class ForgetTask(Record):
-    """Let the process live on without this job (detached)."""
+    """Release the process from this job (detached)."""
 
     __slots__ = ()
 
 
 class ReadOutput(Record):
-    """Go on (or stop) reading the process's ``stream``."""
+    """Continue (or stop) reading the process's ``stream``."""
 
     __slots__ = ("on", "stream")
 
@@ -264,13 +264,13 @@ class ReadOutput(Record):
 
 
 class DrainOutput(Record):
-    """Read what both streams hold now, as far as there is room: OutputRead, OutputClosed, OutputDrained."""
+    """Read what is in both streams now, as far as there is room: OutputRead, OutputClosed, OutputDrained."""
 
     __slots__ = ()
 
 
 class CloseOutput(Record):
-    """Read no more of either stream: who still holds them has had its time."""
+    """Read no more of either stream: processes that still hold them had enough time."""
 
     __slots__ = ()
 
@@ -291,7 +291,7 @@ class CloseStdin(Record):
 
 
 class Finish(Record):
-    """The machine has done its part: drop it."""
+    """The machine is finished: drop it."""
 
     __slots__ = ()
 

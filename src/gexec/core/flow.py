@@ -1,7 +1,7 @@
-"""Bounded byte streams: what one side must keep until the other has taken it.
+"""Bounded byte streams: the bytes that one side must keep until the other has taken them.
 
-Positions are offsets from the stream's start. Nothing here waits: the caller asks whether there
-is room and stops reading its source when there is none (docs/protocol.md, Flow).
+Positions are offsets from the stream's start. Nothing here blocks: the caller checks whether there is room,
+and stops reading its source if there is none (docs/protocol.md, Flow).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RetainedStream:
         return offset
 
     def acknowledge(self, offset: int) -> None:
-        """The far end has taken everything before ``offset``. ProtocolError beyond what was sent."""
+        """The client has taken everything before ``offset``. ProtocolError if that is more than was sent."""
         if offset > self.end:
             raise ProtocolError(f"acknowledged up to {offset}, but only {self.end} bytes were sent")
         if offset <= self.base:
@@ -57,8 +57,8 @@ class RetainedStream:
         return list(self._chunks)
 
     def validate(self, who: str) -> None:
-        """Check that all is kept that may have to be sent again. Raises BrokenInvariantError."""
-        hold(self.base <= self.end, who, "of {} bytes no more are acknowledged", self.end)
+        """Check that everything is kept that may have to be sent again. Raises BrokenInvariantError."""
+        hold(self.base <= self.end, who, "at most {} bytes are acknowledged", self.end)
         position = self._chunks[0][0] if self._chunks else self.base
         hold(position <= self.base, who, "bytes from {} on are kept", self.base)
         for offset, data in self._chunks:
@@ -68,9 +68,9 @@ class RetainedStream:
 
 
 class Broadcast:
-    """stdin at one node: bytes for several takers, kept until the slowest has them.
+    """stdin at one node: bytes for several takers, kept until the slowest has taken them.
 
-    Takers are numbered; each has the offset up to which it took, or ALL when it wants no more.
+    Takers are numbered; each has the offset up to which it has taken bytes, or ALL if it wants no more.
     """
 
     __slots__ = ("_chunks", "_restarting", "_taken", "_takers", "base", "end", "eof")
@@ -84,36 +84,36 @@ class Broadcast:
         self._chunks: list[tuple[int, bytes]] = []
         self._takers: dict[int, int] = {}
         self._restarting = True
-        #: What ``taken`` found last; None when it may have changed.
+        #: The last result of ``taken``; None if it may have changed.
         self._taken: int | None = None
 
     def add(self, taker: int) -> None:
-        """Count this taker from what is still kept."""
+        """Add a taker; it begins at the oldest byte that is kept."""
         self._takers[taker] = 0 if self._restarting else self.base
         self._taken = None
 
     def remove(self, taker: int) -> None:
-        """Wait no longer for this taker."""
+        """Remove a taker: its bytes are not waited for any more."""
         if self._takers.pop(taker, None) is not None:
             self._taken = None
 
     def awaits(self, taker: int) -> bool:
-        """Tell whether this taker is counted."""
+        """Tell whether there is this taker."""
         return taker in self._takers
 
     def restart(self) -> None:
-        """Another parent is going to send all that somebody below may need, older bytes included."""
+        """Another parent will send everything that processes below may need, including older bytes."""
         self._restarting = True
         self._taken = None
 
     def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes, bool] | None:
-        """Take in bytes that may overlap what is known; return (offset, bytes, eof) to pass on, if any.
+        """Add bytes that may overlap earlier ones; return (offset, bytes, eof) to pass on, if any.
 
-        The first bytes, and the first after ``restart``, decide where what is kept begins, and are
-        all passed on: every taker knows itself what of them it has.
+        The first bytes, and the first after ``restart``, determine where the kept bytes begin. All of them
+        are passed on: every taker ignores the bytes that it already has.
 
         Raises:
-            ProtocolError: a gap, or bytes after the end of file.
+            ProtocolError: a gap, or bytes after the end of stdin.
         """
         if self._restarting:
             self._restarting = False
@@ -136,7 +136,7 @@ class Broadcast:
         return begin, fresh, self.eof
 
     def took(self, taker: int, offset: int) -> None:
-        """This taker has everything before ``offset``."""
+        """This taker has taken everything before ``offset``."""
         known = self._takers.get(taker)
         if known is not None and offset > known:
             self._takers[taker] = offset
@@ -144,12 +144,12 @@ class Broadcast:
                 self._taken = None
 
     def taken(self) -> int:
-        """Return the offset that all takers have (ALL when none wants more); forget what is before."""
+        """Return the offset that all takers have reached (ALL: none wants more); drop the bytes before it."""
         if self._taken is not None:
             return self._taken
         slowest = min(self._takers.values(), default=self.ALL)
         if self._restarting and slowest < self.ALL:
-            slowest = 0  # what some need may be older than what is kept
+            slowest = 0  # some takers may need older bytes than those kept
         limit = min(slowest, self.end)
         if limit > self.base:
             self.base = limit
@@ -161,7 +161,7 @@ class Broadcast:
         return slowest
 
     def kept(self) -> list[tuple[int, bytes, bool]]:
-        """Return (offset, data, eof) of what a new taker must get; nothing while it is to come again."""
+        """Return (offset, data, eof) of what a new taker must get; nothing while it will be sent again."""
         if self._restarting:
             return []
         pieces = [(offset, data, False) for offset, data in self._chunks]

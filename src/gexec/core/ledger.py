@@ -1,7 +1,7 @@
-"""The root's book: what of each stream has come, how each rank ended, nothing twice, nothing lost.
+"""The root's record of each stream's progress and each rank's outcome: nothing twice, nothing lost.
 
-Whatever path a report took, and however often it was sent again after a loss, the ledger passes
-each byte and each outcome on exactly once.
+Whichever way a report came, and however often it was sent again after a loss, the ledger passes each byte and
+each outcome on exactly once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Ledger:
         self._acknowledged: dict[tuple[int, int], int] = {}
 
     def start(self, ranges: Ranges) -> Ranges:
-        """Return those of the ranks that were not known to be started."""
+        """Return the ranks that were not known to have started."""
         fresh = []
         for rank in ranksets.members(ranges):
             if not self._started[rank] and self.outcomes[rank] is None:
@@ -39,11 +39,11 @@ class Ledger:
         return bool(self._started[rank])
 
     def output(self, frame: Output) -> tuple[list[Output], list[int], list[int]]:
-        """Enter output.
+        """Record output.
 
         Returns:
-            What is new, to pass on; ranks for which (part of) it was old; ranks for which bytes
-            before it are missing (their node must send again).
+            New output, to pass on; ranks that had (part of) it already; ranks for which bytes before it are
+            missing (their node must send again).
         """
         end = frame.offset + len(frame.data)
         fresh: dict[int, list[int]] = {}
@@ -69,11 +69,11 @@ class Ledger:
         return passed, doubled, gaps
 
     def end(self, frame: Ended) -> tuple[Ended | None, list[int]]:
-        """Enter outcomes.
+        """Record outcomes.
 
         Returns:
-            The frame for those ranks that end now (None if none does), and ranks of which output
-            is still missing (their node must send again; they have not ended).
+            The frame for the ranks that end now (None if none does), and the ranks whose output is still
+            incomplete (their node must send again; they have not ended).
         """
         complete = frame.outcome.kind not in (LOST, NOT_STARTED, DENIED)
         ending: list[int] = []
@@ -92,12 +92,12 @@ class Ledger:
         return Ended(ranksets.of(ending), frame.outcome, frame.stdout_length, frame.stderr_length), gaps
 
     def lengths(self, rank: int) -> tuple[int, int]:
-        """Return how many bytes of stdout and stderr have come from the rank."""
+        """Return how many bytes of stdout and stderr the rank has sent."""
         get = self._position.get
         return get((rank, frames.STDOUT), 0), get((rank, frames.STDERR), 0)
 
     def acknowledge(self, rank: int, stream: int, offset: int) -> bool:
-        """Enter what the client has taken; False if it claims more than there was."""
+        """Record what the client has taken; False if it claims more than it was sent."""
         if offset > self._position.get((rank, stream), 0):
             return False
         if offset > self._acknowledged.get((rank, stream), 0):
@@ -105,5 +105,5 @@ class Ledger:
         return True
 
     def acknowledged(self, rank: int, stream: int) -> int:
-        """Return what the client has taken of this stream."""
+        """Return how much of this stream the client has taken."""
         return self._acknowledged.get((rank, stream), 0)

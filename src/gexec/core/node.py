@@ -1,11 +1,11 @@
-"""One node of one job's tree: its own process, its children, and whoever is its parent just now.
+"""One node of one job's tree: its own process, its children, and its current parent.
 
     handle(event, now_s) -> effects          next_deadline_s() -> when to send Tick
 
-Everything a node has to say is collected (core/outbox.py) and goes up when the subtree is complete, when
-enough has come together, or after GATHER_S. A node without a parent says nothing, keeps its
-process and its unacknowledged output, and waits ORPHAN_GRACE_S for a parent with a higher epoch;
-then it ends its process and its children. Source: docs/protocol.md, Life of a job.
+A node collects its reports (core/outbox.py) and sends them up when the subtree is complete, when there are
+enough, or after a delay of at least GATHER_S. A node without a parent sends nothing, keeps its process and
+its unacknowledged output, and waits ORPHAN_GRACE_S for a parent with a higher epoch; then it ends its process
+and its children. Source: docs/protocol.md, Life of a job.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gexec.wire.outcome import Outcome
 
 ATTACHED: Final = 0  #: it has a parent
 ORPHANED: Final = 1  #: it waits for another one
-CLOSING: Final = 2  #: the job is over here, its process may not be
+CLOSING: Final = 2  #: the job is over here; its process may still run
 FINISHED: Final = 3  #: nothing is left of the job
 
 STATES: Final = States(
@@ -54,7 +54,7 @@ class Node:
         job_id: 16 bytes.
         spec: the decoded ``start.blob``, whose credential the caller has verified.
         start: the Start that named this node.
-        parent: the caller's number for where it came from.
+        parent: the caller's number for the connection that it came from.
         orphan_grace_s: how long to wait for a new parent.
     """
 
@@ -73,7 +73,7 @@ class Node:
         self.epoch = start.epoch
         self.parent: int | None = parent
         self.state = ATTACHED
-        #: Nothing is asked of this machine any more: it has finished, or its daemon gives it up.
+        #: This machine is not used any more: it has finished, or its daemon gives it up.
         self.finished = False
         self._spec = spec
         self._orphan_grace_s = orphan_grace_s
@@ -81,7 +81,7 @@ class Node:
         self._flush_at_s: float | None = None
         self._told_stdin = 0
         self._decided: list[Ended] = []
-        # With epoch 1 nobody can have asked this node's daemon before.
+        # With epoch 1 no node can have asked this node's daemon before.
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
         self._outbox = Outbox()
@@ -106,7 +106,7 @@ class Node:
     # -- driving --------------------------------------------------------------------------
 
     def release(self) -> None:
-        """Let go of the job's bytes; nothing is asked of this machine any more."""
+        """Drop the job's bytes; this machine is not used any more."""
         self._subtree.release()
 
     def begin(self, now_s: float) -> list[events.Effect]:
@@ -121,8 +121,8 @@ class Node:
         """Take one event; return what to do, in order.
 
         Raises:
-            ProtocolError: the parent's frame makes no sense; the caller closes its connection and
-                reports ParentLost.
+            ProtocolError: the parent's frame is invalid; the caller closes its connection and reports
+                ParentLost.
         """
         if isinstance(event, events.ParentFrame):
             self._heard_parent(event.parent, event.frame, now_s)
@@ -137,7 +137,8 @@ class Node:
         elif isinstance(event, events.TaskEnded):
             outcome = event.outcome
             if outcome.kind == outcomes.DENIED and self._maybe_asked:
-                # It may be denied because it ran here already, or before this gexecd started.
+                # The denial may be because it already ran here, or because it was signed before this gexecd
+                # started.
                 outcome = outcomes.lost(outcome.text)
             self._task.process_ended(event, outcome, now_s)
         elif isinstance(event, events.TaskLeft):
@@ -166,7 +167,7 @@ class Node:
         return earlier(own_s, earlier(self._task.next_deadline_s(), self._subtree.next_deadline_s()))
 
     def _leave(self, now_s: float) -> list[events.Effect]:
-        """After every event: tell the parent what is due, finish if all is over."""
+        """After every event: send the parent what is due; finish if everything is over."""
         self._tell_stdin()
         if self._outbox:
             if self.parent is None:
@@ -186,10 +187,10 @@ class Node:
         return effects
 
     def _gather_s(self) -> float:
-        """Return how long reports may wait for more.
+        """Return how long to delay reports, to gather more of them.
 
-        That processes run is nobody's hurry, and most soon have more to say; with many nodes below
-        it is worth waiting a little longer, each frame being a wake-up of every ancestor.
+        Reports of started processes are not urgent, and more reports usually follow soon. With many nodes
+        below, a longer delay pays off, because each frame wakes up every ancestor.
         """
         if not self._outbox.urgent:
             return limits.GATHER_MAX_S
@@ -223,7 +224,7 @@ class Node:
             self._attach(parent, frame, now_s)
             return
         if parent != self.parent:
-            return  # a parent that this node left; it has been told
+            return  # a former parent; it has got Refused
         if isinstance(frame, frames.Ack):
             self._acknowledged(frame)
         elif isinstance(frame, frames.Stdin):
@@ -239,7 +240,7 @@ class Node:
             self._subtree.send(frame)
             self._task.run()
         elif isinstance(frame, frames.Resync):
-            # A higher epoch: the parent has a new parent itself, which sends stdin anew.
+            # A higher epoch: the parent has a new parent itself, which sends stdin again.
             self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
         elif isinstance(frame, frames.Release):
             self._orphaned(now_s)
@@ -260,8 +261,8 @@ class Node:
         if self.parent is not None and self.parent != parent:
             refused = frames.Refused(frames.REFUSED_STALE, "another parent has this node", start.epoch)
             self._to_parent(refused)
-        # A new parent sends the stdin that somebody here may need after its Start; one that asks again
-        # on the same channel has sent it.
+        # A new parent sends the stdin that processes here may need after its Start; a parent that asks again
+        # on the same channel has already sent it.
         another = parent != self.parent
         self.parent = parent
         self._become("Start")
@@ -270,7 +271,7 @@ class Node:
         self._resync(start.epoch, another, now_s)
 
     def _resync(self, epoch: int, stdin_anew: bool, now_s: float) -> None:
-        # What came before this answer is of the time before; all of it comes again after it.
+        # Frames sent before this answer are ignored by the parent; all of it is sent again after it.
         self._to_parent(frames.Accepted(self.job_id))
         self.epoch = max(self.epoch, epoch)
         if stdin_anew and self._stdin is not None:
@@ -297,7 +298,7 @@ class Node:
             raise ProtocolError("stdin for a job without stdin")
         passed = self._stdin.append(frame.offset, frame.data, frame.eof)
         if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
-            raise ProtocolError(f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took")
+            raise ProtocolError(f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken")
         if passed is not None:
             self._subtree.send(frames.Stdin(*passed))
             self._task.stdin(*passed)
@@ -329,11 +330,11 @@ class Node:
         self.state = STATES.after(self.state, cause)
 
     def _close(self, cause: str) -> None:
-        """The job is over for this node: end what runs, tell the children, finish."""
+        """The job is over for this node: end its process, close the children, finish."""
         self._become(cause)
         self._orphan_until_s = None
         self._subtree.close(frames.Close())
-        # A process whose end was not reported yet was not let go: what it left behind goes, too.
+        # A process whose end was not reported yet was not released: its leftovers are ended too.
         self._task.kill(False)
 
     # -- the children ---------------------------------------------------------------------
@@ -359,7 +360,7 @@ class Node:
         """Output of this node's process that is not acknowledged yet."""
         return self._task.retained_bytes
 
-    # -- the books ------------------------------------------------------------------------
+    # -- checks and diagnosis --------------------------------------------------------------
 
     def validate(self) -> None:
         """Check what must always hold after ``begin`` and ``handle``. Raises BrokenInvariantError."""
@@ -370,9 +371,9 @@ class Node:
         hold(self.state != ORPHANED or self.parent is None, who, "has no parent")
         hold(waits == (self.state == ORPHANED), who, "waits for a parent while it has none")
         hold(self._subtree.active == (self.parent is not None), who, "repairs only what it can report")
-        hold(self.parent is not None or not self._outbox, who, "collects nothing for nobody")
+        hold(self.parent is not None or not self._outbox, who, "collects nothing without a parent")
         told = not self._outbox or (self._flush_at_s is not None and not self._complete)
-        hold(told, who, "what was collected goes up at once or in time")
+        hold(told, who, "collected reports are sent at once or have a deadline")
         hold(self.state < CLOSING or not self._subtree.children, who, "has closed its children")
         hold(self.state != FINISHED or not self._task.runs, who, "its process has ended")
         decided = [ended.ranks[0][0] for ended in self._decided]
@@ -381,7 +382,7 @@ class Node:
         self._subtree.validate()
 
     def story(self, rank: int) -> list[str]:
-        """Return what this node knows of a rank, in a few lines; nothing if it has nothing to do with it."""
+        """Return what this node knows about a rank, in a few lines; an empty list if it has no part in it."""
         if not self.low <= rank < self.high:
             return []
         parent = f"parent {self.parent}" if self.parent is not None else "no parent"

@@ -1,7 +1,7 @@
-"""What a node has to tell its parent, held for a moment so that equal things become one frame.
+"""A node's reports to its parent, held for a short time so that equal ones become one frame.
 
-A frame carries one content and the set of ranks that said it, so what an ancestor has to do follows
-the number of *different* outputs, not of nodes.
+A frame carries one content and the set of ranks that sent it, so an ancestor's work depends on the number of
+*different* outputs, not on the number of nodes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Outbox:
         self._output: list[tuple[Output, list[tuple[int, int]]]] = []
         #: (stream, offset, data) -> index of its newest record in _output.
         self._index: dict[tuple[int, int, bytes], int] = {}
-        #: (rank, stream) -> index of its newest record: it must never join an older one.
+        #: (rank, stream) -> index of its newest record: it must never be joined to an older one.
         self._last: dict[tuple[int, int], int] = {}
         self._ended: dict[tuple[Outcome, int, int], list[tuple[int, int]]] = {}
 
@@ -40,7 +40,7 @@ class Outbox:
 
     @property
     def urgent(self) -> bool:
-        """True if it holds more than that processes run."""
+        """True if it holds more than reports of started processes."""
         return bool(self._output or self._ended or self._ready)
 
     def started(self, ranges: Ranges) -> None:
@@ -72,7 +72,7 @@ class Outbox:
         self._ended.setdefault(key, []).extend(frame.ranks)
 
     def take(self) -> list[Frame]:
-        """Return everything collected as frames, and be empty."""
+        """Return everything collected as frames, and clear the outbox."""
         frames: list[Frame] = []
         if self._ready:
             frames += [Ready(part) for part in portions(_joined(self._ready))]

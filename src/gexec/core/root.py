@@ -1,8 +1,8 @@
-"""The root of one job's tree: the client's side. It has no rank of its own.
+"""The root of one job's tree, on the client's side. It has no rank.
 
-Every rank ends in exactly one outcome here, every byte passes here exactly once (core/ledger.py),
-and the client is told Done when all have ended. When the client is gone, the job is ended.
-Source: docs/protocol.md, Life of a job.
+Every rank ends in exactly one outcome here, every byte passes here exactly once (core/ledger.py), and the
+client gets Done when all have ended. When the client is gone, the job is ended. Source: docs/protocol.md,
+Life of a job.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gexec.wire.outcome import Outcome
 
 
 class Root:
-    """The machine for one job at the daemon that the client submitted it to.
+    """The machine for one job at the daemon to which the client submitted it.
 
     Args:
         job_id: 16 bytes.
@@ -63,7 +63,7 @@ class Root:
         self._effects.append(effect)
 
     def release(self) -> None:
-        """Let go of the job's bytes; nothing is asked of this machine any more."""
+        """Drop the job's bytes; this machine is not used any more."""
         self._subtree.release()
 
     def begin(self, now_s: float) -> list[events.Effect]:
@@ -73,7 +73,7 @@ class Root:
         return self._leave()
 
     def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
-        """Take one event; return what to do, in order. ProtocolError: the client's frame is wrong."""
+        """Take one event; return what to do, in order. ProtocolError: the client's frame is invalid."""
         if isinstance(event, events.ChildFrame):
             self._heard_child(event.child, event.frame, now_s)
         elif isinstance(event, events.ParentFrame):
@@ -128,7 +128,7 @@ class Root:
                 raise ProtocolError("stdin for a job without stdin")
             passed = self._stdin.append(frame.offset, frame.data, frame.eof)
             if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
-                text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin that nobody took"
+                text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
                 raise ProtocolError(text)
             if passed is not None:
                 self._subtree.send(frames.Stdin(*passed))
@@ -136,7 +136,7 @@ class Root:
             self._subtree.send(frame)
         elif isinstance(frame, frames.Kill):
             self._subtree.send(frame)
-            self._went = True  # what is waiting ends as not started
+            self._went = True  # ranks that wait end as not started
         elif isinstance(frame, frames.Close):
             self._client_here = False
             self._close()
@@ -181,7 +181,7 @@ class Root:
             self._subtree.resend(gaps)
 
     def _give_up_overrun(self, frame: Output) -> None:
-        """Give up ranks whose node sends more than may be under way: memory here is bounded by that."""
+        """Give up ranks whose node sends more than may be under way: this bounds the memory here."""
         room = self._spec.window + limits.READ_CHUNK_BYTES
         end = frame.offset + len(frame.data)
         if end <= room:
@@ -212,7 +212,7 @@ class Root:
                 self._unheard -= 1
 
     def _decide_strict(self) -> None:
-        """In a strict job: when every rank is ready or ended, start all, or none."""
+        """In a strict job: when every rank is ready or has ended, start all or none."""
         if self._went or self._unheard:
             return
         self._went = True
@@ -225,7 +225,7 @@ class Root:
         everyone = ((0, self._spec.ranks),)
         self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown))
 
-    # -- the books ------------------------------------------------------------------------
+    # -- checks and diagnosis --------------------------------------------------------------
 
     def validate(self) -> None:
         """Check what must always hold after ``begin`` and ``handle``. Raises BrokenInvariantError."""
@@ -236,13 +236,13 @@ class Root:
         hold(self.finished or bool(open_ranks), who, "has finished once every rank has its outcome")
         if not self.finished:
             forgotten = sorted(open_ranks - self._subtree.held.open_ranks())
-            hold(not forgotten, who, "somebody answers for each open rank, not for {}", forgotten[:8])
+            hold(not forgotten, who, "a child owes each open rank, but not {}", forgotten[:8])
         hold(not (self.finished and self._subtree.children), who, "has closed its children")
         hold(self._went or self._unheard == self._heard_of.count(0), who, "counts who is not ready")
         self._subtree.validate()
 
     def story(self, rank: int) -> list[str]:
-        """Return what the root knows of a rank, in a few lines."""
+        """Return what the root knows about a rank, in a few lines."""
         outcome = self.ledger.outcomes[rank]
         told = outcome.describe() if outcome is not None else "no outcome"
         begun = "started" if self.ledger.started(rank) else "not known to have started"

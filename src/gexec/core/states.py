@@ -1,18 +1,18 @@
-"""States as tables: which there are, and what leads from one to another (docs/protocol.md, States).
+"""States as tables: the states of a machine, and what leads from one to another (docs/protocol.md, States).
 
-Machines change their state through these tables only. A change that is not in its table, like an
-invariant that does not hold, is a defect of the code, whatever a peer sends: it raises.
+Machines change their state only through these tables. A change that is not in its table is a defect of the
+code, whatever a peer sends, and so is a broken invariant: both raise.
 """
 
 from __future__ import annotations
 
 
 class BrokenInvariantError(Exception):
-    """Something that must always hold of a machine does not; the sentence says of which, and what."""
+    """An invariant of a machine does not hold; the message names the machine and the invariant."""
 
 
 def hold(truth: bool, who: str, what: str, *values: object) -> None:
-    """Raise BrokenInvariantError unless ``truth``: of ``who`` must hold ``what``, formatted with values."""
+    """Raise BrokenInvariantError unless ``truth``: what must hold is ``what``, formatted with ``values``."""
     if not truth:
         raise BrokenInvariantError(f"{who}: {what.format(*values)}")
 
@@ -21,9 +21,9 @@ class States:
     """The states of one kind of machine, numbered from 0, which is the first.
 
     Args:
-        machine: what has them, in a word.
-        names: of the states, by number.
-        moves: (from, cause, to): nothing else ever happens.
+        machine: the kind of machine, in one word.
+        names: the states' names, by number.
+        moves: (from, cause, to): all changes that are possible.
     """
 
     def __init__(self, machine: str, names: tuple[str, ...], moves: tuple[tuple[int, str, int], ...]) -> None:
@@ -34,7 +34,7 @@ class States:
         hold(len(self._after) == len(moves), machine, "one cause leads from a state to one other")
 
     def after(self, state: int, cause: str) -> int:
-        """Return the state that ``cause`` leads to. BrokenInvariantError if it leads nowhere."""
+        """Return the state to which ``cause`` leads. BrokenInvariantError if the table has none."""
         end = self._after.get((state, cause))
         if end is None:
             raise BrokenInvariantError(f"{self.machine}: {cause!r} in state {self.names[state]!r}")

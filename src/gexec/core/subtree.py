@@ -1,13 +1,13 @@
-"""The parent's side of one job at one node: its children, who owes which rank's outcome, repair.
+"""The parent's side of one job at one node: its children, which child owes which outcome, repair.
 
-A :class:`Subtree` dials all children at once. One that does not answer in time (the *hedge*) no
-longer holds its range: what it was to pass on is taken over at once, while it is still awaited as
-a leaf. One that is lost in mid-job is asked once more to attach; if it cannot, its own rank is
-lost and its children are taken over with a higher epoch (docs/protocol.md, Start and Loss).
+A :class:`Subtree` dials all children at once. A child that does not answer in time (the *hedge*) no longer
+holds its range: the ranks below it are taken over at once, while this node still waits for the child as a
+leaf. A child that is lost during the job is asked once more to attach; if it cannot, its own rank is lost and
+its children are taken over with a higher epoch (docs/protocol.md, Start and Loss).
 
-The split of a range depends on nothing but the range and the fan-out (core/tree.py), so what is
-taken over are the very nodes and ranges that the lost one had made its children. The ranges of
-the children never overlap: every rank below has one child that answers for it, or is decided.
+The split of a range depends only on the range and the fan-out (core/tree.py), so a takeover asks exactly the
+nodes and ranges that were the lost node's children. The ranges of the children never overlap: for every rank
+below, either exactly one child owes the outcome, or the outcome is decided.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Refused, Start
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
-#: A child that is lost this often, each time within LOST_AFTER_S of being asked, is given up.
+#: A child that is lost more often than this, each time within LOST_AFTER_S of being asked, is given up.
 LOSSES_MAX: Final = 3
 
 
@@ -40,12 +40,12 @@ class Subtree:
         first, high: the ranks below, [first, high).
         credential, blob: forwarded unchanged with every Start.
         epoch: the epoch that this node was given; 1 at the root.
-        emit: takes each effect.
+        emit: called with each effect.
         decide: called with (rank, outcome) when an outcome is decided here, not by the rank's node.
         stdin: what children still need of it; None for a job without stdin.
 
-    While ``active`` is false (the node has no parent) nothing is repaired or decided: another may
-    have the children by now, and ``resync`` finds out what is left to do.
+    While ``active`` is false (the node has no parent) nothing is repaired or decided: another parent may have
+    the children by now, and ``resync`` finds out what is left to do.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Subtree:
         self.held = Siblings()
         self.children = self.held.all
         self.active = True
-        #: The root's own: nobody is above, so nobody else answers for what another parent has taken.
+        #: This is the root's subtree: no node above it reports ranks that another parent has taken.
         self.topmost = False
         self._fanout = spec.fanout
         self._ranks = spec.ranks
@@ -73,7 +73,7 @@ class Subtree:
         self._credential = credential
         self._blob = blob
         self._epoch = epoch
-        # The very first question to a rank has epoch 1: nobody can have started it before.
+        # The very first Start for a rank has epoch 1: no node can have started it before.
         self._maybe_asked = epoch != 1
         self._turns, self._stride = tree.turns(spec.ranks, high - first, spec.fanout)
         self._emit = emit
@@ -82,11 +82,11 @@ class Subtree:
         self._numbers = 0
         self._kill: frames.Kill | None = None
         self._went = False
-        #: Ranks whose outcome came through here once: they must never be started afresh.
+        #: Ranks whose outcome was reported through this node: they must never be started again.
         self._ended_once: set[int] = set()
 
     def release(self) -> None:
-        """Let go of the job's bytes: it is done, and whoever keeps this machine does not need them."""
+        """Drop the job's bytes: the job is done, and holders of this machine do not need them."""
         self._credential = self._blob = b""
 
     # -- asking ---------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Subtree:
             self._emit(events.ToChild(child.number, self._kill))
 
     def _ask(self, child: Child) -> None:
-        # Once the job is being ended nothing new may start: whoever is still asked may only attach.
+        # Once the job is being ended nothing new may start: further children may only attach.
         attach_only = child.attach_only or self._kill is not None
         epoch = self._epoch_of(child)
         start = Start(epoch, child.low, child.high, self._credential, self._blob, attach_only)
@@ -135,10 +135,10 @@ class Subtree:
         maybe_asked: bool,
         elder: Child | None = None,
     ) -> None:
-        """Take over the ranks of ``owed`` that ``child`` had below it, split as it had done it."""
+        """Take over the ranks of ``owed`` below ``child``, split in the same way as the child splits them."""
         if child.turn + 1 >= self._turns:
             for rank in sorted(owed):
-                self._decide(rank, outcomes.lost(f"rank {child.low}, which leads there, was lost too often"))
+                self._decide(rank, outcomes.lost(f"rank {child.low}, on the way to it, was lost too often"))
             return
         for low, end in tree.split(child.low + 1, high, self._fanout):
             owes = owed.intersection(range(low, end))
@@ -148,7 +148,7 @@ class Subtree:
                 self._open(heir)
 
     def _cover(self, first: int, high: int, owed: set[int], covered: set[int], now_s: float) -> None:
-        """See to the ranks of ``owed`` without touching those of other children, ``covered``."""
+        """Open children for the ranks of ``owed``, without changing other children's ranks, ``covered``."""
         for low, end in tree.split(first, high, self._fanout):
             owes = owed.intersection(range(low, end))
             if not owes:
@@ -162,10 +162,10 @@ class Subtree:
                 owes.discard(low)
                 self._cover(low + 1, end, owes, covered, now_s)
 
-    # -- what children say ----------------------------------------------------------------
+    # -- frames from children --------------------------------------------------------------
 
     def heard(self, number: int, frame: Frame, now_s: float) -> Frame | None:
-        """Take a child's frame; return what of it is to be passed on."""
+        """Handle a child's frame; return the part of it to pass on."""
         child = self.children.get(number)
         if child is None:
             return None
@@ -200,9 +200,9 @@ class Subtree:
     def _refused(self, child: Child, frame: Refused, now_s: float) -> None:
         self._forget(child)
         self._settle_unreached(child, reached=True)
-        # A parent with a higher epoch is nearer to the root, or was sent by one that is: it answers
-        # for what is there, and this node is going to hear, or to be given up, itself.
-        # Above the root there is nobody: there it can only be a stranger with the job's credential.
+        # A parent with a higher epoch is nearer to the root, or got its Start from a node that is: it reports
+        # these ranks, and this node will itself get a new parent or be given up. The root has no parent: a
+        # refusal there can only come from a stranger with the job's credential.
         if self.active and (frame.code != frames.REFUSED_STALE or self.topmost):
             self._settle(child, refusal(child, frame, self._kill is not None), now_s)
 
@@ -225,9 +225,9 @@ class Subtree:
         if (child.again and not answered) or losses > LOSSES_MAX or child.turn + 1 >= self._turns:
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return
-        # It may be only the connection. Ask it again; it answers, or refuses at once, or the hedge
-        # takes its subtree over while it is awaited. Only one that never answered may not have
-        # the job: it may start it now, for a node starts no rank twice.
+        # Perhaps only the connection is lost. Ask the child again: it answers, or refuses at once, or the
+        # hedge takes over its subtree in the meantime. A child that never answered may not have the job: it
+        # may start it now, because a node starts no rank twice.
         anew = self._new(child.low, child.high, child.owes, child.turn + 1, now_s)
         anew.again = text or "the connection ended"
         anew.losses = losses
@@ -236,7 +236,7 @@ class Subtree:
         self._open(anew)
 
     def _never_reached(self, child: Child, text: str, now_s: float) -> None:
-        """A child could not be reached at the first try; whether it was started by others may be open."""
+        """A child could not be reached at the first try; whether other nodes started it may be unknown."""
         asked = child.asked_before
         elder = child.elder
         if asked is None and elder is not None:
@@ -254,7 +254,7 @@ class Subtree:
         self._settle(child, outcome, now_s, maybe_asked=asked)
 
     def _settle_unreached(self, elder: Child, reached: bool) -> None:
-        """Now it is known whether this child was reached, and so whether it may have asked others."""
+        """Decide what depended on whether this child was reached, and so whether it may have asked others."""
         if elder.reached is not None:
             return
         elder.reached = reached
@@ -264,7 +264,7 @@ class Subtree:
         elder.unreached.clear()
 
     def _settle(self, child: Child, outcome: Outcome, now_s: float, maybe_asked: bool = True) -> None:
-        """Give up the child itself and take over what it had below it."""
+        """Give up the child itself and take over the ranks below it."""
         owed = set(child.owes)
         if child.low in owed:
             owed.discard(child.low)
@@ -290,10 +290,10 @@ class Subtree:
                 self._hedge(child, now_s)
 
     def _hedge(self, child: Child, now_s: float) -> None:
-        """Take over what this child has below it, and await it as a leaf."""
+        """Take over the ranks below this child, and wait for it as a leaf."""
         high, owed = child.high, child.owes - {child.low}
         self.held.narrow(child)
-        # If nobody can have asked the child, its children wait for what becomes of it.
+        # If no other node can have asked the child, its children's outcomes depend on whether it is reached.
         if child.again or child.attach_only or child.asked_before or not child.owes:
             self._settle_unreached(child, reached=True)
         self._adopt(child, high, owed, now_s, True, child)
@@ -312,7 +312,7 @@ class Subtree:
         return not any(child.owes or child.unreached for child in self.children.values())
 
     def send(self, frame: Frame) -> None:
-        """Send a frame to every child; Kill and Go also reach those that are opened later."""
+        """Send a frame to every child; Kill and Go are also sent to children that are opened later."""
         if isinstance(frame, frames.Kill):
             self._kill = frame
         elif isinstance(frame, frames.Go):
@@ -333,11 +333,11 @@ class Subtree:
                 self._resync(child)
 
     def resync(self, epoch: int, high: int, decided: Iterable[int], now_s: float) -> None:
-        """A parent has this node anew: have everything sent again, cover what nobody covers.
+        """This node has a new parent: request everything again, and ask for ranks that no child covers.
 
         Args:
-            epoch: what this node was given; its children get theirs anew if it is higher.
-            high: where the range ends that this node answers for now.
+            epoch: what this node was given; its children get new epochs if it is higher.
+            high: where this node's range now ends.
             decided: ranks whose outcome was decided at this node.
         """
         higher = epoch > self._epoch
@@ -352,7 +352,7 @@ class Subtree:
                 self._forget(child)
                 continue
             covered.update(range(child.low, child.high))
-            # What it told before may have been lost on the way up.
+            # Its earlier reports may have been lost on the way up.
             child.owes.update(range(child.low, child.high))
             if higher:
                 child.turn = 0
@@ -361,12 +361,12 @@ class Subtree:
             if child.answered:
                 self._resync(child)
             elif higher:
-                # On a new channel, so that it gets its stdin after the Start like any other.
+                # On a new channel, so that it gets its stdin after the Start, like any other child.
                 self._forget(child)
                 anew = self._new(child.low, child.high, child.owes, 0, now_s)
                 anew.again, anew.attach_only, anew.maybe_asked = child.again, child.attach_only, True
                 self._open(anew)
-        # With the epoch it had, all is seen to, or was taken over by another.
+        # With the same epoch, every rank is covered here, or was taken over by another node.
         uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None
         if uncovered:
             self._cover(self._first, high, uncovered, covered, now_s)
@@ -395,6 +395,6 @@ class Subtree:
             hold(taken, who, "is counted among the takers of stdin")
 
     def story(self, rank: int) -> list[str]:
-        """Return what is known of a rank below, in a few lines."""
+        """Return what is known about a rank below, in a few lines."""
         told = [f"rank {rank} has ended here once"] if rank in self._ended_once else []
         return told + self.held.story(rank)

@@ -1,11 +1,11 @@
-"""This node's own process in one job: what it wrote, what it reads, how it ends.
+"""This node's own process in one job: its output, its stdin, its end.
 
-Part of the node machine (core/node.py). It keeps output until it is acknowledged end to end,
-stops reading the process when the window is full, and reports the end only when the process has
-ended and both streams are closed, so that nothing can come after it.
+Part of the node machine (core/node.py). It keeps output until it is acknowledged end to end, stops reading
+the process's output when the window is full, and reports the end only when the process has ended and both
+streams are closed, so that nothing can follow the end.
 
-What the process left behind may hold its output. It is waited for until the spawner reports it or a
-deadline comes; then all that is there is read first, and the outcome says that the output was cut.
+Leftovers of the process may hold its output open. The task waits for them until the spawner reports them or a
+deadline comes; then everything that is there is read first, and the outcome is marked *output cut*.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from gexec.wire.outcome import Outcome
 #: The task's number among the takers of stdin; children count from 1.
 OWN_TAKER: Final = 0
 
-WAITING: Final = 0  #: not asked for; in a strict job it is being checked
-READY: Final = 1  #: a strict job: it could be started
-STARTING: Final = 2  #: the spawner was asked
+WAITING: Final = 0  #: not requested; in a strict job it is being checked
+READY: Final = 1  #: in a strict job: it can be started
+STARTING: Final = 2  #: requested from the spawner
 RUNNING: Final = 3
-DRAINING: Final = 4  #: the process has ended, somebody still holds its output
+DRAINING: Final = 4  #: the process has ended, its output is still open
 ENDED: Final = 5  #: the outcome is known and reported
 
 STATES: Final = States(
@@ -81,11 +81,11 @@ class Task:
         self._outcome: Outcome | None = None
         self._deadline_s: float | None = None
         self._out_of_time = False
-        #: While draining: bytes that the process itself may have written and that were not read yet.
+        #: While draining: bytes not read yet that the process itself may have written.
         self._unread = {STDOUT: 0, STDERR: 0}
-        #: Processes that hold the output after its end; 0: not known.
+        #: Processes that hold the output after the process's end; 0: not known.
         self._holders = 0
-        #: stdin that was given to the process, and that its pipe has taken.
+        #: stdin bytes that were passed on to the process; ``_written`` is what its pipe has taken.
         self._fed = 0
         self._fed_eof = False
         self._missed_stdin = False
@@ -96,7 +96,7 @@ class Task:
     # -- life -----------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start the process, or in a strict job only see whether it could be."""
+        """Start the process, or in a strict job only check whether it can be started."""
         if self._spec.flags & jobspec.STRICT:
             self._emit(events.CheckTask())
         else:
@@ -134,15 +134,15 @@ class Task:
             self._deadline_s = now_s + self._spec.timeout_s
 
     def process_ended(self, event: events.TaskEnded, outcome: Outcome, now_s: float) -> None:
-        """The process ended so, or could not be started.
+        """The process ended with this outcome, or could not be started.
 
-        That a short one ran may be told by its end alone.
+        The end of a short process may be the only report of it: it implies the start.
         """
         if self.state == STARTING and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
             self.started(now_s)
         if self.state >= DRAINING:
             return
-        # One that had ended by itself when its time was over is not timed out.
+        # A process that had ended by itself when its time was over is not timed out.
         if self._out_of_time and event.asked and outcome.kind in (outcomes.EXITED, outcomes.KILLED):
             signum = outcome.value if outcome.kind == outcomes.KILLED else 0
             outcome = outcomes.timed_out(signum, f"ran longer than {self._spec.timeout_s:g} s")
@@ -159,23 +159,23 @@ class Task:
 
     @property
     def _drain_s(self) -> float:
-        # What the process left behind is reported by the spawner, or gets its linger and its grace
-        # there; a second more, and whoever still holds the output is not of this job.
+        # The spawner reports the leftovers, or ends them within the linger and the grace. After one more
+        # second, a process that still holds the output does not belong to this job.
         return limits.LINGER_S + self._spec.kill_grace_s + 1.0
 
     def left(self, holders: int) -> None:
-        """The process ended by itself, and so many others hold its output: read what is there."""
+        """The process ended by itself, and ``holders`` others hold its output: read what is there."""
         if self.state == DRAINING:
             self._holders = holders
             self._emit(events.DrainOutput())
 
     def drained(self, now_s: float) -> None:
-        """All that could be read was read: give up the streams that others hold, and report that."""
+        """Everything that could be read was read: give up the streams that others hold, and report that."""
         if self.state != DRAINING:
             return
         held = [stream for stream, retained in self._streams.items() if not retained.closed]
         if any(self._unread[stream] for stream in held):
-            self._deadline_s = now_s + self._drain_s  # it is the reader who is slow
+            self._deadline_s = now_s + self._drain_s  # the reader is slow
             return
         assert self._outcome is not None
         self._outcome = outcomes.output_cut(self._outcome, outcomes.held_by(self._holders))
@@ -185,7 +185,7 @@ class Task:
         self._finish_if_drained()
 
     def tick(self, now_s: float) -> None:
-        """Act on deadlines: the job's timeout, and the wait for those who hold the output."""
+        """Act on deadlines: the job's timeout, and the wait for processes that hold the output."""
         if self._deadline_s is None or now_s < self._deadline_s:
             return
         self._deadline_s = None
@@ -193,7 +193,7 @@ class Task:
             self._out_of_time = True
             self._emit(events.KillTask(False))
         elif self.state == DRAINING:
-            # A deadline decides nothing about what could have been read.
+            # Read first: a deadline must not decide about bytes that could have been read.
             self._emit(events.DrainOutput())
 
     def next_deadline_s(self) -> float | None:
@@ -217,7 +217,7 @@ class Task:
         self.stdin_broken()
 
     def end_unstarted(self, text: str) -> bool:
-        """Give up a process that was never asked for; False if it was."""
+        """Give up a process that was never requested; False if it was."""
         if self.state > READY:
             return False
         self._report("Kill", outcomes.not_started(text))
@@ -225,16 +225,16 @@ class Task:
 
     @property
     def runs(self) -> bool:
-        """True while a process of this job may exist here under the relay's eyes."""
+        """True while this node's process may run, as far as the relay knows."""
         return self.state == STARTING or self.state == RUNNING
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the process; one that ends it also ends what it left behind."""
+        """Send a signal to the process; a signal that ends it also ends its leftovers."""
         if STARTING <= self.state <= DRAINING:
             self._emit(events.SignalTask(signum))
 
     def kill(self, now: bool) -> None:
-        """End the process, and what it left behind if it has ended already."""
+        """End the process, or its leftovers if it has already ended."""
         if STARTING <= self.state <= DRAINING:
             self._emit(events.KillTask(now))
 
@@ -252,14 +252,14 @@ class Task:
             self._emit(events.ReadOutput(stream, False))
 
     def output_closed(self, stream: int) -> None:
-        """The process, and everybody it shared the stream with, closed it."""
+        """The process, and all others that share the stream, closed it."""
         self._streams[stream].closed = True
         self._finish_if_drained()
 
     def acknowledged(self, stream: int, offset: int) -> None:
-        """The reader at the top has everything before ``offset``."""
+        """The client has everything before ``offset``."""
         if not self.was_started:
-            return  # of bytes that this node wrote before its gexecd was started again
+            return  # for bytes that this node wrote before its gexecd restarted
         retained = self._streams[stream]
         was_full = retained.full
         retained.acknowledge(offset)
@@ -268,11 +268,11 @@ class Task:
 
     @property
     def retained_bytes(self) -> int:
-        """What is kept of both streams until it is acknowledged."""
+        """Bytes of both streams that are kept until they are acknowledged."""
         return sum(stream.end - stream.base for stream in self._streams.values())
 
     def resend(self) -> None:
-        """Report everything again that may have been lost on the way."""
+        """Report everything again that may have been lost."""
         if self.state == READY:
             self._outbox.ready(self._ranges)
         if self.was_started:
@@ -288,14 +288,14 @@ class Task:
     def stdin(self, offset: int, data: bytes, eof: bool) -> None:
         """Bytes of the broadcast (the machine keeps them until the process has taken them).
 
-        They may begin before what the process was given: a new parent sends again what somebody needs.
+        They may overlap what the process was given: a new parent sends again what some process needs.
         """
         if not self.runs or self._fed_eof:
             return
         if offset > self._fed:
             if self.state == RUNNING:
                 raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
-            # It was asked before, here or by another parent, so the spawner is going to refuse it.
+            # It was requested before, here or by another parent, so the spawner will refuse it.
             self._missed_stdin = True
             return
         fresh = data[self._fed - offset :]
@@ -307,7 +307,7 @@ class Task:
             self._emit(events.CloseStdin())
 
     def stdin_written(self, count: int) -> None:
-        """The process's pipe took ``count`` more bytes; told in steps, each may cost a frame."""
+        """The process's pipe took ``count`` more bytes; reported in steps, because it may cost a frame."""
         if self._stdin is None:
             return
         before = self._written // limits.STDIN_STEP_BYTES
@@ -320,7 +320,7 @@ class Task:
         if self._stdin is not None:
             self._stdin.took(OWN_TAKER, Broadcast.ALL)
 
-    # -- the books ------------------------------------------------------------------------
+    # -- checks and diagnosis --------------------------------------------------------------
 
     def validate(self) -> None:
         """Check what must always hold. Raises BrokenInvariantError."""
@@ -338,12 +338,12 @@ class Task:
             hold(closed or detached, who, "nothing comes after its end")
             lengths = (self._streams[STDOUT].end, self._streams[STDERR].end)
             told = (self.ended.stdout_length, self.ended.stderr_length)
-            hold(detached or told == lengths, who, "its end tells how much it wrote")
+            hold(detached or told == lengths, who, "its end has the lengths of its output")
         for retained in self._streams.values():
             retained.validate(who)
 
     def story(self) -> str:
-        """Return what is known of the process, on one line."""
+        """Return what is known about the process, on one line."""
         told = [f"task {STATES.names[self.state]}"]
         told += [f"to end it at {self._deadline_s:.3f} s"] if self._deadline_s is not None else []
         told += [f"it {self._outcome.describe()}"] if self._outcome is not None else []

@@ -1,8 +1,8 @@
-"""Laying out a tree over ranks: contiguous ranges, so that each hop sends only what its subtree needs.
+"""The tree over ranks: contiguous ranges, so that each hop sends only what its subtree needs.
 
-A node gets the range [low, high), is ``low`` itself and splits the rest among its children. The
-split depends on nothing but its arguments: whoever takes over a lost node's subtree finds the
-same children with the same ranges (docs/protocol.md, Loss). Part of libe's job (architecture.md).
+A node gets the range [low, high), is ``low`` itself and splits the rest among its children. The split depends
+only on its arguments: a node that takes over a lost node's subtree computes the same children with the same
+ranges (docs/protocol.md, Loss). Replaces a part of the original's libe (docs/python.md).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Final
 
 #: Epochs are u32 on the wire; one is left so that the last turn of the last level fits.
 _EPOCHS: Final = 2**32 - 2
-#: Levels that share the epochs. Deeper ones (fan-out 1 or 2 over very many nodes) cannot repair.
+#: Levels that share the epochs. Deeper levels (fan-out 1 or 2 with very many nodes) cannot repair.
 REPAIRING_LEVELS_MAX: Final = 12
 
 
 def split(low: int, high: int, fanout: int) -> list[tuple[int, int]]:
-    """Split ranks [low, high) into at most ``fanout`` ranges whose sizes differ by one at most.
+    """Split ranks [low, high) into at most ``fanout`` ranges whose sizes differ by at most one.
 
     Args:
         low, high: half-open, may be empty.
@@ -44,11 +44,11 @@ def children(low: int, high: int, fanout: int) -> list[tuple[int, int]]:
 
 
 def depth(ranks: int, fanout: int) -> int:
-    """Return how many levels lie below a node that splits ``ranks`` among its children."""
+    """Return how many levels are below a node that splits ``ranks`` among its children."""
     levels = 0
     while ranks > 0:
         levels += 1
-        # The first range is the largest: its share, less the node that is its first rank.
+        # The first range is the largest; its first rank is the child itself.
         ranks = -(-ranks // fanout) - 1
     return levels
 
@@ -56,16 +56,16 @@ def depth(ranks: int, fanout: int) -> int:
 def turns(ranks: int, below: int, fanout: int) -> tuple[int, int]:
     """Return how a node gives epochs to its children, so that an ancestor's always beat a descendant's.
 
-    A node that was given epoch E asks a child for the ``turn``-th time with ``E + turn * stride``,
-    and the child has the epochs up to the next turn for its own children. So whoever takes over a
-    subtree needs to know nothing about what happened in it: its next turn is above all of it.
+    A node that was given epoch E asks a child in turn ``turn`` with epoch ``E + turn * stride``, and the
+    child has the epochs up to the next turn for its own children. So a node that takes over a subtree needs
+    no information about what happened in it: its next turn is above all epochs used there.
 
     Args:
         ranks: of the whole job.
         below: how many ranks this node splits among its children (all, at the root).
 
     Returns:
-        (how many turns there are, stride); (1, 0) where nothing can be asked twice.
+        (number of turns, stride); (1, 0) if no child can be asked twice.
     """
     levels = depth(ranks, fanout)
     height = depth(below, fanout)

@@ -23,14 +23,14 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class Comparer:
-    """Reports for each entry the difference (VERIFY), or what would be done (DRY_RUN).
+    """Reports the difference for each entry (VERIFY), or the action that would be done (DRY_RUN).
 
-    Has the methods of Installer, and raises what they raise.
+    Has the methods of Installer, and raises the same exceptions.
 
     Args:
-        tell: called with (word, path, details): ``missing``, ``differs``, ``extra``; ``create``,
-            ``update``, ``delete``. Details are words such as ``content, mode``, the same on every node with
-            the same difference.
+        tell: called with (word, path, details): ``missing``, ``differs``, ``extra``; ``create``, ``update``,
+            ``delete``. Details are words such as ``content, mode``; they are the same on every node with the
+            same difference.
     """
 
     def __init__(self, options: CopyOptions, report: Report, tell: Callable[[str, bytes, str], None]) -> None:
@@ -56,7 +56,7 @@ class Comparer:
         return Place(event.path, open_below(above.descriptor, name, to_read=True), above=above)
 
     def leave(self, place: Place) -> None:
-        """Nothing is to be done."""
+        """Does nothing."""
 
     def file(self, above: Place, name: bytes, event: File) -> FileComparison | None:
         """Compare a file; None if its contents are not needed."""
@@ -135,7 +135,7 @@ class Comparer:
 
 
 class FileComparison:
-    """A file whose contents are compared: as Incoming, but nothing is written."""
+    """A file whose contents are compared: like Incoming, but nothing is written."""
 
     __slots__ = ("_comparer", "_differences", "_digest", "_event")
 

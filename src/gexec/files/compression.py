@@ -1,4 +1,4 @@
-"""zstd around a whole archive stream, when it helps. Pure; imports zstandard only where it is used."""
+"""zstd compression of a whole archive stream, if it helps. Pure; imports zstandard only when it is used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 #: Size of the sample that decides about compression.
 SAMPLE_BYTES = 512 * 1024
-#: Below this it is not worth the 20 ms that loading the library takes on each node.
+#: Below this size it is not worth the 20 ms that loading the library takes on each node.
 WORTHWHILE_BYTES = 64 * 1024
-#: Required gain: zstd at its fastest takes as long as a gigabit link for what it saves.
+#: Required ratio: otherwise zstd's fastest level takes as long as a gigabit link for the bytes saved.
 WORTHWHILE_RATIO = 0.8
-#: Fast; stronger levels cost more time than most links.
+#: A fast level; stronger levels take more time than most links save.
 LEVEL = 1
 
 
 def compressed(chunks: Iterable[Buffer], when: str) -> Iterator[Buffer]:
-    """Yield the stream compressed or as it is.
+    """Yield the stream, compressed or unchanged.
 
     Args:
-        chunks: an archive stream, from its preamble on; each chunk is used before the next is asked for.
+        chunks: an archive stream, from its preamble on; each chunk is used before the next is requested.
         when: ``auto`` (if the first SAMPLE_BYTES become a fifth smaller), ``always`` or ``never``.
 
     Raises:
@@ -67,8 +67,8 @@ def _helps(sample: bytearray) -> bool:
 
 
 class Inflater:
-    """Passes what a compressed stream holds on to ``take``, in pieces of at most 128 KiB, however much that
-    is.
+    """Passes the content of a compressed stream on to ``take``, in pieces of at most 128 KiB, whatever its
+    size.
 
     Raises UsageError when zstandard is not installed.
     """
@@ -86,7 +86,7 @@ class Inflater:
         try:
             self._writer.write(data)
         except self._error as error:
-            raise ProtocolError(f"the archive stream was damaged on its way: {error}") from error
+            raise ProtocolError(f"the archive stream was damaged in transit: {error}") from error
 
 
 class _Sink:

@@ -1,4 +1,4 @@
-"""Parses an archive stream, in pieces of any size, and validates all of it. Pure."""
+"""Parses an archive stream from pieces of any size, and validates all of it. Pure."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 class ArchiveDecoder:
     """Turns bytes into events (gexec.files.records).
 
-    Memory is bounded: contents are passed on without a copy, and other records are at
-    most CONTROL_MAX_BYTES. A file's FileEnd comes only if all its bytes were right; what has come before a
-    ProtocolError and was not a file under way is right, too.
+    Memory is bounded: contents are passed on without a copy, and other records are at most CONTROL_MAX_BYTES.
+    A file's FileEnd comes only if all its bytes were verified. Events before a ProtocolError are correct too,
+    except for an unfinished file.
 
     Args:
-        on_event: called with each event, in order. What it raises ends the stream and passes through
-            ``feed``.
+        on_event: called with each event, in order. Its exceptions end the stream and pass through ``feed``.
     """
 
     __slots__ = (
@@ -68,7 +67,7 @@ class ArchiveDecoder:
         """Take the next bytes.
 
         Raises:
-            ProtocolError: they are not what an encoder makes, or were damaged. Nothing may be fed after that.
+            ProtocolError: they are not an encoder's bytes, or were damaged. Nothing may be fed after that.
         """
         view = memoryview(data)
         if not self.is_opened:
@@ -92,7 +91,7 @@ class ArchiveDecoder:
     def _open(self, preamble: bytes) -> None:
         magic, version, flags = PREAMBLE.unpack(preamble)
         if magic != records.MAGIC:
-            raise ProtocolError("this is no archive stream: expected what a sender of gexec writes")
+            raise ProtocolError("this is not an archive stream: expected the output of gexec's sender")
         if version != records.VERSION or flags & ~(records.COMPRESSED | records.DIGESTS_ONLY):
             raise ProtocolError(
                 f"archive stream of version {version} with flags {flags}: this gexec reads version "
@@ -142,14 +141,14 @@ class ArchiveDecoder:
     def _whole(self, kind: int, length: int) -> int:
         """Return the bytes of a record needed to parse it; ProtocolError if it is not allowed here."""
         if self.is_complete:
-            raise ProtocolError("the archive stream goes on after its end")
+            raise ProtocolError("the archive stream continues after its end")
         in_file = self._content is not None
         if kind == records.DATA:
             if not in_file or self.digests_only or not 1 <= length <= limits.ARCHIVE_DATA_MAX_BYTES:
                 raise ProtocolError(f"{length} bytes of data are not expected in the archive stream here")
             return _DATA_HEAD_BYTES
         if not records.DIRECTORY <= kind <= records.END:
-            raise ProtocolError(f"record {kind} is not known in an archive stream: it was damaged on its way")
+            raise ProtocolError(f"record {kind} is not known in an archive stream: it was damaged in transit")
         if in_file != (kind in (records.FILE_END, records.FILE_BAD)):
             raise ProtocolError(f"record {kind} is not expected in the archive stream here")
         if not DIGEST_BYTES <= length <= records.CONTROL_MAX_BYTES:
@@ -165,7 +164,7 @@ class ArchiveDecoder:
         body = record[:-DIGEST_BYTES]
         self._chain.update(body)
         if self._chain.digest() != record[-DIGEST_BYTES:]:
-            raise ProtocolError("the archive stream was damaged on its way: a digest is wrong")
+            raise ProtocolError("the archive stream was damaged in transit: a digest is wrong")
         payload = body[HEAD.size :]
         try:
             if kind <= records.SYMLINK:
@@ -197,7 +196,7 @@ class ArchiveDecoder:
         meta = Meta(mode, uid, gid, mtime_ns, payload[ENTRY.size : group_at], payload[group_at:path_at])
         if kind == records.SYMLINK:
             if not target or len(target) > limits.ARCHIVE_TARGET_MAX_BYTES or b"\0" in target or size:
-                raise ProtocolError("a symbolic link in the archive stream has no possible target")
+                raise ProtocolError("a symbolic link in the archive stream has an invalid target")
             self._on_event(records.Symlink(path, meta, target))
             return
         if target or (kind == records.DIRECTORY and size) or size > records.FILE_SIZE_MAX_BYTES:
@@ -221,21 +220,21 @@ class ArchiveDecoder:
         """Refuse duplicate or unordered entries, and entries below something that is not a directory."""
         parts = check_path(path)
         if parts <= self._last:
-            raise ProtocolError("entries of the archive stream are not in order, or one comes twice")
+            raise ProtocolError("entries of the archive stream are not in order, or there is a duplicate")
         if self._last_is_leaf and is_below(parts, self._last):
-            raise ProtocolError("an entry of the archive stream lies below one that is no directory")
+            raise ProtocolError("an entry of the archive stream is below one that is not a directory")
         self._last = parts
         self._last_is_leaf = is_leaf
 
     def _begin_data(self, offset: int, length: int) -> None:
-        assert self._content is not None  # _whole has seen to it
+        assert self._content is not None  # ensured by _whole
         if (
             offset % BLOCK_BYTES
             or offset < self._content.next
             or offset + length > self._size
             or (length % BLOCK_BYTES and offset + length != self._size)
         ):
-            raise ProtocolError("data in the archive stream are outside of their file or not in order")
+            raise ProtocolError("data in the archive stream is outside of its file or not in order")
         self._content.update(offset, b"")
         self._left_bytes = length
 
@@ -253,5 +252,5 @@ class ArchiveDecoder:
         if len(payload) != DIGEST_BYTES:
             raise ProtocolError("the digest of a file in the archive stream is malformed")
         if not self.digests_only and content.finish(self._size) != payload:
-            raise ProtocolError("the archive stream was damaged on its way: a file's digest is wrong")
+            raise ProtocolError("the archive stream was damaged in transit: a file's digest is wrong")
         self._on_event(records.FileEnd(payload))

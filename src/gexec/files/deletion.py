@@ -1,4 +1,4 @@
-"""Removes what a stream does not have: through descriptors, following no links, within one mount."""
+"""Removes entries that a stream does not have: through descriptors, following no links, within one mount."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gexec.files.directories import RefusedError, open_below
 
 
 def remove(above: int, name: bytes) -> int:
-    """Remove ``name`` in an open directory, and all that is below it.
+    """Remove ``name`` in an open directory, and everything below it.
 
     Returns:
         How many entries were removed.
 
     Raises:
-        RefusedError: something is mounted there or below, or it is too deep; what was removed before is gone.
+        RefusedError: something is mounted there or below, or it is too deep; entries may already be removed.
         OSError: something cannot be removed.
     """
     return _remove(above, name, _mount(above), limits.ARCHIVE_DEPTH_MAX)
@@ -31,7 +31,7 @@ def _remove(above: int, name: bytes, mount: str, depth: int) -> int:
     descriptor = open_below(above, name, to_read=True)
     try:
         if _mount(descriptor) != mount:
-            raise RefusedError("another file system is mounted there: it is left alone")
+            raise RefusedError("another file system is mounted there: it is not changed")
         count = 1
         for entry in os.listdir(descriptor):
             count += _remove(descriptor, os.fsencode(entry), mount, depth - 1)

@@ -1,8 +1,8 @@
-"""The open directories on the way to the entry that is written: opened one by one, never through a link.
+"""The open directories above the entry that is written: opened one by one, never through a link.
 
-Entries come in the order of a walk, so the directories from the destination down to the entry's parent are
-a stack; each is opened once, through its parent's descriptor, with O_NOFOLLOW. Whatever others rename
-meanwhile, what is written lands in a directory that was below the destination when it was opened.
+Entries come in the order of a walk, so the directories from the destination down to the entry's parent are a
+stack; each is opened once, through its parent's descriptor, with O_NOFOLLOW. Whatever other processes rename
+at the same time, an entry is written into a directory that was below the destination when it was opened.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Place:
         refusal: why nothing can be written in it, empty if possible.
         is_missing: it does not exist, in a run that writes nothing.
         is_guarded: only root and this user can replace directories here and in all above.
-        status: what it was when it was opened.
+        status: its status when it was opened.
         meta: its metadata in the stream; None if it is only passed through.
         names: its entries in the stream; None if it is only passed through.
     """
@@ -87,8 +87,8 @@ class Tree:
     """The stack of open directories.
 
     Args:
-        descriptor: the destination, open; it becomes this object's.
-        make_parents: make directories that are missing above an entry.
+        descriptor: the destination, open; this object closes it.
+        make_parents: create missing directories above an entry.
         read_only: write nothing: a missing directory is a place that ``is_missing``.
         on_leave: called with each place that is left (never the destination itself), before it is closed.
     """
@@ -177,7 +177,7 @@ def open_below(above: int, name: bytes, *, to_read: bool) -> int:
     """Open the directory ``name`` in an open directory.
 
     Raises:
-        RefusedError: it is a link or no directory.
+        RefusedError: it is a link or not a directory.
         OSError: it is missing, or cannot be opened.
     """
     try:
@@ -210,20 +210,20 @@ _REASONS = {
     errno.ENOTEMPTY: "there is a directory of that name; remove it first",
     errno.ENOTDIR: "a part of its path is not a directory; remove that first",
     errno.ELOOP: "a part of its path is a symbolic link, and none is followed; remove that first",
-    errno.EEXIST: "something of that name came meanwhile; copy again",
-    errno.ENOENT: "its directory was removed meanwhile; copy again",
+    errno.EEXIST: "something of that name was created during the copy; copy again",
+    errno.ENOENT: "its directory was removed during the copy; copy again",
     errno.ENAMETOOLONG: "the name is too long for this file system; shorten it",
     errno.EFBIG: "the file is too large for this file system or the limit (ulimit -f); raise it",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this node; close some",
     errno.EXDEV: "another file system is mounted on it; unmount it, or write its file where that is",
     errno.EBUSY: "it is in use, as a mount point or by the system; unmount it first (see findmnt)",
-    errno.ETXTBSY: "it is a program that runs; end it first",
+    errno.ETXTBSY: "it is a running program; end it first",
     errno.EMLINK: "it has as many names as this file system allows; remove some",
     errno.EIO: "the disk reports an input/output error; check the disk",
-    errno.ESTALE: "the file server does not know it any more; mount the file system again",
-    errno.EOPNOTSUPP: "this file system cannot do that; choose a destination on another one",
-    errno.EINVAL: "this file system does not take such a name or attribute; choose another destination",
+    errno.ESTALE: "the file server no longer has it (stale handle); mount the file system again",
+    errno.EOPNOTSUPP: "this file system does not support it; choose a destination on another one",
+    errno.EINVAL: "this file system refuses the name or an attribute; choose another destination",
 }
 
 

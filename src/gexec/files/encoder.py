@@ -50,7 +50,7 @@ class Encoder:
         return self._record(records.FILE_END, digest)
 
     def file_bad(self, reason: str) -> bytes:
-        """Return the record that ends a file which receivers are to drop."""
+        """Return the record that ends a file that receivers must drop."""
         return self._record(records.FILE_BAD, _text(reason))
 
     def skipped(self, path: bytes, reason: str) -> bytes:

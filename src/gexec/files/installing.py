@@ -24,11 +24,11 @@ _LEFT_OUT = "set-uid and set-gid bits are left out (--setuid keeps them)"
 
 
 class Installer:
-    """Writes entries. Its methods raise RefusedError or OSError, and then the entry is as it was.
+    """Writes entries. Its methods raise RefusedError or OSError, and then the entry is unchanged.
 
     Args:
         options: what to do.
-        report: is told what was done.
+        report: counts what was done.
         note: called with (path, sentence) for warnings.
     """
 
@@ -40,7 +40,7 @@ class Installer:
         self._buffer = bytearray()
 
     def directory(self, above: Place, name: bytes, event: Directory) -> Place:
-        """Make the directory, or take the one that is there; ``leave`` sets its owner, mode and mtime."""
+        """Create the directory, or use the existing one; ``leave`` sets its owner, mode and mtime."""
         self._owners.wanted(event.meta)
         try:
             os.mkdir(name, 0o700, dir_fd=above.descriptor)
@@ -51,17 +51,17 @@ class Installer:
         assert place.status is not None
         try:
             if is_new:
-                # Users who may write above could have exchanged it for a directory of theirs.
+                # Users who may write above it could have replaced it by a directory of theirs.
                 if place.status.st_uid != os.geteuid() or os.listdir(place.descriptor):
-                    raise RefusedError("somebody exchanged the directory while it was made")
+                    raise RefusedError("the directory was replaced while it was created")
                 self._report.directories += 1
             elif not above.guards(place.status) and self._is_given_away(place.status, event.meta):
                 raise RefusedError(
                     f"it belongs to uid {place.status.st_uid} here and would get another owner, where others "
-                    "could exchange it for another directory: change the owner by hand, or remove it first"
+                    "could replace it by another directory: change the owner by hand, or remove it first"
                 )
             elif os.geteuid() and ~place.status.st_mode & stat.S_IRWXU:
-                # A directory of our own that is read-only, as the stream may want it: until we leave it.
+                # Our own directory is read-only, perhaps from the stream: make it writable until ``leave``.
                 os.fchmod(place.descriptor, stat.S_IMODE(place.status.st_mode) | stat.S_IRWXU)
         except BaseException:
             os.close(place.descriptor)
@@ -70,7 +70,7 @@ class Installer:
         return place
 
     def leave(self, place: Place) -> None:
-        """Set what the stream says of a directory; nothing more comes into it."""
+        """Set owner, mode and mtime of a directory from the stream; no further entries follow in it."""
         if place.meta is None:
             return
         descriptor = place.descriptor
@@ -117,7 +117,7 @@ class Installer:
         return Incoming(settings, self._options, self._report, is_replacing=old is not None)
 
     def symlink(self, above: Place, name: bytes, event: Symlink) -> None:
-        """Make a link, unless it is there."""
+        """Create a link, unless it exists."""
         uid, gid = self._owners.wanted(event.meta)
         old = _status(above, name)
         if old is not None:
@@ -137,7 +137,7 @@ class Installer:
         self._report.links += 1
 
     def digest(self, above: Place, name: bytes, size: int) -> bytes:
-        """Return the digest of a file that is here, empty if it is not a file of that size any more."""
+        """Return the digest of an existing file, empty if it is no longer a file of that size."""
         if not self._buffer:
             self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
         return digest_below(above, name, size, self._buffer)
@@ -181,11 +181,11 @@ class Incoming:
         self._partial = Partial(settings.above.descriptor, settings.name)
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Take data of the file."""
+        """Write data of the file."""
         self._partial.write(offset, data)
 
     def finish(self, digest: bytes) -> None:
-        """Put the file, which has this digest, in its place."""
+        """Publish the file, whose contents have this digest."""
         wanted = self._settings
         if wanted.same_digest == digest:
             self._report.unchanged += 1
@@ -203,18 +203,18 @@ class Incoming:
             keep_old(wanted.above.descriptor, wanted.name)
         self._partial.publish()
         if self._options.sync and wanted.above.meta is None:
-            # A directory of the stream is confirmed once, when it is left.
+            # A directory of the stream is flushed once, in ``leave``.
             _sync_directory(wanted.above.descriptor)
         self._report.files += 1
         self._report.bytes += wanted.size
 
     def abort(self) -> None:
-        """Leave nothing of it."""
+        """Remove it."""
         self._partial.abort()
 
 
 def digest_below(above: Place, name: bytes, size: int, buffer: bytearray) -> bytes:
-    """Return the digest of the file ``name``, empty if it is no file of ``size`` bytes; raises OSError."""
+    """Return the digest of the file ``name``, empty if it is not a file of ``size`` bytes; raises OSError."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     descriptor = os.open(name, flags, dir_fd=above.descriptor)
     try:

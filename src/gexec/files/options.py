@@ -19,15 +19,15 @@ class CopyOptions:
 
     Attributes:
         task: WRITE, DRY_RUN or VERIFY.
-        make_parents: make directories that are missing above an entry, and the destination.
-        delete: remove what is in the stream's directories here and not in the stream, at its end, if all is
-            well.
+        make_parents: create missing directories above an entry, and the destination.
+        delete: in the stream's directories, remove entries that are not in the stream, at its end, if nothing
+            failed.
         backup: keep a replaced file as ``NAME~``.
-        sync: have the disk confirm each file before it gets its name, and each directory.
+        sync: flush each file to the disk before it gets its name, and each directory.
         keep_set_id: keep set-uid and set-gid bits.
-        keep_owner: set owner and group; only root can.
+        keep_owner: set owner and group; needs root.
         numeric_ids: by number, ignoring names.
-        compare_content: a file of the same size is the same if its digest is, whatever its mtime.
+        compare_content: a file of the same size is unchanged if its digest is equal, whatever its mtime.
     """
 
     __slots__ = (
@@ -74,8 +74,7 @@ def destination(text: str, env: Mapping[str, str]) -> str:
         env: the environment of a process that gexec started (GEXEC_NODE, GEXEC_MY_VNN).
 
     Raises:
-        UsageError: the path is not absolute, has another ``%``, or a variable is missing or no name of a
-            file.
+        UsageError: the path is not absolute, has another ``%``, or a variable is missing or not a file name.
     """
     if not text.startswith("/") or "\0" in text:
         raise UsageError(f"the destination {text[:200]!r} is not an absolute path")
@@ -101,7 +100,7 @@ def destination(text: str, env: Mapping[str, str]) -> str:
 def _variable(name: str, env: Mapping[str, str]) -> str:
     value = env.get(name, "")
     if not value:
-        raise UsageError(f"the destination asks for {name}, which is not set: this was not started by gexec")
+        raise UsageError(f"the destination needs {name}, which is not set: gexec did not start this process")
     if "/" in value or value in (".", "..") or "\0" in value:
         raise UsageError(f"{name} is {value[:200]!r}, which cannot be a part of the destination")
     return value

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 #: Names of one stream that are cached; further ones are looked up each time.
 _REMEMBERED = 4096
-#: Leaves an id as it is, to fchown.
+#: For fchown: do not change the id.
 UNCHANGED = -1
 
 
 class FileOwners:
-    """Finds ids: by name, since the same user may have different numbers on different nodes.
+    """Finds ids by name, because the same user may have different numbers on different nodes.
 
-    An unknown name stands for its number, if that number has no other owner here: a file must not
-    become another user's.
+    For an unknown name the number is used, if it has no other owner here: a file must not become another
+    user's.
     """
 
     __slots__ = ("_groups", "_keep", "_numeric", "_users")
@@ -37,10 +37,10 @@ class FileOwners:
         self._groups: dict[tuple[bytes, int], int] = {}
 
     def wanted(self, meta: Meta) -> tuple[int, int]:
-        """Return (uid, gid) that an entry is to have, UNCHANGED twice if owners are not kept.
+        """Return the (uid, gid) for an entry, UNCHANGED twice if owners are not kept.
 
         Raises:
-            RefusedError: a name is not known here, and its number belongs to somebody else.
+            RefusedError: a name is not known here, and its number belongs to another user or group.
         """
         if not self._keep:
             return UNCHANGED, UNCHANGED

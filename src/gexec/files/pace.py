@@ -1,11 +1,11 @@
-"""Detects a receiver so slow that it delays all others, which get the same stream. Pure.
+"""Detects a receiver that is so slow that it delays all others, which get the same stream. Pure.
 
-Only time spent on received data counts, not waiting for more: a waiting receiver is not the slow one.
+Only time spent on received data counts, not time spent waiting for more: a waiting receiver is not slow.
 """
 
 from __future__ import annotations
 
-#: Judged over so much time of its own.
+#: Working time over which a receiver is judged.
 OVER_S = 5.0
 
 
@@ -13,8 +13,8 @@ class Pace:
     """Compares progress with elapsed time.
 
     Args:
-        least_bytes_per_s: the slowest that is fast enough; 0 = any.
-        over_s: own time after which it is judged, anew each time.
+        least_bytes_per_s: the lowest permitted rate; 0 = any.
+        over_s: working time after which the rate is checked; then the measurement begins again.
     """
 
     __slots__ = ("_bytes", "_least", "_over_s", "_spent_s", "bytes_per_s")

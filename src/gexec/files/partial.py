@@ -1,9 +1,9 @@
-"""A file or link that is being written, and gets its name only when it is whole.
+"""A file or link that is being written, and gets its name only when it is complete.
 
-A file has no name at all until then (O_TMPFILE), so even after SIGKILL nothing is left of it. Where the
-file system cannot do that, and for the moment in which an old file is replaced, it has a temporary name in
-the same directory, derived from its own, is locked while in use, and is removed by the
-next run that writes the same file when it is not.
+Until then a file has no name (O_TMPFILE), so even after SIGKILL nothing is left of it. If the file system
+does not support that, and at the moment when an old file is replaced, it has a temporary name in the same
+directory, derived from its own name, and is locked while in use. The next run that writes the same file
+removes such a file if it is not locked.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
 class Partial:
-    """A regular file under way: ``write``, then ``settle`` and ``publish``, or ``abort``. All raise OSError.
+    """A regular file that is being written: ``write``, then ``settle`` and ``publish``, or ``abort``. All
+    raise OSError.
 
     Args:
-        above: the open directory; stays the caller's.
+        above: the open directory; the caller closes it.
         name: the file's name in it.
         is_unnamed: begin without a name if possible.
     """
@@ -74,7 +75,7 @@ class Partial:
             os.fsync(self._descriptor)
 
     def publish(self) -> None:
-        """Give the file its name, in the place of a file or link that has it, and close it."""
+        """Give the file its name, replacing a file or link of that name, and close it."""
         if not self._temporary:
             try:
                 self._link(self._name)
@@ -87,7 +88,7 @@ class Partial:
         self.abort()
 
     def abort(self) -> None:
-        """Remove it; does nothing after ``publish`` or a first ``abort``."""
+        """Remove it; does nothing after ``publish`` or ``abort``."""
         if self._temporary:
             _unlink(self._above, self._temporary)
             self._temporary = b""
@@ -104,12 +105,12 @@ class Partial:
 
 
 def make_symlink(above: int, name: bytes, target: bytes, *, uid: int, gid: int, mtime_ns: int) -> None:
-    """Make a symbolic link, in the place of a file or link that has the name; raises OSError."""
+    """Make a symbolic link, replacing a file or link of that name; raises OSError."""
     temporary = _claim(above, name, lambda claimed: os.symlink(target, claimed, dir_fd=above))
     try:
         descriptor = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
         try:
-            # Not by name: other users who may write here could have put a hard link to any file there.
+            # Not by name: other users who may write here could have replaced it by a hard link to any file.
             if stat.S_ISLNK(os.fstat(descriptor).st_mode):
                 itself = f"/proc/self/fd/{descriptor}"
                 if uid != UNCHANGED:
@@ -124,7 +125,7 @@ def make_symlink(above: int, name: bytes, target: bytes, *, uid: int, gid: int, 
 
 
 def keep_old(above: int, name: bytes) -> None:
-    """Give the file ``name`` the name ``name~`` too, in the place of an older one; raises OSError."""
+    """Give the file ``name`` the second name ``name~``, replacing an older one; raises OSError."""
 
     def link(claimed: bytes) -> None:
         os.link(name, claimed, src_dir_fd=above, dst_dir_fd=above, follow_symlinks=False)
@@ -134,7 +135,7 @@ def keep_old(above: int, name: bytes) -> None:
     try:
         os.rename(temporary, old, src_dir_fd=above, dst_dir_fd=above)
     finally:
-        # If both are the same file already, rename has done nothing.
+        # If both are already the same file, rename does nothing.
         _unlink(above, temporary)
 
 
@@ -155,14 +156,14 @@ def _claim(above: int, name: bytes, make: Callable[[bytes], None]) -> bytes:
     try:
         make(temporary)
     except FileExistsError:
-        # Another process is writing the same file, or put something there.
+        # Another process is writing the same file, or has created something else of that name.
         temporary += b"-" + os.urandom(8).hex().encode()
         make(temporary)
     return temporary
 
 
 def _remove_stale(above: int, temporary: bytes) -> None:
-    """Remove what a killed run left; keep what another run is writing."""
+    """Remove the file of a killed run; keep a file that another run is writing."""
     try:
         mode = os.lstat(temporary, dir_fd=above).st_mode
         if stat.S_ISLNK(mode):

@@ -26,8 +26,8 @@ def pieces(descriptor: int, size: int, buffer: bytearray) -> Iterator[tuple[int,
     Args:
         descriptor: the file, open for reading; its position is not used.
         size: from fstat.
-        buffer: PIECE_BYTES to read into; what is yielded is a part of it, valid until the next piece is
-            asked for.
+        buffer: PIECE_BYTES to read into; a yielded piece is a part of it, valid until the next one is
+            requested.
 
     Raises:
         ShrunkError: the file is shorter.
@@ -58,12 +58,12 @@ def pieces(descriptor: int, size: int, buffer: bytearray) -> Iterator[tuple[int,
 
 
 def _next_data(descriptor: int, position: int, size: int) -> int:
-    """Return where the next block begins that must be read: one with data, or the shorter last one."""
+    """Return the start of the next block that must be read: one with data, or the shorter last one."""
     last = size - size % BLOCK_BYTES
     try:
         found = os.lseek(descriptor, position, os.SEEK_DATA)
     except OSError as error:
-        # ENXIO: only a hole follows. Others: this file system does not report holes.
+        # ENXIO: only a hole follows. Other errors: this file system does not report holes.
         return max(position, last) if error.errno == errno.ENXIO else position
     return max(position, min(found - found % BLOCK_BYTES, last))
 

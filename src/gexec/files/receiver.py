@@ -1,8 +1,8 @@
 """Receives one archive stream and handles its entries as the options require.
 
-The destination is opened as the caller names it; below it no symbolic link is followed, whoever put it
-there and when. A failed entry is reported in one sentence, and the others are written. A file
-is there either as it was or as it is in the stream.
+The destination is opened by the caller's path; below it no symbolic link is followed, whoever put it there
+and when. A failed entry is reported in one sentence, and the others are written. A file is either the old one
+or the stream's, as a whole.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class Receiver:
-    """One stream: ``feed`` its bytes as they come, then ``finish``, always.
+    """One stream: ``feed`` its bytes as they arrive, then always ``finish``.
 
     Args:
         destination: absolute path of the directory below which everything is written.
         options: what to do.
         say: called with failures and warnings, one sentence each. At most
             ARCHIVE_SAID_MAX.
-        tell: called with one line for each difference (VERIFY) or each thing that would be done (DRY_RUN).
+        tell: called with one line for each difference (VERIFY) or each action that would be done (DRY_RUN).
 
     Raises:
-        GexecError: the destination is not there, is no directory, or may not be written to.
+        GexecError: the destination does not exist, is not a directory, or may not be written to.
 
     Attributes:
         report: what was done so far.
@@ -64,7 +64,7 @@ class Receiver:
         self._looks_for_extra = options.delete or options.task == VERIFY
         self._file: Incoming | FileComparison | None = None
         self._path = b""
-        #: (directory, what it was, what is in it and not in the stream)
+        #: (directory, its device and inode, its entries that are not in the stream)
         self._extra: list[tuple[bytes, tuple[int, int], list[bytes]]] = []
         self._entries: Installer | Comparer = (
             Installer(options, self.report, self._note)
@@ -83,8 +83,8 @@ class Receiver:
         """Take the next bytes of the stream.
 
         Raises:
-            ProtocolError: they are not intact. Nothing is left of the file under way; ``finish`` is still
-                to be called.
+            ProtocolError: they are not intact. Nothing is left of the current file; ``finish`` must still be
+                called.
         """
         self._decoder.feed(data)
 
@@ -93,7 +93,7 @@ class Receiver:
         self._decoder.finish()
 
     def finish(self) -> Report:
-        """End. If the stream was not whole, the file under way is dropped and nothing is deleted."""
+        """End. If the stream was incomplete, the current file is dropped and nothing is deleted."""
         self._drop_file()
         try:
             self._tree.leave_all()
@@ -128,7 +128,7 @@ class Receiver:
                 self._fail(event.path, "")
             self._keep(event.path)
         elif isinstance(event, records.End):
-            # Not even its name was sent.
+            # Entries whose name could not be sent either.
             self.report.failed += max(0, event.problems - self._problems_told)
         else:
             assert isinstance(event, records.Directory | records.File | records.Symlink)
@@ -204,9 +204,9 @@ class Receiver:
             self._fail(place.path, f"its owner, mode or time cannot be set: {reason(error)}")
 
     def _handle_extra(self) -> None:
-        """Remove or report what the stream does not have. Each directory must still be the listed one."""
+        """Remove or report entries that are not in the stream, if each directory is still the listed one."""
         if self._extra and self._options.task == WRITE and self.report.failed:
-            self._note(b"", "nothing was deleted, since not everything arrived")
+            self._note(b"", "nothing was deleted, because not everything arrived")
             return
         for path, identity, names in self._extra:
             if self._options.task != WRITE:
@@ -221,7 +221,7 @@ class Receiver:
         try:
             above = self._tree.enter(path)
             if above.identity != identity or above.status is None:
-                raise RefusedError("somebody exchanged the directory meanwhile")
+                raise RefusedError("the directory was replaced during the copy")
             self.report.deleted += remove(above.descriptor, name)
             mtime_ns = above.status.st_mtime_ns
             os.utime(b".", ns=(mtime_ns, mtime_ns), dir_fd=above.descriptor)

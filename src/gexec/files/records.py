@@ -1,8 +1,8 @@
 """The records of an archive stream: their layouts, and a decoder's events. Pure.
 
-A stream is a preamble and records; docs/files.md has the tables. Everything but the files' contents is
-covered by a chain of sha256 that stands at the end of each record, and each file's contents by a digest of
-their own in FILE_END.
+A stream is a preamble and records; docs/files.md has the tables. Everything except the files' contents is
+covered by a chain of sha256 at the end of each record; each file's contents are covered by a separate digest
+in FILE_END.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OFFSET = Struct("!Q")
 ENTRY = Struct("!HIIqBBHQ")
 PATH_LENGTH = Struct("!H")
 PROBLEMS = Struct("!Q")
-#: A sha256: the chain at the end of each record but DATA, and the contents' digest in FILE_END.
+#: A sha256: the chain at the end of each record except DATA, and the contents' digest in FILE_END.
 DIGEST_BYTES = 32
 
 DIRECTORY = 1
@@ -78,7 +78,7 @@ class Event:
 
 
 class Directory(Event):
-    """A directory; what is below it follows."""
+    """A directory; the entries below it follow."""
 
     __slots__ = ("meta", "path")
 
@@ -99,7 +99,7 @@ class File(Event):
 
 
 class Symlink(Event):
-    """A symbolic link to ``target``, which is any bytes without NUL and is never followed."""
+    """A symbolic link to ``target``, which is bytes without NUL and is never followed."""
 
     __slots__ = ("meta", "path", "target")
 
@@ -110,7 +110,7 @@ class Symlink(Event):
 
 
 class Data(Event):
-    """Bytes of the file under way at ``offset``, ascending; what lies between is zeros.
+    """Bytes of the current file at ``offset``, ascending; bytes between them are zeros.
 
     ``data`` is valid until the handler returns.
     """
@@ -123,7 +123,7 @@ class Data(Event):
 
 
 class FileEnd(Event):
-    """The file under way is whole and its digest right (of a stream of digests: this is its digest)."""
+    """The current file is complete and its digest verified (in a stream of digests: this is its digest)."""
 
     __slots__ = ("digest",)
 
@@ -132,7 +132,7 @@ class FileEnd(Event):
 
 
 class FileBad(Event):
-    """The sender could not read the file under way to its end: it is to be dropped."""
+    """The sender could not read the current file to its end: drop it."""
 
     __slots__ = ("reason",)
 
@@ -151,7 +151,7 @@ class Skipped(Event):
 
 
 class End(Event):
-    """The stream is whole. ``problems``: how much could not be sent, FileBad and Skipped included."""
+    """The stream is complete. ``problems``: entries that could not be sent, including FileBad and Skipped."""
 
     __slots__ = ("problems",)
 
@@ -171,14 +171,14 @@ def check_path(path: bytes) -> list[bytes]:
         raise ProtocolError(f"a path of {len(path)} bytes and {len(parts)} parts is over the limit")
     for part in parts:
         if not part or part == b"." or part == b".." or len(part) > limits.ARCHIVE_NAME_MAX_BYTES:
-            raise ProtocolError(f"the path {_shown(path)} has a part that no file may have there")
+            raise ProtocolError(f"the path {_shown(path)} has a part that is not a valid name")
     if b"\0" in path:
-        raise ProtocolError(f"the path {_shown(path)} has a NUL")
+        raise ProtocolError(f"the path {_shown(path)} contains a NUL")
     return parts
 
 
 def is_below(parts: Sequence[bytes], above: Sequence[bytes]) -> bool:
-    """True if the path with these components is ``above`` or lies below it."""
+    """True if the path with these components is ``above`` or is below it."""
     return list(parts[: len(above)]) == list(above)
 
 

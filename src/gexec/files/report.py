@@ -1,4 +1,4 @@
-"""The last line of a receiver: what it did, in numbers, for a program to read. Pure."""
+"""The last line of a receiver: counts of what it did, for programs. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Report:
 
     Attributes:
         is_complete: the stream came to its end, intact.
-        files, links, directories: those written (in a dry run: that would be); a directory counts when it
-            is new.
+        files, links, directories: number written (in a dry run: that would be written); only new directories
+            count.
         bytes: contents of the files written, holes included.
-        unchanged: files and links that were right already.
-        differing: with verification or in a dry run, the lines told.
-        deleted: entries removed, what was in removed directories included.
+        unchanged: files and links that were already correct.
+        differing: with verification or in a dry run, the number of lines printed.
+        deleted: entries removed, including those in removed directories.
         failed: entries that could not be written, sent, compared or removed.
     """
 

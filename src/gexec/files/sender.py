@@ -1,8 +1,7 @@
-"""Walks files and directories and makes an archive stream of them, with little memory.
+"""Walks files and directories and encodes them as an archive stream, with little memory.
 
-Every directory is opened through its parent's descriptor and without following links, so that nobody can
-redirect the walk. What cannot be sent is reported, also to receivers, and the
-rest goes on.
+Every directory is opened through its parent's descriptor and without following links, so that other users
+cannot redirect the walk. Entries that cannot be sent are reported, also to receivers, and the rest is sent.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ if TYPE_CHECKING:
 
     Buffer = bytes | bytearray | memoryview
 
-#: Records are gathered to this size before they are handed on.
+#: Records are gathered to this size before they are passed on.
 _GATHERED_BYTES = 128 * 1024
-#: A file up to this size is read before its record is made, so that a change in between costs nothing.
+#: A file up to this size is read before its record is made, so that a change during the read does no harm.
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
 #: How often a small file is read again if it changes while it is read.
 _TRIES = 3
-_CHANGED = "it changed while it was read; copy it when nobody writes to it"
+_CHANGED = "it changed while it was read; copy it when no program writes to it"
 _NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -47,7 +46,7 @@ class SourceRoot:
     """Something to send.
 
     Attributes:
-        path: where it is here, absolute.
+        path: its absolute path on this host.
         name: its path in the stream, below the receiver's destination.
     """
 
@@ -59,7 +58,7 @@ class SourceRoot:
 
 
 def roots_of(paths: Iterable[str], naming: str = "full") -> list[SourceRoot]:
-    """Return the roots of paths as a user gives them.
+    """Return the roots for a user's paths.
 
     Args:
         paths: files and directories; relative ones are taken from the working directory.
@@ -68,12 +67,12 @@ def roots_of(paths: Iterable[str], naming: str = "full") -> list[SourceRoot]:
             (/bin/x is sent as /usr/bin/x). ``base``: only its last part, as cp does.
 
     Raises:
-        UsageError: two would get the same name, or one has no name (``/``).
+        UsageError: two roots would get the same name, or one has no name (``/``).
     """
     roots = []
     for path in paths:
         if not path or "\0" in path:
-            raise UsageError(f"{path!r} names no file")
+            raise UsageError(f"{path!r} is not a file name")
         plain = os.path.abspath(os.fsencode(path))
         folder, base = os.path.split(plain)
         if not base:
@@ -84,7 +83,7 @@ def roots_of(paths: Iterable[str], naming: str = "full") -> list[SourceRoot]:
 
 
 def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
-    """Return the roots in the order of the stream, without those that another one brings along."""
+    """Return the roots in the order of the stream, without those that are below another one."""
     kept: list[SourceRoot] = []
     for root in sorted(roots, key=lambda root: root.name.split(b"/")):
         try:
@@ -112,11 +111,11 @@ class Sender:
     Args:
         roots: from roots_of, or in the same order.
         digests_only: send digests instead of contents, for receivers that only compare.
-        on_problem: called with one sentence for each thing that is not sent.
+        on_problem: called with one sentence for each entry that is not sent.
 
     Attributes:
         files, bytes: what has been sent so far.
-        problems: how many things could not be sent, and should have been.
+        problems: how many entries should have been sent but could not be.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Sender:
         self.problems = 0
 
     def chunks(self) -> Iterator[Buffer]:
-        """Yield the stream. Each chunk is valid until the next is asked for."""
+        """Yield the stream. Each chunk is valid until the next one is requested."""
         self._gathered += self._encoder.preamble(digests_only=self._digests_only)
         for root in self._roots:
             folder, base = os.path.split(root.path)
@@ -153,9 +152,9 @@ class Sender:
     def _node(
         self, above: int, base: bytes, path: bytes, name: bytes, is_named: bool = False
     ) -> Iterator[Buffer]:
-        """Send one thing, whatever it is: ``base`` in the directory ``above``; ``path`` is for sentences.
+        """Send one entry of any kind: ``base`` in the directory ``above``; ``path`` is for messages.
 
-        ``is_named``: the user asked for it by name, so that its absence on the nodes is a failure.
+        ``is_named``: the user named it, so that its absence on the nodes is a failure.
         """
         try:
             kind = stat.S_IFMT(os.lstat(base, dir_fd=above).st_mode)
@@ -205,7 +204,7 @@ class Sender:
         self._gathered += self._encoder.symlink(name, self._meta(status), target)
 
     def _file(self, above: int, base: bytes, path: bytes, name: bytes) -> Iterator[Buffer]:
-        # O_NONBLOCK: should it have become a named pipe meanwhile.
+        # O_NONBLOCK: in case it has become a named pipe since lstat.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         descriptor = os.open(base, flags, dir_fd=above)
         try:
@@ -228,7 +227,7 @@ class Sender:
             if _same(before, status) and len(content) == status.st_size:
                 break
         else:
-            # A file that is written to has another size or time than before; one of /proc has neither.
+            # If a file was written to, its size or time has changed; for a file of /proc neither has.
             self._skip(path, name, _NO_SIZE if _same(before, status) else _CHANGED)
             return
         self._gathered += self._encoder.file(name, self._meta(status), len(content))
@@ -340,11 +339,11 @@ def _same(before: os.stat_result, after: os.stat_result) -> bool:
 _REASONS = {
     errno.ENOENT: "there is no such file",
     errno.EACCES: "you may not read it; copy as a user who may",
-    errno.EPERM: "the system does not permit to read it; copy as a user who may",
-    errno.ELOOP: "it became something else meanwhile; copy again",
-    errno.ENOTDIR: "it, or a directory above it, became something else meanwhile; copy again",
+    errno.EPERM: "the system does not permit reading it; copy as a user who may",
+    errno.ELOOP: "it was replaced during the copy; copy again",
+    errno.ENOTDIR: "it, or a directory above it, was replaced during the copy; copy again",
     errno.EIO: "the disk reports an input/output error; check the disk of this host",
-    errno.ESTALE: "its file server does not know it any more; mount the file system again",
+    errno.ESTALE: "its file server no longer has it (stale handle); mount the file system again",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this host; close some",
     errno.ENAMETOOLONG: "its name is too long for the file system; shorten it",

@@ -1,4 +1,4 @@
-"""Unpacks the streams of many nodes, each below a directory of its own."""
+"""Unpacks the streams of many nodes, each below its own directory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 
 def folders_of(nodes: Sequence[str]) -> list[str]:
-    """Return a directory's name for each node, in order; a duplicate gets its rank behind it
-    (``node1@5``).
+    """Return a directory's name for each node, in order; a duplicate gets its rank appended (``node1@5``).
 
     Raises:
         UsageError: a node's name cannot be the name of a directory.
@@ -36,11 +35,11 @@ def folders_of(nodes: Sequence[str]) -> list[str]:
 class Unpacker:
     """Writes nodes' streams to DIR/NODE/path. Nodes are not trusted: each stays below its own directory.
 
-    Memory is bounded by what one stream needs (some kilobytes) times the nodes that are under way.
+    Memory is bounded: some kilobytes for each node's stream under way.
 
     Args:
-        directory: absolute; is there already.
-        options: as of a receiver; without ``make_parents`` only files directly below can be written.
+        directory: absolute; must exist.
+        options: as for a receiver; without ``make_parents`` only files directly below can be written.
         say: called with (folder, sentence) for the user.
         tell: called with (folder, line), see Receiver.
     """
@@ -61,11 +60,10 @@ class Unpacker:
         self._broken: set[str] = set()
 
     def feed(self, folder: str, data: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes of one node's stream. What is wrong with it is said once, and the rest of it
-        ignored.
+        """Take the next bytes of one node's stream. An error in it is reported once, and the rest is ignored.
 
         Raises:
-            GexecError: the directory cannot be made or opened.
+            GexecError: the directory cannot be created or opened.
         """
         if folder in self._broken:
             return

@@ -1,9 +1,9 @@
-"""Accepting: listeners, TLS for daemons, SO_PEERCRED for clients, and limits on whoever is not known yet.
+"""Accepting connections: listeners, TLS for daemons, SO_PEERCRED for clients, limits on unauthenticated
+peers.
 
-A connection counts against the limits from accept to its Hello; the oldest is not dropped for a
-newer one, the newer one is closed, since a daemon of the cluster dials again. When descriptors
-run out, one that is kept in reserve lets the daemon take and close what it cannot serve, instead
-of spinning.
+A connection counts against the limits from accept to its Hello. Above a limit the new connection is closed,
+not the oldest, because a daemon of the cluster dials again. When descriptors run out, the daemon uses one
+that it keeps in reserve to accept and close connections that it cannot serve; otherwise its loop would spin.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts
 from gexec.wire import frames
 
-#: Connections taken in one go, so that a flood does not keep the loop from the jobs.
+#: Connections accepted in one turn, so that a flood does not delay the jobs.
 _BATCH = 32
 _PEER = struct.Struct("=iII")
 #: What accept raises if nobody waits, or nobody any more.
@@ -33,10 +33,10 @@ _NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
 
 class AcceptOwner(LinkOwner, Protocol):
-    """Who gets the accepted links."""
+    """The owner of the accepted links."""
 
     def link_accepted(self, link: Link, uid: int | None) -> None:
-        """A daemon, or a client of this uid, has connected; its Hello is awaited."""
+        """A daemon, or a client of this uid, has connected; its Hello follows."""
 
 
 class Acceptor:
@@ -68,7 +68,7 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
 
     def stop(self) -> None:
-        """Accept no more; what is connected stays."""
+        """Accept no more connections; existing ones stay."""
         for listener in (*self._listeners, self._client_listener):
             if listener.fileno() >= 0:
                 self._loop.remove_reader(listener.fileno())
@@ -106,13 +106,13 @@ class Acceptor:
             pass
         self._keep_reserve()
         if who:
-            self._complain("accept", f"{who} was refused: no file descriptors are left (raise LimitNOFILE)")
+            self._complain("accept", f"{who} was refused: no file descriptors are left: raise LimitNOFILE")
 
     def _keep_reserve(self) -> None:
         try:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            self._reserve = None  # none left in the whole system: until the next time
+            self._reserve = None  # the whole system has none left: try again next time
 
     def _complain(self, source: str, text: str) -> None:
         self._complaints.tell(source, text, self._loop.time())
@@ -123,7 +123,7 @@ class Acceptor:
         label = f"client (pid {pid}, uid {uid})"
         if len(self._clients) >= limits.CLIENTS_MAX or self._of_uid[uid] >= limits.CLIENTS_PER_UID_MAX:
             sock.close()
-            text = f"{label} was refused: {self._of_uid[uid]} of {len(self._clients)} clients are this user's"
+            text = f"{label} was refused: this user has {self._of_uid[uid]} of {len(self._clients)} clients"
             self._complain(f"uid {uid}", text)
             return
         sock.setblocking(False)
@@ -144,15 +144,15 @@ class Acceptor:
         crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
         if crowded or self._sources[source] >= limits.LINKS_UNAUTHENTICATED_PER_SOURCE_MAX:
             sock.close()
-            text = f"{label} was refused: {self._sources[source]} connections from there and "
-            text += f"{len(self._unknown)} in all have not shown yet who they are"
+            text = f"{label} was refused: {self._sources[source]} connections from this address and "
+            text += f"{len(self._unknown)} in all are not yet authenticated"
             self._complain(source, text)
             return
         sock.setblocking(False)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
-            pass  # it has gone already: the handshake tells
+            pass  # it is already gone: the handshake fails
         link = Link(
             self._owner,
             frames.FROM_PARENT,
@@ -169,7 +169,7 @@ class Acceptor:
                 lambda: link.protocol,
                 sock,
                 ssl=self.contexts.accept,
-                # The link's own deadline comes first: it says what was missing, and sees pauses.
+                # The link's own deadline comes first: it reports what was missing, and detects pauses.
                 ssl_handshake_timeout=self._hello_s + tls.HANDSHAKE_BACKSTOP_S,
             ),
             link,
@@ -187,7 +187,7 @@ class Acceptor:
             self._handshakes.pop(link, None)
 
     def known(self, link: Link) -> None:
-        """The peer has shown who it is: it no longer counts against the limits."""
+        """The peer is authenticated: it no longer counts against the limits."""
         source = self._unknown.pop(link, None)
         if source is not None:
             self._sources[source] -= 1

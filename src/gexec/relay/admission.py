@@ -1,7 +1,7 @@
-"""The relay's look at a job before it takes part: credential, digest, blob.
+"""The relay's check of a job before it takes part: credential, digest, blob.
 
-The spawner checks all of it again by itself (``spawner.admission``), since a relay is not trusted;
-this check keeps a relay from dialling and forwarding for anybody who has no credential.
+The spawner checks everything again itself (``spawner.admission``), because it does not trust the relay. This
+check prevents the relay from dialling and forwarding for clients without a credential.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from gexec.security.keys import VerifyKey
 from gexec.settings.config import GexecdSettings
 from gexec.wire.jobspec import JobSpec
 
-#: A node that stands several times in a job, or is attached again, does not pay for each.
+#: Jobs that are remembered, so that a node that is listed several times in a job, or attached again, verifies
+#: once.
 _REMEMBERED: Final = 16
 _REMEMBERED_MAX_BYTES: Final = 8 * 1024 * 1024
 
 
 class _Checked:
-    """A job that was found good, and how many machines of it live here."""
+    """A job that passed the checks, and the number of its machines in this process."""
 
     __slots__ = ("blob", "credential", "lives", "spec")
 
@@ -35,10 +36,10 @@ class _Checked:
 
 
 class CredentialVerifier:
-    """Verifies credentials; remembers the last few good ones, and those of jobs that live here.
+    """Verifies credentials; remembers the last few valid ones, and those of jobs in this process.
 
-    A job that runs for days is attached again long after its credential has expired: what counts
-    is that it was good when the job came, so the job's own bytes stay good while it lives.
+    A job that runs for days can be attached again long after its credential has expired. The credential must
+    have been valid when the job arrived; then these bytes stay accepted while the job exists.
     """
 
     def __init__(self, settings: GexecdSettings, keys: Mapping[bytes, VerifyKey]) -> None:
@@ -49,7 +50,7 @@ class CredentialVerifier:
         self._live: dict[bytes, _Checked] = {}
 
     def keep(self, raw: bytes) -> None:
-        """A job with this credential, just checked, lives here from now on."""
+        """Keep this credential, just checked, because a job with it begins here."""
         checked = self._live.get(raw)
         if checked is None:
             checked = self._live[raw] = self._known[raw]
@@ -57,23 +58,23 @@ class CredentialVerifier:
         checked.lives += 1
 
     def release(self, raw: bytes) -> None:
-        """One of the jobs with this credential has ended; with the last one all is forgotten."""
+        """One of the jobs with this credential has ended; after the last one it is forgotten."""
         checked = self._live[raw]
         checked.lives -= 1
         if not checked.lives:
             del self._live[raw]
 
     def reload(self, keys: Mapping[bytes, VerifyKey]) -> None:
-        """Take new keys; what was verified with the old ones is forgotten, but for the jobs that live."""
+        """Use new keys; forget what was verified with the old ones, except for existing jobs."""
         self._keys = keys
         self._known.clear()
         self._known_bytes = 0
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        """Return what a credential and its blob say.
+        """Return the content of a credential and its blob.
 
         Raises:
-            CredentialError: the credential is not acceptable now, or is bound to another job.
+            CredentialError: the credential is not acceptable (now), or is bound to another job.
             ProtocolError: the blob is not a job.
         """
         known = self._live.get(raw) or self._known.get(raw)
@@ -101,12 +102,12 @@ class CredentialVerifier:
         return credential, spec
 
     def shared(self, raw: bytes, blob: bytes) -> bytes:
-        """Return the one copy of a blob that was just checked: many ranks of a job may be on one node."""
+        """Return the shared copy of a blob that was just checked: many ranks of a job may be on one node."""
         known = self._live.get(raw) or self._known.get(raw)
         return known.blob if known is not None and known.blob == blob else blob
 
     def forget_known(self) -> None:
-        """Forget the jobs that were checked and do not live here (they were refused)."""
+        """Forget checked jobs that do not exist here (they were refused)."""
         self._known.clear()
         self._known_bytes = 0
 

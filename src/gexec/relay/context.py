@@ -1,4 +1,4 @@
-"""What the spawner process hands to the relay that it forks."""
+"""What the spawner process passes to the relay that it forks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gexec.settings.config import GexecdSettings
 
 
 class RelayContext:
-    """Everything a relay needs and may have; it can open nothing of this by itself any more.
+    """Everything that a relay needs and may have; the relay itself cannot open any of this.
 
     Attributes:
         listeners: listening TCP sockets for links, non-blocking.
         client_listener: the listening unix socket for clients of this host, non-blocking.
         channel_socket: for ``posix.channel.RelayChannel``.
-        certificates: (key, certificate, authority), PEM; renewed ones come as an event.
+        certificates: (key, certificate, authority), PEM; renewed ones arrive as a message.
         names: this node's names and addresses.
         settings: as read.
         verify_keys: accepted public keys by key id.

@@ -1,8 +1,9 @@
-"""Reaching a node under one of its addresses: tried in turn, the first that connects wins.
+"""Dialling a node: its addresses are tried in turn, and the first that connects is used.
 
-As RFC 8305 (Happy Eyeballs) has it: in the order given, the next one when the one before has failed or
-has not answered within ``limits.NEXT_ADDRESS_S``, all within one time. The order is the client's
-(client/resolve.py). By hand, since uvloop's own starts four threads to look up what is an address already.
+As in RFC 8305 (Happy Eyeballs): in the order given, the next one when the previous one has failed or has not
+answered within ``limits.NEXT_ADDRESS_S``, all within one timeout. The client determines the order
+(client/resolve.py). Written by hand, because uvloop's own function starts four threads to look up what
+already is an address.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from gexec.relay import tls
 
 
 class Attempts:
-    """One node's addresses, and what came of each.
+    """The attempts to dial one node's addresses, and their failures.
 
     Args:
-        addresses: as of ``parse_addresses``.
+        addresses: from ``parse_addresses``.
         timeout_s: for all of them together, from now on.
 
     Attributes:
@@ -39,13 +40,13 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._over = False
-        #: The next address may be tried, though the one before has not failed.
+        #: The next address may be tried, although the previous one has not failed.
         self._next_due = False
         self._next: asyncio.TimerHandle | None = None
         self._deadline = Deadline(self._loop, timeout_s, self._time_over)
 
     async def connect(self) -> socket.socket | None:
-        """Return the next connection, non-blocking, which ``address`` names; None if no more can be had."""
+        """Return the next connection, non-blocking, to ``address``; None if all addresses have failed."""
         self._begin_next()
         while self._under_way:
             await self._woken.wait()
@@ -65,11 +66,11 @@ class Attempts:
         return None
 
     def failed(self, text: str) -> None:
-        """The last connection was no good."""
+        """The last connection was not to the wanted node."""
         self._failures.append((self.address, text))
 
     def told(self) -> str:
-        """Return why the node was not reached: of several addresses each with its cause."""
+        """Return why the node was not reached; if it has several addresses, each with its cause."""
         if not self._several:
             return self._failures[0][1]
         by_cause: dict[str, list[str]] = {}
@@ -122,7 +123,7 @@ class Attempts:
             return None
         del self._under_way[address]
         self._loop.remove_writer(sock)
-        if connected:  # also if the time is over: answer and deadline may have been there at once
+        if connected:  # even after the deadline: answer and deadline may have arrived together
             return sock
         sock.close()
         text = tls.failure(OSError(error, os.strerror(error))) if error else ""
@@ -130,7 +131,7 @@ class Attempts:
         return None
 
     def _stop_others(self) -> list[str]:
-        """Close what is under way, and return its addresses."""
+        """Close all attempts under way, and return their addresses."""
         stopped = list(self._under_way)
         for sock in self._under_way.values():
             self._loop.remove_writer(sock)
@@ -177,7 +178,7 @@ def parse_address(address: str) -> tuple[str, int]:
     if not (host and colon and digits and 0 < int(port) < 65536 and len(address) <= limits.ADDRESS_MAX_BYTES):
         raise ValueError(f"address {address[:80]!r}: expected ip:port or [ip6]:port")
     try:
-        # A name would be looked up by whoever connects, and hold everything else up meanwhile.
+        # Connecting to a name would look it up, and block everything else in that time.
         socket.inet_pton(_family(host), host.partition("%")[0] if ":" in host else host)
     except (OSError, ValueError):
         raise ValueError(f"address {address[:80]!r}: {host[:80]!r} is not an IP address") from None
@@ -189,7 +190,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _place(host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Return what a socket is connected to. A zone is the name of an interface of this host, which dials."""
+    """Return the address for connect(). A zone is the name of an interface of this host, which dials."""
     address, percent, zone = host.partition("%")
     if not percent:
         return host, port

@@ -1,9 +1,9 @@
 """The shell around one per-job machine: turns its effects into I/O and what happens into events.
 
 One :class:`RelayJob` holds a ``core.node.Node`` or a ``core.root.Root``, its timer, the channels to its
-parents and children and its process (``relay.process``). Everything is done in the order the machine
-asked for; what happens while effects are carried out waits its turn. All that it touches are ports
-(``relay.ports``): the simulator runs this same code.
+parents and children, and its process (``relay.process``). Effects are carried out in the machine's order;
+events that happen during this are queued. This module uses only ports (``relay.ports``): the simulator runs
+the same code.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class ChildLink:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
-        #: A lost child that is asked to attach gets so much time.
+        #: When a lost child that is asked to attach is given up.
         self.attach_by: Deadline | None = None
 
     def close(self) -> None:
-        """It is no child any more."""
+        """Cancel the timer: it is no longer a child."""
         if self.attach_by is not None:
             self.attach_by.cancel()
 
@@ -58,7 +58,7 @@ class ChildLink:
             self.waiting.append(frame)
 
     def open(self) -> None:
-        """The link is open: send the Start and what came after it."""
+        """The link is open: send the Start and the frames after it."""
         if self.sent:
             return
         self.sent = True
@@ -69,13 +69,13 @@ class ChildLink:
 
 
 class RelayJob:
-    """One machine at work.
+    """One machine and what it uses.
 
     Args:
-        jobs: those that it lives among.
-        key: how they find it: (job id, low), or (job id, -1) for a root.
+        jobs: the daemon's jobs, among them this one.
+        key: its key there: (job id, low), or (job id, -1) for a root.
         credential, blob: as received, for the spawner.
-        uid: whom the credential speaks for.
+        uid: the credential's user.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RelayJob:
         self._process = JobProcess(self, jobs)
         self._busy = False
         self._timer: Timer | None = None
-        #: When the machine has something to do, and when the timer comes, in the steady time.
+        #: When the machine has something to do, and when the timer expires, in steady time.
         self._due_s: float | None = None
         self._wake_s: float | None = None
 
@@ -122,7 +122,7 @@ class RelayJob:
     # -- driving --------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Let the machine begin."""
+        """Begin the job."""
         self._busy = True
         try:
             self._carry_out(self.machine.begin(self._now_s()))
@@ -131,15 +131,15 @@ class RelayJob:
         self._run_queue()
 
     def tell(self, event: events.Event) -> None:
-        """Hand the machine an event, now or after what it is at.
+        """Pass an event to the machine, now or after the events before it.
 
-        A ProtocolError for what a parent or client said ends that connection, nothing else.
+        A ProtocolError about a frame of a parent or client ends only that connection.
         """
         self._queue.append(event)
         self.wake()
 
     def wake(self) -> None:
-        """See to what waits, unless that is being done."""
+        """Handle queued events, unless that is under way."""
         if not self._busy:
             self._busy = True
             self._run_queue()
@@ -178,10 +178,10 @@ class RelayJob:
             link = self.children[event.child].link
         else:
             raise error
-        self._timers.call_at(self._timers.time(), partial(link.abort, f"it broke the protocol: {error}"))
+        self._timers.call_at(self._timers.time(), partial(link.abort, f"protocol violation: {error}"))
 
     def fail(self, error: Exception) -> None:
-        """Give up this job alone: end the process, tell the parents and the children."""
+        """Give up only this job: end the process, inform the parents and the children."""
         self._jobs.around.job_failed(str(self), error)
         self.machine.finished = True
         refused = frames.Refused(frames.REFUSED_UNKNOWN, "gexecd failed on this job: see its log")
@@ -267,9 +267,9 @@ class RelayJob:
             child.attach_by = Deadline(self._timers, timeout_s, overdue)
 
     def _attach_overdue(self, number: int, child: ChildLink) -> None:
-        """A lost child that is asked to attach gets no more time than a new one gets to be reached.
+        """A lost child that is asked to attach gets only the time in which a new one must be reached.
 
-        The kernel of a stopped daemon still accepts connections, so being reached says little here.
+        The kernel of a stopped daemon still accepts connections, so a reached child is not necessarily alive.
         """
         if self.children.get(number) is child and not child.sent:
             self._drop_child(number)
@@ -282,7 +282,7 @@ class RelayJob:
             self.tell(events.ChildReached(number))
 
     def child_link_opened(self, number: int) -> None:
-        """The link to a child is there."""
+        """The link to a child is open."""
         child = self.children.get(number)
         if child is not None:
             child.open()
@@ -307,7 +307,7 @@ class RelayJob:
             self._timer.cancel()
             self._timer = None
         self._process.end()
-        # Timers, and the rings of references in this object, may outlive the job: its bytes do not.
+        # Timers and reference cycles may keep this object longer than the job: drop the job's bytes.
         self.blob = b""
         self.machine.release()
         self._queue.clear()

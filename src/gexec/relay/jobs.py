@@ -1,7 +1,7 @@
-"""The jobs of one daemon: which one a frame on a link belongs to, and whether a new one is taken.
+"""The jobs of one daemon: to which job a frame on a link belongs, and whether a new job is accepted.
 
-Also the heartbeats of the links that jobs are on. Everything outside are ports (``relay.ports``): the
-simulator runs this same code.
+Also the heartbeats of the links that jobs use. This module uses only ports (``relay.ports``): the simulator
+runs the same code.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from gexec.wire.jobspec import JobSpec
 
 
 class Party:
-    """Who speaks on one connection, and which of its channels belong to which job."""
+    """The peer of one connection, and the jobs of its channels."""
 
     __slots__ = ("children", "numbers", "parents", "uid")
 
     def __init__(self, uid: int | None = None) -> None:
         #: The client's uid on a unix socket; None for a daemon.
         self.uid = uid
-        #: Channels that the peer opened: (job, the number of it as a parent).
+        #: Channels that the peer opened: (job, the peer's number as a parent).
         self.parents: dict[int, tuple[RelayJob, int]] = {}
-        #: Channels that this daemon opened: (job, the number of the child).
+        #: Channels that this daemon opened: (job, the child's number).
         self.children: dict[int, tuple[RelayJob, int]] = {}
         self.numbers = count(1)
 
 
 class Jobs:
-    """All jobs of one daemon, and who speaks on its links.
+    """All jobs of one daemon, and the peers on its links.
 
     Args:
-        stepped: is told of every step of a job's machine, before its effects: the simulator watches.
+        stepped: called after every step of a job's machine, before its effects; for the simulator's checks.
 
     Attributes:
-        by_key: those that live, by (job id, low), or (job id, ROOT).
-        draining: no new job is taken.
+        by_key: existing jobs, by (job id, low), or (job id, ROOT).
+        draining: no new job is accepted.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Jobs:
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
         self._beat: Timer | None = None
-        #: When it is due, in the clock's time, and how far the clock was behind when it came last.
+        #: When it is due, in the clock's time, and how far the clock was behind at the last one.
         self._beat_due_s = 0.0
         self._beat_behind_s = 0.0
 
     def begin(self) -> None:
-        """Look after the links from now on."""
+        """Start the heartbeats."""
         self._beat_within(self._settings.link_idle_s)
 
     def drain(self) -> None:
-        """Take no new jobs, and tell all peers."""
+        """Take no new jobs, and inform all peers."""
         self.draining = True
         for link in self._parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
@@ -97,7 +97,7 @@ class Jobs:
         return link, channel
 
     def close_channel(self, link: LinkPort, channel: int) -> None:
-        """Hear no more of a channel."""
+        """Stop handling a child's channel."""
         party = self._parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
@@ -119,7 +119,7 @@ class Jobs:
             job.child_link_opened(number)
 
     def link_closed(self, link: LinkPort, text: str) -> bool:
-        """A link has ended: every job on it is told. Tell whether it was known."""
+        """A link has ended: inform every job on it. Return whether the link was known."""
         party = self._parties.pop(link, None)
         if party is None:
             return False
@@ -148,21 +148,21 @@ class Jobs:
             self._start(link, party, channel, frame)
         elif isinstance(frame, Submit):
             self._submit(link, party, channel, frame)
-        # Anything else speaks of a job that has ended here meanwhile.
+        # Any other frame is about a job that has already ended here.
 
     # -- time and heartbeats --------------------------------------------------------------
 
     def now_s(self, wake_s: float | None) -> float:
-        """Return the steady time for a job that was to wake up at ``wake_s`` at the latest.
+        """Return the steady time for a job that had to wake up at ``wake_s`` at the latest.
 
-        A job without a deadline hears of a pause from the heartbeat that was missed: a deadline that it
-        set before somebody else put the clock back would come late by the whole pause.
+        For a job without a deadline, the missed heartbeat shows a pause. Otherwise a deadline that the job
+        sets before the clock is set back would be late by the whole pause.
         """
         due_s = earlier(wake_s, self._beat_due_s) if self._beat is not None else wake_s
         return self.clock.now(self._timers.time(), due_s)
 
     def _beat_within(self, delay_s: float) -> None:
-        """See to it that the next heartbeat comes within this time."""
+        """Schedule the next heartbeat within this time."""
         due_s = self._timers.time() - self.clock.behind_s + delay_s
         if self._beat is not None:
             if self._beat_due_s <= due_s:
@@ -172,9 +172,9 @@ class Jobs:
         self._beat = self._timers.call_at(due_s + self.clock.behind_s, self._heartbeat)
 
     def _heartbeat(self) -> None:
-        """Ask silent peers whether they live; give up dead ones and idle links.
+        """Ping silent peers; give up dead ones and idle links.
 
-        Without a job on any link this comes once more, and then only as often as links may be idle.
+        Without a job on any link this runs once more, and then only at intervals of ``link_idle_s``.
         """
         self._beat = None
         settings = self._settings
@@ -182,7 +182,7 @@ class Jobs:
         now_s = self._timers.time()
         paused_s = self._paused_s(now_s)
         for link, party in list(self._parties.items()):
-            # While this process stood still nobody could be heard.
+            # During its own pause this process could not receive anything.
             link.heard_s = min(now_s, link.heard_s + paused_s)
             silent_s = now_s - link.heard_s
             if not link.opened:
@@ -199,7 +199,7 @@ class Jobs:
         self._beat_within(next_s)
 
     def _paused_s(self, now_s: float) -> float:
-        """Return how long this process stood still since the last heartbeat."""
+        """Return how long this process was paused since the last heartbeat."""
         self.clock.now(now_s, self._beat_due_s)
         before_s, self._beat_behind_s = self._beat_behind_s, self.clock.behind_s
         return self.clock.behind_s - before_s
@@ -207,10 +207,10 @@ class Jobs:
     # -- jobs -----------------------------------------------------------------------------
 
     def _refusal(self) -> Refused | None:
-        """Return why no new job is taken just now, None if one is."""
+        """Return why no new job is accepted now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        ranks = len(self.by_key) - self._roots  # those are bounded by the clients there may be
+        ranks = len(self.by_key) - self._roots  # roots are bounded by the limit on clients
         if ranks >= self._settings.jobs_max:
             return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
         return None
@@ -218,11 +218,11 @@ class Jobs:
     def _checked(
         self, link: LinkPort, channel: int, frame: Start | Submit
     ) -> tuple[Credential, JobSpec] | None:
-        """Return what a job's credential and blob say; None if they are no good: the peer was told."""
+        """Return the content of a job's credential and blob; None after a refusal to the peer."""
         try:
             return self.around.entry.check(frame.credential, frame.blob)
         except (CredentialError, ProtocolError) as error:
-            # A job that this version does not know must not end the link, and other jobs with it.
+            # A job of an unknown form must not end the link, and other jobs with it.
             link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
             return None
 
@@ -304,7 +304,7 @@ class Jobs:
         job.begin()
 
     def job_finished(self, job: RelayJob) -> None:
-        """A machine has done its part."""
+        """A job's machine has finished."""
         if self.by_key.pop(job.key, None) is not None:
             self._roots -= job.key[1] == ROOT
             self.around.entry.release(job.credential)

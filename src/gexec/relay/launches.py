@@ -1,7 +1,7 @@
-"""How many launches of one user are with the spawner at a time; the others wait here, in their order.
+"""Limits how many launches of one user the spawner handles at a time; the others wait here, in order.
 
-A job may name one node thousands of times, and a user may stop the helper process that takes the
-launches up: neither may fill the spawner's queues or use up its descriptors.
+A job may name one node thousands of times, and a user may stop the helper process that performs the launches:
+neither may fill the spawner's queues or exhaust its descriptors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 
 
 class Launches:
-    """Whose turn it is. Each launch is answered for by exactly one ``done``."""
+    """The queue of launches. Exactly one ``done`` follows each launch."""
 
     def __init__(self) -> None:
         self._under_way: dict[int, int] = {}
@@ -22,7 +22,7 @@ class Launches:
     def ask(self, uid: int, begin: Callable[[], bool]) -> None:
         """Call ``begin`` now, or when it is this launch's turn.
 
-        It returns whether a launch is under way now: then ``done`` must follow.
+        ``begin`` returns whether a launch is under way now: then ``done`` must follow.
         """
         count = self._under_way.get(uid, 0)
         if count >= LAUNCHES_UNDER_WAY_MAX:
@@ -40,7 +40,7 @@ class Launches:
             if not waiting:
                 del self._waiting[uid]
             if begin():
-                return  # in the place of the one that is done
+                return  # takes the place of the one that is done
         count = self._under_way[uid] - 1
         if count:
             self._under_way[uid] = count

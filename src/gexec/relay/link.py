@@ -1,8 +1,8 @@
-"""A link: one connection in frames, for a TLS stream between daemons and a client's unix socket alike.
+"""A link: one connection that carries frames, either a TLS stream between daemons or a client's unix socket.
 
-Frames sent within one turn of the event loop go out in one write. Who sends is never paused: what may
-be under way is bounded by the windows of the jobs (docs/protocol.md, Flow), so that a slow job never
-holds up another one on the same link. What a peer does not take yet waits here.
+Frames sent within one turn of the event loop go out in one write. Senders are never paused: the windows of
+the jobs bound what may be under way (docs/protocol.md, Flow), so that a slow job never delays another one on
+the same link. Bytes that a peer does not take yet are kept here.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
 
-#: How long a frame that nobody waits for may wait for company.
+#: How long a frame that is not urgent may be delayed for the next one.
 UNHURRIED_S: Final = 1.0
-#: All links of a process read into one buffer: the event loop fills and hands it over in one step.
+#: All links of a process read into one buffer: the event loop fills and delivers it in one step.
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
-#: TLS keeps what it encrypts in a buffer that never shrinks while the connection lives: it gets pieces of
-#: this size, and no more while as much waits there. A link that carried a large job then holds no megabytes.
+#: TLS encrypts into a buffer that never shrinks while the connection exists. So it gets pieces of this size,
+#: and no more while that much waits there; otherwise a link would keep megabytes after a large job.
 _PIECE_BYTES: Final = 256 * 1024
-#: Answers (Pong, Refused) that a peer may leave unread; no window of a job bounds them.
+#: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
-DIALLING: Final = 0  #: it was dialled, or accepted, and has no connection yet
+DIALLING: Final = 0  #: it was dialled or accepted, and is not connected yet
 REACHED: Final = 1  #: a dialled peer's machine has answered (TCP); TLS follows
-GREETING: Final = 2  #: the connection stands, TLS included; the peer's Hello has not come
-OPENED: Final = 3  #: it has come: frames go both ways
-LEAVING: Final = 4  #: the peer takes no new jobs (it said Goodbye)
+GREETING: Final = 2  #: connected, with TLS; the peer's Hello has not arrived
+OPENED: Final = 3  #: Hello has arrived: frames go both ways
+LEAVING: Final = 4  #: the peer takes no new jobs (it sent Goodbye)
 CLOSED: Final = 5  #: it was open, and has ended
-FAILED: Final = 6  #: it has ended before it was open
+FAILED: Final = 6  #: it ended before it was open
 
 STATES: Final = States(
     "link",
@@ -57,40 +57,40 @@ STATES: Final = States(
 
 
 class LinkOwner(Protocol):
-    """Who is told what happens on a link."""
+    """Gets the events of a link."""
 
     def link_reached(self, link: Link) -> None:
         """A dialled link has its TCP connection; TLS and Hello follow."""
 
     def link_opened(self, link: Link) -> None:
-        """The peer's Hello has come: frames may be sent."""
+        """The peer's Hello has arrived: frames may be sent."""
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
-        """A frame of a job has come. A ProtocolError that this raises ends the link."""
+        """A frame of a job has arrived. A ProtocolError that this raises ends the link."""
 
     def link_closed(self, link: Link, text: str) -> None:
-        """The link has ended; told once, whether it was ever opened or not."""
+        """The link has ended; called once, whether it was ever open or not."""
 
 
 class Link:
     """One connection.
 
     Args:
-        owner: is told of frames and of the end.
+        owner: gets the frames and the end.
         allowed: the frames that the peer may send (a FROM_* table).
         label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
-        source: whose doing it is, for bounding what is logged: an address, or ``uid N``.
-        accepted: the peer dialled; the time for its Hello runs from now, TLS included, and its
-            certificate's name comes to stand before the label.
-        hello_s: how long that is; for a dialled link from the end of the TLS handshake.
-        wanted: the name that a dialled peer's certificate must hold; "" = whoever it is.
+        source: an address, or ``uid N``, by which log lines about the link are limited.
+        accepted: the peer dialled; the time for TLS and its Hello runs from now, and its certificate's name
+            is put before the label.
+        hello_s: that time; for a dialled link it runs from the end of the TLS handshake.
+        wanted: the name that a dialled peer's certificate must contain; "" = any.
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
         heard_s: event loop time of the last bytes from the peer.
         give_up_s: event loop time when a link that is being dialled is given up.
         address: the ``ip:port`` that was dialled.
-        refused: why the peer that was dialled last is not the wanted one, "" if it is.
+        refused: why the last dialled peer is not the wanted one, "" if it is.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
         self._pending: list[bytes] = []
-        #: The transport takes no more just now.
+        #: The transport takes no more now.
         self._paused = False
         self._flushing = False
         self._unhurried: asyncio.TimerHandle | None = None
@@ -132,7 +132,7 @@ class Link:
     # -- the connection -------------------------------------------------------------------
 
     def become(self, cause: str) -> None:
-        """Change the state as STATES says."""
+        """Change the state according to STATES."""
         self.state = STATES.after(self.state, cause)
 
     @property
@@ -142,7 +142,7 @@ class Link:
 
     @property
     def opened(self) -> bool:
-        """The peer's Hello has come, whether or not the link has ended since."""
+        """The peer's Hello has arrived, whether or not the link has ended since."""
         return OPENED <= self.state <= CLOSED
 
     @property
@@ -156,23 +156,23 @@ class Link:
 
     @property
     def protocol(self) -> _Protocol:
-        """What the event loop is to be given for one connection."""
+        """A protocol object for the event loop, for one connection."""
         return _Protocol(self)
 
     def expect_hello(self, within_s: float) -> None:
-        """Give a dialled peer, whose machine has answered, so long for TLS and its Hello."""
+        """Give a dialled peer, whose machine has answered, ``within_s`` for TLS and its Hello."""
         self.expect_nothing()
         self._hello_s = within_s
         self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
     def expect_nothing(self) -> None:
-        """The dialled peer was none: another address is tried, whose time has not begun."""
+        """The dialled peer was not the wanted one: another address is tried, and its time has not begun."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def connected(self, transport: asyncio.Transport) -> bool:
-        """The connection is there, TLS included. Tell whether it is taken: it may lead to somebody else."""
+        """The connection is made, with TLS. Return whether it is used: it may lead to another node."""
         if self._closed:  # given up while it was dialling
             transport.abort()
             return False
@@ -194,7 +194,7 @@ class Link:
         return True
 
     def received(self, data: bytes) -> None:
-        """Bytes of the peer's have come."""
+        """Bytes from the peer have arrived."""
         self.heard_s = self._loop.time()
         try:
             for channel, frame in self._decoder.feed(data):
@@ -207,10 +207,10 @@ class Link:
                 if self._closed:
                     return
         except ProtocolError as error:
-            self.abort(f"it broke the protocol: {error}")
+            self.abort(f"protocol violation: {error}")
 
     def disconnected(self, error: Exception | None) -> None:
-        """The connection has ended, by whomever."""
+        """The connection has ended, from either side."""
         if error is not None and not self._reason:
             self._reason = tls.failure(error)
         self._end()
@@ -218,9 +218,9 @@ class Link:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame, together with whatever else is sent in this turn of the loop.
+        """Send a frame, together with everything else that is sent in this turn of the loop.
 
-        Without ``hurry`` it waits for the next frame that has, at most UNHURRIED_S.
+        Without ``hurry`` it is delayed until the next urgent frame, at most UNHURRIED_S.
         """
         self._pending += frames.encode_parts(channel, frame)
         if not hurry:
@@ -231,7 +231,7 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def answer(self, channel: int, frame: Frame) -> None:
-        """Send what the peer can ask for at any time; end the link if it asks and never reads."""
+        """Send an answer that the peer can request at any time; end the link if it never reads answers."""
         if self.transport is None or not self.transport.get_write_buffer_size():
             self._unread_bytes = 0
         self._unread_bytes += frames.HEADER_BYTES + len(frame.pack())
@@ -264,7 +264,7 @@ class Link:
             self._pending.append(data[position:])
 
     def pause(self) -> None:
-        """The peer does not take what was written: write no more for now."""
+        """The peer does not take what was written: write no more until ``resume``."""
         self._paused = True
 
     def resume(self) -> None:
@@ -287,8 +287,8 @@ class Link:
             raise ProtocolError("a second Hello")
         if frame.version != limits.PROTOCOL_VERSION:
             raise ProtocolError(
-                f"it speaks protocol {frame.version} ({frame.software}), "
-                f"this is protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
+                f"it uses protocol {frame.version} ({frame.software}), "
+                f"this side uses protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
             )
         self.become("Hello")
         self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
@@ -303,7 +303,7 @@ class Link:
     # -- end ------------------------------------------------------------------------------
 
     def close(self, text: str) -> None:
-        """Send what is pending, then end the link. The owner is told ``text`` as the reason."""
+        """Send what is pending, then end the link. The owner gets ``text`` as the reason."""
         if self._closed:
             return
         self._reason = self._reason or text
@@ -332,11 +332,11 @@ class Link:
 
 
 class _Protocol(asyncio.BufferedProtocol):
-    """The event loop's side of a link; apart from it, since a class of asyncio's cannot be compiled well."""
+    """The event loop's side of a link; a separate class, because subclasses of asyncio's compile badly."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        #: Of a connection that leads to somebody else the link hears nothing.
+        #: False for a connection that leads to another node: the link gets none of its events.
         self._taken = False
 
     @property
@@ -345,7 +345,7 @@ class _Protocol(asyncio.BufferedProtocol):
         return self._link.label
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # The loop's own kinds of transports are no subclasses of asyncio's.
+        # uvloop's transports are not subclasses of asyncio's.
         self._taken = self._link.connected(cast(asyncio.Transport, transport))
 
     def get_buffer(self, sizehint: int) -> memoryview:

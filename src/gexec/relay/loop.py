@@ -1,4 +1,4 @@
-"""The event loop of who speaks to the network: libuv's, by uvloop (docs/decisions/0011-speed.md)."""
+"""The event loop for the network: libuv's, through uvloop (docs/decisions/0011-speed.md)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Result = TypeVar("Result")
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine on a loop of its own to its end, and return its result."""
+    """Run a coroutine to its end on a new loop, and return its result."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)

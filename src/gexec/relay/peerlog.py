@@ -1,7 +1,7 @@
-"""What peers did wrong, in the daemon's log: one sentence each, and no flood from anybody.
+"""Log lines about peers' failures, one sentence each, with a limit on their rate.
 
-A port scanner, or one broken node that dials again and again, must not fill the disk or hide what
-else there is to read. What is left out is counted and told with the next line.
+A port scanner, or one broken node that dials again and again, must not fill the disk or hide other lines.
+Lines that are left out are counted, and the next line reports their number.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from gexec.posix.log import Log
 from gexec.security.rate import Rate
 
-#: Lines about one source: so many at once, then one in ten seconds.
+#: Lines about one source: SOURCE_BURST at once, then one in ten seconds.
 SOURCE_BURST = 20
 SOURCE_PER_S = 0.1
-#: Lines about all sources together, which may be many (an IPv6 network, a job on dead nodes).
+#: Lines about all sources together, because there may be many (an IPv6 network, a job on dead nodes).
 BURST = 200
 PER_S = 5.0
 _SOURCES_MAX = 4096
@@ -25,7 +25,7 @@ _ALL = 0
 
 
 class PeerErrors:
-    """Warnings about peers at a bounded rate, for each source and in all."""
+    """Warnings about peers at a limited rate, for each source and in total."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -34,12 +34,12 @@ class PeerErrors:
         self._untold: Counter[str] = Counter()
 
     def tell(self, source: str, text: str, now_s: float) -> None:
-        """Warn, unless there was too much about this source lately.
+        """Log a warning, unless there were too many about this source recently.
 
         Args:
-            source: whose doing it is: an address, or ``uid N``.
+            source: the peer's address, or ``uid N``.
             text: one sentence that names the peer and the cause.
-            now_s: of a clock that never goes back.
+            now_s: from a monotonic clock.
         """
         if not (self._of_source.take(hash(source), now_s) and self._in_all.take(_ALL, now_s)):
             if len(self._untold) >= _SOURCES_MAX:
@@ -47,13 +47,13 @@ class PeerErrors:
             self._untold[source] += 1
             return
         untold = self._untold.pop(source, 0)
-        self._log.warning(text + (f" ({untold} more about {source} were not told)" if untold else ""))
+        self._log.warning(text + (f" ({untold} more about {source} were not logged)" if untold else ""))
 
 
 def tell_faults(loop: asyncio.AbstractEventLoop, log: Log) -> None:
-    """Have asyncio's own reports told in one sentence each, the traceback only with ``debug``.
+    """Log asyncio's own reports in one sentence each, and the traceback only with ``debug``.
 
-    What the network does is no fault and comes another way (``link_closed``): this is the last net.
+    Network failures are not defects and are reported through ``link_closed``; this is the last resort.
     """
 
     def fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

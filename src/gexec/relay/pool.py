@@ -1,8 +1,8 @@
-"""The pool of links that this daemon dialled: one per (name, addresses), shared by all its jobs.
+"""The pool of links that this daemon has dialled: one per (name, addresses), shared by all its jobs.
 
-``get`` answers at once with a link that may still be dialling: the caller waits for
-``link_opened`` or ``link_closed``. Idle links are kept for minutes, so that the next job finds them
-warm; links with jobs are kept alive by pings and given up when the peer is silent.
+``get`` returns at once; the link may still be dialling, and the caller waits for ``link_opened`` or
+``link_closed``. Idle links are kept for minutes, so that the next job can use them without a handshake. Links
+with jobs are pinged, and given up when the peer is silent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gexec.wire import frames
 
 
 class Pool:
-    """Links to other daemons, by the name and addresses they were dialled under."""
+    """Links to other daemons, by the name and addresses that were dialled."""
 
     def __init__(self, owner: LinkOwner, contexts: LinkContexts) -> None:
         self.contexts = contexts
@@ -32,12 +32,12 @@ class Pool:
         """Return the link to a node, dialling it if there is none.
 
         Args:
-            name: what its certificate must be for.
+            name: the name that its certificate must contain.
             addresses: ``ip:port`` or ``[ip6%interface]:port``, several with commas between: tried in turn.
-            timeout_s: for the TCP connection, to whichever, when it has to be dialled.
+            timeout_s: for the TCP connection to any of the addresses, if there is no link yet.
 
         Raises:
-            ValueError: they are not of that form, or too many.
+            ValueError: an address does not have that form, or there are too many.
         """
         key = (name, addresses)
         link = self._links.get(key)
@@ -63,7 +63,7 @@ class Pool:
                 text = await self._shake_hands(link, attempts.address, sock, timeout_s)
                 if not text:
                     return
-                # Somebody else has this address by now, or what listens there is no gexecd.
+                # Another node has this address now, or the listener is not a gexecd.
                 link.expect_nothing()
                 attempts.failed(text)
             link.abort(attempts.told())
@@ -72,7 +72,7 @@ class Pool:
             self._dials.pop(link, None)
 
     async def _shake_hands(self, link: Link, address: str, sock: socket.socket, timeout_s: float) -> str:
-        """Give a link the connection that was made; return why it could not be, "" if it could."""
+        """Use a connection for a link; return why that failed, "" if it did not."""
         loop = asyncio.get_running_loop()
         within_s = patience_s(timeout_s)
         link.address = address
@@ -81,7 +81,7 @@ class Pool:
         link.expect_hello(within_s)
         try:
             if not link.reached:
-                # The machine is there, and somebody listens: from here on it may be slow, but not dead.
+                # The machine is up and its port is open: from now on it may be slow, but not dead.
                 self._owner.link_reached(link)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.create_connection(
@@ -89,7 +89,7 @@ class Pool:
                 sock=sock,
                 ssl=self.contexts.dial,
                 server_hostname="",
-                # The link's own deadline comes first: it sees pauses of this process.
+                # The link's own deadline comes first: it detects pauses of this process.
                 ssl_handshake_timeout=within_s + tls.HANDSHAKE_BACKSTOP_S,
             )
         except (OSError, ValueError) as error:
@@ -109,16 +109,16 @@ class Pool:
                 del self._links[key]
 
     def links(self) -> list[Link]:
-        """Return the links there are, opened or not."""
+        """Return all links, open or not."""
         return list(self._links.values())
 
 
 def may_carry(link: LinkPort, now_s: float, timeout_s: float) -> bool:
-    """Tell whether a link serves a job that gives a node ``timeout_s`` to be reached."""
+    """Tell whether a link can be used by a job with this connect timeout."""
     if link.opened or link.leaving:
         return not link.leaving
     left_s = link.give_up_s - now_s
-    # Another job's timeout must not become this one's, neither a longer nor a much shorter one.
+    # This job must not get another job's timeout, neither a longer nor a much shorter one.
     if link.reached:
         return left_s <= patience_s(timeout_s)
     return timeout_s / 2 <= left_s <= timeout_s

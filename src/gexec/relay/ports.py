@@ -1,7 +1,6 @@
-"""What jobs of a relay need of the world around them: ``relay.relay`` has gexecd's, the simulator its own.
+"""What a relay's jobs need from outside: ``relay.relay`` implements it for gexecd, the simulator for tests.
 
-The modules that are written against these ports (``jobs``, ``job``, ``process``) open nothing and read no
-clock by themselves.
+The modules that use these ports (``jobs``, ``job``, ``process``) open nothing and read no clock themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from gexec.wire import messages
 from gexec.wire.frames import Frame
 from gexec.wire.jobspec import JobSpec
 
-#: What the spawner says of one process.
+#: The spawner's messages about one process.
 ProcessEvent = messages.ProcessEvent
 
 
@@ -32,17 +31,17 @@ class LinkPort(Protocol):
 
     @property
     def opened(self) -> bool:
-        """The peer's Hello has come."""
+        """The peer's Hello has arrived."""
 
     @property
     def leaving(self) -> bool:
         """The peer takes no new jobs."""
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame; without ``hurry`` it may wait a little for another one."""
+        """Send a frame; without ``hurry`` it may be delayed for a short time until another one."""
 
     def answer(self, channel: int, frame: Frame) -> None:
-        """Send what the peer can ask for at any time. ProtocolError: it asks and never reads."""
+        """Send an answer that the peer can request at any time. ProtocolError: it never reads answers."""
 
     def close(self, text: str) -> None:
         """Send what is pending, then end the link, for this reason."""
@@ -57,82 +56,82 @@ class PipesPort(Protocol):
     child_fds: tuple[int, int, int]
 
     def close_child_ends(self) -> None:
-        """The process has its ends: close them here."""
+        """The process has its own copies of its ends: close them here."""
 
     def started(self) -> None:
         """The process runs."""
 
     def next_piece(self) -> events.Event | None:
-        """Read once what may be read; None when there is nothing more now."""
+        """Read once from a stream that may be read; None if there is nothing more now."""
 
     def unread(self) -> tuple[int, int]:
-        """Return how many bytes of stdout and stderr wait that may not be read now."""
+        """Return how many bytes of stdout and stderr are waiting that may not be read now."""
 
     def watch(self) -> None:
-        """The process has ended: watch whoever holds its output yet."""
+        """The process has ended: watch the processes that still hold its output."""
 
     def read(self, stream: int, on: bool) -> None:
-        """Go on, or stop, reading a stream."""
+        """Continue or stop reading a stream."""
 
     def write(self, data: bytes) -> None:
-        """Write to stdin, now or as it takes it."""
+        """Write to stdin, now or when the process reads."""
 
     def close_stdin(self) -> None:
-        """Close stdin after what waits to be written."""
+        """Close stdin after the bytes that wait to be written."""
 
     def close_output(self) -> None:
         """Read no more of either stream."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close everything."""
 
 
 class ProcessPort(Protocol):
     """The spawner (``relay.spawning.Spawning``).
 
-    OSError: there is no room for what it is asked.
+    OSError: there is no room for the request.
     """
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
-        """Return a number for a new task, of which ``told`` hears."""
+        """Return a number for a new task, whose events are passed to ``told``."""
 
     def close_task(self, task: int) -> None:
-        """Hear no more of a task."""
+        """Pass on no more events of a task."""
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
-        """Ask whether a rank could be started."""
+        """Request a check whether a rank can be started."""
 
     def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
-        """Ask for a rank to be started on these descriptors."""
+        """Request the start of a rank with these descriptors."""
 
     def signal(self, task: int, signum: int) -> None:
         """Send a signal to its process group."""
 
     def kill(self, task: int, now: bool) -> None:
-        """End it and all under it; or give up what was checked."""
+        """End it and all its descendants, or drop a task that was only checked."""
 
     def forget(self, task: int) -> None:
-        """Leave it running without this job."""
+        """Release it: it runs on without this job."""
 
 
 class EntryPort(Protocol):
-    """Who knows good credentials from bad ones (``relay.admission.CredentialVerifier``)."""
+    """Verifies credentials (``relay.admission.CredentialVerifier``)."""
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        """Return what they say. CredentialError, ProtocolError: the job is not to be served."""
+        """Return their content. CredentialError, ProtocolError: the job must be refused."""
 
     def shared(self, raw: bytes, blob: bytes) -> bytes:
-        """Return the one copy of a blob that was just checked."""
+        """Return the shared copy of a blob that was just checked."""
 
     def keep(self, raw: bytes) -> None:
-        """A job with this credential, just checked, lives here from now on."""
+        """Keep this credential, just checked, because a job with it begins here."""
 
     def release(self, raw: bytes) -> None:
         """One of the jobs with this credential has ended."""
 
 
 class Surroundings(Protocol):
-    """A daemon, as its jobs see it."""
+    """The daemon, as its jobs use it."""
 
     @property
     def timers(self) -> Timers:
@@ -140,7 +139,7 @@ class Surroundings(Protocol):
 
     @property
     def entry(self) -> EntryPort:
-        """Who knows good credentials."""
+        """The verifier of credentials."""
 
     @property
     def processes(self) -> ProcessPort:
@@ -152,10 +151,10 @@ class Surroundings(Protocol):
     def open_pipes(
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
     ) -> PipesPort:
-        """Return pipes for a process, whose events ``tell`` takes. OSError: no descriptors are left."""
+        """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
 
     def jobs_changed(self) -> None:
-        """A job came, or one has ended."""
+        """A job has arrived or ended."""
 
     def job_failed(self, job: str, error: Exception) -> None:
-        """There is a defect, or something ran out: this job is given up, nothing else."""
+        """There is a defect, or a resource is exhausted: only this job is given up."""

@@ -1,7 +1,7 @@
-"""The process of one job at this node: asked of the spawner in its turn, its pipes, what is told of it.
+"""The process of one job at this node: its launch by the spawner, its pipes, its events.
 
-Part of the shell around a job's machine (``relay.job``), which hands over the effects that concern the
-process and is told events.
+Part of the shell around a job's machine (``relay.job``), which passes on the effects that concern the process
+and gets its events.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class JobProcess:
     """One process, from the request for it to its end.
 
     Attributes:
-        behind: what the machine is told when all that the pipes hold was read; then they are read first.
+        behind: events that must follow the output in the pipes; while there are any, the pipes are read
+            first.
     """
 
     def __init__(self, job: RelayJob, jobs: Jobs) -> None:
@@ -36,13 +37,13 @@ class JobProcess:
         self._pipes: PipesPort | None = None
         self._checked = False
         self._over = False
-        #: The spawner was asked for a launch and has not answered.
+        #: The spawner has a launch that it has not answered.
         self._launching = False
-        #: A launch waits for its turn, and this is what the machine asked of the process meanwhile.
+        #: Effects for the process while its launch waits for its turn; None if none waits.
         self._waiting: list[events.Effect] | None = None
 
     def next_event(self) -> events.Event | None:
-        """Return what the machine is told next of a process whose pipes are being emptied."""
+        """Return the next event of a process whose pipes are being emptied."""
         pipes = self._pipes
         piece = pipes.next_piece() if pipes is not None else None
         if piece is not None:
@@ -50,13 +51,13 @@ class JobProcess:
         event = self.behind.popleft()
         if pipes is not None and isinstance(event, events.TaskEnded):
             event.unread = pipes.unread()
-            pipes.watch()  # whoever holds its output yet
+            pipes.watch()  # for processes that still hold its output
         return event
 
-    # -- what the machine asks for --------------------------------------------------------
+    # -- effects ----------------------------------------------------------------------------
 
     def carry_out(self, effect: events.Effect) -> None:
-        """Do what concerns the process: nothing if there is none any more."""
+        """Carry out an effect on the process; nothing if it no longer exists."""
         if isinstance(effect, events.RunTask):
             self._in_turn(self._run)
         elif isinstance(effect, events.CheckTask):
@@ -95,7 +96,7 @@ class JobProcess:
             pipes.close_stdin()
 
     def _in_turn(self, launch: Callable[[], None]) -> None:
-        """Ask the spawner for a launch, now or when this user has not too many under way."""
+        """Request a launch from the spawner, now or when this user has fewer launches under way."""
         asked: list[events.Effect] = []
         self._waiting = asked
 
@@ -109,7 +110,7 @@ class JobProcess:
                 for effect in asked:
                     self.carry_out(effect)
             except Exception as error:
-                # This may be another job's turn to go on, which has nothing to do with it.
+                # This may run during another job's turn, which must not fail because of it.
                 self._launching = False
                 self._job.fail(error)
             return self._launching
@@ -150,15 +151,15 @@ class JobProcess:
     def _not_started(self, error: OSError) -> None:
         if self._task is not None:
             self._around.processes.close_task(self._task)
-            self._around.processes.kill(self._task, True)  # a check that was passed
+            self._around.processes.kill(self._task, True)  # drops a check that was passed
             self._task = None
         self._launching = False
         self._job.tell(events.TaskEnded(outcomes.no_room(error.strerror or "no memory")))
 
-    # -- what the spawner says ------------------------------------------------------------
+    # -- messages from the spawner -----------------------------------------------------------
 
     def told(self, event: ProcessEvent) -> None:
-        """The spawner says something of the process."""
+        """Handle a message from the spawner about the process."""
         self._answered()
         if isinstance(event, messages.ProcessStarted):
             if self._pipes is not None:
@@ -170,7 +171,7 @@ class JobProcess:
             self._job.tell(events.TaskLeft(event.holders))
         else:
             asked = isinstance(event, messages.ProcessEnded) and event.ending
-            # What was left of the output and the end are one turn of the machine's.
+            # The rest of the output and the end are handled in one turn of the machine.
             self.behind.append(events.TaskEnded(event.outcome, asked))
             self._job.wake()
 
@@ -182,16 +183,16 @@ class JobProcess:
     # -- the end --------------------------------------------------------------------------
 
     def give_up(self) -> None:
-        """The job failed: have the process ended."""
+        """The job failed: end the process."""
         if self._task is not None:
             self._around.processes.kill(self._task, False)
 
     def end(self) -> None:
-        """The job is done here: hear no more, give everything back."""
+        """The job is done here: handle no more events, close everything."""
         self._over = True
         if self._task is not None:
             self._around.processes.close_task(self._task)
-            if self._checked:  # it will not start: the spawner need not keep it
+            if self._checked:  # it will not start: let the spawner drop it
                 self._around.processes.kill(self._task, True)
         self._answered()
         if self._pipes is not None:

@@ -1,8 +1,8 @@
-"""The relay: the unprivileged process of gexecd that speaks to the network.
+"""The relay: the unprivileged process of gexecd that uses the network.
 
-It accepts links from other daemons and jobs from clients of this host, dials children, and asks
-the spawner to run processes. What a job does is decided by its machine (core), and which job a frame
-is for in ``relay.jobs``; this module gives them the sockets, the spawner and the clock.
+It accepts links from other daemons and jobs from clients of this host, dials children, and requests processes
+from the spawner. A job's machine (core) decides what the job does, and ``relay.jobs`` finds the job of a
+frame; this module provides the sockets, the spawner and the clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gexec.wire.frames import Frame
 
 
 def run_relay(context: RelayContext) -> int:
-    """Serve until told to drain, or until the spawner is gone; return an exit status."""
+    """Serve until a drain is complete, or until the spawner is gone; return an exit status."""
     return run(_serve(context))
 
 
@@ -50,12 +50,12 @@ async def _serve(context: RelayContext) -> int:
     return await relay.stopped
 
 
-#: How long after a job what it left in memory is given back, if nothing runs then.
+#: How long after a job its free memory is returned to the system, if nothing runs then.
 _TIDY_S: Final = 6.0
 
 
 class RelayService:
-    """All that one daemon has open: what its jobs (``relay.jobs``) need of the world (``relay.ports``)."""
+    """Everything that one daemon has open: implements what its jobs need (``relay.ports``)."""
 
     def __init__(self, context: RelayContext) -> None:
         self._loop = asyncio.get_running_loop()
@@ -81,9 +81,9 @@ class RelayService:
     # -- the end --------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take no new jobs; stop when those that run have ended, or drain_s is over.
+        """Take no new jobs; stop when the running ones have ended, or after drain_s.
 
-        Until then connections are accepted, and jobs refused: who asks is told why.
+        Until then connections are accepted and jobs refused, so that clients get the reason.
         """
         if self._jobs.draining:
             self._stop(0)
@@ -95,8 +95,8 @@ class RelayService:
 
     def _stop_if_idle(self) -> None:
         if self._jobs.draining and not self._jobs.by_key:
-            self._acceptor.stop()  # who comes now is a new gexecd's, if systemd holds the sockets
-            self._loop.call_later(0.05, self._stop, 0)  # what was sent just now may leave
+            self._acceptor.stop()  # if systemd holds the sockets, new connections are for the next gexecd
+            self._loop.call_later(0.05, self._stop, 0)  # time for pending frames to leave
 
     def _stop(self, status: int) -> None:
         if not self.stopped.done():
@@ -127,17 +127,17 @@ class RelayService:
         return TaskIO(tell, with_stdin, with_output)
 
     def job_failed(self, job: str, error: Exception) -> None:
-        """There is a defect, or something ran out: the job is given up, nothing else."""
+        """There is a defect, or a resource is exhausted: only this job is given up."""
         self._log.error(f"{job} failed: {type(error).__name__}: {error}")
 
     def jobs_changed(self) -> None:
-        """A job came, or one has ended."""
+        """A job has arrived or ended."""
         if self._tidying is None:
             self._tidying = self._loop.call_later(_TIDY_S, self._tidy)
         self._stop_if_idle()
 
     def _tidy(self) -> None:
-        """Give free memory back, if nothing runs; else after the next job."""
+        """Return free memory to the system if nothing runs; else after the next job."""
         self._tidying = None
         if not self._jobs.by_key:
             self.entry.forget_known()
@@ -155,18 +155,18 @@ class RelayService:
         self._jobs.link_reached(link)
 
     def link_opened(self, link: Link) -> None:
-        """The peer's Hello has come."""
+        """The peer's Hello has arrived."""
         self._acceptor.known(link)
         self._jobs.link_opened(link)
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
-        """A frame of a job has come."""
+        """A frame of a job has arrived."""
         self._jobs.link_frame(link, channel, frame)
 
     def link_closed(self, link: Link, text: str) -> None:
         """A link has ended."""
         self._pool.forget(link)
         self._acceptor.forget(link)
-        unusual = not link.opened or text.startswith(("it broke", "TLS failed"))
+        unusual = not link.opened or text.startswith(("protocol violation", "TLS failed"))
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

@@ -1,4 +1,4 @@
-"""The relay's channel to its spawner on the event loop, and which task there belongs to whom."""
+"""The relay's channel to its spawner on the event loop, and the receivers of each task's events."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ class RelayChannel:
 
 
 class Spawning(RelayChannel):
-    """What the spawner was asked for, and who hears of it.
+    """Requests to the spawner, and the receivers of its answers.
 
     Args:
         sock: the channel's socket.
-        news: takes what concerns no task: certificates and keys.
-        stop: called with an exit status when the spawner cannot be heard or asked any more.
+        news: called with messages that concern no task: certificates and keys.
+        stop: called with an exit status when the spawner cannot be reached any more.
 
     Attributes:
-        draining: that the spawner goes is no surprise now.
+        draining: the spawner's end is expected now.
     """
 
     def __init__(
@@ -117,21 +117,21 @@ class Spawning(RelayChannel):
         self._writing = False
 
     def begin(self) -> None:
-        """Start listening to it."""
+        """Start receiving messages."""
         self._loop.add_reader(self.fileno(), self._readable)
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
-        """Return a number for a new task, of which ``told`` hears."""
+        """Return a number for a new task, whose events are passed to ``told``."""
         task = next(self._numbers) & U32_MAX
         self._told[task] = told
         return task
 
     def close_task(self, task: int) -> None:
-        """Hear no more of a task."""
+        """Pass on no more events of a task."""
         self._told.pop(task, None)
 
     def asked(self) -> None:
-        """Something was sent: see that what the spawner did not take yet goes out later."""
+        """Something was sent: watch the socket while the spawner has not taken all of it."""
         if self.wants_write != self._writing:
             self._writing = not self._writing
             if self._writing:
@@ -143,8 +143,8 @@ class Spawning(RelayChannel):
         try:
             self.flush()
         except OSError as error:
-            # Something that it was asked for is lost, and would never be answered.
-            self._log.error(f"the spawner cannot be asked ({error.strerror}): ending")
+            # A request is lost, and would never be answered.
+            self._log.error(f"cannot send to the spawner ({error.strerror}): ending")
             self._stop(1)
         self.asked()
 
@@ -152,7 +152,7 @@ class Spawning(RelayChannel):
         try:
             event = self.receive()
         except MessageLost as lost:
-            self._log.error(f"a message of the spawner could not be taken: {lost}")
+            self._log.error(f"a message from the spawner is lost: {lost}")
             return
         except (ConnectionError, ProtocolError) as error:
             if not self.draining:

@@ -1,7 +1,7 @@
 """The relay's ends of one process's stdin, stdout and stderr.
 
-A short command is over before it pays to watch its pipes, so they are watched only after WATCH_S; when
-the spawner says that the process has ended they are read to their end at once (``next_piece``).
+Watching the pipes of a short command costs more than it gains, so pipes are watched only after WATCH_S. When
+the spawner reports the end of the process, they are read to their end at once (``next_piece``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gexec import limits
 from gexec.core import events
 from gexec.wire.frames import STDERR, STDOUT
 
-#: A command shorter than this costs no event-loop registration at all.
+#: A command shorter than this needs no registration with the event loop.
 WATCH_S = 0.02
 _INT: Final = Struct("i")
 
@@ -29,12 +29,12 @@ class TaskIO:
     """Pipes of one process.
 
     Args:
-        tell: takes events (OutputRead, OutputClosed, StdinWritten, StdinBroken).
+        tell: called with events (OutputRead, OutputClosed, StdinWritten, StdinBroken).
         with_stdin: a pipe for stdin; else the process gets /dev/null.
-        with_output: pipes for stdout and stderr; else /dev/null too, for a process that outlives this.
+        with_output: pipes for stdout and stderr; else /dev/null too, for a detached process.
 
     ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
-    they have been handed over.
+    they have been passed on.
 
     Raises:
         OSError: no descriptors left.
@@ -88,7 +88,7 @@ class TaskIO:
     # -- output ---------------------------------------------------------------------------
 
     def started(self) -> None:
-        """The process runs: watch its output if it takes longer than a short command does."""
+        """The process runs: watch its output after WATCH_S."""
         if self._timer is None and not self._watching:
             self._timer = self._loop.call_later(WATCH_S, self._watch)
 
@@ -115,7 +115,7 @@ class TaskIO:
             self._tell(event)
 
     def _read_once(self, stream: int) -> events.Event | None:
-        """Return what one read of a stream gives: OutputRead, OutputClosed, or None for nothing now."""
+        """Return the result of one read of a stream: OutputRead, OutputClosed, or None for nothing now."""
         fd = self._outputs.get(stream)
         if fd is None:
             return None
@@ -131,27 +131,27 @@ class TaskIO:
         return events.OutputClosed(stream)
 
     def read(self, stream: int, on: bool) -> None:
-        """Go on, or stop, reading a stream."""
+        """Continue or stop reading a stream."""
         self._on[stream] = on
         if self._watching:
             self._set_watched(stream, on)
 
     def watch(self) -> None:
-        """The process has ended: watch what holds its output, from now on."""
+        """The process has ended: watch the processes that still hold its output."""
         if self._timer is not None:
             self._timer.cancel()
         self._watch()
 
     def next_piece(self) -> events.Event | None:
-        """Read once what a stream holds that may be read; None when there is nothing more now."""
+        """Read once from a stream that may be read; None if there is nothing more now."""
         for stream, fd in list(self._outputs.items()):
-            # That nobody holds an empty pipe shows without reading it.
+            # For an empty pipe without writers, the end can be detected even if it may not be read.
             if (self._on[stream] or _at_end(fd)) and (event := self._read_once(stream)) is not None:
                 return event
         return None
 
     def unread(self) -> tuple[int, int]:
-        """Return how many bytes of stdout and stderr wait in pipes that may not be read now."""
+        """Return how many bytes of stdout and stderr are waiting in pipes that may not be read now."""
         return self._unread(STDOUT), self._unread(STDERR)
 
     def _unread(self, stream: int) -> int:
@@ -170,7 +170,7 @@ class TaskIO:
     # -- stdin ----------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Write to the process, now or as its pipe takes it."""
+        """Write to the process, now or when its pipe has room."""
         if self._stdin is None:
             return
         self._waiting.append(data)
@@ -178,7 +178,7 @@ class TaskIO:
             self._writable()
 
     def close_stdin(self) -> None:
-        """Close the process's stdin after what waits to be written."""
+        """Close the process's stdin after the bytes that wait to be written."""
         self._stdin_eof = True
         if not self._waiting:
             self._end_stdin()
@@ -231,7 +231,7 @@ class TaskIO:
             self._close_output(stream)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Close everything."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,8 +1,8 @@
-"""TLS of the links between daemons: version 1.3 only, both sides show a certificate of the cluster.
+"""TLS of the links between daemons: version 1.3 only; both sides show a certificate of the cluster.
 
-OpenSSL checks that the certificate is the cluster's. That it holds the dialled name is checked here, once
-the handshake is over and before anything is sent: OpenSSL's own check leaves nothing behind that says whose
-certificate it was. Source: docs/decisions/0005-certificates.md.
+OpenSSL checks that the certificate is the cluster's. This module checks that it contains the dialled name,
+after the handshake and before anything is sent, because OpenSSL's own check does not report the names in the
+refused certificate. Source: docs/decisions/0005-certificates.md.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-#: What the event loop's own limit of a handshake adds to the link's, which comes first.
+#: Added to the link's handshake timeout for the event loop's own, so that the link's comes first.
 HANDSHAKE_BACKSTOP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class LinkContexts:
-    """What dialling and accepting a link need; replaced as a whole when the certificate is renewed."""
+    """The contexts to dial and accept links; replaced as a whole when the certificate is renewed."""
 
     dial: ssl.SSLContext
     accept: ssl.SSLContext
@@ -33,7 +33,7 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
     Args:
         key_pem: the leaf's private key, unencrypted.
         certificate_pem: the leaf.
-        authority_pem: the certificates that a peer's must be signed by, one after another.
+        authority_pem: one or more certificates, one of which must have signed a peer's.
 
     Raises:
         ssl.SSLError: key and certificate do not belong together, or are not PEM.
@@ -41,7 +41,7 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
     dial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     accept = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     accept.verify_mode = ssl.CERT_REQUIRED
-    # Links are kept for minutes and the pool never resumes: tickets would be bytes for nobody.
+    # Links are kept for minutes and the pool never resumes sessions, so tickets would be useless.
     accept.num_tickets = 0
     dial.check_hostname = False  # link.connected() does it, with ``refusal``
     for context in (dial, accept):
@@ -52,7 +52,7 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
 
 
 def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -> None:
-    # The ssl module reads key and certificate from a path only; this one never touches a disk.
+    # The ssl module reads key and certificate only from a path; a memfd is never on a disk.
     memfd = os.memfd_create("gexec-certificate", os.MFD_CLOEXEC)
     try:
         os.write(memfd, key_pem + b"\n" + certificate_pem)
@@ -62,7 +62,7 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:
-    """Return the first name of the peer's certificate, "" if it has shown none."""
+    """Return the first name in the peer's certificate, "" if there is none."""
     certificate = transport.get_extra_info("peercert") or {}
     names = certificate.get("subjectAltName") or (("", ""),)
     return str(names[0][1])
@@ -77,8 +77,9 @@ def alternatives(transport: asyncio.BaseTransport) -> list[tuple[str, str]]:
 def holds(names: Iterable[tuple[str, str]], wanted: str) -> bool:
     """Tell whether a certificate with these alternative names is for a node.
 
-    Names are compared as DNS does, without case and trailing dot, and in full: there are no wildcards. An
-    address is compared with addresses only, without the zone, which names an interface of who dials.
+    Names are compared as in DNS, ignoring case and a trailing dot, and in full: there are no wildcards. An
+    address is compared with addresses only, without the zone, which names an interface of the host that
+    dials.
     """
     folded = wanted.lower().removesuffix(".")
     packed = _packed(folded.partition("%")[0] if ":" in folded else folded)
@@ -95,7 +96,7 @@ def refusal(names: list[tuple[str, str]], wanted: str, address: str) -> str:
     if holds(names, wanted):
         return ""
     values = [value for _, value in names if value not in _EVERYBODYS] or [value for _, value in names]
-    shown = ", ".join([value[:_NAME_SHOWN] for value in values[:_NAMES_SHOWN]]) or "nobody"
+    shown = ", ".join([value[:_NAME_SHOWN] for value in values[:_NAMES_SHOWN]]) or "a daemon without a name"
     if len(values) > _NAMES_SHOWN:
         shown += f" and {len(values) - _NAMES_SHOWN} more"
     name = wanted[:_NAME_SHOWN]
@@ -113,27 +114,27 @@ def _packed(text: str) -> bytes:
         return b""
 
 
-#: Every node has these, so they say nothing about who it is.
+#: Every node has these names, so they do not identify it.
 _EVERYBODYS = frozenset({"localhost", "127.0.0.1", "0:0:0:0:0:0:0:1", "::1"})
 _NAMES_SHOWN = 3
 _NAME_SHOWN = 80
 
-#: What OpenSSL calls it, and what it means here.
+#: OpenSSL's reasons, and their meaning here.
 _REASONS = {
-    "HTTP_REQUEST": "it spoke plain HTTP",
-    "HTTPS_PROXY_REQUEST": "it spoke plain HTTP",
-    "WRONG_VERSION_NUMBER": "what it sent is not TLS",
-    "PACKET_LENGTH_TOO_LONG": "what it sent is not TLS",
-    "RECORD_LAYER_FAILURE": "what it sent is not TLS",
-    "UNSUPPORTED_PROTOCOL": "it speaks no TLS 1.3",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it showed no certificate",
+    "HTTP_REQUEST": "it sent plain HTTP",
+    "HTTPS_PROXY_REQUEST": "it sent plain HTTP",
+    "WRONG_VERSION_NUMBER": "its data is not TLS",
+    "PACKET_LENGTH_TOO_LONG": "its data is not TLS",
+    "RECORD_LAYER_FAILURE": "its data is not TLS",
+    "UNSUPPORTED_PROTOCOL": "it does not support TLS 1.3",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it sent no certificate",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "bytes were altered on the way",
     "UNEXPECTED_EOF_WHILE_READING": "it closed the connection",
 }
 
 
 def failure(error: BaseException) -> str:
-    """Return in a few words why a link could not be made or ended."""
+    """Return in a few words why a link could not be made, or why it ended."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""Differences from the majority, or from one node, as a unified diff. Pure; imported when asked for.
+"""Differences from the majority, or from one node, as a unified diff. Pure; imported when needed.
 
     --- node[001-003] (3)
     +++ node004 (1)
@@ -6,8 +6,8 @@
     -nameserver 10.0.0.1
     +nameserver 10.0.0.2
 
-Nothing at all if all nodes that ran wrote the same, as diff(1) has it. Differences of stderr go to
-descriptor 2. Binary output, and what would take long to compare, is shown as length and SHA-256.
+As with diff(1), there is no output if all nodes that ran wrote the same. Differences of stderr go to
+descriptor 2. Binary output, and output that takes long to compare, is shown as length and SHA-256.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from gexec.render.distinct import Place
     from gexec.render.gather import Text
 
-#: A longer output is not compared line by line.
+#: Longer outputs are not compared line by line.
 _SIDE_BYTES = 1024 * 1024
 _SIDE_LINES = 10_000
-#: Nor an output that takes difflib more steps, which are about 0.3 s; all groups of a job together may
-#: take ten times as many.
+#: Nor outputs for which difflib needs more steps (about 0.3 s); all groups of a job together may take ten
+#: times as many.
 _STEPS = 1_000_000
 _COLOURS = {b"-": b"\x1b[31m", b"+": b"\x1b[32m", b"@": b"\x1b[36m"}
 _NO_NEWLINE = b"\n\\ No newline at end of file\n"
@@ -41,10 +41,10 @@ class Diff(Gathered):
 
     Args:
         names: one for each rank.
-        node: whose output is the reference; b"" = what most nodes wrote.
-        gathered: show the groups first, as Gathered does.
+        node: the node whose output is the reference; b"" = the output of most nodes.
+        gathered: show the groups first, like Gathered.
         colour: removed, added and place lines in red, green and cyan.
-        limit_bytes: of different content that is kept; beyond it everything is shown, gathered.
+        limit_bytes: of different content that is kept; above it everything is shown, gathered.
 
     Raises:
         UsageError: the job has no such node.
@@ -89,7 +89,7 @@ class Diff(Gathered):
                         yield fd, heading + self._difference(reference[0][number], group[0][number])
 
     def _contents(self) -> list[tuple[tuple[Place, Place], list[int]]]:
-        """Return the ranks that ran by what they wrote, the largest group first."""
+        """Return the ranks that ran, grouped by what they wrote, the largest group first."""
         groups: dict[tuple[Place, Place], list[int]] = {}
         for rank, outcome in enumerate(self._outcomes):
             if outcome is None or outcome.kind not in (NOT_STARTED, DENIED):

@@ -1,9 +1,9 @@
 """One stream (stdout or stderr) of all ranks, equal content kept once. Pure.
 
-A tree of branches: a branch goes on where a rank first wrote something else than its parent branch
-has there. Which branch a rank is on follows from what it wrote alone, not from the pieces in which
-that came, so two ranks wrote the same exactly if they are at the same place. Costs time in
-proportion to what came and memory in proportion to what differs.
+A tree of branches: a branch begins where a rank first wrote something different from its parent branch. A
+rank's branch depends only on what it wrote, not on the pieces in which that arrived, so two ranks wrote the
+same if and only if they are at the same place. Time is proportional to the output, memory to the different
+output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Branch:
-    """Content from the offset ``start`` of a stream on; before it, that of ``parent``."""
+    """Content of a stream from the offset ``start`` on; the content before it is that of ``parent``."""
 
     __slots__ = ("children", "content", "parent", "start")
 
@@ -28,7 +28,7 @@ class Branch:
         self.parent = parent
         self.start = start
         self.content = bytearray()
-        #: Where ranks diverge from this branch, and by which byte.
+        #: The offsets where ranks diverge from this branch, and the byte that differs.
         self.children: dict[tuple[int, int], Branch] = {}
 
 
@@ -40,7 +40,7 @@ class Distinct:
     """What every rank wrote to one stream.
 
     Attributes:
-        size_bytes: about what is kept.
+        size_bytes: approximate size of what is kept.
     """
 
     __slots__ = ("_places", "size_bytes")
@@ -62,7 +62,7 @@ class Distinct:
                 places[rank] = there
 
     def place(self, rank: int) -> Place:
-        """Return where a rank is: what it wrote, as a key."""
+        """Return a rank's place: a key for what it wrote."""
         return self._places[rank]
 
     def _walk(self, place: Place, data: bytes) -> Place:
@@ -90,7 +90,7 @@ class Distinct:
 
 
 def pieces(place: Place) -> Iterator[bytes]:
-    """Yield the content of a place in pieces of at most 64 KiB; it may still grow behind the place."""
+    """Yield the content of a place in pieces of at most 64 KiB; the branch may still grow after the place."""
     spans: list[tuple[Branch, int]] = []
     branch: Branch | None = place[0]
     end = place[1]

@@ -1,9 +1,9 @@
-"""The nodes that failed, as a list of nodes that can be given back to gexec (--failed-to, --rerun). Pure.
+"""The failed nodes, as a node list that gexec can read again (--failed-to, --rerun). Pure.
 
     node003  # not started: connection refused
     node007  # exited 1
 
-It is read as any list of nodes: gexec.select.lists.
+It is read like any node list: gexec.select.lists.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def failed_lines(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[by
     """Return a line with its newline for each rank that did not exit 0, in rank order.
 
     Args:
-        names: as they are to be given back, with a port where one was given.
+        names: as they should be read again, with a port where one was given.
         outcomes: in the same order.
     """
     return [

@@ -1,6 +1,6 @@
 """Many names as a node set: ``node003 node004 node005`` as ``node[003-005]``. Pure.
 
-A fold is only written if it unfolds to exactly the names that went in, zero padding included.
+Names are folded only if the result expands to exactly the same names, including zero padding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _FOLD_FROM = 3
 
 
 def fold(names: Iterable[str]) -> str:
-    """Return the names, each once, joined by spaces, runs of numbers folded where that is shorter."""
+    """Return the names, each once, separated by spaces; runs of numbers are folded where that is shorter."""
     groups: dict[tuple[str, str, bool], list[str]] = {}
     for name in dict.fromkeys(names):
         head, digits, tail = _split(name)
@@ -52,7 +52,7 @@ def _group(head: str, numbers: list[str], tail: str) -> str:
         return plain
     numbers.sort(key=lambda digits: (int(digits), len(digits)))
     runs: list[list[str]] = []
-    open_runs: dict[str, list[str]] = {}  # the digits that would go on with a run -> the run
+    open_runs: dict[str, list[str]] = {}  # the digits that would continue a run -> the run
     for digits in numbers:
         run = open_runs.pop(digits, None)
         if run is None:

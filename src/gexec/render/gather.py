@@ -1,13 +1,13 @@
-"""Prints equal output once, under the names of its nodes. Pure; imported when asked for.
+"""Prints equal output once, under the names of its nodes. Pure; imported when needed.
 
     --- node[001-003] (3)
     what each of the three wrote to stdout
     --- node004 (1) exited 7 stderr
     what it wrote to stderr, on descriptor 2
 
-A group are the ranks whose stdout, stderr and outcome are equal. Only different content is kept
-(render/distinct.py), up to a limit; beyond that the groups are shown as they stand, and what
-follows comes line by line, so that nothing is lost and memory stays bounded.
+A group is the ranks whose stdout, stderr and outcome are equal. Only different content is kept
+(render/distinct.py), up to a limit. Above it, the groups so far are shown, and the rest is shown line by
+line, so that nothing is lost and memory stays bounded.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
     from gexec.wire.ranks import Ranges
 
-#: Different content that is kept at most, stdout and stderr of all ranks together.
+#: Most different content that is kept, stdout and stderr of all ranks together.
 LIMIT_BYTES = 256 * 1024 * 1024
-#: Bytes handed out at a time.
+#: Bytes returned at a time.
 _PART_BYTES = 256 * 1024
 _HEADING = b"\x1b[1m%b\x1b[0m\n"
 
@@ -43,8 +43,8 @@ Text = tuple[int, bytes]
 class Gathered(View):
     """Shows each different output once: at the end, the largest group first.
 
-    Live, a group is shown as soon as a first rank of it has ended, with a number, and a table of all
-    that have grown since follows at the end.
+    Live, a group is shown, with a number, as soon as its first rank has ended; if any group has grown since,
+    a table follows at the end.
 
     Args:
         names: one for each rank.
@@ -72,7 +72,7 @@ class Gathered(View):
         self._limit_bytes = limit_bytes
         self._stores = {stream: Distinct(len(names)) for stream in (STDOUT, STDERR)}
         self._outcomes: list[Outcome | None] = [None] * len(names)
-        #: Live: each group's number, and how many ranks it was shown with.
+        #: Live: each group's number, and how many ranks it had when it was shown.
         self._numbers: dict[Key, int] = {}
         self._shown: dict[Key, int] = {}
         #: Pending writes, in order.
@@ -123,7 +123,7 @@ class Gathered(View):
             if text is None:
                 break
             if fd not in (0, text[0]):
-                self._pushed_back = text  # a part goes to one descriptor: so a terminal shows them in order
+                self._pushed_back = text  # one descriptor per part: a terminal shows them in order
                 break
             fd = text[0]
             size += len(text[1])
@@ -139,7 +139,7 @@ class Gathered(View):
         return self._kept()
 
     def _kept(self) -> Iterator[Text]:
-        """Yield all that is kept and was not shown yet."""
+        """Yield everything that is kept and was not shown yet."""
         if self._live:
             yield from self._table()
         else:
@@ -189,7 +189,7 @@ class Gathered(View):
         encoded = text.encode()
         return _HEADING % encoded if self._colour else encoded + b"\n"
 
-    # -- handing out ---------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------
 
     def _show(self, text: Iterator[Text]) -> None:
         self._texts.append(text)
@@ -210,7 +210,7 @@ class Gathered(View):
     def _give_up(self) -> None:
         """Show what is kept; until it is written, new output is not taken, so windows bound it."""
         size = f"{self._limit_bytes // (1024 * 1024)} MiB"
-        notice = f"gexec: over {size} of different output: it is shown so far, the rest follows line by line"
+        notice = f"gexec: over {size} of different output: groups so far follow, then the rest line by line"
         self._show(iter([(STDERR, notice.encode() + b"\n")]))
         self._show(self._kept())
         self._waiting = []
@@ -236,13 +236,13 @@ class Gathered(View):
 
 
 def label(names: Sequence[bytes], ranks: Sequence[int]) -> str:
-    """Return the folded names of ranks as one word, fit for -w, and how many ranks they are."""
+    """Return the folded names of ranks as one word that -w accepts, and the number of ranks."""
     folded = fold([shown(names[rank]) for rank in ranks]).replace(" ", ",")
     return f"{folded} ({len(ranks)})"
 
 
 def _word(outcome: Outcome | None) -> str:
-    """Return the outcome without its reason: reasons may differ where output does not."""
+    """Return the outcome without its reason, because reasons may differ for equal output."""
     if outcome is None:
         return "so far"
     if outcome.ok:

@@ -1,7 +1,7 @@
-"""Everything a job says as JSON, one object a line (docs/output.md). Pure; imported when asked for.
+"""All events of a job as JSON, one object per line (docs/output.md). Pure; imported when needed.
 
-What has no newline yet is kept and not taken; it is at most half a window, so that the process can
-go on, and longer lines are cut there.
+An incomplete line is kept and not taken; it is at most half a window, so that the process can continue, and
+longer lines are cut there.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: Raised when a field changes its meaning or goes; new fields and events may come at any time.
+#: Raised when a field changes its meaning or is removed; new fields and events may be added at any time.
 SCHEMA = 1
-#: Bytes of output in one object at most; less in jobs of over 512 ranks, whose windows are small.
+#: Most bytes of output in one object; less in jobs of over 512 ranks, whose windows are small.
 _TEXT_MAX_BYTES = 64 * 1024
-#: Objects that are equal but for the rank are joined into pieces of about this size.
+#: Objects that differ only in the rank are joined into pieces of about this size.
 _JOIN_BYTES = 64 * 1024
 
-#: One object's end, and where in what came it begins: (offset, ``"text":...}``).
+#: The end of one object, and the offset in the output at which it begins: (offset, ``"text":...}``).
 _Part = tuple[int, bytes]
 
 
@@ -36,7 +36,7 @@ class Jsonl(View):
     Args:
         names: one for each rank.
         addresses: one for each rank.
-        status: what the last object says is the exit status, from all outcomes.
+        status: computes the exit status in the last object from all outcomes.
     """
 
     __slots__ = ("_begun", "_dumps", "_max", "_offsets", "_outcomes", "_status", "_who")
@@ -55,7 +55,7 @@ class Jsonl(View):
         self._outcomes: list[Outcome | None] = [None] * len(names)
         self._max = min(_TEXT_MAX_BYTES, limits.window_bytes(len(names)) // 2)
         self._who = [b'"rank":%d,"node":%b' % (rank, self._quoted(name)) for rank, name in enumerate(names)]
-        #: For each stream: the beginning of a line of a rank, and the offset at which it stands.
+        #: For each stream: the incomplete line of each rank, and its offset.
         self._begun: dict[int, dict[int, bytearray]] = {}
         self._offsets: dict[int, list[int]] = {}
         nodes = [
@@ -126,7 +126,7 @@ class Jsonl(View):
     # -- lines of output -----------------------------------------------------------------------
 
     def _parts(self, data: bytes) -> tuple[list[_Part], int]:
-        """Cut off what can be told: whole lines, and pieces of lines that are too long to keep."""
+        """Split off what can be written: complete lines, and pieces of lines that are too long to keep."""
         parts: list[_Part] = []
         start = 0
         while True:
@@ -142,7 +142,7 @@ class Jsonl(View):
                 return parts, start
 
     def _tail(self, piece: bytes, newline: bool) -> bytes:
-        """Return an object from its content on."""
+        """Return the end of an object, from its content on."""
         end = b',"newline":true}\n' if newline else b',"newline":false}\n'
         if b"\0" not in piece:
             try:
@@ -154,7 +154,7 @@ class Jsonl(View):
         return b'"base64":"%b"%b' % (b2a_base64(piece, newline=False), end)
 
     def _text(self, stream: int, rank: int, parts: Sequence[_Part], count: int) -> None:
-        """Write these objects, with which ``count`` bytes of the rank's stream are told."""
+        """Write these objects, which contain ``count`` bytes of the rank's stream."""
         if not parts:
             return
         offsets = self._offsets.get(stream)
@@ -197,7 +197,7 @@ class Jsonl(View):
 
 
 def _between_characters(data: bytes, start: int, cut: int) -> int:
-    """Return ``cut``, or up to three bytes less where that would cut a UTF-8 character."""
+    """Return ``cut``, or up to three bytes less if that would split a UTF-8 character."""
     for earlier in range(cut, max(start, cut - 4), -1):
         if data[earlier] & 0xC0 != 0x80:
             return earlier

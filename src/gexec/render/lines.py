@@ -1,11 +1,11 @@
-"""Whole lines out of many byte streams, each with its rank's prefix. Pure; never loses or adds a byte
-of a process's output, but for the prefixes and one newline where a line would run into another node's.
+"""Whole lines from many byte streams, each with its rank's prefix. Pure; never loses or adds a byte of a
+process's output, except the prefixes, and a newline where two nodes' lines would otherwise join.
 
-Bytes of a line that has no end yet are kept here. All but the first few count as taken, so a line may
-be longer than any window; the first ones count when the line is written, so that lines which nobody
-reads do not pile up, however they were cut. All unfinished lines together may have :class:`Budget`
-bytes; when that is over, the longest one becomes the *owner* of its output: it is passed on piece by
-piece until it ends, while the others' bytes wait untaken, which their windows bound.
+Bytes of an incomplete line are kept here. All except the first few count as taken, so a line may be longer
+than any window. The first ones count as taken only when the line is written, so that lines which are not read
+cannot accumulate, however they are cut. All incomplete lines together may have :class:`Budget` bytes. Above
+that, the longest one becomes the *owner* of its output: it is passed on piece by piece until it ends, while
+the others' bytes wait untaken, bounded by their windows.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: Unfinished lines of a job, both streams together.
+#: Incomplete lines of a job, both streams together.
 BUDGET_BYTES = 64 * 1024 * 1024
-#: Of an unfinished line not taken before it is written. The process can go on with half its window.
+#: Bytes of an incomplete line that are not taken before it is written. The process can continue with half its
+#: window.
 _UNTAKEN_BYTES = WINDOW_MIN_BYTES // 2
 #: Equal lines of many ranks are joined into pieces of about this size.
 _JOIN_BYTES = 64 * 1024
 
-#: Bytes to write, and what is taken once they are: ``count`` bytes of each of these ranks.
+#: Bytes to write, and what is taken when they are written: ``count`` bytes of each of these ranks.
 Piece = tuple[bytes, "Ranges", int]
 
 
 class Budget:
-    """What the unfinished lines of all outputs of a job hold together."""
+    """The memory of the incomplete lines of all outputs of a job."""
 
     __slots__ = ("limit_bytes", "used_bytes")
 
@@ -47,9 +48,9 @@ class Lines:
     taken at once) and clear both.
 
     Args:
-        prefixes: one for each rank, or None to put nothing in front.
+        prefixes: one for each rank, or None for none.
         budget: shared by the outputs of a job.
-        raw: pass everything on as it comes (one rank, no prefix).
+        raw: pass everything on as it arrives (one rank, no prefix).
     """
 
     __slots__ = (
@@ -72,9 +73,9 @@ class Lines:
         self._raw = raw
         self._partial: dict[int, bytearray] = {}
         self._owner = -1
-        #: What came for others while there is an owner; None stands for the rank's end.
+        #: Output of other ranks while there is an owner; None means the rank's end.
         self._waiting: list[tuple[int, bytes | None]] = []
-        #: The last piece ended without a newline, and its line is over.
+        #: The last piece ended without a newline, and its line is finished.
         self._open = False
 
     @property
@@ -83,7 +84,7 @@ class Lines:
         return sum([len(data) for _, data in self._waiting if data])
 
     def output(self, ranks: Ranges, data: bytes) -> None:
-        """Take what all these ranks wrote next."""
+        """Take the next output of all these ranks."""
         if not data:
             return
         if self._raw:
@@ -100,7 +101,7 @@ class Lines:
                     self._absorb(rank, data)
 
     def ended(self, ranks: Ranges) -> None:
-        """These ranks write no more: a last line without newline is passed on as it is."""
+        """These ranks write no more: a last line without a newline is passed on unchanged."""
         if self._raw or (self._owner < 0 and not self._partial):
             return
         for rank in sets.members(ranks):
@@ -112,7 +113,7 @@ class Lines:
                 self._flush(rank)
 
     def _equal_lines(self, ranks: Ranges, data: bytes) -> None:
-        """The usual case: one whole line of each of many ranks, and nothing unfinished."""
+        """The usual case: one complete line of each of many ranks, and no incomplete lines."""
         prefixes = self._prefixes
         step = max(1, _JOIN_BYTES // (len(data) + 8))
         for low, high in ranks:
@@ -147,13 +148,13 @@ class Lines:
                 self._elect()
 
     def _begun(self, rank: int) -> tuple[bytes, int]:
-        """Remove and return a rank's unfinished line, and how much of it is not taken yet."""
+        """Remove and return a rank's incomplete line, and how much of it is not taken yet."""
         begun = bytes(self._partial.pop(rank))
         self._budget.used_bytes -= len(begun)
         return begun, min(len(begun), _UNTAKEN_BYTES)
 
     def _elect(self) -> None:
-        """Make the rank with the longest unfinished line the owner, and pass on what it has."""
+        """Make the rank with the longest incomplete line the owner, and pass on what it has."""
         rank = max(self._partial, key=lambda candidate: len(self._partial[candidate]))
         self._emit_begun(rank)
         self._owner = rank
@@ -171,7 +172,7 @@ class Lines:
             self._release(closed=True)
 
     def _release(self, closed: bool) -> None:
-        """The owner's line is over: what waited goes on, in the order in which it came."""
+        """The owner's line has ended: continue with what waited, in order of arrival."""
         self._owner = -1
         self._open = not closed
         waiting, self._waiting = self._waiting, []

@@ -1,4 +1,4 @@
-"""A view for a job that is a part of a larger whole: one batch, or the nodes that are tried again. Pure."""
+"""A view for a job that is a part of a run: one batch, or the nodes that are tried again. Pure."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Part(Wrapped):
-    """Rank i of this job is rank ``ranks[i]`` of the whole that ``view`` shows.
+    """Rank i of this job is rank ``ranks[i]`` of the run that ``view`` shows.
 
     Args:
-        view: of the whole; several parts after each other share it, and only the last calls ``finish``.
-        ranks: of the whole, each once, in this job's order.
-        again: outcomes hidden from ``view``, since their ranks will run again.
+        view: of the run; several parts in sequence share it, and only the last one calls ``finish``.
+        ranks: of the run, each once, in this job's order.
+        again: tells which outcomes are hidden from ``view``, because their ranks will run again.
     """
 
     __slots__ = ("_again", "_local", "_ranks")
@@ -50,7 +50,7 @@ class Part(Wrapped):
         return sets.of([self._ranks[rank] for rank in sets.members(ranks)])
 
     def _credit(self, credit: Credit | None) -> Credit | None:
-        """Return what is taken in this job's ranks; those of earlier parts are dropped."""
+        """Return a credit in this job's ranks; ranks of earlier parts are dropped."""
         if credit is None:
             return None
         stream, ranks, count = credit

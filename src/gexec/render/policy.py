@@ -1,4 +1,4 @@
-"""Which outcomes make a job a success (--exit-policy). Pure; imported when asked for."""
+"""Which outcomes make a job a success (--exit-policy). Pure; imported when needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ExitPolicy:
-    """So many nodes must succeed: ``count`` of them, or ``percent`` of all; neither: all of them."""
+    """How many nodes must succeed: ``count`` nodes, or ``percent`` of all; neither: all nodes."""
 
     __slots__ = ("count", "percent")
 
@@ -47,7 +47,7 @@ def parse_policy(text: str) -> ExitPolicy:
 
 
 def policy_status(policy: ExitPolicy, outcomes: Sequence[Outcome]) -> int:
-    """Return 0 if enough ranks exited 0, else what ``exit_status`` says, but at least 1."""
+    """Return 0 if enough ranks exited 0, else the result of ``exit_status``, but at least 1."""
     if not policy.count and not policy.percent:
         return exit_status(outcomes)
     succeeded = sum([outcome.ok for outcome in outcomes])

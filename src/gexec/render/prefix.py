@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 #: Longer prefixes exceed the column.
 _ALIGN_MAX = 32
-#: Foregrounds that are read well on light and dark; neighbours in a cluster get different ones.
+#: Foreground colours that are readable on light and dark; neighbours in a cluster get different ones.
 _PALETTE = (b"36", b"33", b"32", b"35", b"34", b"31", b"96", b"93", b"92", b"95", b"94", b"91")
 
 
@@ -33,8 +33,8 @@ def styled(
     Args:
         plain: of ``prefixes``.
         names: the nodes' names in the same order; a name always has the same colour.
-        colour: put each into a colour.
-        align: pad all to the longest, at most 32 characters; numbers to the right.
+        colour: colour each prefix.
+        align: pad all to the longest, at most 32 characters; numbers are right-aligned.
     """
     texts = [prefix[:-1] for prefix in plain]
     if align:
@@ -49,12 +49,12 @@ def styled(
 
 
 def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
-    """True if colours are to be used.
+    """True if colours should be used.
 
     Args:
         when: the value of --color: auto, always or never.
-        terminal: whether the descriptor is one; with ``auto`` colours are for terminals only,
-            and not with NO_COLOR set (no-color.org) or TERM unset, empty or ``dumb``.
+        terminal: whether the descriptor is a terminal; with ``auto``, colours are used only on terminals, and
+            not if NO_COLOR is set (no-color.org) or TERM is unset, empty or ``dumb``.
     """
     if when != "auto":
         return when == "always"
@@ -62,9 +62,9 @@ def wants_colour(when: str, terminal: bool, environ: Mapping[str, str]) -> bool:
 
 
 def printable(name: bytes) -> bytes:
-    """Return a name that is safe for a terminal; plain ASCII is unchanged, since names hold no control bytes.
+    """Return a name that is safe for a terminal; ASCII is unchanged, as names contain no control bytes.
 
-    What is left are C1 controls, which are two bytes of UTF-8 or one of what is no UTF-8.
+    Only C1 controls remain, which are two bytes in UTF-8, or one byte that is not UTF-8.
     """
     return name if name.isascii() else shown(name).encode()
 

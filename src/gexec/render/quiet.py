@@ -1,4 +1,4 @@
-"""Discards the processes' output (--quiet); only the summary is printed. Pure; imported when asked for."""
+"""Discards the processes' output (--quiet); only the summary is printed. Pure; imported when needed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Equal lines that many ranks write to stderr, once with the folded names. Pure.
+"""Equal lines that many ranks write to stderr, printed once with the folded names. Pure.
 
-For jobs of our own programs, which write sentences there: one of a full disk on a thousand nodes is one
+For jobs of our own programs, which write messages there: a full disk on a thousand nodes is reported in one
 line. Imported when files are copied or fetched.
 """
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
     from gexec.wire.ranks import Ranges
 
-#: So many different lines are kept, of so many bytes in all; further ones are written as they come.
+#: Most different lines that are kept, and their total size; further ones are written as they arrive.
 LINES_MAX = 1000
 KEPT_MAX_BYTES = 1024 * 1024
-#: A longer line is no sentence: it is written in pieces, each as a line.
+#: A longer line is not a message: it is written in pieces, each as a line.
 LINE_MAX_BYTES = 16 * 1024
-#: What all ranks have begun to write.
+#: Incomplete lines of all ranks.
 _BEGUN_MAX_BYTES = 4 * 1024 * 1024
 
 
@@ -35,8 +35,8 @@ class Sentences(Wrapped):
     Args:
         view: shows stdout.
         names: of the nodes, by rank.
-        neutral: returns a rank's line as the other ranks would write it. A line of one rank alone is
-            written as it came.
+        neutral: returns a rank's line in the form in which the other ranks would write it. A line of only one
+            rank is written unchanged.
     """
 
     __slots__ = ("_begun", "_begun_bytes", "_kept", "_kept_bytes", "_names", "_neutral")
@@ -47,15 +47,15 @@ class Sentences(Wrapped):
         super().__init__(view)
         self._names = names
         self._neutral = neutral
-        #: Line, neutral -> (the first one as it came, bit N: rank N wrote it). Bits: 1000 lines of 10,000
-        #: ranks are little over a megabyte.
+        #: Line, neutral -> (the first one unchanged, bit N: rank N wrote it). With bits, 1000 lines of 10,000
+        #: ranks take little over a megabyte.
         self._kept: dict[bytes, tuple[bytes, int]] = {}
         self._kept_bytes = 0
         self._begun: dict[int, bytes] = {}
         self._begun_bytes = 0
 
     def started(self, ranks: Ranges) -> None:
-        """See View. A rank that was lost may start once more: nothing follows what it had begun."""
+        """See View. A rank that was lost may start once more: its incomplete line does not continue."""
         self._complete(ranks)
         super().started(ranks)
 
@@ -80,7 +80,7 @@ class Sentences(Wrapped):
         super().ended(ranks, outcome)
 
     def finish(self) -> None:
-        """See View. What is kept is written now, in the order in which it first came."""
+        """See View. The kept lines are written now, in the order of their first arrival."""
         for rank in sorted(self._begun):
             self._line(rank, self._pop(rank), 0)
         for line, (raw, bits) in self._kept.items():
@@ -97,7 +97,7 @@ class Sentences(Wrapped):
                 self._line(rank, self._pop(rank), 0)
 
     def _begin(self, rank: int, part: bytes) -> int:
-        """Keep the begin of a line; return how much of it is taken."""
+        """Keep the beginning of a line; return how much of it is taken."""
         begun = self._pop(rank) + part
         if len(begun) > LINE_MAX_BYTES or self._begun_bytes + len(begun) > _BEGUN_MAX_BYTES:
             return self._line(rank, begun, len(part))
@@ -112,7 +112,7 @@ class Sentences(Wrapped):
         return begun
 
     def _line(self, rank: int, raw: bytes, count: int) -> int:
-        """Keep or write a line, ``count`` bytes of which are not taken yet; return how many now are."""
+        """Keep or write a line of which ``count`` bytes are not taken yet; return how many are taken now."""
         line = self._neutral(rank, raw) if self._neutral is not None else raw
         known = self._kept.get(line)
         if known is not None:

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Different outcomes listed singly; more than that usually have one cause that differs in detail.
+#: Different outcomes that are listed separately; more usually have one cause with different details.
 LINES_MAX = 20
 
 
@@ -22,7 +22,7 @@ def exit_status(outcomes: Sequence[Outcome]) -> int:
 
 
 def summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line for each different outcome but exited 0, failures to run first; [] if all is well.
+    """Return a line for each different outcome except exited 0, failures to run first; [] if there is none.
 
     Args:
         names: the job's node names in rank order.
@@ -32,7 +32,7 @@ def summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def full_summary(names: Sequence[bytes], outcomes: Sequence[Outcome]) -> list[str]:
-    """Return a line for each different outcome, exited 0 too, in the order of ``summary`` (--summary)."""
+    """Return a line for each different outcome, including exited 0, in ``summary``'s order (--summary)."""
     return _lines(names, outcomes, only_failed=False)
 
 

@@ -1,4 +1,4 @@
-"""A view and a copy of all its events, such as a file for each node. Pure; imported when asked for."""
+"""A view and a copy of all its events, such as a file for each node. Pure; imported when needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Tee(Wrapped):
     """Passes all events to both views. Bytes count as taken when both have taken them.
 
     Args:
-        view: any; what it takes and writes is what this one takes and writes.
+        view: any; this view takes and writes what ``view`` takes and writes.
         copy: a view that has finished with an event when the call returns, and writes to no descriptor:
             OutputDir. So it has always taken what ``view`` takes.
     """

@@ -6,8 +6,8 @@ from __future__ import annotations
 def printable(text: str) -> str:
     """Return ``text`` with every character that could control a terminal written as an escape.
 
-    Names and reasons come from other hosts; ``\\x1b[2J`` in one must stay seven characters. A byte that
-    was not UTF-8 (a lone surrogate, see PEP 383) is written as the byte, ``\\xff``.
+    Names and reasons come from other hosts; ``\\x1b[2J`` in one must be shown as seven characters. A byte
+    that was not UTF-8 (a lone surrogate, see PEP 383) is written as the byte, ``\\xff``.
     """
     if text.isprintable():
         return text
@@ -26,12 +26,12 @@ def shown(raw: bytes) -> str:
 
 
 def seconds(elapsed_s: float) -> str:
-    """Return a time span with three digits that matter, e.g. ``0.042 s``, ``12.3 s``."""
+    """Return a time span with about three significant digits, e.g. ``0.042 s``, ``12.3 s``."""
     return f"{elapsed_s:.3f} s" if elapsed_s < 10 else f"{elapsed_s:.1f} s"
 
 
 def size(count: float) -> str:
-    """Return bytes in the largest unit that leaves a digit before the point, e.g. ``4.2 MiB``."""
+    """Return bytes in the largest unit with a non-zero integer part, e.g. ``4.2 MiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

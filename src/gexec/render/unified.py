@@ -20,11 +20,12 @@ class Comparison:
     Args:
         old: lines, of any bytes.
         new: lines, of any bytes.
-        steps_max: about 3 million take a second. There are as many as equal pairs of lines in every part of
-            ``old`` that is searched; texts that differ in every second line are searched for each of them.
+        steps_max: about 3 million take a second. Their number is that of equal pairs of lines in every part
+            of ``old`` that is searched; texts that differ in every second line are searched for each such
+            line.
 
     Attributes:
-        steps: that were taken.
+        steps: number of steps taken.
 
     Raises:
         TooMuchWorkError: ``steps_max`` are not enough.
@@ -38,7 +39,7 @@ class Comparison:
         self.steps = matcher.steps
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines of a unified diff, from the first @@ on, each as it stands behind its sign."""
+        """Yield the lines of a unified diff, from the first @@ on, each unchanged after its sign."""
         for group in self._groups:
             old = _place(group[0][1], group[-1][2])
             new = _place(group[0][3], group[-1][4])
@@ -56,9 +57,9 @@ class _Counting(SequenceMatcher[bytes]):
         super().__init__(None, old, new)
         self.steps = 0
         self._steps_max = steps_max
-        # Where each line stands in the new text; documented, but without a type.
+        # The positions of each line in the new text; documented, but without a type.
         places: dict[bytes, list[int]] = self.b2j  # type: ignore[attr-defined]
-        #: Up to each line of the old text: the steps of a search of all lines before it.
+        #: For each line of the old text: the steps of a search of all lines before it.
         self._sums = [0]
         for line in old:
             self._sums.append(self._sums[-1] + 1 + len(places.get(line, ())))
@@ -73,7 +74,7 @@ class _Counting(SequenceMatcher[bytes]):
 
 
 def _place(start: int, stop: int) -> str:
-    """Return lines as diff -u counts them: from 1, and before the first for none."""
+    """Return a range of lines as diff -u counts them: from 1; an empty range has the line before it."""
     length = stop - start
     if length == 1:
         return f"{start + 1}"

@@ -1,11 +1,11 @@
 """The interface of all output formats: a job's events in, bytes for stdout and stderr out.
 
-The loop that runs a job (client/console.py) tells its view what happens, takes what is to be written
-and what counts as taken, and acknowledges it to the job; it is independent of formats. A view
-does no I/O. What it keeps counts as taken, so it bounds what it keeps; what it hands out to be
-written counts as taken when the reader of that descriptor has it, which is how a slow reader slows
-the processes down. A view with much to say at one time, such as all that it kept, hands out a part,
-sets ``held``, and goes on in ``refill`` when that part is written. Part of the thin client.
+The loop that runs a job (client/console.py) passes events to its view, writes what the view returns, and
+acknowledges what counts as taken; it is independent of formats. A view does no I/O. What it keeps counts as
+taken, so it must limit what it keeps. What it returns to be written counts as taken when the reader of that
+descriptor has it; so a slow reader slows down the processes. A view with much output at one time, such as
+everything that it kept, returns a part, sets ``held``, and continues in ``refill`` when that part is written.
+Part of the thin client.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
     from gexec.wire.ranks import Ranges
 
-#: So many bytes of this stream of each of these ranks: (stream, ranks, count).
+#: ``count`` bytes of a stream of each of these ranks: (stream, ranks, count).
 Credit = tuple[int, "Ranges", int]
-#: To be written: (descriptor 1 or 2, bytes, what is taken once they are written, or None).
+#: To be written: (descriptor 1 or 2, bytes, what is taken when they are written, or None).
 Write = tuple[int, bytes, "Credit | None"]
 
 
 class View:
-    """Takes what happens to the ranks of a job; each of these calls may add to ``writes`` and ``taken``.
+    """Takes the events of a job's ranks; each call may add to ``writes`` and ``taken``.
 
     Attributes:
-        writes: what is to be written, in order; the loop takes it and clears it.
-        taken: what is done with without being written now; the loop takes it and clears it.
-        held: there is more to write: call ``refill`` each time all that was handed out is written.
-        error: one sentence: why this view cannot go on, "" while it can. The job is then ended with 255;
-            what comes afterwards is taken and thrown away.
+        writes: what to write, in order; the loop takes it and clears it.
+        taken: what counts as taken without being written now; the loop takes it and clears it.
+        held: there is more to write: call ``refill`` each time everything returned so far is written.
+        error: one sentence that says why this view cannot continue, "" while it can. The job is then ended
+            with 255; later output is taken and discarded.
     """
 
     __slots__ = ("error", "held", "taken", "writes")
@@ -49,25 +49,25 @@ class View:
         """These ranks' processes run."""
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
-        """Each of these ranks wrote ``data``, of any length, next to the stream (STDOUT or STDERR)."""
+        """Each of these ranks next wrote ``data``, of any length, to the stream (STDOUT or STDERR)."""
         raise NotImplementedError
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
-        """These ranks have ended this way and write no more."""
+        """These ranks have ended with this outcome and write no more."""
 
     def finish(self) -> None:
-        """No more events: all ranks have ended, or the caller exits. Write what is held."""
+        """No more events: all ranks have ended, or the caller exits. Write what is kept."""
 
     def refill(self) -> None:
-        """All that was handed out is written; if ``held``, hand out more."""
+        """Everything returned so far is written; if ``held``, return more."""
 
 
 class Prefixed(View):
-    """Each line as soon as it is whole, each rank's prefix in front, stdout and stderr apart.
+    """Each line as soon as it is complete, with its rank's prefix, stdout and stderr separately.
 
     Args:
         prefixes: one for each rank, or None for none.
-        ranks: how many; a single rank without prefix is passed on as it comes.
+        ranks: how many; the output of a single rank without prefix is passed on as it arrives.
     """
 
     __slots__ = ("_lines",)

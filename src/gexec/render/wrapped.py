@@ -1,4 +1,4 @@
-"""A view around another: forwards its events and its writes. Pure; imported when asked for."""
+"""A view around another: forwards its events and its writes. Pure; imported when needed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class Wrapped(View):
-    """Changes nothing; those who do override a call, or ``_move``.
+    """Changes nothing; subclasses that do override a method, or ``_move``.
 
     Args:
-        view: any; nobody else takes what it writes.
+        view: any; only this object takes its writes.
     """
 
     __slots__ = ("_view",)
@@ -50,7 +50,7 @@ class Wrapped(View):
         self._move()
 
     def _move(self) -> None:
-        """Take over the view's writes."""
+        """Move the view's writes to this object."""
         view = self._view
         self.writes += view.writes
         self.taken += view.taken

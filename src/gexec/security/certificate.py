@@ -1,8 +1,8 @@
-"""Certificates of the cluster: an authority that every holder of the key builds alike, and leaves.
+"""Certificates of the cluster: an authority that every holder of the key builds identically, and leaves.
 
-In simple mode no certificate lies in a file: :func:`authority` depends on nothing but the key and
-the realm, so two nodes that build it apart get the same bytes and accept each other's leaves.
-Pure: time, serial number and keys are arguments. Source: docs/decisions/0005-certificates.md.
+In simple mode no certificate is in a file: :func:`authority` depends only on the key and the realm, so two
+nodes that build it separately get the same bytes and accept each other's leaves. Pure: time, serial number
+and keys are arguments. Source: docs/decisions/0005-certificates.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gexec.security.signing import SigningKey
 
 NAMES_MAX = 256
 NAME_MAX_BYTES = 253
-#: A leaf is valid from so long before it is made: a clock that is off by hours must be told by
-#: the credential's error, which measures the difference, and not by a failed TLS handshake.
+#: A leaf is valid from this long before it is made: a clock that is wrong by hours should be reported by the
+#: credential's error, which contains the difference, not by a failed TLS handshake.
 BACKDATE_S = 24 * 3600
 SERIAL_MAX = 2**159 - 1
 
@@ -38,8 +38,8 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 def authority(key: SigningKey, realm: str) -> bytes:
     """Return the cluster's CA certificate in DER: the same bytes for the same key and realm.
 
-    Reads no clock: it is valid from the year 2000 to the end of 9999; how long the cluster lives
-    is decided by its key. Signs nodes only (path length 1 leaves room for a rotated key).
+    Reads no clock: it is valid from the year 2000 to the end of 9999; the cluster's lifetime depends on its
+    key. Signs only nodes (path length 1 allows a rotated key).
     """
     serial = int.from_bytes(sha256(key.public.der + realm.encode()).digest()[:16]) | 1
     builder = (
@@ -67,7 +67,7 @@ def leaf(
     ttl_s: float,
     serial: int,
 ) -> bytes:
-    """Return a node's certificate in DER, for both ends of its links.
+    """Return a node's certificate in DER, for both sides of its links.
 
     Args:
         key, realm: of the cluster; the issuer is ``authority(key, realm)``.
@@ -75,17 +75,17 @@ def leaf(
         names: 1 to NAMES_MAX DNS names and IP literals of the node; a name that is an IP literal
             becomes an address, everything else a DNS name.
         now_s: UNIX time; valid from BACKDATE_S before it until ``ttl_s`` after it.
-        serial: 1 to SERIAL_MAX, fresh randomness.
+        serial: 1 to SERIAL_MAX, newly random.
 
     Raises:
-        AuthError: a key or name that is not acceptable.
+        AuthError: the key or a name is not acceptable.
     """
     public = _node_key(public_key_der)
     alternatives = _alternatives(names)
     if not 1 <= serial <= SERIAL_MAX:
         raise ValueError(f"serial number {serial}: expected 1 to {SERIAL_MAX}")
     now = datetime.datetime.fromtimestamp(now_s, datetime.UTC).replace(microsecond=0, tzinfo=None)
-    # The subject is for people only: the alternative names are what is checked.
+    # The subject is only for people: the alternative names are checked.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(alternatives[0].value)[:64])])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     builder = (
@@ -115,7 +115,7 @@ def name_is_acceptable(name: str) -> bool:
 
 
 def _authority_name(key: SigningKey, realm: str) -> x509.Name:
-    # With the key's id, so that the authorities of an old and a new key are not taken for each other.
+    # Contains the key's id, so that the authorities of an old and a new key are not confused.
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"gexec cluster {realm}"[:64]),
@@ -153,7 +153,7 @@ def _node_key(der: bytes) -> EllipticCurvePublicKey:
     except (ValueError, UnsupportedAlgorithm) as cause:
         raise AuthError("the key to certify is not a public key in DER") from cause
     if not isinstance(public, EllipticCurvePublicKey) or not isinstance(public.curve, SECP256R1):
-        raise AuthError("the key to certify is not a P-256 key, which node certificates are for")
+        raise AuthError("the key to certify is not a P-256 key: node certificates need one")
     return public
 
 

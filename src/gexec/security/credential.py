@@ -6,14 +6,14 @@ Layout (network order; docs/decisions/0004-credential.md):
     key id                         8
     algorithm                      1
     length of the body             2
-    body                           as long as that says
+    body                           that many bytes
     signature                      the rest: exactly the length of the key's signatures
 
     body: issued_us i64, ttl_us i64, uid u32, gid u32, job id 16, digest 32,
           then realm, audience, host, user: each a length u8 and that many bytes
 
-The signature covers DOMAIN and every byte before itself. It is verified before anything of the
-body is looked at. There is no older form and no unbound one.
+The signature covers DOMAIN and every byte before the signature. It is verified before any part of the body is
+read. There is no older form and no unbound form.
 
 Pure: the clock, the job id and the keys are arguments.
 """
@@ -30,7 +30,7 @@ from gexec.errors import CredentialError
 from gexec.security.keys import KEY_ID_BYTES, VerifyKey
 
 MAGIC: Final = b"GXC\x01"
-#: No signature made for another purpose with the same key is valid for a credential.
+#: So that a signature made with the same key for another purpose is not valid for a credential.
 DOMAIN: Final = b"gexec credential 1\0"
 JOB_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
@@ -105,12 +105,12 @@ def verify(
 ) -> Credential:
     """Verify a credential's signature, cluster, audience and time; return its content.
 
-    Replay, the job's digest (:func:`bound_to`) and the account are the caller's to check.
+    The caller must check replay, the job's digest (:func:`bound_to`) and the account.
 
     Args:
         raw: exactly the bytes that authd sent.
         keys: the accepted public keys by key id.
-        realm, audience: what they must be.
+        realm, audience: the required values.
         now_s: UNIX time.
         skew_s: how far the clocks of two hosts may differ.
         ttl_max_s: a credential with a longer lifetime is refused.
@@ -124,7 +124,7 @@ def verify(
     if credential.realm != realm:
         raise CredentialError(
             "realm",
-            f"the credential is for the cluster {credential.realm!r}, this node is of {realm!r}: "
+            f"the credential is for the cluster {credential.realm!r}, but this node is in {realm!r}: "
             "use the same realm on all nodes",
         )
     if credential.audience != audience:
@@ -165,7 +165,7 @@ def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, byte
         )
     if algorithm != key.algorithm:
         raise CredentialError(
-            "algorithm", f"the credential names algorithm {algorithm}, its key is of another"
+            "algorithm", f"the credential has algorithm {algorithm}, but its key has another one"
         )
     if len(raw) != end + key.signature_bytes:
         raise CredentialError("malformed", "the credential is cut short or has bytes after its end")
@@ -209,7 +209,7 @@ def _check_time(credential: Credential, now_s: float, skew_s: float, ttl_max_s: 
     if not 0 < credential.ttl_s <= ttl_max_s:
         raise CredentialError(
             "ttl",
-            f"the credential is made to live {credential.ttl_s:g} s; this node takes more than 0 and at "
+            f"the credential is valid for {credential.ttl_s:g} s; this node accepts more than 0 and at "
             f"most {ttl_max_s:g} s",
         )
     age_s = now_s - credential.issued_s

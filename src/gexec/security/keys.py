@@ -38,7 +38,7 @@ class VerifyKey:
     """A public key that verifies signatures.
 
     Attributes:
-        algorithm: RSA or ED25519; the only one whose signatures this key accepts.
+        algorithm: RSA or ED25519; the key accepts only signatures of this algorithm.
         der: the key as SubjectPublicKeyInfo.
         key_id: the first 8 bytes of SHA-256 over ``der``.
         signature_bytes: the exact length of its signatures.
@@ -92,7 +92,7 @@ class VerifyKey:
 
 
 def load_public_keys(pem: bytes) -> dict[bytes, VerifyKey]:
-    """Return all public keys of a PEM text by key id: during a rotation it holds old and new.
+    """Return all public keys of a PEM text by key id: during a rotation it contains the old and the new one.
 
     Raises:
         KeyFileError: there is none, or one of them is not acceptable.

@@ -1,7 +1,7 @@
 """Who may run jobs on this node: a policy over facts about an account (attacks 26, 27, 81, 82).
 
-Pure: the account's facts come in as arguments (``spawner.accounts`` reads them), the answer is
-None or one sentence for the refused user.
+Pure: facts about the account are arguments (``spawner.accounts`` reads them); the result is None, or one
+sentence for the refused user.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _NO_LOGIN_PROGRAMS: Final = frozenset({"nologin", "false"})
 class Account:
     """A uid's entry in this node's account database.
 
-    ``password`` is the shadow entry's password field and ``expires_day`` its expiry in days since
-    1970; both None when they cannot be read (an ordinary user's gexecd) or are not set.
+    ``password`` is the shadow entry's password field and ``expires_day`` its expiry in days since 1970; both
+    are None if they cannot be read (an ordinary user's gexecd) or are not set.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Account:
     def locked(self) -> bool:
         """True for a password that was locked (``usermod -L``: a '!' before the hash).
 
-        A lone '!' or '*' means that there never was a password: the usual state of root and of
-        accounts that use keys, so it is not a lock.
+        A single '!' or '*' means that there never was a password: the usual state of root and of accounts
+        that use keys, so it does not count as locked.
         """
         password = self.password or ""
         return password.startswith("!") and password.strip("!*") != ""
 
     @property
     def has_login(self) -> bool:
-        """False when the shell is one that refuses logins (nologin, false)."""
+        """False if the shell refuses logins (nologin, false)."""
         return self.shell.rpartition("/")[2] not in _NO_LOGIN_PROGRAMS
 
 
@@ -52,8 +52,8 @@ class Account:
 class Policy:
     """The node's rules. Deny lists take precedence; an allow list, if any, must name the user.
 
-    ``uid_min`` does not apply to root; ``allow_root`` does. ``leave_leftovers``: what a
-    task leaves behind when it ends by itself is not ended.
+    ``uid_min`` does not apply to root; ``allow_root`` does. ``leave_leftovers``: leftovers of a task that
+    ended by itself are not ended.
     """
 
     allow_users: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ class Policy:
         if account.uid == 0 and not self.allow_root:
             return "root may not run jobs here (policy.root is off)"
         if account.uid != 0 and account.uid < self.uid_min:
-            return f"{name} has uid {account.uid}: this node takes jobs of uids from {self.uid_min} (policy)"
+            return f"{name} has uid {account.uid}: this node accepts uids from {self.uid_min} on (policy)"
         denied = self._list_refusal(account)
         if denied:
             return denied

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Buckets kept; full ones are dropped first, since a new bucket is full, too.
+#: Buckets kept; full ones are dropped first, because a new bucket is also full.
 BUCKETS_MAX = 4096
 
 

@@ -1,8 +1,8 @@
-"""At most once: which (job id, rank) this node has already accepted (attacks 20 to 24, 63).
+"""At most once: the (job id, rank)s that this node has accepted (attacks 20 to 24, 63).
 
-Pure and bounded. It fails closed: if an entry cannot be stored, the rank is refused; what was
-dropped can never be accepted again, even if the clock goes back. Times are wall-clock seconds
-given by the caller; the entry of a credential lives as long as the credential could be accepted.
+Pure and bounded. It fails closed: if an entry cannot be stored, the rank is refused; a dropped entry can
+never be accepted again, even if the clock goes back. Times are wall-clock seconds from the caller; the entry
+of a credential is kept as long as the credential could be accepted.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class ReplayCache:
         """Record (job_id, rank), which may happen only once. O(log entries).
 
         Args:
-            expires_s: when the credential can no longer be accepted, clock skew included.
+            expires_s: when the credential can no longer be accepted, including clock skew.
 
         Raises:
-            CredentialError: code ``replayed``, ``forgotten`` (the clock went back behind what
-                has been forgotten) or ``replay-full``.
+            CredentialError: code ``replayed``, ``forgotten`` (the clock went back to before the expiry of a
+                dropped entry) or ``replay-full``.
         """
         self._expire(now_s)
         key = (job_id, rank)
         if key in self._entries:
             raise CredentialError(
-                "replayed", f"job {job_id.hex()}: rank {rank} was already taken by this node; it runs once"
+                "replayed", f"job {job_id.hex()}: rank {rank} was already accepted by this node; it runs once"
             )
         if expires_s <= self._forgotten_until_s:
             raise CredentialError(

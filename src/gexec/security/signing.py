@@ -52,7 +52,7 @@ class SigningKey:
                 "remove it with `openssl pkey -in KEY -out auth_priv.pem`"
             )
         if b"OPENSSH PRIVATE KEY" in pem:
-            raise KeyFileError(f"is a key of ssh, which gexec does not share: {MAKE}")
+            raise KeyFileError(f"is a key of ssh, which gexec does not accept: {MAKE}")
         try:
             key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as cause:
@@ -100,8 +100,8 @@ def issue(
 ) -> bytes:
     """Return a signed credential.
 
-    The caller's duty: uid, gid and user come from the kernel and the account database, never from
-    the caller's request; ``job_id`` is 16 bytes of fresh randomness; ``digest`` is SHA-256 of the blob.
+    The caller's duty: uid, gid and user come from the kernel and the account database, never from the
+    caller's request; ``job_id`` is 16 new random bytes; ``digest`` is SHA-256 of the blob.
 
     Raises:
         ValueError: a field does not fit the layout.

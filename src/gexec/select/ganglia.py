@@ -1,7 +1,8 @@
 """Parses gmond's XML and selects the hosts that run gexec. Pure: bytes in, hosts out.
 
-gmond sends one XML document with its DTD in front: GANGLIA_XML, in it CLUSTER (of a gmetad also
-GRID), HOST and METRIC. Imported only when a gmond is queried, and the XML parser when it has answered.
+gmond sends one XML document that begins with its DTD: GANGLIA_XML, which contains CLUSTER (a gmetad's also
+GRID), HOST and METRIC. This module is imported only when a gmond is queried, and the XML parser only when it
+has answered.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 #: A host without a report for this long is down.
 UP_WITHIN_S = 60
 _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_")
-#: Why hosts are not used, after their number: "3 with a broken name".
-BROKEN_NAME = "with a broken name"
-BROKEN_ADDRESS = "with a broken address, or none"
-AGAIN = "named once more"
+#: Why hosts are not used; preceded by their number: "3 with an invalid name".
+BROKEN_NAME = "with an invalid name"
+BROKEN_ADDRESS = "with an invalid address, or none"
+AGAIN = "listed again"
 NO_AGE = "without the time of its last report"
-SILENT = f"not heard of for {UP_WITHIN_S} s"
+SILENT = f"without a report for {UP_WITHIN_S} s"
 SOURCE_SILENT = f"in a cluster whose source is silent for {UP_WITHIN_S} s"
 UNTOLD = "without the metric gexec"
 OFF = "with gexec = no in its gmond.conf"
@@ -36,7 +37,7 @@ class AnswerError(GexecError):
 
 
 class GangliaHost:
-    """One host as gmond sees it.
+    """One host in gmond's answer.
 
     Attributes:
         age_s: time since its last report, infinite if gmond does not give it.
@@ -95,11 +96,11 @@ class Hosts:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def usable(self) -> list[GangliaHost]:
-        """Return the hosts that are up and run gexec, the least loaded first, equal ones as they came."""
+        """Return the hosts that are up and run gexec, the least loaded first, else in the answer's order."""
         return sorted([host for host in self.hosts if not host.lack], key=lambda host: host.load)
 
     def reasons(self) -> str:
-        """Return how many entries are not usable, by reason: ``2 not heard of for 60 s``; "" if all are."""
+        """Return how many entries are unusable, by reason: ``2 without a report for 60 s``; "" if none is."""
         counts = dict(self.left_out)
         for host in self.hosts:
             if host.lack:
@@ -109,9 +110,9 @@ class Hosts:
     def lack(self) -> str:
         """Describe an answer without a usable host: how many it has, and why none is usable."""
         if not self.entries:
-            return "tells of no host: is it a gmond that is deaf, or a gmetad that sends summaries?"
+            return "lists no host: is it a deaf gmond, or a gmetad that sends summaries?"
         count = f"{self.entries} hosts" if self.entries > 1 else "1 host"
-        return f"tells of {count}, none that is up and runs gexec: {self.reasons()}"
+        return f"lists {count}, but none is up and runs gexec: {self.reasons()}"
 
 
 def _most_first(counted: tuple[str, int]) -> tuple[int, str]:
@@ -119,10 +120,10 @@ def _most_first(counted: tuple[str, int]) -> tuple[int, str]:
 
 
 def down(hosts: Iterable[GangliaHost]) -> set[str]:
-    """Return the names as DNS compares them, and the addresses, of hosts that are not up.
+    """Return the names (folded) and the addresses of hosts that are not up.
 
-    The first label of a full name counts too, so that node1 finds node1.cluster; but none that a
-    host which is up has as well.
+    The first label of a full name is included, so that node1 matches node1.cluster; but no name that a host
+    which is up also has.
     """
     known: dict[bool, set[str]] = {True: set(), False: set()}
     for host in hosts:
@@ -143,8 +144,8 @@ def parse(chunks: Iterable[bytes]) -> Hosts:
         chunks: the document in pieces of any size.
 
     Raises:
-        AnswerError: not XML, not gmond's, cut off, with entities, too deep, or too large. What
-            ``chunks`` raises comes through.
+        AnswerError: not XML, not gmond's, cut off, with entities, too deep, or too large. Exceptions of
+            ``chunks`` pass through.
     """
     from xml.etree.ElementTree import ParseError
 
@@ -152,13 +153,14 @@ def parse(chunks: Iterable[bytes]) -> Hosts:
     from defusedxml.ElementTree import DefusedXMLParser
 
     document = _Document()
-    parser = DefusedXMLParser(target=document)  # refuses entities and content elsewhere
+    parser = DefusedXMLParser(target=document)  # refuses entities and external content
     silent_bytes = 0
     try:
         for chunk in _bounded(chunks):
             tags = document.tags
             parser.feed(chunk)
-            # A tag is kept until it ends: one with millions of attributes takes 30 times its length.
+            # The parser keeps a tag until its end: a tag with millions of attributes takes 30 times its
+            # length.
             silent_bytes = 0 if document.tags > tags else silent_bytes + len(chunk)
             if silent_bytes > limits.GMOND_TAG_MAX_BYTES:
                 raise AnswerError(f"a tag of its XML is over {limits.GMOND_TAG_MAX_BYTES} bytes long")
@@ -166,7 +168,7 @@ def parse(chunks: Iterable[bytes]) -> Hosts:
     except DefusedXmlException as error:
         raise AnswerError("its XML declares entities, which gmond's never does") from error
     except ParseError as error:
-        raise AnswerError(f"its answer is no XML, or is cut off ({error})") from error
+        raise AnswerError(f"its answer is not XML, or is cut off ({error})") from error
     except (LookupError, UnicodeError, ValueError) as error:
         raise AnswerError(f"its XML cannot be read ({error})") from error
     return document.hosts
@@ -234,8 +236,8 @@ class _Document:
         if not is_address(address):
             self.hosts.leave_out(BROKEN_ADDRESS)
             return
-        # gmetad repeats a silent source's last report: LOCALTIME stands still, and only TN grows.
-        # A gmond whose clock was set back gives a time in the future, which is not an age.
+        # gmetad repeats a silent source's last report: LOCALTIME does not change, and only TN grows. A gmond
+        # whose clock was set back gives a time in the future, which is not an age.
         silent_s = _seconds(host.get("TN", "").removeprefix("-"))  # below 0: a clock was set back
         reported_s = abs(self._local_time_s - _seconds(host.get("REPORTED")))
         known = [age_s for age_s in (silent_s, reported_s) if math.isfinite(age_s)]
@@ -261,7 +263,7 @@ def is_name(text: str) -> bool:
         return False
     if ":" in text:
         return is_address(text)
-    # Not "-rf", "..", "a..b": no resolver takes them, and an option is no name.
+    # Not "-rf", "..", "a..b": no resolver accepts them, and an option is not a name.
     labels = text.removesuffix(".").split(".")
     return _NAME_CHARACTERS.issuperset(text) and all(label and label[0] != "-" for label in labels)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from gexec import limits
 from gexec.errors import UsageError
 
-#: 65,536 nodes with two names each fit, and a wrong file is refused before it is read.
+#: Enough for 65,536 nodes with two names each; a larger (wrong) file is refused before it is read.
 HOSTS_MAX_BYTES = 16 * 1024 * 1024
 
 
 def parse(text: str) -> dict[str, str]:
-    """Return name -> addresses, in the order of the lines, separated by blanks.
+    """Return name -> addresses, in the order of the lines, separated by spaces.
 
-    Names are in lower case and without a trailing dot (``select.nodes.folded``). Of one name the first
-    ``limits.ADDRESSES_MAX`` addresses are kept.
+    Names are in lower case and without a trailing dot (``select.nodes.folded``). The first
+    ``limits.ADDRESSES_MAX`` addresses of a name are kept.
 
-    Addresses are not validated here: only a job's own nodes are worth the time.
+    Addresses are not validated here: that is only worthwhile for a job's own nodes.
 
     Raises:
-        UsageError: a line with an address and no name, by its number.
+        UsageError: a line has an address and no name; the error has its number.
     """
     table: dict[str, str] = {}
     written = text.split("\n") if "%" in text else None  # an interface's name has its case

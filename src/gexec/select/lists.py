@@ -5,7 +5,7 @@ from __future__ import annotations
 from gexec.errors import UsageError
 from gexec.select.nodes import Node, is_nodeset, quoted, split_port
 
-#: What Windows and some editors put before UTF-8, as text, and in a variable under LC_ALL=C.
+#: Byte order marks of Windows and some editors: in decoded text, and in a variable with LC_ALL=C.
 _MARKS = ("\ufeff", "\udcef\udcbb\udcbf")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BINARY = bytes([byte for byte in range(32) if byte not in b"\t\n\v\f\r"]) + b"\x7f"
@@ -14,8 +14,8 @@ _BINARY = bytes([byte for byte in range(32) if byte not in b"\t\n\v\f\r"]) + b"\
 def decoded(raw: bytes, name: str) -> str:
     """Return the text of a list of names, without byte order marks.
 
-    Bytes that are not UTF-8 are kept: they may be part of a name. Lines may end with CR LF, whose CR is white
-    space to all who read the text.
+    Bytes that are not UTF-8 are kept: they may be part of a name. Lines may end with CR LF; all readers of
+    the text treat CR as white space.
 
     Raises:
         UsageError: UTF-16 or 32, or control characters; the sentence begins with ``name``.
@@ -29,7 +29,7 @@ def decoded(raw: bytes, name: str) -> str:
 
 
 def unmarked(text: str) -> str:
-    """Return the text without byte order marks, also those in the middle of joined files."""
+    """Return the text without byte order marks, including those in the middle of joined files."""
     for mark in _MARKS:
         text = text.replace(mark, "")
     return text
@@ -38,9 +38,9 @@ def unmarked(text: str) -> str:
 def uncommented(text: str) -> list[str]:
     """Return the lines of a text without their comments and outer white space.
 
-    A comment goes from a # at the beginning of a word to the end of the line. In a name # is a character
-    like others: what is left of one that is cut there may name another node. Every line is kept, so that
-    the first stands for line 1.
+    A comment goes from a # at the beginning of a word to the end of the line. Inside a name # is an ordinary
+    character: a name that is cut there might be another node's. Every line is kept, so that line numbers stay
+    correct.
     """
     if "#" in text:
         return [_before_comment(line).strip() for line in text.split("\n")]
@@ -59,10 +59,10 @@ def parse_hosts_file(text: str, name: str) -> list[Node]:
 
     Args:
         text: the whole file.
-        name: of the file, for the sentence of an error.
+        name: of the file, for errors.
 
     Raises:
-        UsageError: a user is named, which gexec cannot become, a node set, or a line is malformed.
+        UsageError: a user, which gexec cannot become, a node set, or a malformed line.
     """
     nodes = []
     for number, line in enumerate(uncommented(text), 1):

@@ -1,8 +1,8 @@
 """Sets of nodes whose names are compared as DNS compares them. Pure.
 
-Case and a trailing dot are ignored. A name without a port matches every port, one without a
-user for every user, and a short name for the full names that begin with it, unless the set has the
-short name itself. Nodes keep the spelling under which they came first. Loaded for node sets and -x.
+Case and a trailing dot are ignored. A name without a port matches every port, one without a user for every
+user, and a short name for the full names that begin with it, unless the set has the short name itself. Nodes
+keep their first spelling. Loaded for node sets and -x.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def once(nodes: Iterable[Node]) -> list[Node]:
 
 
 class Nodes:
-    """Nodes, each once, in the order in which they came."""
+    """Nodes, each once, in the order in which they were added."""
 
     __slots__ = ("_index", "_labels", "_nodes")
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         self._nodes: dict[Node, Node] = {}
-        # Folded name -> keys of its nodes, and first label of full names; made when first needed.
+        # Folded name -> keys of its nodes, and first label of full names -> keys; built when first needed.
         self._index: dict[str, dict[Node, None]] | None = None
         self._labels: dict[str, dict[Node, None]] = {}
         self.add(nodes)
@@ -110,7 +110,7 @@ class Nodes:
         if host != name:
             places.append((self._index, host))
         label, dot, rest = host.partition(".")
-        # The last label of a name is no number; that of an IPv4 address is.
+        # The last label of a name is not a number; that of an IPv4 address is.
         if dot and label and ":" not in host and not rest.rpartition(".")[2].isdigit():
             places.append((self._labels, label))
         return places
@@ -126,7 +126,7 @@ class Exclusion:
         self._gone: dict[Node, None] = {}
         self._vain: dict[str, None] = {}
         self._hints: dict[str, None] = {}
-        #: A sentence about each short name that stands for hosts of several domains.
+        #: A sentence about each short name that matches hosts of several domains.
         self.ambiguous: dict[str, None] = {}
 
     def names(self, word: str, nodes: list[Node]) -> None:
@@ -162,7 +162,7 @@ class Exclusion:
         return [node for node in nodes if _key(node) not in self._gone]
 
     def problem(self, source: str) -> str:
-        """Return the sentence about names without a match, "" if there are none; ``source`` is the nodes'."""
+        """Return a sentence about names without a match, or ""; ``source`` is where the nodes come from."""
         if not self._vain:
             return ""
         hints = "".join([f"; {hint}" for hint in list(self._hints)[:2]])
@@ -179,7 +179,7 @@ class Exclusion:
 
 
 def glob_hint(word: str) -> str:
-    """Return the error for a word with a shell's bracket, "" if nothing is."""
+    """Return a hint for a word with a bracket as in a shell, "" if it has none."""
     inside = word.partition("[")[2].partition("]")[0]
     if len(inside) < 2 or not (inside.isascii() and inside.isdigit()):
         return ""

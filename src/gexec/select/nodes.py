@@ -1,8 +1,8 @@
 """Plain lists of node names; taking the first N or N random ones.
 
-Names are opaque and kept unchanged; a duplicate runs two processes. Ranges, groups,
-wildcards and operators are :mod:`gexec.select.nodeset`'s, which is loaded only when a text holds
-them (:func:`is_nodeset`). Pure, part of the thin client.
+Names are opaque and kept unchanged; a duplicate runs two processes. :mod:`gexec.select.nodeset` handles
+ranges, groups, wildcards and operators; it is loaded only if a text contains them (:func:`is_nodeset`). Pure,
+part of the thin client.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: A node as it was named: the name without its port, and the port or 0 if none was given.
+#: A node as given: the name without its port, and the port, 0 if none was given.
 Node = tuple[str, int]
 
 
 def folded(name: str) -> str:
-    """Return a name as DNS compares it: without its case and its trailing dot."""
+    """Return a name in the form for comparison as in DNS: in lower case, without a trailing dot."""
     return name.lower().removesuffix(".")
 
 
 def quoted(text: str) -> str:
-    """Return the beginning of a text in quotes, for an error; a byte that is not UTF-8 is ``\\xff``."""
+    """Return the beginning of a text in quotes, for an error; bytes that are not UTF-8 as ``\\xff``."""
     return repr(text[:80]).replace("\\udc", "\\x")
 
 
@@ -75,7 +75,7 @@ def split_port(word: str, source: str) -> Node:
 
 
 def spelled(name: str, port: int) -> str:
-    """Return a node as it is named: the reverse of :func:`split_port`."""
+    """Return a node in its written form: the reverse of :func:`split_port`."""
     if not port:
         return name
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
@@ -96,7 +96,8 @@ def first(nodes: list[Node], count: int, source: str) -> list[Node]:
 def draw(nodes: list[Node], count: int, source: str, random_bytes: Callable[[int], bytes]) -> list[Node]:
     """Return ``count`` random nodes, in their order; UsageError if there are fewer.
 
-    ``random_bytes(n)`` gives n random bytes (os.urandom): each node gets eight of them, and the smallest win.
+    ``random_bytes(n)`` returns n random bytes (os.urandom): each node gets eight of them, and the smallest
+    are taken.
     """
     _enough(nodes, count, source)
     raw = random_bytes(8 * len(nodes))

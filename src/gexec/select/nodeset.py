@@ -6,10 +6,9 @@
     a^b          those that are in one only     @*  @source:*       all nodes of a source
                                                 node1*  n?          wildcards
 
-Operators are evaluated from left to right. Each node is returned once, at its first position;
-names are compared as :mod:`gexec.select.matching` does.
-What a group holds, and which are all nodes, comes from a :class:`Lookup`. The time it takes grows
-with the names that are written out, which are bounded, never with their square.
+Operators are evaluated from left to right. Each node is returned once, at its first position; names are
+compared as in :mod:`gexec.select.matching`. A :class:`Lookup` provides the nodes of a group and all nodes.
+The time is proportional to the number of expanded names, which is bounded, and never to its square.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Lookup(Protocol):
-        """Where groups and "all nodes" come from; each raises UsageError if it fails."""
+        """Provides groups and "all nodes"; each method raises UsageError if it fails."""
 
         def group(self, source: str, name: str) -> str:
             """Return the nodes of a group as text, a node set; ``source`` "" = the default one."""
@@ -35,16 +34,16 @@ if TYPE_CHECKING:
         def everything(self, source: str) -> list[tuple[str, str]]:
             """Return all nodes of a group source; "" = the default one.
 
-            They are in one or more parts: its name for a person, and its nodes as text, a node set.
+            The result is one or more parts: the name of each for a person, and its nodes as text, a node set.
             """
             ...
 
         def universes(self) -> Iterator[list[Node]]:
-            """Yield the nodes among which wildcards choose; later ones if none matches before."""
+            """Yield the lists of nodes from which wildcards select; the next one if the last has no match."""
             ...
 
         def problem(self, text: str) -> None:
-            """Report what is skipped or matches nothing; may raise UsageError."""
+            """Report parts that are skipped or match nothing; may raise UsageError."""
             ...
 
 
@@ -58,7 +57,7 @@ def evaluate(text: str, where: str, lookup: Lookup) -> list[Node]:
 
     Args:
         text: see the module.
-        where: is named in errors, such as ``-w``.
+        where: is named in errors, for example ``-w``.
         lookup: groups and all nodes.
 
     Raises:
@@ -68,10 +67,10 @@ def evaluate(text: str, where: str, lookup: Lookup) -> list[Node]:
 
 
 def operands(text: str, where: str, lookup: Lookup) -> list[tuple[str, list[Node], bool]]:
-    """Return each word of a node set, its nodes, and whether these are names that it writes out.
+    """Return each word of a node set, its nodes, and whether the word lists these by name.
 
-    Nodes of groups, wildcards and operators are not written out. A text with operators is one word.
-    Arguments and errors are those of :func:`evaluate`.
+    Groups, wildcards and operators do not list nodes by name. A text with operators is one word. Arguments
+    and errors are those of :func:`evaluate`.
     """
     evaluation = _Evaluation(lookup, quiet=True)
     words = list(_words(text, where))
@@ -97,14 +96,14 @@ class _Evaluation:
 
     def __init__(self, lookup: Lookup, quiet: bool = False) -> None:
         self._lookup = lookup
-        self._quiet = quiet  # the caller itself looks for what matches nothing
+        self._quiet = quiet  # the caller itself reports words without a match
         self._groups: dict[str, list[Node]] = {}
         self._open: list[str] = []
         self._names_left = limits.NODESET_NAMES_MAX
         self._masks_left = limits.NODESET_MASKS_MAX
 
     def text(self, text: str, where: str, source: str) -> list[Node]:
-        """Evaluate one text; ``source`` is that of groups which name none."""
+        """Evaluate one text; ``source`` is the default for groups that name none."""
         found = Nodes()
         operator = ","
         begun = False
@@ -118,7 +117,7 @@ class _Evaluation:
             within = operator in ("!", "&")
             universes = (lambda: iter((found.nodes(),))) if within else self._lookup.universes
             nodes = self.operand(pieces, where, source, universes)
-            told = not (self._open or self._quiet)  # groups' own texts may name more than there is
+            told = not (self._open or self._quiet)  # a group's own text may name nodes that do not exist
             if told and not (nodes or within or _is_names(pieces) or pieces[0][:1] == "@"):
                 self._lookup.problem(f"{where}: {quoted(_written(pieces))} matches none of the known nodes")
             if operator == ",":
@@ -152,7 +151,7 @@ class _Evaluation:
         return [(name, 0) for name in names]
 
     def _removed(self, pieces: list[str], nodes: list[Node], vain: list[Node], where: str) -> None:
-        """Report names to remove that were not there."""
+        """Report names to remove that had no match."""
         word = _written(pieces)
         if len(vain) == len(nodes):
             shown = quoted(word)
@@ -192,7 +191,7 @@ class _Evaluation:
     def _look_up(self, group: str, source: str, name: str, where: str) -> list[Node]:
         if group in self._open or len(self._open) >= limits.GROUP_DEPTH_MAX:
             chain = " ".join([*self._open[:5], group])
-            raise UsageError(f"{where}: groups that hold each other, or too deep a chain: {chain[:200]}")
+            raise UsageError(f"{where}: groups contain each other, or are nested too deeply: {chain[:200]}")
         self._open.append(group)
         try:
             if name != "*":
@@ -203,7 +202,7 @@ class _Evaluation:
             self._open.pop()
 
     def _part(self, label: str, held: str, source: str, one_of_many: bool) -> list[Node]:
-        """Return the nodes of a part of a source; one that is malformed does not hide the others."""
+        """Return the nodes of a part of a source; a malformed part does not hide the others."""
         try:
             return self.text(held, label, source)
         except UsageError as error:
@@ -216,7 +215,7 @@ class _Evaluation:
         self._names_left -= count
         if self._names_left < 0:
             raise UsageError(
-                f"{where}: more than {limits.NODESET_NAMES_MAX} names are written out: name fewer at a time"
+                f"{where}: more than {limits.NODESET_NAMES_MAX} names in total: name fewer at a time"
             )
 
 
@@ -233,7 +232,7 @@ def _written(pieces: list[str]) -> str:
 def _words(text: str, where: str) -> Iterator[list[str]]:
     """Yield each word as its pieces, alternately outside and inside brackets; operators are words."""
     if _HOLE in text:
-        raise UsageError(f"{where}: a NUL byte stands among the names")
+        raise UsageError(f"{where}: the names contain a NUL byte")
     outside, *opened = text.split("[")
     inside = []
     for piece in opened:

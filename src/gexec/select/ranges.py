@@ -1,8 +1,7 @@
 """Expands ranges in brackets: ``node[001-003,7]`` is node001 node002 node003 node7. Pure.
 
-Our own rather than ClusterShell's, whose ``node1[9-10]`` is 92 nodes and which needs quadratic time
-for names with several numbers (docs/decisions/0012-node-sources.md). What comes out is counted
-before it is written out.
+Our own code, because ClusterShell expands ``node1[9-10]`` to 92 nodes and needs quadratic time for names with
+several numbers (docs/decisions/0012-node-sources.md). Names are counted before they are expanded.
 """
 
 from __future__ import annotations
@@ -11,17 +10,17 @@ from gexec import limits
 from gexec.errors import UsageError
 from gexec.select.nodes import quoted
 
-#: A number of a range has at most so many digits: no node has more.
+#: Most digits of a number in a range: no node has more.
 _DIGITS_MAX = 18
 
 
 def expand(pieces: list[str], room: int, source: str) -> list[str]:
-    """Return every name that a pattern stands for, the last bracket's numbers running fastest.
+    """Return every name that a pattern stands for; the numbers of the last bracket change fastest.
 
     Args:
         pieces: texts outside and inside of brackets in turn: ``node[1-3]x`` is [node, 1-3, x].
-        room: how many names may come out.
-        source: stands in the sentence of an error.
+        room: the largest permitted number of names.
+        source: is named in errors.
 
     Raises:
         UsageError: a malformed range, or more names than ``room``.

@@ -1,8 +1,8 @@
-"""Which ranks of a run come next: batches of a rolling change, nodes that are tried again. Pure.
+"""The rounds of a run: batches of a rolling change, and attempts of nodes that were not reached. Pure.
 
-A run of several jobs is one run to its user. Batches follow each other in rank order. What could not
-be reached is tried again at the end of its own batch, before the next one begins. A command that may
-have run is never started again.
+For the user, several jobs are one run. Batches follow each other in rank order. Nodes that could not be
+reached are tried again at the end of their own batch, before the next one begins. A command that may have run
+is never started again.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def share(option: str, text: str, total: int, least: int) -> int:
 
 
 def unreached(outcome: Outcome) -> bool:
-    """Tell whether the command cannot have run on a node, and may on the next attempt.
+    """Tell whether the command cannot have run on a node, and might run on the next attempt.
 
-    What a reached node says about a program that it cannot start comes with an error number.
+    If a reached node cannot start a program, its outcome has an error number.
     """
     return outcome.kind == NOT_STARTED and outcome.value in (0, UNREACHABLE)
 
 
 def is_down(outcome: Outcome) -> bool:
-    """Tell whether nothing answered for a node. One that is busy, shuts down or was not asked is not down."""
+    """Tell whether a node did not answer. One that is busy, shuts down or was not asked is not down."""
     return outcome.kind == NOT_STARTED and outcome.value == UNREACHABLE
 
 
@@ -47,16 +47,17 @@ class Rounds:
     """Plans a run of ``total`` ranks.
 
     Args:
-        batch: so many ranks at a time, 0 = all at once.
+        batch: number of ranks at a time, 0 = all at once.
         retries: how often an unreached rank is tried again.
-        failures_max: more failed ranks than this stop the run before its next batch; None = never.
-        together: a round runs on all its nodes or on none (--strict): all of it is tried again, or nothing.
+        failures_max: with more failed ranks the run stops before its next batch; None = never.
+        together: a round runs on all its nodes or on none (--strict): the whole round is tried again, or
+            nothing.
 
     Attributes:
         outcomes: of all ranks so far; None = not run yet.
-        ranks: of the present round.
+        ranks: of the current round.
         retries: as given.
-        again: the present round is a further attempt of ranks of the one before.
+        again: the current round is a further attempt of ranks of the previous one.
         stopped: too many failed, so that no further batch begins.
     """
 
@@ -94,7 +95,7 @@ class Rounds:
 
     @property
     def may_come_again(self) -> bool:
-        """True while an unreached rank of the present round would be tried once more."""
+        """True while an unreached rank of the current round would be tried once more."""
         return self._left > 0
 
     def next(self) -> list[int]:
@@ -115,12 +116,12 @@ class Rounds:
         return self.ranks
 
     def ended(self, outcomes: list[Outcome]) -> None:
-        """The present round's ranks have ended like this."""
+        """The current round's ranks have ended with these outcomes."""
         for rank, outcome in zip(self.ranks, outcomes, strict=True):
             self.outcomes[rank] = outcome
 
     def finished(self, why: str) -> list[Outcome]:
-        """Return all outcomes; ranks that were never run are not started, and ``why``."""
+        """Return all outcomes; ranks that were never run are *not started*, with the reason ``why``."""
         return [not_started(why) if outcome is None else outcome for outcome in self.outcomes]
 
     def _is_retried(self, rank: int) -> bool:

@@ -1,7 +1,7 @@
-"""Who says which nodes: what the caller asked, and the order in which sources are asked. Pure.
+"""The sources of nodes: what the caller requested, and the order of precedence. Pure.
 
-The one place of the order of precedence (docs/nodes.md). :func:`plan` turns a :class:`Selection`
-and the environment into sources; :mod:`gexec.client.nodes` reads them. Part of the thin client.
+Only this module defines the order of precedence (docs/nodes.md). :func:`plan` turns a :class:`Selection` and
+the environment into sources; :mod:`gexec.client.nodes` reads them. Part of the thin client.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from gexec.select.nodes import Node
 
 DEFAULT_NODELIST = "/etc/gexec/nodelist"
-#: What GEXEC_NODELIST says where no list counts, this machine's own neither.
+#: The value of GEXEC_NODELIST for no list at all, not even this machine's own.
 NO_NODELIST = "/dev/null"
 DEFAULT_GMOND = "127.0.0.1:8649"
 
 
 class Selection:
-    """What a caller asks for. The attributes may be set freely.
+    """What a caller requests. The attributes may be set freely.
 
     Attributes:
         nodes: values of -w, each of one or more names, a node set, or ``-`` for stdin.
         exclude: values of -x.
         nodelist: the file of --nodelist, "" = none.
-        hosts_file: the file of --hosts-file, in pssh's form, "" = none.
-        count: the first so many nodes, 0 = all.
-        pick: this many random nodes, 0 = all.
+        hosts_file: the file of --hosts-file, in pssh's format, "" = none.
+        count: how many of the first nodes, 0 = all.
+        pick: how many random nodes, 0 = all.
         skip_down: leave out nodes that are known to be down.
-        not_here: full names and addresses of this host, which is left out if it is among the nodes.
-        administrator: the order of enexec, ensh and ensync, where the node list file comes first.
-        strict: a name to exclude, a wildcard or a group that comes to nothing is an error.
-        warn: takes a sentence about each of these otherwise, and about what a group source has
-            that is not usable; None = Python's warnings.
+        not_here: full names and addresses of this host, which is excluded if it is among the nodes.
+        administrator: the order of precedence of enexec, ensh and ensync: the node list file first.
+        strict: a name to exclude, a wildcard or a group without a match is an error.
+        warn: otherwise called with a sentence about each of these, and about unusable parts of a group
+            source; None = Python's warnings.
     """
 
     __slots__ = (
@@ -62,9 +62,9 @@ class Choice:
 
     Attributes:
         nodes: in rank order.
-        source: who chose them, in words for a person.
-        addresses: an address for names (folded) that do not resolve here, as gmond told it.
-        took_stdin: stdin was read for names, so that nothing of it is left for the processes.
+        source: where they come from, in words for a person.
+        addresses: gmond's address for names (folded) that do not resolve here.
+        took_stdin: stdin was read for names, so nothing is left for the processes.
     """
 
     __slots__ = ("addresses", "nodes", "source", "took_stdin")
@@ -76,7 +76,7 @@ class Choice:
         self.took_stdin = False
 
 
-#: Kinds of sources: what ``Source.value`` is, and how it is read.
+#: Kinds of sources: the meaning of ``Source.value``, and how it is read.
 TEXT, STDIN, LIST, HOSTS, GMOND = range(5)
 
 
@@ -84,12 +84,12 @@ class Source:
     """One source of nodes.
 
     Attributes:
-        name: how it is called in words for a person, such as ``GEXEC_SVRS``.
-        kind: TEXT (value: names or a node set), STDIN (names), LIST (path of a file of names),
-            HOSTS (the same in pssh's form) or GMOND (servers, with white space between).
-        value: None if the variable is not set. One that is set has to be usable: a job that was
-            meant for its nodes must not run on those of the next source.
-        optional: a file that may be missing, a server that may not run.
+        name: its name for a person, such as ``GEXEC_SVRS``.
+        kind: TEXT (value: names or a node set), STDIN (names), LIST (path of a file of names), HOSTS (the
+            same in pssh's format) or GMOND (servers, separated by white space).
+        value: None if the variable is not set. A value that is set must be usable: a job that is meant for
+            its nodes must not run on those of the next source.
+        optional: a file that may be missing, or a server that need not run.
         remedy: what to do if it names no node.
     """
 
@@ -110,7 +110,7 @@ class Source:
         self.remedy = remedy
 
 
-#: Sources without flags: of gexec, and of the commands in the administrator's order.
+#: Sources without flags: for gexec, and for the commands with the administrator's order.
 _ORDER = ("GEXEC_SVRS", "SLURM_JOB_NODELIST", "PBS_NODEFILE", "GEXEC_GMOND_SVRS", "nodelist", "gmond")
 _ADMINISTRATORS_ORDER = (
     "nodelist",
@@ -123,7 +123,7 @@ _ADMINISTRATORS_ORDER = (
 
 
 def flags(selection: Selection) -> list[Source]:
-    """Return the sources that flags name, [] if none does; their nodes are taken together."""
+    """Return the sources that flags name, [] if there are none; their nodes are combined."""
     remedy = "give names, such as -w node001,node002"
     found = [
         Source("-w -", STDIN, "", remedy=remedy) if text == "-" else Source("-w", TEXT, text, remedy=remedy)
@@ -141,7 +141,7 @@ def flags(selection: Selection) -> list[Source]:
 
 
 def plan(administrator: bool, environ: Mapping[str, str]) -> list[Source]:
-    """Return the sources without flags in their order; the first that is there is taken."""
+    """Return the sources without flags in order; the first one that is set is used."""
     order = _ADMINISTRATORS_ORDER if administrator else _ORDER
     found = []
     for name in order:
@@ -155,7 +155,7 @@ def plan(administrator: bool, environ: Mapping[str, str]) -> list[Source]:
             found.append(Source(name, TEXT, value))
         elif name == "GEXEC_GMOND_SVRS":
             found.append(Source(name, GMOND, value, remedy="check the servers, or unset it"))
-        elif value is not None:  # only inside of an allocation; elsewhere it need not be mentioned
+        elif value is not None:  # set only inside an allocation; elsewhere errors do not mention it
             if name == "PBS_NODEFILE":
                 found.append(Source(f"{name} {value}".rstrip(), LIST, value))
             else:
@@ -182,7 +182,7 @@ def gmond_servers(environ: Mapping[str, str]) -> str:
 
 
 def unusable(source: Source, notes: Sequence[str] = ()) -> UsageError:
-    """Return the error of a source that is set and names no node; a line for each note follows."""
+    """Return the error for a source that is set and names no node; a line for each note follows."""
     what = "names none" if source.value or source.kind == STDIN else "is set but empty"
     if source.kind == TEXT and source.name == "-w":
         what = "names none"
@@ -190,5 +190,5 @@ def unusable(source: Source, notes: Sequence[str] = ()) -> UsageError:
 
 
 def nothing(looked_at: Sequence[str]) -> UsageError:
-    """Return the error of no source without flags; a line for each says what was found there."""
+    """Return the error for no source at all; a line for each source says what was found there."""
     return UsageError("no nodes: set GEXEC_SVRS to their names, or give them with -w", looked_at)

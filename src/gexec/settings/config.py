@@ -35,17 +35,17 @@ _REALM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 class PolicySettings:
     """Who may run jobs on this node (table ``[policy]`` of gexecd.toml).
 
-    Empty ``allow_*`` lists mean everybody; deny wins over allow. Users and groups by name.
+    Empty ``allow_*`` lists mean all users; deny has precedence over allow. Users and groups are names.
     """
 
     root: bool = True
-    uid_min: int = 0  #: lowest uid but root's that may run jobs
+    uid_min: int = 0  #: lowest uid that may run jobs; root is exempt
     allow_users: tuple[str, ...] = ()
     deny_users: tuple[str, ...] = ()
     allow_groups: tuple[str, ...] = ()
     deny_groups: tuple[str, ...] = ()
     jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
-    leftovers: str = LEAVE  #: what is done with processes that a command leaves behind when it ends by itself
+    leftovers: str = LEAVE  #: whether to end the leftovers of a command that ended by itself
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -66,7 +66,7 @@ class GexecdSettings:
     public_keys: tuple[str, ...] = (PUBLIC_KEY,)
     realm: str = REALM  #: the cluster's name, the same on all nodes
     names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
-    find_names: bool = True  #: False: ``names`` are all this node's names
+    find_names: bool = True  #: False: this node has only ``names``
     hosts: str = ""  #: a file in the format of /etc/hosts, looked up before /etc/hosts
     relay_user: str = ""  #: for the relay when started as root; empty = gexec if it exists, else nobody
     audit_log: str = ""  #: empty = stderr
@@ -118,7 +118,7 @@ class AuthdSettings:
     ttl_s: float = limits.CREDENTIAL_TTL_S
     certificate_ttl_s: float = limits.CERTIFICATE_TTL_S
     rate_per_user: float = limits.AUTHD_RATE_PER_UID  #: credentials per second; burst 10 times that
-    overflow_uid: bool = False  #: sign for the uid that processes of foreign user namespaces appear as
+    overflow_uid: bool = False  #: sign for the uid under which processes of foreign user namespaces appear
     audit_log: str = ""  #: empty = stderr
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ
         environ: GEXEC_SOCKET, GEXEC_AUTHD_SOCKET, GEXEC_PORT and GEXEC_HOSTS override the file.
 
     Raises:
-        ConfigError: naming the file and the key, and what was expected.
+        ConfigError: names the file, the key, and the expected value.
     """
     values = _from_environment(
         environ, {"GEXEC_SOCKET": "socket", "GEXEC_AUTHD_SOCKET": "authd_socket", "GEXEC_HOSTS": "hosts"}
@@ -202,7 +202,7 @@ def _read_toml(path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError as cause:
-        raise ConfigError(f"{path}: byte {cause.start} is not UTF-8, which TOML files are in") from cause
+        raise ConfigError(f"{path}: byte {cause.start} is not UTF-8, which TOML files must be") from cause
     except tomllib.TOMLDecodeError as cause:
         raise ConfigError(f"{path}: not a TOML file: {cause}") from cause
     except RecursionError as cause:
@@ -210,7 +210,7 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 
 def _known(kind: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Return the file's values as the class takes them: arrays as tuples, tables as classes."""
+    """Return the file's values in the form that the class needs: arrays as tuples, tables as classes."""
     known = {each.name: each for each in fields(kind)}
     taken: dict[str, Any] = {}
     for key, value in values.items():
@@ -240,7 +240,7 @@ def _check_types(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         kind = str(each.type)
-        if kind == "PolicySettings":  # a table of its own, which checks itself
+        if kind == "PolicySettings":  # a separate table, which checks itself
             right = isinstance(value, PolicySettings)
         elif kind == "int":
             right = isinstance(value, int) and not isinstance(value, bool)

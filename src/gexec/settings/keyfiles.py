@@ -15,8 +15,8 @@ def read_signing_key(path: str) -> SigningKey:
     """Return the private key of a file that only its owner (root or the reader) can read.
 
     Raises:
-        KeyFileError: wrong owner, mode, size or kind, or a directory above that others may write
-            to; one sentence that names the file and says what to do.
+        KeyFileError: wrong owner, mode, size or kind, or a directory above it that others may write to; one
+            sentence that names the file and says what to do.
     """
     pem = read_trusted(
         path,
@@ -35,8 +35,7 @@ def read_signing_key(path: str) -> SigningKey:
 def read_verify_keys(paths: Sequence[str]) -> dict[bytes, VerifyKey]:
     """Return the accepted public keys by key id.
 
-    Each file holds one or more keys, one after the other: while a key is rotated, the old and
-    the new.
+    Each file contains one or more keys, one after the other: during a rotation, the old and the new one.
 
     Raises:
         KeyFileError: as for :func:`read_signing_key`; others may read the files, but not write.
@@ -59,16 +58,16 @@ def read_verify_keys(paths: Sequence[str]) -> dict[bytes, VerifyKey]:
 
 
 def read_pair(private_path: str, public_paths: Sequence[str]) -> tuple[SigningKey, dict[bytes, VerifyKey]]:
-    """Return the private key and the accepted public ones, to which the private one's must belong.
+    """Return the private key and the accepted public keys, which must include the private key's public half.
 
     Raises:
-        KeyFileError: also if the private key's public half is not accepted.
+        KeyFileError: also if the private key's public half is not among them.
     """
     signing = read_signing_key(private_path)
     accepted = read_verify_keys(public_paths)
     if signing.key_id not in accepted:
         raise KeyFileError(
-            f"private key {private_path}: is not the partner of {', '.join(public_paths)}, so every node "
+            f"private key {private_path}: does not match {', '.join(public_paths)}, so every node "
             f"would refuse what it signs: run `openssl rsa -in {private_path} -pubout -out {public_paths[0]}`"
         )
     return signing, accepted

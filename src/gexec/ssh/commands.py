@@ -30,14 +30,14 @@ class Commands:
     """
 
     def __init__(self, job: JobSpec, ssh: Sequence[bytes], mark: bytes, chdir: bytes, ask: bool) -> None:
-        # The user's options come first: of two equal ones ssh takes the first.
+        # The user's options come first: if an option is given twice, ssh uses the first.
         self._ssh = [*ssh, *_options(job, ask)]
         self._names = list(job.names)
         self._addresses = list(job.addresses)
         self._lines = script.JobLines(job, mark, chdir)
 
     def of(self, rank: int) -> list[bytes]:
-        """Return the argv that runs the rank's command. UsageError: it cannot be."""
+        """Return the argv that runs the rank's command. UsageError: the command is too long."""
         return self._to(rank, self._lines.of(rank))
 
     def signal(self, rank: int, pid: int, names: Sequence[str]) -> list[bytes]:

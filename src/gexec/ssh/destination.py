@@ -1,4 +1,4 @@
-"""The destination that ssh gets for a node: its name unchanged, and its port. Pure.
+"""The destination for a node's ssh: its name unchanged, and its port. Pure.
 
 Aliases, users, jump hosts and everything else about a name are left to ssh (~/.ssh/config).
 """
@@ -9,8 +9,8 @@ import re
 
 from gexec.errors import UsageError
 
-#: What names consist of. ssh hands names to ProxyCommand and `Match exec`, where a shell would see
-#: everything else; a word that begins with "-" would be an option.
+#: Permitted names. ssh passes names to ProxyCommand and `Match exec`, where a shell would interpret other
+#: characters; a word that begins with "-" would be an option.
 _NAME = re.compile(r"(?:[\w.+][\w.+-]*@)?[\w.:\[_][\w.:\]_%-]*", re.UNICODE)
 _PORT_MAX = 65535
 
@@ -24,7 +24,7 @@ def words(name: str, port: int = 0) -> list[str]:
         port: 0 = ssh's default.
 
     Raises:
-        UsageError: ssh could take the name for something else.
+        UsageError: ssh could interpret the name as something else.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
@@ -39,5 +39,5 @@ def words(name: str, port: int = 0) -> list[str]:
             raise UsageError(f"node name {name[:80]!r}: expected an IPv6 address between the brackets")
         host = host[1:-1]
     elif "]" in host or "[" in host:
-        raise UsageError(f"node name {name[:80]!r}: a bracket stands alone")
+        raise UsageError(f"node name {name[:80]!r}: a bracket without its partner")
     return [*(("-p", str(port)) if port else ()), "--", user + at + host]

@@ -1,6 +1,6 @@
 """The process that replaces gexecd: takes one job from its client, runs an ssh for each rank, and reports.
 
-Its descriptor 0 is the client's socket. One thread, one poll; nothing here waits for one node while
+Its descriptor 0 is the client's socket. One thread with one poll loop; it never waits for one node while
 others have events. When the client disconnects, it ends the commands and exits.
 """
 
@@ -43,10 +43,10 @@ from gexec.wire.jobspec import DETACHED, STRICT, JobSpec
 def main(arguments: list[str]) -> int:
     """Serve the client at descriptor 0: ``(ask|batch) CHDIR SSH [OPTION]...``."""
     mode, chdir, *ssh = arguments
-    # Above 2, also where the caller's stderr is closed.
+    # Above 2, even if the caller's stderr is closed.
     client = socket.socket(fileno=fcntl(0, F_DUPFD_CLOEXEC, 3))
     null = os.open(os.devnull, os.O_RDWR)
-    # A failed import is reported on stderr, which is then closed for readers that wait for its end.
+    # A failed import is reported on stderr; after that stderr is closed, for readers that wait for its end.
     for fd in (0, 2):
         os.dup2(null, fd)
     if null > 2:
@@ -66,7 +66,7 @@ def _raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
-            pass  # then fewer run at a time
+            pass  # then fewer ssh run at a time
 
 
 class Engine:
@@ -94,7 +94,7 @@ class Engine:
             signal.signal(signum, signal.SIG_IGN)  # from the terminal: the client passes them on
         self._client.say(Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION} ssh"), channel=0)
         self._client.flush()
-        # Sending may tell that the client is gone, so it comes before each look at that.
+        # Sending may show that the client is gone, so it comes before each check of that.
         while self._client.open or (self._work is not None and self._work.busy):
             self._loop.turn(None)
             if self._work is not None:

@@ -1,7 +1,7 @@
-"""From nodes and a command to a job that runs over ssh; the counterpart of gexec.client.job.
+"""Makes a job that runs over ssh from nodes and a command; the counterpart of gexec.client.job.
 
-A process of our own (gexec.ssh.engine) stands in gexecd's place: it takes the same Submit over a socket
-pair and answers with the same frames, so everything behind the session is the same for both.
+Our own process (gexec.ssh.engine) takes gexecd's place: it accepts the same Submit over a socket pair and
+answers with the same frames, so everything behind the session is the same for both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: How many ssh run at a time without -f.
 FANOUT_DEFAULT = 64
 _ENGINE = "import sys; from gexec.ssh.engine import main; sys.exit(main(sys.argv[1:]))"
-#: Engines of this process that were not reaped. They live slightly longer than their jobs.
+#: Engines of this process that were not reaped. They run slightly longer than their jobs.
 _engines: list[int] = []
 
 
@@ -34,8 +34,8 @@ class SshOptions:
     """How ssh is called.
 
     Attributes:
-        command: ssh and its options, such as from -l and -o: words before those that gexec adds. Empty:
-            GEXEC_SSH, a command line in the shell's quoting, else ``ssh`` in PATH.
+        command: ssh and its options, such as from -l and -o, which precede those that gexec adds. Empty:
+            GEXEC_SSH, a command line with shell quoting, else ``ssh`` in PATH.
         arguments: more options for ssh, after ``command``.
         ask: ssh may ask for passwords and host keys on the terminal.
         chdir: working directory on the nodes, relative to the home directory; empty = that.
@@ -56,7 +56,7 @@ class SshOptions:
         self.chdir = chdir
 
     def words(self) -> list[str]:
-        """Return ssh's absolute path and options. UsageError: no such program, or no option for a job."""
+        """Return ssh's absolute path and options. UsageError: no such program, or an invalid option."""
         given = list(self.command) or _configured(os.environ.get("GEXEC_SSH")) or ["ssh"]
         program = _found(given[0])
         if program is None:
@@ -65,7 +65,7 @@ class SshOptions:
             )
         found = [program, *given[1:], *self.arguments]
         if any("\0" in word for word in found) or "\0" in self.chdir:
-            raise UsageError("an option for ssh holds a NUL byte, which no program can get")
+            raise UsageError("an option for ssh contains a NUL byte, which no argument can have")
         settings.check(found)
         return found
 
@@ -82,14 +82,14 @@ def prepare(
     """Return the job that runs a command on nodes.
 
     Args:
-        nodes: (name, port) in rank order; the name goes to ssh unchanged, port 0 = ssh's own choice.
-        argv: program, looked up in PATH on each node, and arguments; no shell reads them.
+        nodes: (name, port) in rank order; the name is passed to ssh unchanged, port 0 = ssh's default.
+        argv: program, looked up in PATH on each node, and arguments; no shell interprets them.
         stdin: the processes read the caller's stdin; else /dev/null.
-        fanout: ssh that run at a time, 1 to FANOUT_MAX; 1 = one node after the other.
+        fanout: number of ssh at a time, 1 to FANOUT_MAX; 1 = one node after the other.
         timeout_s: 0 = none, counted from each command's start.
 
     Raises:
-        UsageError: a name that ssh cannot be given, no command, or a limit of JobSpec.
+        UsageError: a name that cannot be passed to ssh, no command, or a limit of JobSpec.
     """
     if not argv or not argv[0]:
         raise UsageError("no command: give a program to run on the nodes")
@@ -116,11 +116,11 @@ def prepare(
 def submit(job: JobSpec, options: SshOptions | None = None) -> Connection:
     """Start the engine and submit the job to it; Accepted is still to come.
 
-    When the connection is closed, or this process ends in whatever way, the engine ends all commands and
+    When the connection is closed, or this process ends in any way, the engine ends all commands and
     itself.
 
     Args:
-        job: from ``prepare``; what only gexecd can do (detached, strict) is refused.
+        job: from ``prepare``; flags that only gexecd supports (detached, strict) are refused.
 
     Raises:
         UsageError: there is no ssh, or the command is too long for it.
@@ -132,7 +132,7 @@ def submit(job: JobSpec, options: SshOptions | None = None) -> Connection:
     blob = job.encode()
     lines = script.JobLines(job, b"0" * 32, os.fsencode(options.chdir))
     longest = max(range(job.ranks), key=lambda rank: len(job.names[rank]))
-    lines.of(longest)  # too long is told here, in time
+    lines.of(longest)  # reports a too long command before anything starts
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     session = JobSession(job.ranks, job.window, stdin=not job.flags & NO_STDIN)
     session.submit(b"", blob)
@@ -155,8 +155,8 @@ def submit(job: JobSpec, options: SshOptions | None = None) -> Connection:
 
 def _start_engine(sock: int, arguments: Sequence[str], ask: bool) -> None:
     _engines[:] = [pid for pid in _engines if not _ended(pid)]
-    # A session of its own keeps the terminal's ^C from it and from every ssh, which would end before their
-    # commands do; with it goes the terminal, so it is not done when ssh may ask there.
+    # In its own session, the engine and every ssh do not get the terminal's ^C, which would end ssh before
+    # its command. A session also loses the terminal, so this is not done if ssh may ask there.
     engine = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", "-X", "utf8", "-c", _ENGINE, *arguments],
@@ -186,7 +186,7 @@ def _configured(text: str | None) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UsageError(f"GEXEC_SSH {text[:200]!r} is no command line: {error}") from error
+        raise UsageError(f"GEXEC_SSH {text[:200]!r} is not a valid command line: {error}") from error
 
 
 def _found(name: str) -> str | None:

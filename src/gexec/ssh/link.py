@@ -1,4 +1,4 @@
-"""The engine's connection with its client: frames in, frames out, and the size of the backlog."""
+"""The engine's connection to its client: frames in, frames out, and the size of the backlog."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gexec.wire.frames import FROM_CLIENT, Decoder, Frame, encode
 
 #: The channel of the one job; 0 is for the connection.
 JOB_CHANNEL = 1
-#: Nothing is read from any ssh while the client has this much to take.
+#: No ssh's output is read while the client has not taken this much.
 BACKLOG_MAX_BYTES = 1024 * 1024
 _RECEIVE_BYTES = 256 * 1024
 
@@ -69,7 +69,7 @@ class ClientLink:
             self._loop.want_write(self._sock.fileno(), bool(self._unsent))
 
     def close(self) -> None:
-        """End the connection; ``on_end`` is called unless it had ended."""
+        """End the connection; ``on_end`` is called unless it has already ended."""
         if self.open:
             self.open = False
             self._unsent.clear()

@@ -1,7 +1,7 @@
-"""A receiver for nodes that have Python 3.11 and no gexec: sent ahead of the files, through the same stdin.
+"""A receiver for nodes that have Python 3.11 but no gexec: sent before the files, through the same stdin.
 
-The remote command is Python with a few lines that read an archive of the modules that a receiver needs and
-run the receiver in them; what follows in stdin is the stream of files.
+The remote command is Python with a few lines that read an archive of the receiver's modules and run the
+receiver from it; the rest of stdin is the stream of files.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MODULES = (
     "gexec/files/*.py",
 )  # fmt: skip
 
-#: Digits before the archive that tell its length in bytes.
+#: Number of digits of the archive's length in bytes, which precedes it.
 _DIGITS = 8
-# The archive is kept in a memfd, so that nothing is written to the node's disk but the files.
+# The archive is kept in a memfd, so that only the files are written to the node's disk.
 _LOADER = f"""\
 import os,sys,_signal
 _signal.signal(2,_signal.SIG_DFL)
@@ -45,7 +45,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def archive() -> bytes:
-    """Return what goes before the stream of files: the modules as a zip file, after its length."""
+    """Return the bytes that precede the stream of files: the modules as a zip file, after its length."""
     top = Path(__file__).parent.parent.parent
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -56,5 +56,5 @@ def archive() -> bytes:
 
 
 def words(options: Sequence[str]) -> list[str]:
-    """Return the remote command: Python, what it runs, and the receiver's options."""
+    """Return the remote command: Python, its script, and the receiver's options."""
     return ["python3", "-I", "-c", _LOADER, *options]

@@ -1,6 +1,6 @@
-"""Signals for commands whose ssh cannot carry them: another ssh to the node runs kill.
+"""Sends signals to commands whose ssh cannot carry them: another ssh to the node runs kill.
 
-That is so for commands with stdin, since ssh's stdin is theirs.
+This applies to commands with stdin, because they use ssh's stdin.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gexec.posix import clock
 from gexec.posix.loop import PollLoop
 from gexec.ssh.process import SshProcess, spawn
 
-#: Signals that may wait behind one messenger; KILL always may.
+#: Signals that may wait for one messenger; KILL always may.
 _WAITING_MAX = 8
 #: A messenger that takes longer is given up.
 _WITHIN_S = limits.CONNECT_TIMEOUT_S + limits.KILL_GRACE_S
@@ -24,7 +24,7 @@ class Messengers:
     """All running messengers, at most one per command, so that signals keep their order.
 
     Args:
-        command: makes the argv from rank, process group and names of signals.
+        command: returns the argv for a rank, a process group and names of signals.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Messengers:
         self._loop = loop
         self._env = env
         self._command = command
-        #: By pid: whose it is; by rank: what waits for the next one.
+        #: By pid: the process it is for. By rank: signals that wait for the next one.
         self._under_way: dict[int, SshProcess] = {}
         self._waiting: dict[int, list[str]] = {}
 
@@ -75,7 +75,7 @@ class Messengers:
             finally:
                 os.close(null)
         except OSError:
-            return  # no room for it: the deadlines see to the end
+            return  # out of resources: the deadlines end the command
         self._under_way[pid] = process
         self._loop.call_at(clock.now_s() + _WITHIN_S, lambda: self._recall(pid))
 

@@ -8,7 +8,7 @@ import signal
 from gexec.ssh.transcript import Transcript
 from gexec.wire.frames import STDERR, STDOUT
 
-#: What Python ignores or a parent may have ignored; ssh is to have it as from a shell.
+#: Signals that Python ignores or a parent may have ignored; ssh gets their defaults, as from a shell.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)
 
 
@@ -16,12 +16,12 @@ class SshProcess:
     """The ssh of one rank, from its start to its outcome.
 
     Attributes:
-        stdin: our end of its pipe, None when closed. It carries *go*, then the command's stdin or orders.
+        stdin: our end of its pipe, None if closed. It carries *go*, then the command's stdin or orders.
         outputs: stream -> our end of its pipe, while it is open.
         status: of ssh once it was reaped: exit status, or 128 + signal.
         sent: stream -> bytes of the command's output that were passed to the client.
-        acknowledged: stream -> how many of them the client has done with.
-        fed, feeding: bytes of stdin given to ssh; whether it wants more.
+        acknowledged: stream -> how many of these bytes the client has acknowledged.
+        fed, feeding: bytes of stdin written to ssh; whether it wants more.
     """
 
     def __init__(self, rank: int, argv: list[bytes], env: dict[bytes, bytes], mark: bytes) -> None:
@@ -39,7 +39,7 @@ class SshProcess:
         self.out_of_time = ""
         self.asked_kill = False
         self.forced = False
-        #: Ended here while something on the node held the output of a command that had ended.
+        #: Ended here while another process on the node held the output of a command that had ended.
         self.cut = False
         opened: list[int] = []
         try:
@@ -72,7 +72,7 @@ class SshProcess:
             try:
                 os.write(self.stdin, data)
             except OSError:
-                pass  # it has ended, or its node takes nothing: the deadlines see to it
+                pass  # it has ended, or its node does not read: the deadlines end it
 
     def close_stdin(self) -> None:
         """Close our end of its stdin."""
@@ -96,6 +96,6 @@ def spawn(argv: list[bytes], env: dict[bytes, bytes], stdin: int, stdout: int, s
 
 
 def exit_status(wait_status: int) -> int:
-    """Return the exit status that a wait status means, 128 + N for a signal."""
+    """Return the exit status for a wait status, 128 + N for a signal."""
     code = os.waitstatus_to_exitcode(wait_status)
     return code if code >= 0 else 128 - code

@@ -1,14 +1,14 @@
-"""The command line that a node's login shell gets, and what the script in it does there. Pure.
+"""The command line for a node's login shell, and the script in it. Pure.
 
-The script is for any POSIX sh. It says that it is there, waits for the word *go*, runs the command in
-its own process group, passes on the signals that it is told, and tells the command's status. The line
-around it survives every login shell, csh and fish included, because it holds no character that any of
-them would touch between single quotes: all others are octal.
+The script is for any POSIX sh. It reports that it has started, waits for the word *go*, runs the command in
+its own process group, passes on the signals that it receives, and reports the command's status. The line
+around it works with every login shell, including csh and fish, because it contains no character that any of
+them would change between single quotes: all others are octal.
 
-    node to here   MARK PID \n    on both streams: here I am, the command's bytes begin after this
-                   MARK STATUS \n on both streams: the command has ended so
-    here to node   go\n           run it; what follows is the command's stdin, or, without stdin, names of
-                                  signals, one a line, and at the end of it: end the command
+    node to here   MARK PID \n    on both streams: started; the command's bytes begin after this
+                   MARK STATUS \n on both streams: the command has ended with this status
+    here to node   go\n           run it; after this comes the command's stdin, or, without stdin, names of
+                                  signals, one per line, and at end of file: end the command
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
     from gexec.wire.jobspec import JobSpec
 
-#: The kernel's limit for one argument, which the line is: to ssh here, to the login shell there.
+#: The kernel's limit for one argument: the line is one, of ssh here and of the login shell there.
 LINE_MAX_BYTES = limits.ARG_MAX_BYTES
 #: A longer list of all nodes is left out of the environment.
 NODES_MAX_BYTES = 64 * 1024
-#: What of the job's environment goes to the node: ssh decides about the rest.
+#: The variables of the job that are passed to the node; ssh decides about the rest.
 _GIVEN = (b"GEXEC_NPROCS=", b"GEXEC_GPID=")
 GO = b"go\n"
-#: The signals that the script passes on, by their numbers here; there, numbers may differ.
+#: The signals that the script passes on, by their numbers here; numbers on the node may differ.
 SIGNALS = {1: "HUP", 2: "INT", 3: "QUIT", 9: "KILL", 10: "USR1", 12: "USR2", 15: "TERM", 18: "CONT",
            20: "TSTP", 28: "WINCH"}  # fmt: skip
-#: Signals that ask a command to end.
+#: Signals that request a command's end.
 GENTLE = ("HUP", "TERM", "CONT")
 
-#: Bytes that stay as they are: printable, and no shell's business between '"..."' . The rest is octal.
+#: Bytes that stay unchanged: printable, and not special to any shell between '"..."'. The rest is octal.
 _PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b"\"$'\\`!")
 _OCTAL = [bytes((byte,)) if byte in _PLAIN else b"\\0%03o" % byte for byte in range(256)]
 
-# Signals are caught here, so that the command gets them with their defaults (what is caught is reset at
-# exec, what is ignored is inherited) and the script lives to tell the end. Its own stderr goes nowhere,
-# or some shells would write there how the command ended.
+# Signals are caught here, so that the command has their defaults (a caught signal is reset at exec, an
+# ignored one is inherited) and the script survives to report the end. Its own stderr is discarded, because
+# some shells would write there how the command ended.
 _HEAD = b"""trap : HUP INT QUIT USR1 USR2 TERM
 printf '%(mark)s%%s\\n' $$ >&2
 printf '%(mark)s%%s\\n' $$
@@ -78,12 +78,12 @@ def quoted(word: bytes) -> bytes:
 
 
 class JobLines:
-    """The command lines of a job, one for each rank; what they share is made once.
+    """The command lines of a job, one for each rank; their common part is made once.
 
     Args:
-        job: its argv, kill grace and GEXEC_* variables are used, and whether it has stdin.
-        mark: what the script says before the two numbers; letters and digits.
-        chdir: working directory, b"" = where ssh begins (the home directory).
+        job: its argv, kill grace, GEXEC_* variables and NO_STDIN flag are used.
+        mark: what the script writes before the two numbers; letters and digits.
+        chdir: working directory, b"" = that of ssh (the home directory).
     """
 
     def __init__(self, job: JobSpec, mark: bytes, chdir: bytes) -> None:
@@ -101,7 +101,7 @@ class JobLines:
             setting.append(_export(b"GEXEC_SVRS=" + everyone))
         directory = b""
         if chdir:
-            # "./" keeps a name from being an option, or "-", the directory before.
+            # "./" so that a name is not taken as an option, or as "-", the previous directory.
             directory = b"cd %s || exit 1\n" % quoted(b"./" + chdir if chdir.startswith(b"-") else chdir)
         template = _HEAD + (b"" if stdin else _CONTROL) + _TAIL
         self._common = _octal(directory + b"".join(setting) + template % fields)

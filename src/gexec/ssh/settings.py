@@ -1,9 +1,9 @@
-"""The options of ssh that gexec sets, whatever a user's ~/.ssh/config has.
+"""The options of ssh that gexec sets, independent of the user's ~/.ssh/config.
 
-A configuration is written for a person at a terminal: it forwards ports, keeps connections for later, asks
-questions. What a job needs otherwise is set on the command line; all else (user, port, keys, jump hosts,
-host keys, ciphers) is left to the configuration. The whole of ssh_config(5), option by option with reasons:
-tests/system/ssh_options.py.
+A configuration is made for a person at a terminal: it forwards ports, keeps connections open, asks questions.
+Where a job needs other values, they are set on the command line; everything else (user, port, keys, jump
+hosts, host keys, ciphers) is left to the configuration. tests/system/ssh_options.py lists all options of
+ssh_config(5) with reasons.
 """
 
 from __future__ import annotations
@@ -18,44 +18,45 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Without these no command runs, or its bytes are not its own: nobody can set them otherwise.
+#: Without these no command runs, or other bytes mix with its output: users cannot change them.
 REQUIRED = {"RemoteCommand": "none", "RequestTTY": "no"}
-#: The same, of options that OpenSSH has since 8.7 (LogVerbose 8.5) and older ones reject.
+#: The same, for options that OpenSSH has since 8.7 (LogVerbose 8.5) and older versions reject.
 REQUIRED_NEW = {"SessionType": "default", "StdinNull": "no", "ForkAfterAuthentication": "no",
                 "LogVerbose": "none"}  # fmt: skip
 _NEW_SINCE = (8, 7)
-#: What is better for many nodes at a time; the user's own options for ssh come first, and win.
+#: Better values for many nodes at a time; the user's own options for ssh come first, and override them.
 DEFAULTS = {
-    # Of all connections to the nodes only one could listen at a port here.
+    # Only one of all connections to the nodes could listen on a port here.
     "ClearAllForwardings": "yes",
     "ForwardX11": "no",
-    # It is run here, once for every node, and writes between the lines of the nodes.
+    # It would run here, once for every node, and write between the lines of the nodes.
     "PermitLocalCommand": "no",
-    # A master that the job starts serves others, too: it outlives the job, or ends what is theirs.
+    # A master that the job starts would also serve others: it would outlive the job, or end their
+    # connections.
     "ControlMaster": "no",
-    # Many at once rewrite one known_hosts, and lose each other's keys; "ask" asks.
+    # Many ssh at once would rewrite one known_hosts and lose each other's keys; "ask" would ask.
     "UpdateHostKeys": "no",
-    # --connect-timeout is what a dead node costs; --retries tries again.
+    # --connect-timeout limits the time for a dead node; --retries tries again.
     "ConnectionAttempts": "1",
-    # Messages go where the command's own stderr does.
+    # Messages go to the command's stderr.
     "LogLevel": "ERROR",
 }
-#: Those of batch mode, and what they are with --ask.
+#: The options of batch mode, and their values with --ask.
 _BATCH = {"BatchMode": "yes", "AddKeysToAgent": "no"}
 _ASK = {"BatchMode": "no"}
 
-#: Flags of ssh that leave no command, or a command without its stdin.
+#: Flags of ssh with which no command runs, or a command without its stdin.
 _FLAGS = frozenset("fGNnsV")
 _VERSION_WITHIN_S = 5.0
 
 
 def words(connect_timeout_s: int, alive_interval_s: int, alive_count: int, ask: bool) -> list[str]:
-    """Return the words for every ssh of a job, to go after the user's own.
+    """Return the arguments for every ssh of a job, which follow the user's own.
 
     Args:
         connect_timeout_s: at least 1.
-        alive_interval_s: of silence until ssh asks whether the node is there.
-        alive_count: of these in a row without an answer: the connection is lost.
+        alive_interval_s: silence after which ssh checks whether the node answers.
+        alive_count: number of checks in a row without an answer after which the connection is lost.
         ask: ssh may ask on the terminal.
     """
     limits = {
@@ -63,29 +64,29 @@ def words(connect_timeout_s: int, alive_interval_s: int, alive_count: int, ask: 
         "ServerAliveInterval": str(alive_interval_s),
         "ServerAliveCountMax": str(alive_count),
     }
-    # -T, since an ssh that was given -t takes no RequestTTY after it.
+    # -T, because an ssh that was given -t ignores a later RequestTTY.
     return ["-T", *_as_words(REQUIRED | DEFAULTS | limits | (_ASK if ask else _BATCH))]
 
 
 def given(options: Sequence[str], user: str | None) -> list[str]:
-    """Return the words for the options of the user's command line (-o, -l). UsageError: see ``check``."""
+    """Return the arguments for the options of the user's command line (-o, -l). UsageError: see ``check``."""
     words = [word for option in options for word in ("-o", option)]
     check(["ssh", *words])
     return words if user is None else [*words, "-l", user]
 
 
 def environment(ask: bool) -> dict[bytes, bytes]:
-    """Return variables for every ssh: the one that goes to a jump host has no BatchMode, and could ask."""
+    """Return variables for every ssh: the ssh to a jump host has no BatchMode and could ask otherwise."""
     return {} if ask else {b"SSH_ASKPASS_REQUIRE": b"never"}
 
 
 def new_words(ssh: Sequence[str]) -> list[str]:
-    """Return the words for options that this ssh may be too old for; it is asked for its version.
+    """Return the arguments for options that this ssh may be too old for, after a check of its version.
 
-    IgnoreUnknown would need no question, but takes the place of the one in the user's configuration.
+    IgnoreUnknown would need no check, but would replace the one in the user's configuration.
 
     Args:
-        ssh: absolute path and options. Whatever does not answer as OpenSSH does is taken for an old one.
+        ssh: absolute path and options. A program that does not answer like OpenSSH counts as old.
     """
     import subprocess
 
@@ -98,14 +99,14 @@ def new_words(ssh: Sequence[str]) -> list[str]:
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
-        return []  # what is wrong with it is told when it is called for a node
+        return []  # the error is reported when it is called for a node
     found = re.search(rb"OpenSSH_(\d{1,4})\.(\d{1,4})", done.stderr + done.stdout)
     is_new = found is not None and (int(found[1]), int(found[2])) >= _NEW_SINCE
     return _as_words(REQUIRED_NEW) if is_new else []
 
 
 def check(ssh: Sequence[str]) -> None:
-    """Raise UsageError for options under which no command can run on a node.
+    """Raise UsageError for options with which no command can run on a node.
 
     Args:
         ssh: program, and the user's options.

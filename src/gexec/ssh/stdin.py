@@ -1,8 +1,8 @@
-"""The job's stdin, kept for every ssh that has not read it yet.
+"""The job's stdin, kept until every ssh has read it.
 
-When all ranks run at once it is in memory, and the slowest reader sets the pace. When ranks wait for
-others to end, their stdin must wait as well: it goes to a file that has no name, and the fastest of those
-that run sets the pace, so that the file never grows beyond what one command has read and a window.
+If all ranks run at once, it is in memory and the slowest reader sets the pace. If ranks wait for others to
+end, stdin must be kept for them: it is in a file without a name, and the fastest reader sets the pace, so
+that the file never grows beyond what one command has read plus a window.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class KeptStdin:
         return self._file is not None
 
     def append(self, offset: int, data: bytes, eof: bool) -> None:
-        """Take what the client sent.
+        """Add bytes from the client.
 
         Raises:
             ProtocolError: a gap, bytes after the end, or more than may be under way.
@@ -64,7 +64,7 @@ class KeptStdin:
         else:
             self._held += data
             if len(self._held) > 2 * limits.STDIN_WINDOW_BYTES:
-                raise ProtocolError(f"{len(self._held)} bytes of stdin that nobody took")
+                raise ProtocolError(f"{len(self._held)} bytes of stdin are not taken")
         self.end += len(data)
         self.eof = eof
 
@@ -84,11 +84,11 @@ class KeptStdin:
         return bytes(self._held[begin : begin + limits.READ_CHUNK_BYTES])
 
     def taken(self, readers: list[int], waiting: bool) -> int:
-        """Return how far the stdin was taken, ALL when nobody wants more of it.
+        """Return up to which offset stdin was taken, ALL if no command wants more of it.
 
         Args:
-            readers: how far each has read that runs and wants more, or is about to run.
-            waiting: others are to run later.
+            readers: the offsets of the commands that run and want more, or are about to run.
+            waiting: further commands will run later.
         """
         if not readers:
             return self._told if waiting else OFFSET_ALL
@@ -96,7 +96,7 @@ class KeptStdin:
         return self._told
 
     def forget(self, offset: int) -> None:
-        """All have read what is before the offset."""
+        """Drop the bytes before the offset, which all commands have read."""
         if self._file is None and offset > self._base:
             del self._held[: offset - self._base]
             self._base = offset

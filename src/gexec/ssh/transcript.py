@@ -1,20 +1,20 @@
 """Parses the output of one ssh: ssh's messages, the command's bytes, and the command's end. Pure.
 
-The script on the node (gexec.ssh.script) marks where on each stream the command's bytes begin and end.
-The mark holds a random word of this job, so nothing else on a stream is taken for it, and is cut out
-wherever it stands: what remains is the command's output, byte for byte.
+The script on the node (gexec.ssh.script) marks where on each stream the command's bytes begin and end. The
+mark contains a random word of this job, so nothing else on a stream can be mistaken for it, and it is removed
+wherever it is: the rest is the command's output, byte for byte.
 """
 
 from __future__ import annotations
 
 from gexec.wire.frames import STDERR, STDOUT
 
-#: Bytes kept of the text before the beginning: its end gives the reason if there is no beginning.
+#: Bytes kept of the text before the first mark: its end gives the reason if there is no mark.
 PREAMBLE_MAX_BYTES = 8 * 1024
-#: Characters of it in one sentence: a node may send anything.
+#: Characters of it in one sentence, because a node may send anything.
 _TOLD_MAX = 500
 _NUMBER_MAX = 10
-#: What ssh says when the connection through another ssh or a proxy has ended.
+#: ssh's messages when the connection through another ssh or a proxy has ended.
 _CONSEQUENCES = (
     "kex_exchange_identification: ", "ssh_exchange_identification: ", "banner exchange: ",
     "stdio forwarding failed", "Connection closed by UNKNOWN port ",
@@ -22,7 +22,7 @@ _CONSEQUENCES = (
 
 
 class Marked:
-    """Cuts the marks out of one stream, however it is cut into reads."""
+    """Removes the marks from one stream, however it is split into reads."""
 
     __slots__ = ("_held", "_mark")
 
@@ -40,16 +40,16 @@ class Marked:
             end = rest.find(b"\n", begin, begin + _NUMBER_MAX + 1)
             number = rest[begin : begin + _NUMBER_MAX if end < 0 else end]
             if end < 0 and begin + len(number) == len(rest) and len(number) < _NUMBER_MAX:
-                pieces.append(rest[:at])  # the mark is not whole yet
+                pieces.append(rest[:at])  # the mark is incomplete
                 self._held = rest[at:]
                 return pieces
             if end < 0 or not number.isdigit():
-                pieces.append(rest[: at + 1])  # somebody else's
+                pieces.append(rest[: at + 1])  # not our mark
                 rest = rest[at + 1 :]
                 continue
             pieces += (rest[:at], int(number))
             rest = rest[end + 1 :]
-        # What could be the beginning of a mark waits for the next read.
+        # A possible beginning of a mark waits for the next read.
         at = rest.rfind(b"\1", max(0, len(rest) - len(self._mark) + 1))
         if at >= 0 and self._mark.startswith(rest[at:]):
             rest, self._held = rest[:at], rest[at:]
@@ -57,7 +57,7 @@ class Marked:
         return pieces
 
     def close(self) -> bytes:
-        """Return what was held back: no more comes."""
+        """Return the bytes held back: the stream has ended."""
         held, self._held = self._held, b""
         return held
 
@@ -66,9 +66,9 @@ class Transcript:
     """Both streams of one ssh.
 
     Attributes:
-        pid: of the script on the node, and the number of its process group; None before it spoke.
-        status: of the command as the script's sh tells it; None while it is not known.
-        complete: everything that the command itself wrote has been seen.
+        pid: of the script on the node, which is also its process group; None before its mark.
+        status: of the command as the script's sh reports it; None while it is not known.
+        complete: everything that the command itself wrote has arrived.
     """
 
     __slots__ = ("_marks_seen", "_preamble", "_streams", "pid", "status")
@@ -108,12 +108,12 @@ class Transcript:
         return b"".join(output)
 
     def explanation(self) -> str:
-        """Return the last words before the beginning, as one line: why there was none, or ""."""
+        """Return the last message before the first mark, as one line: why there was no mark, or ""."""
         for stream in (STDERR, STDOUT):
             lines = [line.strip() for line in self._preamble[stream].decode("utf-8", "replace").splitlines()]
             lines = [line for line in lines if line]
             if lines:
-                # What follows from the end of a jump host's ssh comes after what that has said itself.
+                # Messages about the end of a jump host's ssh come after that ssh's own message.
                 while len(lines) > 1 and lines[-1].startswith(_CONSEQUENCES):
                     lines.pop()
                 # "Host key verification failed." is the consequence; the line before it is the reason.

@@ -6,12 +6,12 @@ from gexec.wire import outcome as outcomes
 from gexec.wire.outcome import Outcome
 
 _KILL = 9
-#: sh tells 128 + N for a command that signal N ended (ksh93: 256 + N).
+#: sh's status is 128 + N for a command that signal N ended (ksh93: 256 + N).
 _SIGNALS_FROM, _SIGNALS_TO = 129, 128 + 31
 _KSH_SIGNALS_FROM = 257
-#: How the reason begins for which a silent node is given up.
+#: The beginning of the reason when a silent node is given up.
 SILENT = "no answer within"
-#: What is said of a node, or the last host before it, of which nothing answers: here, and by OpenSSH.
+#: Messages about a node, or the last host before it, that does not answer: ours and OpenSSH's.
 _DOWN = (
     SILENT, "ssh: connect to host ", "ssh: Could not resolve hostname ", "during banner exchange",
     "open failed: connect failed: ",
@@ -32,14 +32,14 @@ def verdict(
     """Return the outcome of a rank whose ssh has ended.
 
     Args:
-        went: the node was told to run the command; before that it surely has not run.
-        status: the command's status as the node told it, or None.
-        explanation: ssh's last words before the command began.
+        went: the node was told to run the command; before that it certainly has not run.
+        status: the command's status as reported by the node, or None.
+        explanation: ssh's last message before the command began.
         ssh_status: exit status of ssh, or 128 + signal.
-        ended_for: why it was given up before it began, or "".
-        out_of_time: what is said when it ran longer than the job may, else "".
-        asked_kill: its node was asked to kill it.
-        forced: ssh had to be ended here, since the node did not answer.
+        ended_for: why it was given up before the command began, or "".
+        out_of_time: the reason if it ran longer than the job may, else "".
+        asked_kill: KILL was sent to its node.
+        forced: ssh was ended here, because the node did not answer.
     """
     if status is not None:
         ended = _told(status)
@@ -50,7 +50,7 @@ def verdict(
         text = ended_for or explanation or f"ssh ended with status {ssh_status} before the command began"
         if "Permission denied (" in text and not ended_for:
             return outcomes.denied(text)
-        # A sshd that has too many (MaxStartups) closes the connection: that node is not down.
+        # An sshd with too many connections (MaxStartups) closes new ones: that node is not down.
         down = any(words in text for words in _DOWN)
         return outcomes.unreachable(text) if down else outcomes.not_started(text)
     if forced:

@@ -1,4 +1,4 @@
-"""The job itself: an ssh for each rank, some at a time, their output, stdin, signals and ends.
+"""The job itself: an ssh for each rank, some at a time; their output, stdin, signals and ends.
 
 Part of the engine, which passes on the client's frames (gexec.ssh.engine).
 """
@@ -24,9 +24,9 @@ from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, RanksStarted, Std
 from gexec.wire.jobspec import NO_STDIN, JobSpec
 from gexec.wire.outcome import Outcome, held_by, not_started, output_cut
 
-#: From a kill that the node should obey to the end of ssh here.
+#: From KILL to the node until ssh is ended here.
 CONFIRM_S = 4.0
-#: Signals that end what runs end also what waits for its turn.
+#: Signals that also end ranks that wait for their turn.
 _DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -41,7 +41,7 @@ class Work:
         ask: ssh may ask on the terminal, however long that takes.
 
     Raises:
-        GexecError: there is no place for stdin.
+        GexecError: stdin cannot be kept.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Work:
         #: The next rank to start, and why no more are started, or "".
         self._next = 0
         self._no_more = ""
-        #: How many ssh this machine had room for when it was out of something.
+        #: How many ssh this machine had resources for when they were exhausted.
         self._room = limits.FANOUT_MAX
         self._processes: dict[int, SshProcess] = {}
         self._of_pid: dict[int, SshProcess] = {}
-        #: Streams that wait for the client to take what is queued for it.
+        #: Streams that wait until the client has taken what is queued for it.
         self._held_up: list[tuple[SshProcess, int]] = []
         self._finished = False
 
@@ -89,7 +89,7 @@ class Work:
         self._messengers.kill_all()
 
     def advance(self) -> None:
-        """Do what a turn of the loop has made possible: start, report, read on."""
+        """After each turn of the loop: start, report and continue reading, as far as possible."""
         if not self._finished:
             self._fill()
             self._tell_stdin()
@@ -117,7 +117,7 @@ class Work:
     # -- frames of the client --------------------------------------------------------------------
 
     def stdin(self, frame: Stdin) -> None:
-        """Take bytes for every command. ProtocolError: they cannot be."""
+        """Add stdin for every command. ProtocolError: the frame is invalid."""
         if self._stdin is None:
             raise ProtocolError("stdin for a job without stdin")
         try:
@@ -128,7 +128,7 @@ class Work:
             self._feed(process)
 
     def acknowledged(self, rank: int, stream: int, offset: int) -> None:
-        """The client has done with a rank's output up to the offset."""
+        """The client has acknowledged a rank's output up to the offset."""
         process = self._processes.get(rank)
         if process is None:
             return
@@ -140,20 +140,20 @@ class Work:
                 self._read(process, stream)
 
     def signal(self, signum: int) -> None:
-        """Send a signal to what runs; one that ends programs also ends what waits for its turn."""
+        """Send a signal to running commands; a deadly one also ends ranks that wait for their turn."""
         name = script.SIGNALS.get(signum)
         if name is None:
             return
         if signum in _DEADLY:
-            self._no_more = self._no_more or f"SIG{name} came before its turn"
+            self._no_more = self._no_more or f"SIG{name} arrived before its turn"
         for process in list(self._processes.values()):
             if process.running:
                 self._order(process, [name])
             elif signum in _DEADLY and not process.went:
-                self._give_up(process, f"SIG{name} came before it began")
+                self._give_up(process, f"SIG{name} arrived before it began")
 
     def end_all(self, why: str, now: bool) -> None:
-        """End what runs, and start no more: ``why`` is told of what was not started."""
+        """End running commands, and start no more; ``why`` is the reason for ranks that were not started."""
         self._no_more = self._no_more or why
         for process in list(self._processes.values()):
             self._end(process, now)
@@ -163,7 +163,7 @@ class Work:
         self.end_all("its client is gone", now=False)
         for process in list(self._processes.values()):
             for stream in list(process.outputs):
-                self._read(process, stream)  # what nobody reads must not keep ssh from its end
+                self._read(process, stream)  # unread output must not keep ssh from ending
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class Work:
                 self._report(rank, not_started(str(error)))
             except OSError as error:
                 if self._processes and (self._stdin is None or self._stdin.spooled):
-                    self._room = len(self._processes)  # as many as this machine has room for
+                    self._room = len(self._processes)  # as many as this machine has resources for
                     return
                 self._next += 1
                 text = f"ssh cannot be started here: {error.strerror}"
@@ -199,7 +199,7 @@ class Work:
         for stream in process.outputs:
             self._watch(process, stream)
         if not self._ask:
-            # ssh's own timeout ends with its handshake; after that a node may still stand.
+            # ssh's own timeout ends with its handshake; after that a node may still hang.
             within_s = self._job.connect_timeout_s + limits.HANDSHAKE_TIMEOUT_S
             self._later(within_s, lambda: self._too_slow(process, within_s))
 
@@ -208,7 +208,7 @@ class Work:
             self._give_up(process, f"{SILENT} {within_s:g} s")
 
     def _went(self, process: SshProcess) -> None:
-        """The script on the node is there: let it run the command."""
+        """The script on the node has started: let it run the command."""
         if process.went or process.ended_for or process.transcript.pid is None:
             return
         process.went = True
@@ -231,7 +231,7 @@ class Work:
         self._loop.unwatch(process.outputs[stream])
 
     def _read(self, process: SshProcess, stream: int) -> None:
-        """Read once what ssh wrote; after its end all that is left, as far as there is room."""
+        """Read once from ssh; after its end read everything that is left, as far as there is room."""
         while stream in process.outputs:
             if self._client.open:
                 if process.sent[stream] - process.acknowledged[stream] >= self._job.window:
@@ -247,7 +247,7 @@ class Work:
                 if process.status is None:
                     self._watch(process, stream)
                     return
-                data = b""  # ssh has gone; whoever else holds its pipe is not of this job
+                data = b""  # ssh has ended; other processes that hold its pipe are not part of this job
             except OSError:
                 data = b""
             if not data:
@@ -270,11 +270,11 @@ class Work:
         if transcript.status is not None:
             self._close_stdin(process)
         if transcript.complete and not was_complete:
-            # What the command left behind may hold the connection; it is let be, and not waited for.
+            # Leftovers of the command may hold the connection; they are not ended, and not waited for.
             self._later(limits.LINGER_S, lambda: self._not_waited_for(process))
 
     def _not_waited_for(self, process: SshProcess) -> None:
-        """End an ssh whose command has ended while something on the node holds its output."""
+        """End an ssh whose command has ended while another process on the node holds its output."""
         if process.status is None:
             process.cut = True
             process.send_signal(signal.SIGTERM)
@@ -289,7 +289,7 @@ class Work:
     # -- stdin -----------------------------------------------------------------------------------
 
     def _feed(self, process: SshProcess) -> None:
-        """Give a process the stdin that its pipe takes."""
+        """Write as much stdin to a process as its pipe takes."""
         store = self._stdin
         if store is None or not process.feeding or process.stdin is None:
             return
@@ -316,11 +316,11 @@ class Work:
             process.close_stdin()
 
     def _tell_stdin(self) -> None:
-        """Tell the client how far stdin was taken: its window moves with that."""
+        """Report to the client up to where stdin was taken, which moves its window."""
         store = self._stdin
         if store is None or self._stdin_told == OFFSET_ALL:
             return
-        # Whoever has not begun yet counts with the nothing it has read.
+        # A command that has not begun yet counts as having read nothing.
         readers = [p.fed for p in self._processes.values() if p.feeding or not (p.went or p.ended_for)]
         taken = store.taken(readers, waiting=not self._no_more and self._next < self._job.ranks)
         if taken > self._stdin_told:
@@ -336,7 +336,7 @@ class Work:
             self._end(process, now=False)
 
     def _end(self, process: SshProcess, now: bool) -> None:
-        """End a command: the gentle signals, after the grace KILL, and then ssh itself."""
+        """End a command: the gentle signals, KILL after the grace, and then ssh itself."""
         if not process.went:
             self._give_up(process, self._no_more or "ended before it began")
             return
@@ -356,14 +356,14 @@ class Work:
         if process.status is not None:
             return
         if self._client.open and not all(map(self._loop.watches, process.outputs.values())):
-            # Its end may be told behind output that the client has not taken: that is no silence.
+            # Its end may be reported after output that the client has not taken: that is not silence.
             self._later(CONFIRM_S, lambda: self._force(process))
             return
         process.forced = True
         process.send_signal(signal.SIGKILL)
 
     def _give_up(self, process: SshProcess, why: str) -> None:
-        """End an ssh whose command has not begun, and will not."""
+        """End an ssh whose command has not begun and will not begin."""
         if not process.ended_for:
             process.ended_for = why
             self._close_stdin(process)
@@ -371,14 +371,14 @@ class Work:
             self._later(CONFIRM_S, lambda: process.send_signal(signal.SIGKILL))
 
     def _order(self, process: SshProcess, names: list[str]) -> None:
-        """Have the node send signals to the command: by its control channel, or by another ssh."""
+        """Let the node send signals to the command: through its control channel, or another ssh."""
         if self._stdin is None:
             process.order("".join(f"{name}\n" for name in names).encode())
         else:
             self._messengers.send(process, names)
 
     def _finish(self, process: SshProcess) -> None:
-        """Report a rank once its ssh has ended and all that it wrote was read."""
+        """Report a rank when its ssh has ended and all its output was read."""
         if process.status is None or process.outputs or self._processes.pop(process.rank, None) is None:
             return
         self._room = limits.FANOUT_MAX

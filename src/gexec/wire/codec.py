@@ -1,9 +1,9 @@
-"""How a frame becomes bytes, and bytes become frames (docs/protocol.md, Frames).
+"""Conversion of frames to bytes, and of bytes to frames (docs/protocol.md, Frames).
 
-A frame is a header of 9 bytes (payload length u32, type u8, channel u32; network order) and a
-payload. A channel is one job's node on one connection; channel 0 speaks about the connection.
-Each frame class packs itself and unpacks its own payload; :class:`Decoder` cuts a byte stream
-into frames and refuses what is over a limit before it is buffered.
+A frame is a header of 9 bytes (payload length u32, type u8, channel u32; network order) and a payload. A
+channel is one job's node on one connection; channel 0 is for the connection itself. Each frame class packs
+itself and unpacks its own payload; :class:`Decoder` splits a byte stream into frames, and refuses a frame
+over its limit before it is buffered.
 
 Part of the thin client: imports only struct and leaf modules. Plain classes, because dataclasses
 and typing would cost the client more than the interpreter's own start.
@@ -32,12 +32,12 @@ _RANGE: Final = Struct("!II")
 
 STDOUT: Final = 1
 STDERR: Final = 2
-#: From so many bytes on a second copy costs more than a memoryview.
+#: From this size on, a second copy costs more than a memoryview.
 _BULK_BYTES: Final = 4096
 
 
 class Frame(Record):
-    """What all frames have: a TYPE, ``pack`` and ``unpack``."""
+    """The base of all frames: a TYPE, ``pack`` and ``unpack``."""
 
     TYPE: ClassVar[int] = 0
     MAX_BYTES: ClassVar[int] = limits.FRAME_MAX_BYTES
@@ -50,14 +50,14 @@ class Frame(Record):
         return b"".join(self.pack_parts()) if self.BULK else b""
 
     def pack_parts(self) -> tuple[bytes, bytes]:
-        """Return the payload in two parts, of which the second is the bulk of it, not copied."""
+        """Return the payload in two parts; the second is the bulk of it, not copied."""
         return self.pack(), b""
 
     @classmethod
     def unpack(cls, payload: bytes) -> Frame:
-        """Return the frame of a payload; ProtocolError if it is not one.
+        """Return the frame of a payload; ProtocolError if the payload is not valid.
 
-        Of a bulk frame the payload may be a memoryview, so that its data is copied once.
+        The payload of a bulk frame may be a memoryview, so that its data is copied only once.
         """
         if payload:
             raise ProtocolError(f"{cls.__name__} carries {len(payload)} bytes: expected none")
@@ -70,7 +70,7 @@ def encode(channel: int, frame: Frame) -> bytes:
 
 
 def encode_parts(channel: int, frame: Frame) -> tuple[bytes, bytes]:
-    """Return the bytes of a frame in two parts, of which the second is its data, not copied."""
+    """Return the bytes of a frame in two parts; the second is its data, not copied."""
     head, data = frame.pack_parts()
     size = len(head) + len(data)
     if size > frame.MAX_BYTES:
@@ -80,7 +80,8 @@ def encode_parts(channel: int, frame: Frame) -> tuple[bytes, bytes]:
 
 def pack_text(text: str) -> bytes:
     """Return a text in UTF-8, cut to its limit."""
-    # A lone surrogate (an undecodable byte of a file name, say) must not stop a failure being told.
+    # A lone surrogate (for example an undecodable byte of a file name) must not prevent the report of a
+    # failure.
     return text.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
 
 
@@ -90,12 +91,12 @@ def unpack_text(raw: bytes) -> str:
 
 
 def pack_ranges(ranges: Ranges) -> bytes:
-    """Return ranges of ranks behind their number."""
+    """Return ranges of ranks, preceded by their number."""
     return U16.pack(len(ranges)) + b"".join([_RANGE.pack(*pair) for pair in ranges])
 
 
 def unpack_ranges(payload: bytes | memoryview, position: int) -> tuple[Ranges, int]:
-    """Return the ranges of ranks at ``position`` and where they end; ProtocolError if they are none."""
+    """Return the ranges of ranks at ``position`` and their end; ProtocolError if they are not valid."""
     (count,) = U16.unpack_from(payload, position)
     position += 2
     end = position + 8 * count
@@ -117,7 +118,7 @@ def check_stream(stream: int) -> None:
 
 
 def unpack_sized(payload: bytes, position: int, limit: int, what: str) -> tuple[bytes, bytes]:
-    """Return the bytes behind their length (u16) at ``position``, and all that follows them."""
+    """Return the bytes whose length (u16) is at ``position``, and everything after them."""
     (length,) = U16.unpack_from(payload, position)
     begin = position + U16.size
     if length > limit or begin + length > len(payload):
@@ -126,11 +127,12 @@ def unpack_sized(payload: bytes, position: int, limit: int, what: str) -> tuple[
 
 
 class Decoder:
-    """Cuts a byte stream into frames: ``feed`` bytes in any pieces, iterate over what is whole.
+    """Splits a byte stream into frames: ``feed`` it bytes in any pieces, and iterate over the complete
+    frames.
 
     Args:
         allowed: the frame types this peer may send (one of the FROM_* tables).
-        limit_bytes: tightens every frame's own limit, e.g. before the peer has authenticated.
+        limit_bytes: an additional limit on every frame, e.g. before the peer has authenticated.
     """
 
     __slots__ = ("_held_bytes", "_needed_bytes", "_pieces", "allowed", "limit_bytes")
@@ -138,25 +140,25 @@ class Decoder:
     def __init__(self, allowed: dict[int, type[Frame]], limit_bytes: int = limits.JOB_FRAME_MAX_BYTES):
         self.allowed = allowed
         self.limit_bytes = limit_bytes
-        # Pieces are joined once, when the frame that they belong to is whole: a frame of 5 MiB
-        # that comes a byte at a time must not be copied five million times.
+        # Pieces are joined once, when their frame is complete: a frame of 5 MiB that arrives a byte at a time
+        # must not be copied five million times.
         self._pieces: list[bytes] = []
         self._held_bytes = 0
         self._needed_bytes = HEADER_BYTES
 
     @property
     def buffered(self) -> int:
-        """Bytes held of a frame that is not whole yet."""
+        """Bytes held of a frame that is not complete yet."""
         return self._held_bytes
 
     def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
-        """Take bytes and yield each whole (channel, frame), in order.
+        """Take bytes and yield each complete (channel, frame), in order.
 
         Iterate to the end, or drop the connection, before feeding more.
 
         Raises:
-            ProtocolError: a type that this peer may not send, a length over the limit (before
-                its payload is buffered), or a payload that is not what its type says.
+            ProtocolError: a type that this peer may not send, a length over the limit (before its payload is
+                buffered), or a payload that does not have the form of its type.
         """
         self._pieces.append(bytes(data))
         self._held_bytes += len(data)

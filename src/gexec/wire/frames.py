@@ -1,8 +1,8 @@
-"""Frames: the one language of client, daemon and daemon (docs/protocol.md, Frames).
+"""Frames, which client and daemons exchange (docs/protocol.md, Frames).
 
-Here are those about the connection, those that go up the tree, those of authd, and the tables of
-who may say what; those that go down the tree are in wire/orders.py, how all become bytes in
-wire/codec.py. They are all to be had from here.
+This module defines the frames about the connection, those that go up the tree, those of authd, and the tables
+of which side may send which frame. Frames that go down the tree are in wire/orders.py, the conversion to
+bytes is in wire/codec.py. Import all of them from this module.
 
 Part of the thin client: imports only struct and leaf modules.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: Defined elsewhere, to be had from here.
+#: Defined elsewhere, exported from here.
 __all__ = [
     "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Close", "Decoder", "Frame", "Go", "Kill",
     "Release", "Resync", "Signal", "Start", "Stdin", "Submit", "encode", "encode_parts",
@@ -50,11 +50,11 @@ _REFUSED: Final = Struct("!BI")
 _OUTPUT: Final = Struct("!BQ")
 _ENDED: Final = Struct("!BiQQH")
 
-#: Stands for "all of it": the rank takes no more stdin, whatever comes.
+#: In StdinTaken: the rank takes no more stdin.
 OFFSET_ALL: Final = 2**64 - 1
 #: The length of a stream whose end was never seen (a lost rank).
 LENGTH_UNKNOWN: Final = 2**64 - 1
-#: Added to the kind of an outcome whose output was given up before its end.
+#: Added to the kind of an outcome whose output is cut.
 OUTPUT_CUT: Final = 0x80
 
 
@@ -82,7 +82,7 @@ class Hello(Frame):
 
 
 class Ping(Frame):
-    """Are you there? Answered by Pong with the same token."""
+    """A liveness check, answered by Pong with the same token."""
 
     TYPE: ClassVar[int] = 2
     MAX_BYTES: ClassVar[int] = 8
@@ -128,7 +128,7 @@ class Goodbye(Frame):
 
 
 class Accepted(Frame):
-    """The node lives and took the job. To the client it carries the job id, 16 bytes."""
+    """The node is up and took the job. To the client it carries the job id, 16 bytes."""
 
     TYPE: ClassVar[int] = 32
     MAX_BYTES: ClassVar[int] = 16
@@ -150,7 +150,7 @@ class Accepted(Frame):
 class Refused(Frame):
     """The node does not take the Submit or Start; ``code`` is one of REFUSED_*.
 
-    ``epoch`` tells, with REFUSED_STALE, the epoch of the parent that the node has (else 0).
+    ``epoch`` is, with REFUSED_STALE, the epoch of the node's parent; else 0.
     """
 
     TYPE: ClassVar[int] = 33
@@ -175,8 +175,8 @@ class Refused(Frame):
 
 REFUSED_DENIED: Final = 1  #: credential or policy: the rank is *denied*
 REFUSED_STALE: Final = 2  #: a parent with a higher epoch has this node: forget the child, no outcome
-REFUSED_UNKNOWN: Final = 3  #: attach_only, and the job is not here: the rank is *lost*
-REFUSED_BUSY: Final = 4  #: draining, or a limit of this node: *not started*
+REFUSED_UNKNOWN: Final = 3  #: attach_only, and the node does not have the job: the rank is *lost*
+REFUSED_BUSY: Final = 4  #: draining, or at a limit of this node: *not started*
 REFUSED_LAST: Final = 4
 
 
@@ -233,9 +233,9 @@ class Output(Frame):
 
 
 class Ended(Frame):
-    """These ranks ended so; their streams had these lengths (LENGTH_UNKNOWN if not seen).
+    """These ranks ended with this outcome; their streams had these lengths (or LENGTH_UNKNOWN).
 
-    The outcome's kind goes with OUTPUT_CUT added if its output was given up before its end.
+    If the output is cut, OUTPUT_CUT is added to the outcome's kind.
     """
 
     TYPE: ClassVar[int] = 37
@@ -289,7 +289,7 @@ class StdinTaken(Frame):
 
 
 class Done(Frame):
-    """To the client: every rank has its outcome; nothing more comes."""
+    """To the client: every rank has its outcome; nothing follows."""
 
     TYPE: ClassVar[int] = 39
     MAX_BYTES: ClassVar[int] = 0
@@ -364,7 +364,7 @@ class Certify(Frame):
 
 
 class Certified(Frame):
-    """authd's answer to Certify: the leaf and the cluster's CA certificate, both DER."""
+    """authd's answer to Certify: the leaf certificate and the cluster's CA certificate, both in DER."""
 
     TYPE: ClassVar[int] = 67
     MAX_BYTES: ClassVar[int] = 32 * 1024
@@ -389,7 +389,7 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
     return {frame.TYPE: frame for frame in classes}
 
 
-#: What each side may say. Anything else ends the connection before it is looked at.
+#: The frames that each side may send. Any other frame ends the connection before it is parsed.
 FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
 FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
 FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)

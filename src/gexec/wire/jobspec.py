@@ -1,8 +1,8 @@
-"""The job blob: everything that decides what runs where, in the bytes that authd signs.
+"""The job blob: everything that determines what runs where, in the bytes that authd signs.
 
-The client writes it once; every relay and spawner gets these same bytes (docs/protocol.md, Job
-blob), so nothing can be changed on the way without breaking the credential's digest. Part of
-the thin client: imports only struct and the leaf modules.
+The client writes it once; every relay and spawner gets exactly these bytes (docs/protocol.md, Job blob), so
+any change on the way makes the credential's digest wrong. Part of the thin client: imports only struct and
+the leaf modules.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ MAGIC: Final = b"GXJ1"
 _LENGTH: Final = Struct("!I")
 _OPTIONS: Final = Struct("!IHHIIIIQ")
 
-DETACHED: Final = 1  #: the client leaves when all have started; output is discarded
+DETACHED: Final = 1  #: the client exits when all have started; output is discarded
 STRICT: Final = 2  #: no process starts unless every node can start one
 NO_STDIN: Final = 4  #: processes get /dev/null
 REMOTE_PATH: Final = 8  #: the program is looked up in PATH on each node
-#: Control bytes and the space; UTF-8 is let through.
+#: Control bytes and the space; UTF-8 is allowed.
 _NOT_IN_NAMES: Final = bytes(range(0x21)) + b"\x7f"
 _NOT_IN_PACKED: Final = _NOT_IN_NAMES[1:]
 _FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
 
 
 class PackedList:
-    """Entries that stay one byte string until somebody wants them all.
+    """Entries that stay one byte string until all of them are needed.
 
-    A node of a large job looks at one name of a thousand; making a thousand objects for that would
-    be a tenth of what the job costs it. ``==`` compares with any list of entries.
+    A node of a large job needs one name of a thousand; creating a thousand objects would be a tenth of the
+    job's cost there. ``==`` compares with any list of entries.
     """
 
     __slots__ = ("_count", "_entries", "_entry", "_index", "packed")
@@ -44,7 +44,7 @@ class PackedList:
         self.packed = packed
         self._count = packed.count(b"\0") + 1
         self._entries: list[bytes] | None = None
-        #: What was looked at last: a node asks for its own name several times.
+        #: The last entry that was read: a node reads its own name several times.
         self._index = -1
         self._entry = b""
 
@@ -58,7 +58,7 @@ class PackedList:
             raise IndexError(index)
         if index == self._index:
             return self._entry
-        # From the nearer end: whoever looks at one entry of a thousand pays for those before it.
+        # From the nearer end, because split() creates all entries before the wanted one.
         behind = self._count - 1 - index
         if index <= behind:
             entry = self.packed.split(b"\0", index + 1)[index]
@@ -83,12 +83,12 @@ class JobSpec:
 
     Attributes:
         names: node names in rank order, unchanged, duplicate names allowed (bytes).
-        addresses: ``ip:port`` or ``[ip6%interface]:port`` for each rank, several with commas between, in
-            the order in which they are tried; none: see ``why_unresolved``.
+        addresses: ``ip:port`` or ``[ip6%interface]:port`` for each rank, several separated by commas, in the
+            order in which they are tried; none: see ``why_unresolved``.
         program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
         argv: at least one element.
-        env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); packed:
-            not looked at.
+        env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); not checked
+            while packed.
         cwd: absolute working directory.
         flags: DETACHED | STRICT | NO_STDIN | REMOTE_PATH.
         fanout: children per node, 1..FANOUT_MAX.
@@ -138,17 +138,17 @@ class JobSpec:
 
     @property
     def ranks(self) -> int:
-        """How many processes the job has."""
+        """The number of processes of the job."""
         return len(self.names)
 
     def names_joined(self, separator: bytes) -> bytes:
-        """Return all names in one string; no name holds a separator that is a space or NUL."""
+        """Return all names in one string; a space or NUL is a safe separator, as no name contains one."""
         if isinstance(self.names, PackedList):
             return self.names.packed.replace(b"\0", separator)
         return separator.join(self.names)
 
     def check(self) -> None:
-        """Raise UsageError, naming the thing and its limit, if the job cannot be."""
+        """Raise UsageError, which names the value and its limit, if the job is not valid."""
         if not 1 <= len(self.names) <= limits.RANKS_MAX:
             raise UsageError(f"{len(self.names)} nodes: a job has 1 to {limits.RANKS_MAX}")
         if len(self.addresses) != len(self.names):
@@ -156,7 +156,7 @@ class JobSpec:
         self._check_names()
         self._check_addresses()
         if not self.program or b"\0" in self.program:
-            raise UsageError("the program's path is empty or holds a NUL byte")
+            raise UsageError("the program's path is empty or contains a NUL byte")
         if not self.program.startswith(b"/") and not self.flags & REMOTE_PATH:
             raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
         if not self.argv:
@@ -189,7 +189,7 @@ class JobSpec:
             raise UsageError(f"salt {self.salt}: expected 64 bits")
 
     def _check_words(self) -> None:
-        """Check arguments and environment; whole lists first, since every node does this."""
+        """Check arguments and environment; first as whole lists, because every node does this."""
         total = 0
         for kind, entries in (("argument", self.argv), ("environment variable", self.env)):
             if isinstance(entries, PackedList):
@@ -201,7 +201,7 @@ class JobSpec:
             total += len(packed) + 1
             if packed.count(b"\0") >= len(entries):
                 bad = next(entry for entry in entries if b"\0" in entry)
-                raise UsageError(f"{kind} {bad[:40]!r} holds a NUL byte, which no process can get")
+                raise UsageError(f"{kind} {bad[:40]!r} contains a NUL byte: remove it")
             if len(packed) > limits.ARG_MAX_BYTES and max(map(len, entries)) > limits.ARG_MAX_BYTES:
                 bad = max(entries, key=len)
                 raise UsageError(
@@ -229,7 +229,7 @@ class JobSpec:
                 )
 
     def _check_addresses(self) -> None:
-        """Check the form alone: whoever dials an address finds out whether it is one."""
+        """Check only the form: the node that dials an address finds out whether it is valid."""
         if _plain(self.addresses, 0, limits.ADDRESS_MAX_BYTES) and (
             isinstance(self.addresses, PackedList) or b"," not in b"".join(self.addresses)
         ):
@@ -242,7 +242,7 @@ class JobSpec:
                 raise UsageError(f"address {entry[:80]!r}: expected ip:port or [ip6]:port")
 
     def encode(self) -> bytes:
-        """Return the blob; it keeps times in milliseconds.
+        """Return the blob; times in it are in milliseconds.
 
         Raises UsageError if the job is over a limit.
         """
@@ -277,10 +277,10 @@ class JobSpec:
 
     @classmethod
     def decode(cls, blob: bytes, words: bool = True) -> JobSpec:
-        """Return the job of a blob. Raises ProtocolError for anything but what encode writes.
+        """Return the job of a blob. Raises ProtocolError for anything that encode does not write.
 
-        Without ``words`` the environment stays packed, and is not looked at: for a relay, which passes the
-        blob on to a spawner that does.
+        Without ``words`` the environment stays packed and unchecked: for a relay, which passes the blob on to
+        a spawner that checks it.
         """
         if len(blob) > limits.JOB_BLOB_MAX_BYTES:
             raise ProtocolError(f"job blob of {len(blob)} bytes is over the limit")
@@ -326,9 +326,9 @@ class JobSpec:
 
 
 def why_unresolved(entry: bytes) -> str:
-    """Return why a rank has no address, "" if it has one; for an entry of ``JobSpec.addresses``.
+    """Return why a rank has no address, "" if it has one, from an entry of ``JobSpec.addresses``.
 
-    Empty: there is no such name. ``?``: no name server answers. ``?N``: no answer within N seconds.
+    Empty: the name does not exist. ``?``: no name server answers. ``?N``: no answer within N seconds.
     """
     if not entry:
         return "the name does not resolve"
@@ -347,9 +347,9 @@ def _env(packed: bytes) -> list[bytes]:
 def _plain(entries: list[bytes] | PackedList, least: int, most: int) -> bool:
     """Tell whether all entries have ``least`` to ``most`` bytes, no control byte and no space.
 
-    In few passes over the whole list: every node of a large job does this for every name. Of a
-    packed list the longest entry is not looked for: whoever uses an entry compares it with
-    something, or fails to dial it.
+    In few passes over the whole list, because every node of a large job does this for every name. The longest
+    entry of a packed list is not searched: code that uses an entry compares it with something, or fails to
+    dial it.
     """
     if isinstance(entries, PackedList):
         packed = entries.packed

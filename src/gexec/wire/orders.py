@@ -1,6 +1,6 @@
-"""Frames that go down the tree: what a client asks of its gexecd, and a parent of its child.
+"""Frames that go down the tree: requests of a client to its gexecd, and of a parent to its child.
 
-Part of the thin client, like wire/frames.py, where all frames are to be had.
+Part of the thin client, like wire/frames.py, from which all frames are imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Submit(Frame):
 
 
 class Start(Frame):
-    """Parent to child: be rank ``low`` of this job and see to ranks [low, high).
+    """Parent to child: be rank ``low`` of this job, and start ranks [low, high).
 
     A node that already has (job, low) attaches it to this connection if ``epoch`` is higher than
     the one it knows, and resends what is not acknowledged; it never runs a rank twice. With
@@ -84,7 +84,7 @@ class Start(Frame):
 
 
 class Resync(Frame):
-    """Your ancestors changed: take this epoch and resend what is not acknowledged."""
+    """The node's ancestors changed: take this epoch and resend what is not acknowledged."""
 
     TYPE: ClassVar[int] = 18
     MAX_BYTES: ClassVar[int] = 4
@@ -145,7 +145,7 @@ class Signal(Frame):
 
 
 class Ack(Frame):
-    """The reader at the top has taken this much: ``((rank, stream, offset), ...)``, cumulative."""
+    """What the client has taken: ``((rank, stream, offset), ...)``, cumulative."""
 
     TYPE: ClassVar[int] = 21
     __slots__ = ("entries",)
@@ -193,7 +193,7 @@ class Go(Frame):
 
 
 class Close(Frame):
-    """The job is over, or this node has no more part in it: forget it, end what still runs."""
+    """The job is over, or this node takes no more part in it: forget it, end its process."""
 
     TYPE: ClassVar[int] = 24
     MAX_BYTES: ClassVar[int] = 0
@@ -201,7 +201,7 @@ class Close(Frame):
 
 
 class Release(Frame):
-    """The sender is no longer this node's parent: go on, and wait for another one to attach."""
+    """The sender is no longer this node's parent: continue, and wait for another parent to attach."""
 
     TYPE: ClassVar[int] = 25
     MAX_BYTES: ClassVar[int] = 0

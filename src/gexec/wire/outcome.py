@@ -18,23 +18,23 @@ DENIED: Final = 3  #: value = 0; text says why. The node refused the credential 
 LOST: Final = 4  #: value = 0; text says why. Whether the command ended there is not known.
 TIMED_OUT: Final = 5  #: value = signal that ended it; it ran longer than --timeout.
 
-#: Kinds of a process that ran to its end: only their output can be known to be incomplete.
+#: Kinds of a process that ran to its end: only their output can be marked as cut.
 ENDS: Final = (EXITED, KILLED, TIMED_OUT)
 
-#: Value of *not started* where nothing answered for the node: Linux's EHOSTUNREACH. It is taken for down.
+#: Value of *not started* if no answer came from the node: Linux's EHOSTUNREACH. The node counts as down.
 UNREACHABLE: Final = 113
-#: The program is not there (ENOENT), or cannot be run (E2BIG, ENOEXEC, EACCES): 127 and 126, as in a shell.
+#: The program does not exist (ENOENT), or cannot be run (E2BIG, ENOEXEC, EACCES): 127 and 126, as in a shell.
 _NOT_FOUND: Final = 2
 _NOT_RUNNABLE: Final = (7, 8, 13)
 
 NAMES: Final = ("exited", "killed", "not started", "denied", "lost", "timed out")
-#: Lowest and highest value of each kind. What a peer claims beyond them is refused, so that no
-#: forged status can wrap around to the client's exit status 0.
+#: Lowest and highest value of each kind. Other values from a peer are refused, so that no forged status can
+#: wrap around to the client's exit status 0.
 VALUES: Final = ((0, 255), (1, 64), (0, 4095), (0, 0), (0, 0), (0, 255))
 
 
 def is_known(kind: int, value: int, cut: bool) -> bool:
-    """Tell whether such an outcome exists: what a peer claims may be anything."""
+    """Tell whether an outcome with these values exists: a peer may send any values."""
     if kind >= len(VALUES) or (cut and kind not in ENDS):
         return False
     lowest, highest = VALUES[kind]
@@ -42,11 +42,11 @@ def is_known(kind: int, value: int, cut: bool) -> bool:
 
 
 class Outcome:
-    """How one rank ended. Equal outcomes of many ranks are told in one summary line.
+    """How one rank ended. Equal outcomes of many ranks are reported in one summary line.
 
     Attributes:
-        cut: the process ended (its kind is one of ENDS), but its output was given up before its end; the
-            text says why.
+        cut: the process ended (its kind is one of ENDS), but reading its output ended early; the text says
+            why.
     """
 
     __slots__ = ("cut", "kind", "text", "value")
@@ -59,12 +59,12 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
-        """True only for a process that ran and exited 0, and whose output is whole."""
+        """True only for a process that ran and exited 0, and whose output is complete."""
         return self.kind == EXITED and self.value == 0 and not self.cut
 
     @property
     def exit_status(self) -> int:
-        """What the rank contributes to gexec's exit status: 0..255 (docs/protocol.md, Outcomes)."""
+        """The rank's contribution to gexec's exit status: 0..255 (docs/protocol.md, Outcomes)."""
         if self.cut:
             return 255
         if self.kind == EXITED:
@@ -123,7 +123,7 @@ def not_started(text: str, errno: int = 0) -> Outcome:
 
 
 def unreachable(text: str) -> Outcome:
-    """The command did not run on that node, since the node could not be reached."""
+    """The command did not run on that node, because the node could not be reached."""
     return not_started(text, UNREACHABLE)
 
 
@@ -143,7 +143,7 @@ def denied(text: str) -> Outcome:
 
 
 def lost(text: str) -> Outcome:
-    """The node is gone; what became of its process is not known."""
+    """The node is gone; whether and how its process ended is not known."""
     return Outcome(LOST, 0, clipped(text))
 
 
@@ -153,13 +153,13 @@ def timed_out(signum: int, text: str = "") -> Outcome:
 
 
 def output_cut(outcome: Outcome, text: str) -> Outcome:
-    """The process ended so, but part of its output was given up; ``text`` says why."""
+    """The process ended with ``outcome``, but reading its output ended early; ``text`` says why."""
     reason = f"{outcome.text}; {text}" if outcome.text else text
     return Outcome(outcome.kind, outcome.value, clipped(reason), cut=True)
 
 
 def held_by(processes: int) -> str:
-    """Return why output is cut when so many processes (0: not known) hold it after the end of theirs."""
+    """Return the reason for cut output: so many ``processes`` (0: not known) still hold it."""
     if not processes:
         return "another process still holds the output; not waited for"
     holders = "1 process still holds" if processes == 1 else f"{processes} processes still hold"

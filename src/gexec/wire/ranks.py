@@ -1,7 +1,7 @@
 """Sets of ranks as sorted, disjoint, half-open ranges: ``((0, 3), (7, 8))`` is {0, 1, 2, 7}.
 
-A job's outcome on a thousand nodes is usually one range, so frames and machines speak in
-ranges. Part of the thin client: imports nothing.
+A job's outcome on a thousand nodes is usually one range, so frames and machines use ranges. Part of the thin
+client: imports nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 def of(ranks: Iterable[int]) -> Ranges:
-    """Return the ranges of any ranks, in any order, doubled or not. O(n log n)."""
+    """Return the ranges of ranks, which may be in any order and contain duplicates. O(n log n)."""
     ranges: list[tuple[int, int]] = []
     for rank in sorted(set(ranks)):
         if ranges and ranges[-1][1] == rank:
@@ -30,7 +30,7 @@ def members(ranges: Ranges) -> list[int]:
 
 
 def size(ranges: Ranges) -> int:
-    """Return how many ranks the ranges hold."""
+    """Return how many ranks the ranges contain."""
     return sum(high - low for low, high in ranges)
 
 

@@ -1,15 +1,15 @@
-"""Plain values with named fields: what frames, events and messages are.
+"""Plain values with named fields: the base of frames, events and messages.
 
-A class of its own with ``__slots__`` and ``__init__``, not a dataclass or a NamedTuple: those are made
-by running generated code, which compiled code (docs/decisions/0016-compiled-daemons.md) can neither
-see nor make fast. Part of the thin client: imports nothing.
+Written out with ``__slots__`` and ``__init__``, not as a dataclass or NamedTuple: those run generated code,
+which mypyc (docs/decisions/0016-compiled-daemons.md) cannot compile. Part of the thin client: imports
+nothing.
 """
 
 from __future__ import annotations
 
 
 class Record:
-    """Two are equal when they are of one class and all their fields are; shown with their fields."""
+    """Two are equal if they have the same class and equal fields; repr() shows the fields."""
 
     __slots__: tuple[str, ...] = ()
 

@@ -203,7 +203,7 @@ def test_a_node_gets_a_certificate(service: Service) -> None:
 # -- what is refused ----------------------------------------------------------------------------
 
 
-OTHER = "this is authd: it takes requests to sign and to certify, nothing else"
+OTHER = "this is authd: it accepts only requests to sign and to certify"
 AUDIENCE = "request to sign: the audience is empty or too long, or no job follows it"
 MOST = Sign.MAX_BYTES
 
@@ -331,7 +331,7 @@ def test_keys_are_read_again_and_bad_ones_leave_the_old(service: Service) -> Non
         assert verify(answer.credential, keys, realm="gexec", audience="gexec", now_s=time.time())
         service.private.chmod(0o644)
         service.authd._reload()
-        assert "keeps the keys it has: " in service.log
+        assert "keeps its old keys: " in service.log
         assert isinstance(await service.ask(request), Signed)
 
     service.play(scenario)
@@ -363,7 +363,7 @@ def test_without_acceptable_keys_or_a_socket_it_does_not_begin(service: Service,
 def test_for_whom_it_signs(service: Service) -> None:
     overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
     assert service.authd._account(0).pw_uid == 0
-    with pytest.raises(Exception, match=f"uid {overflow} is what processes of foreign user namespaces"):
+    with pytest.raises(Exception, match=f"uid {overflow} stands for all processes of foreign user namespaces"):
         service.authd._account(overflow)
     with pytest.raises(Exception, match="uid 54321 has no account on "):
         service.authd._account(54321)
@@ -371,6 +371,6 @@ def test_for_whom_it_signs(service: Service) -> None:
         service.authd._certify(b"", 54321)
     service.authd._me = 4242
     with pytest.raises(
-        Exception, match="this authd runs as uid 4242 and signs for that user only, not for uid 0"
+        Exception, match="this authd runs as uid 4242 and signs only for that user, not for uid 0"
     ):
         service.authd._account(0)

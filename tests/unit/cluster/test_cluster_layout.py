@@ -221,7 +221,7 @@ def test_a_made_key_pair_is_one_that_authd_takes(tmp_path: Path, kind: str, bits
     signing, accepted = read_pair(str(private), [str(public)])
     assert signing.key_id in accepted
     before = private.read_bytes()
-    with pytest.raises(KeyFileError, match="already there; --force"):
+    with pytest.raises(KeyFileError, match="already exists; --force"):
         keypair.create(private, public, kind, bits)
     assert private.read_bytes() == before
     keypair.create(private, public, "ed25519", force=True)

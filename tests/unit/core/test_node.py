@@ -357,7 +357,7 @@ def test_stdin_beyond_all_windows_is_refused() -> None:
     node, _ = node_of(spec_of(flags=0))
     most = 2 * limits.STDIN_WINDOW_BYTES
     run(node, events.ParentFrame(1, frames.Stdin(0, bytes(most))))
-    with pytest.raises(ProtocolError, match="nobody took"):
+    with pytest.raises(ProtocolError, match="are not taken"):
         run(node, events.ParentFrame(1, frames.Stdin(most, b"x")))
 
 

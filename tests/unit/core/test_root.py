@@ -129,7 +129,7 @@ def test_client_that_sends_more_stdin_than_it_may_is_refused() -> None:
     root = root_of(1, flags=0)
     most = 2 * limits.STDIN_WINDOW_BYTES
     client(root, frames.Stdin(0, bytes(most)))
-    with pytest.raises(ProtocolError, match="nobody took"):
+    with pytest.raises(ProtocolError, match="are not taken"):
         client(root, frames.Stdin(most, b"x"))
 
 

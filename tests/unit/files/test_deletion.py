@@ -124,6 +124,6 @@ def test_what_is_mounted_below_is_left_alone(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "another file system is mounted there: it is left alone",
+        "another file system is mounted there: it is not changed",
         "['file'] True",
     ]

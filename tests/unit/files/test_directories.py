@@ -202,5 +202,5 @@ def test_a_directory_is_opened_to_be_read_or_only_passed_through(tmp_path: Path)
 
 def test_reasons_say_what_to_do_or_what_the_system_says() -> None:
     assert reason(OSError(28, "No space left on device")) == "the disk is full; free space there"
-    assert reason(OSError(95, "Operation not supported")).startswith("this file system cannot do that;")
+    assert reason(OSError(95, "Operation not supported")).startswith("this file system does not support it;")
     assert reason(OSError(71, "Protocol error")) == "the system reports: Protocol error"

@@ -693,6 +693,6 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, here: Path) -> None:
 
 def test_a_fault_of_the_caller_is_no_protocol_error(here: Path) -> None:
     receiver = Receiver(str(here), CopyOptions(), say=lambda _: None, tell=lambda _: None)
-    with pytest.raises(ProtocolError, match="no archive stream"):
+    with pytest.raises(ProtocolError, match="not an archive stream"):
         receiver.feed(b"#!/bin/sh\n")
     assert not receiver.finish().is_complete

@@ -258,7 +258,7 @@ def test_one_user_has_so_many_clients_and_the_next_when_one_has_gone(place: Path
         assert await received(refused) == b""
         assert len(node.accepted) == most
         me = f"client (pid {os.getpid()}, uid {os.getuid()})"
-        assert node.log == [f"warning: {me} was refused: {most} of {most} clients are this user's"]
+        assert node.log == [f"warning: {me} was refused: this user has {most} of {most} clients"]
         clients[7].close()
         await until(lambda: node.closed)
         assert node.closed[0][0] is not node.accepted[0][0]  # the oldest is not dropped
@@ -309,8 +309,8 @@ def test_so_many_of_one_source_are_unknown_at_a_time(place: Path) -> None:
         assert await received(refused) == b""
         assert len(node.accepted) == PER_SOURCE
         port = refused.getsockname()[1]
-        text = f"127.0.0.1:{port} was refused: {PER_SOURCE} connections from there and {PER_SOURCE} in all"
-        assert node.log == [f"warning: {text} have not shown yet who they are"]
+        text = f"127.0.0.1:{port} was refused: {PER_SOURCE} connections from this address and {PER_SOURCE} in all"
+        assert node.log == [f"warning: {text} are not yet authenticated"]
 
         peers.daemon("127.0.0.2")  # another source has room
         await until(lambda: len(node.accepted) == PER_SOURCE + 1)
@@ -335,7 +335,7 @@ def test_so_many_of_all_sources_are_unknown_at_a_time(place: Path) -> None:
             peers.daemon(f"127.0.0.{1 + number // PER_SOURCE}")
             await until(lambda wanted=number + 1: len(node.accepted) == wanted)  # type: ignore[misc]
         assert await received(peers.daemon("127.0.0.99")) == b""
-        assert f"0 connections from there and {most} in all have not shown" in node.log[0]
+        assert f"0 connections from this address and {most} in all are not yet" in node.log[0]
         client = peers.client()  # clients have limits of their own
         client.sendall(HELLO)
         await until(lambda: node.opened)
@@ -416,7 +416,7 @@ def test_an_address_of_version_6_is_shown_in_brackets(place: Path) -> None:
             before.connect(node.address)
             await until(lambda: node.log)
         text = f"[::1]:{before.getsockname()[1]} was refused: no file descriptors are left"
-        assert node.log == [f"warning: {text} (raise LimitNOFILE)"]
+        assert node.log == [f"warning: {text}: raise LimitNOFILE"]
 
     play(scenario, place, host="::1")
 
@@ -435,7 +435,7 @@ def test_without_descriptors_whoever_comes_is_closed_and_served_again_later(plac
             assert await received(late) == b""
             peers.connect(later)
             assert await received(later) == b""  # the descriptor in reserve was kept again
-        text = "a client was refused: no file descriptors are left (raise LimitNOFILE)"
+        text = "a client was refused: no file descriptors are left: raise LimitNOFILE"
         assert node.log == [f"warning: {text}"] * 2
         assert len(node.accepted) == 1
         peers.client().sendall(HELLO)

@@ -233,7 +233,7 @@ def test_a_parent_that_breaks_the_protocol_loses_its_link_only() -> None:
     daemon.jobs.link_frame(parent, 1, frames.Stdin(0, b"to nobody"))
     assert parent.ended == ""  # not within the call that reads from it
     daemon.run_until(0.1)
-    assert parent.ended == "it broke the protocol: stdin for a job without stdin"
+    assert parent.ended == "protocol violation: stdin for a job without stdin"
     assert daemon.lives == {0}
 
 

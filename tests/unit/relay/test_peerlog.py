@@ -45,9 +45,9 @@ def test_a_source_has_so_many_lines_at_once_and_then_one_in_a_while(written: Wri
     later_s = 100.0 + 1 / SOURCE_PER_S
     errors.tell("10.0.0.1", "the next", later_s)
     errors.tell("10.0.0.1", "one too many", later_s)
-    assert written.lines[SOURCE_BURST:] == ["warning: the next (5 more about 10.0.0.1 were not told)"]
+    assert written.lines[SOURCE_BURST:] == ["warning: the next (5 more about 10.0.0.1 were not logged)"]
     errors.tell("10.0.0.1", "the last", later_s + 1 / SOURCE_PER_S)
-    assert written.lines[SOURCE_BURST + 1 :] == ["warning: the last (1 more about 10.0.0.1 were not told)"]
+    assert written.lines[SOURCE_BURST + 1 :] == ["warning: the last (1 more about 10.0.0.1 were not logged)"]
 
 
 def test_a_source_that_floods_takes_nothing_from_another_one(written: Written) -> None:
@@ -64,7 +64,7 @@ def test_many_sources_together_have_a_bound_too(written: Written) -> None:
         errors.tell(f"10.0.{number}.1", "error", 0.0)
     assert len(written.lines) == BURST
     errors.tell("10.0.399.1", "again", 1.0)
-    assert written.lines[BURST:] == ["warning: again (1 more about 10.0.399.1 were not told)"]
+    assert written.lines[BURST:] == ["warning: again (1 more about 10.0.399.1 were not logged)"]
 
 
 def test_what_is_kept_of_untold_sources_is_bounded(written: Written) -> None:

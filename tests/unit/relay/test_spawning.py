@@ -196,7 +196,7 @@ def test_a_message_for_which_there_are_no_descriptors_is_logged_and_the_next_one
             await until(lambda: heard)
         assert both.news == []
         assert both.stops == []
-        assert both.log == ["error: a message of the spawner could not be taken: Too many open files"]
+        assert both.log == ["error: a message from the spawner is lost: Too many open files"]
 
     play(scenario)
 

@@ -53,6 +53,6 @@ def test_the_sentence_says_whose_certificate_it_was_and_what_to_do() -> None:
         "not node003: correct the address of node003, or start the gexecd there with `--name node003`"
     )
     assert "is localhost, not x:" in refusal([("DNS", "localhost")], "x", "::1")
-    assert "is nobody, not x:" in refusal([], "x", "::1")
+    assert "is a daemon without a name, not x:" in refusal([], "x", "::1")
     many = [("DNS", "n" * 253)] * 256
     assert len(refusal(many, "w" * 255, "10.0.0.4:2875")) < 700

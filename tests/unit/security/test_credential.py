@@ -162,7 +162,7 @@ def test_attack_09_algorithm_swap(key: SigningKey) -> None:
 
 
 def test_attack_10_other_clusters_name(key: SigningKey) -> None:
-    with pytest.raises(CredentialError, match="cluster 'gexec', this node is of 'other'") as caught:
+    with pytest.raises(CredentialError, match="cluster 'gexec', but this node is in 'other'") as caught:
         check(make(key), key, realm="other")
     assert caught.value.code == "realm"
 

@@ -113,25 +113,25 @@ def test_what_is_down_by_full_and_short_name_and_by_address() -> None:
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (host("a b", gexec="ON"), "1 with a broken name"),
-        (host("", gexec="ON"), "1 with a broken name"),
-        (host("n" * 300, gexec="ON"), "1 with a broken name"),
-        (host("-rf", gexec="ON"), "1 with a broken name"),
-        (host("a..b", gexec="ON"), "1 with a broken name"),
-        (host("10.0.0.1:ups", gexec="ON"), "1 with a broken name"),
-        (host("&#155;2J", gexec="ON"), "1 with a broken name"),
-        (host("a", address="", gexec="ON"), "1 with a broken address, or none"),
-        (host("a", address="&#155;2J", gexec="ON"), "1 with a broken address, or none"),
-        (host("a", address="10.0.0.256", gexec="ON"), "1 with a broken address, or none"),
-        ('<HOST GEXEC="ON"/>', "1 with a broken name"),
+        (host("a b", gexec="ON"), "1 with an invalid name"),
+        (host("", gexec="ON"), "1 with an invalid name"),
+        (host("n" * 300, gexec="ON"), "1 with an invalid name"),
+        (host("-rf", gexec="ON"), "1 with an invalid name"),
+        (host("a..b", gexec="ON"), "1 with an invalid name"),
+        (host("10.0.0.1:ups", gexec="ON"), "1 with an invalid name"),
+        (host("&#155;2J", gexec="ON"), "1 with an invalid name"),
+        (host("a", address="", gexec="ON"), "1 with an invalid address, or none"),
+        (host("a", address="&#155;2J", gexec="ON"), "1 with an invalid address, or none"),
+        (host("a", address="10.0.0.256", gexec="ON"), "1 with an invalid address, or none"),
+        ('<HOST GEXEC="ON"/>', "1 with an invalid name"),
         (host("a", "1e9", tn="soon", gexec="ON"), "1 without the time of its last report"),
         (host("a", "9" * 5000, tn="", gexec="ON"), "1 without the time of its last report"),
-        (host("a", NOW_S - 60, gexec="ON"), "1 not heard of for 60 s"),
-        (host("a", "soon", tn=60, gexec="ON"), "1 not heard of for 60 s"),
+        (host("a", NOW_S - 60, gexec="ON"), "1 without a report for 60 s"),
+        (host("a", "soon", tn=60, gexec="ON"), "1 without a report for 60 s"),
         (host("a", tn=60, gexec="ON"), "1 in a cluster whose source is silent for 60 s"),
         (host("a"), "1 without the metric gexec"),
         (host("a", gexec="OFF"), "1 with gexec = no in its gmond.conf"),
-        (host("GOOD.", gexec="ON", tn=5), "1 named once more"),
+        (host("GOOD.", gexec="ON", tn=5), "1 listed again"),
     ],
 )
 def test_a_bad_entry_is_left_out_and_counted(bad: str, reason: str) -> None:
@@ -184,7 +184,7 @@ def test_a_host_outside_of_a_cluster_is_taken_by_its_tn() -> None:
     ):
         found = parse([text.encode()])
         assert [chosen.name for chosen in found.usable()] == ["fresh"]
-        assert found.reasons() == "1 not heard of for 60 s"
+        assert found.reasons() == "1 without a report for 60 s"
 
 
 def test_a_host_in_two_clusters_is_the_one_heard_of_last() -> None:
@@ -197,7 +197,7 @@ def test_a_host_in_two_clusters_is_the_one_heard_of_last() -> None:
         found = parse([text.encode()])
         assert [(chosen.name, chosen.address) for chosen in found.usable()] == [("node1", "10.0.0.2")]
         assert down(found.hosts) == set()
-        assert found.reasons() == "1 named once more"
+        assert found.reasons() == "1 listed again"
 
 
 def test_if_none_will_do_the_sentence_has_how_many_and_why() -> None:
@@ -205,10 +205,10 @@ def test_if_none_will_do_the_sentence_has_how_many_and_why() -> None:
     found = parse([document(*silent, host("off", gexec="OFF"), host("", gexec="ON"))])
     assert found.usable() == []
     assert found.lack() == (
-        "tells of 5 hosts, none that is up and runs gexec: 3 in a cluster whose source is silent for 60 s, "
-        "1 with a broken name, 1 with gexec = no in its gmond.conf"
+        "lists 5 hosts, but none is up and runs gexec: 3 in a cluster whose source is silent for 60 s, "
+        "1 with an invalid name, 1 with gexec = no in its gmond.conf"
     )
-    assert parse([document()]).lack().startswith("tells of no host")
+    assert parse([document()]).lack().startswith("lists no host")
 
 
 LAUGHS = (
@@ -222,10 +222,10 @@ GOOD = document(host("a", gexec="ON"))
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        (b"", "no XML, or is cut off"),
-        (b"Welcome to the mail server\r\n", "no XML, or is cut off"),
-        (GOOD[: len(GOOD) // 2], "no XML, or is cut off"),
-        (GOOD + GOOD, "no XML, or is cut off"),
+        (b"", "not XML, or is cut off"),
+        (b"Welcome to the mail server\r\n", "not XML, or is cut off"),
+        (GOOD[: len(GOOD) // 2], "not XML, or is cut off"),
+        (GOOD + GOOD, "not XML, or is cut off"),
         (b"\x1f\x8b\x08" + bytes(20), "gzip_output"),
         (b"<html></html>", "'html', not GANGLIA_XML"),
         (LAUGHS, "declares entities"),

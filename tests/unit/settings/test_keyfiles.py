@@ -143,7 +143,7 @@ def test_pair_that_does_not_match(keys: tuple[str, str], tmp_path: Path) -> None
     other = str(tmp_path / "other.pem")
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", other], check=True)
     os.chmod(other, 0o600)
-    with pytest.raises(KeyFileError, match="not the partner"):
+    with pytest.raises(KeyFileError, match="does not match"):
         read_pair(other, [keys[1]])
 
 

@@ -319,7 +319,7 @@ def test_stdin_with_a_gap_or_after_its_end_is_refused(spooled: bool) -> None:
 
 def test_more_stdin_than_may_be_under_way_is_refused() -> None:
     store = KeptStdin(spooled=False)
-    with pytest.raises(ProtocolError, match="nobody took"):
+    with pytest.raises(ProtocolError, match="are not taken"):
         store.append(0, bytes(2 * limits.STDIN_WINDOW_BYTES + 1), False)
 
 

@@ -67,16 +67,10 @@ def tell_faults(loop: asyncio.AbstractEventLoop, log: Log) -> None:
             log.debug(f"  {code.co_filename}:{trace.tb_lineno} {code.co_qualname}")
             trace = trace.tb_next
 
+    def reported(record: logging.LogRecord) -> bool:
+        log.warning(record.getMessage())
+        return False  # no handler is to see it
+
     loop.set_exception_handler(fault)
-    logger = logging.getLogger("asyncio")
-    logger.handlers = [_ToLog(log)]
-    logger.propagate = False
-
-
-class _ToLog(logging.Handler):
-    def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
-        self._to = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._to.warning(record.getMessage())
+    # Not a handler: a compiled class that is derived from logging.Handler crashes when it is freed.
+    logging.getLogger("asyncio").filters = [reported]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 
@@ -34,6 +35,7 @@ def written() -> Iterator[Written]:
     """What a log has written."""
     fd = os.memfd_create("log", os.MFD_CLOEXEC)
     yield Written(fd)
+    logging.getLogger("asyncio").filters = []  # which tell_faults sets, with this descriptor
     os.close(fd)
 
 
@@ -114,6 +116,17 @@ def test_a_fault_of_the_loop_is_one_line_and_its_traceback_is_for_debugging(
         assert more[-1].endswith("_fails")
     else:
         assert more == []
+
+
+def test_what_the_loop_itself_logs_is_a_warning_and_of_others_nothing(written: Written) -> None:
+    async def scenario() -> None:
+        tell_faults(asyncio.get_running_loop(), Log("relay", written.fd))
+        logging.getLogger("asyncio").warning("socket.send() raised exception of %s", "peer")
+        logging.getLogger("asyncio").info("not told")
+        logging.getLogger("other").critical("not ours")
+
+    run(scenario())
+    assert written.lines == ["warning: socket.send() raised exception of peer"]
 
 
 def test_a_fault_of_a_link_names_its_peer(written: Written) -> None:

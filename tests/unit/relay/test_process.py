@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from gexec import native
 from gexec.core import events
 from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 from gexec.relay.launches import Launches
@@ -16,6 +17,9 @@ from gexec.wire.frames import STDOUT
 from gexec.wire.outcome import Outcome
 from surroundings import JOB_ID, UID, Pipes, Spawner, job
 
+pytestmark = pytest.mark.skipif(
+    native.in_use(), reason="compiled code takes no stand-ins for a RelayJob and its Jobs"
+)
 RANK = 3
 TASK = 1
 ENDED = Outcome(outcome.EXITED, 7)

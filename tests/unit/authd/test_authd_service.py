@@ -363,7 +363,9 @@ def test_without_acceptable_keys_or_a_socket_it_does_not_begin(service: Service,
 def test_for_whom_it_signs(service: Service) -> None:
     overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
     assert service.authd._account(0).pw_uid == 0
-    with pytest.raises(Exception, match=f"uid {overflow} stands for all processes of foreign user namespaces"):
+    with pytest.raises(
+        Exception, match=f"uid {overflow} stands for all processes of foreign user namespaces"
+    ):
         service.authd._account(overflow)
     with pytest.raises(Exception, match="uid 54321 has no account on "):
         service.authd._account(54321)

@@ -309,8 +309,8 @@ def test_so_many_of_one_source_are_unknown_at_a_time(place: Path) -> None:
         assert await received(refused) == b""
         assert len(node.accepted) == PER_SOURCE
         port = refused.getsockname()[1]
-        text = f"127.0.0.1:{port} was refused: {PER_SOURCE} connections from this address and {PER_SOURCE} in all"
-        assert node.log == [f"warning: {text} are not yet authenticated"]
+        counts = f"{PER_SOURCE} connections from this address and {PER_SOURCE} in all"
+        assert node.log == [f"warning: 127.0.0.1:{port} was refused: {counts} are not yet authenticated"]
 
         peers.daemon("127.0.0.2")  # another source has room
         await until(lambda: len(node.accepted) == PER_SOURCE + 1)

@@ -29,6 +29,7 @@ from sshd import LocalSshd, missing
 
 from gexec.cluster import control, processes
 from gexec.cluster.layout import Layout, environment, node_address
+from gexec.posix.descendants import children_of
 
 BIN = Path(sys.executable).parent
 COMMANDS = ("hostname", "true")
@@ -138,7 +139,7 @@ def below(pid: int) -> list[int]:
     """Return a process and all its descendants."""
     found = [pid]
     for one in found:
-        found += processes.children(one)
+        found += children_of(one)
     return found
 
 

@@ -20,6 +20,7 @@ import pytest
 from gexec.cluster import control, processes
 from gexec.cluster.layout import Layout, State, environment
 from gexec.cluster.processes import Process
+from gexec.posix.descendants import children_of
 
 if TYPE_CHECKING:
     from .sshd import Sshd
@@ -127,10 +128,10 @@ class Cluster:
         if self.state.authd is not None:
             daemons.add(self.state.authd.pid)
         found = []
-        waiting = processes.children(self.state.supervisor.pid)
+        waiting = children_of(self.state.supervisor.pid)
         while waiting:
             pid = waiting.pop()
-            waiting += processes.children(pid)
+            waiting += children_of(pid)
             if pid not in daemons and processes.seen(pid) is not None:
                 found.append(pid)
         return found

@@ -16,13 +16,16 @@ import pytest
 from gexec.cluster import control, processes
 from gexec.cluster.layout import Layout
 from gexec.cluster.processes import Process
+from gexec.posix.descendants import children_of
 
 from .conftest import BIN, DEADLINE_S, Cluster, gexecctl, wait_until
 
 # Daemons that are stubborn and untidy: a relay that ignores SIGTERM, a task in its own session.
 _SUPERVISOR = """
 import os, pathlib, signal, subprocess, sys, time
-from gexec.cluster.supervisor import Daemon, Supervisor, guarded
+from gexec.cluster.daemon import Daemon
+from gexec.cluster.guard import guarded
+from gexec.cluster.supervisor import Supervisor
 from gexec.errors import GexecError
 folder, count, kind = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
@@ -77,10 +80,10 @@ class Guarded:
     def everything(self) -> list[Process]:
         """Return all processes below the guard."""
         found: list[Process] = []
-        waiting = processes.children(self.popen.pid)
+        waiting = children_of(self.popen.pid)
         while waiting:
             pid = waiting.pop()
-            waiting += processes.children(pid)
+            waiting += children_of(pid)
             process = processes.seen(pid)
             if process is not None:
                 found.append(process)
@@ -112,11 +115,11 @@ def _all_gone(everything: list[Process]) -> bool:
 def test_what_a_killed_daemon_leaves_is_ended_and_the_others_stay(guarded: Callable[..., Guarded]) -> None:
     one = guarded()
     victim, others = one.pids[2], [one.pids[1], *one.pids[3:]]
-    left = [process for pid in processes.children(victim) if (process := processes.seen(pid))]
+    left = [process for pid in children_of(victim) if (process := processes.seen(pid))]
     assert len(left) == 2
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: _all_gone(left), "the dead daemon's processes live on")
-    assert all(len(processes.children(pid)) == 2 for pid in others)
+    assert all(len(children_of(pid)) == 2 for pid in others)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from gexec.cluster import processes
+from gexec.posix.descendants import children_of
 
 from .commands import Shell, Terminal
 from .conftest import BIN, DEADLINE_S, Cluster, wait_until
@@ -73,7 +74,7 @@ def sender_of(client: subprocess.Popen[bytes]) -> int:
     found: list[int] = []
 
     def there() -> bool:
-        found[:] = [pid for pid in processes.children(client.pid) if b"gexec.cli.send" in _words(pid)]
+        found[:] = [pid for pid in children_of(client.pid) if b"gexec.cli.send" in _words(pid)]
         return bool(found)
 
     wait_until(there, "there is no sender")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from gexec import limits
-from gexec.cluster import processes
 from gexec.errors import DaemonError, UsageError
+from gexec.posix.descendants import children_of
 from gexec.ssh.job import SshOptions, prepare
 from gexec.ssh.script import JobLines
 from gexec.wire import outcome as outcomes
@@ -295,10 +295,10 @@ def _full_pipes(pid: int) -> int:
 
 def _commands(sshd: int) -> list[int]:
     """Return the processes behind a server that are `yes`."""
-    found, waiting = [], processes.children(sshd)
+    found, waiting = [], children_of(sshd)
     while waiting:
         pid = waiting.pop()
-        waiting += processes.children(pid)
+        waiting += children_of(pid)
         try:
             if Path(f"/proc/{pid}/comm").read_text() == "yes\n":
                 found.append(pid)

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from struct import Struct
 from struct import error as StructError
 
 from gexec import limits
@@ -27,6 +26,7 @@ from gexec.posix import sockets
 from gexec.posix.audit import AuditLog
 from gexec.posix.deadline import Deadline
 from gexec.posix.log import Log, stderr_log
+from gexec.posix.unix import peer_of
 from gexec.security.certificate import authority, leaf
 from gexec.security.credential import JOB_ID_BYTES
 from gexec.security.rate import Rate
@@ -48,7 +48,6 @@ from gexec.wire.frames import (
     encode,
 )
 
-_UCRED = Struct("iII")
 _AUDIENCE_MAX_BYTES = 64
 _CHUNK_BYTES = 64 * 1024
 #: Connections per user, so that one user cannot use all of them.
@@ -152,7 +151,7 @@ class Authd:
                 self._log.warning(f"cannot accept a connection: {error.strerror}")
                 await asyncio.sleep(0.1)
                 continue
-            uid = _peer_uid(connection)
+            _, uid = peer_of(connection)
             if (
                 len(self._tasks) >= self._connections_max
                 or self._connections[uid] >= _CONNECTIONS_PER_UID_MAX
@@ -342,12 +341,6 @@ async def _drain(connection: socket.socket) -> None:
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
     key, _ = read_pair(settings.private_key, settings.public_keys)
     return key, authority(key, settings.realm)
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    uid: int = _UCRED.unpack(raw)[1]
-    return uid
 
 
 def _overflow_uid() -> int:

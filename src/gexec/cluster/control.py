@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,14 @@ from typing import TYPE_CHECKING
 
 from gexec import limits
 from gexec.cluster import keypair, layout, private, processes, supervisor
+from gexec.cluster.daemon import Body, Daemon, log_hint
+from gexec.cluster.guard import guarded
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
 from gexec.cluster.processes import Process
-from gexec.cluster.supervisor import Daemon, Supervisor
+from gexec.cluster.reporting import StartReport
+from gexec.cluster.supervisor import Supervisor
 from gexec.errors import GexecError
+from gexec.posix import identity
 
 if TYPE_CHECKING:
     from gexec.settings.config import GexecdSettings
@@ -91,7 +94,7 @@ def _up(
     if foreground:
         ours.close()  # no process waits for the start: failures are printed
         theirs.close()
-        status = supervisor.guarded(lambda: _supervise(wanted, place, None, progress))
+        status = guarded(lambda: _supervise(wanted, place, None, progress))
         if status == 130:
             raise KeyboardInterrupt
         if status:
@@ -101,7 +104,7 @@ def _up(
     if guard == 0:
         ours.close()
         _detach(place, keep=theirs)
-        os._exit(supervisor.guarded(supervise))
+        os._exit(guarded(supervise))
     theirs.close()
     guard_process = processes.seen(guard)
     try:
@@ -132,12 +135,7 @@ def _detach(place: Layout, keep: socket.socket) -> None:
     log = os.open(place.log("supervisor"), flags, 0o600)
     for descriptor, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != keep.fileno():
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # the descriptor of this listing
+    identity.close_inherited([keep.fileno()])
 
 
 def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], None]) -> None:
@@ -151,7 +149,7 @@ def _follow(ours: socket.socket, place: Layout, progress: Callable[[int, int], N
                 return
             else:
                 raise ClusterError(report["sentence"])
-    raise ClusterError(f"the cluster's supervisor ended; {supervisor.log_hint(place.log('supervisor'))}")
+    raise ClusterError(f"the cluster's supervisor ended; {log_hint(place.log('supervisor'))}")
 
 
 def _await_child(pid: int, process: Process | None) -> None:
@@ -190,35 +188,14 @@ def _supervise(
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> int:
     """Run as the supervisor from start to end; return its exit status."""
-    count = wanted.count
-
-    def report(**event: object) -> None:
-        if client is not None:
-            try:
-                client.sendall(json.dumps(event).encode() + b"\n")
-            except OSError:
-                pass  # the client is gone; the watch on its socket ends the cluster
-
-    def step(ready: int) -> None:
-        report(event="progress", ready=ready, of=count + 1)
-        progress(ready, count + 1)
-
+    report = StartReport(client, wanted.count, progress)
     try:
         lock = _lock(place)
-        nodes = [
-            LocalNode(name, layout.node_address(index)) for index, name in enumerate(layout.node_names(count))
-        ]
-        chosen_port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
-        place.clear_sockets()
-        layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
-        if not (place.private_key.exists() and place.public_key.exists()):
-            keypair.create(place.private_key, place.public_key, bits=limits.RSA_MIN_BITS, force=True)
+        nodes, chosen_port, reservation = _prepared(place, wanted)
         daemons = _daemons_of(place, nodes, chosen_port, wanted)
-        boss = Supervisor(daemons, step, client)
+        boss = Supervisor(daemons, report.step, client)
     except GexecError as error:
-        report(event="failed", sentence=str(error))
-        if client is None:
-            print(f"gexecctl: {error}", file=sys.stderr)
+        report.failed(error)
         return 1
     guard = processes.seen(os.getppid()) or processes.myself()
     state = State(chosen_port, processes.myself(), guard, nodes, private=wanted.private_folders)
@@ -232,18 +209,13 @@ def _supervise(
         ]
         state.complete = True
         state.write(place)
-        if client is not None:
-            report(event="up")
-            client.close()
-        else:
-            print(f"{count} nodes are up in {place.dir}, port {chosen_port}; ^C ends them", flush=True)
+        report.up(f"{wanted.count} nodes are up in {place.dir}, port {chosen_port}; ^C ends them")
         boss.watch()
     except supervisor.Stopped:
         status = 130
     except (GexecError, OSError) as error:
         boss.take_down()
-        report(event="failed", sentence=str(error))
-        print(f"gexecctl: {error}", file=sys.stderr)
+        report.failed(error)
         status = 1
     finally:
         boss.take_down()
@@ -252,6 +224,20 @@ def _supervise(
         reservation.close()
         os.close(lock)
     return status
+
+
+def _prepared(place: Layout, wanted: _Wanted) -> tuple[list[LocalNode], int, socket.socket]:
+    """Return the nodes, their port and what reserves it, with their names and keys in the directory."""
+    nodes = [
+        LocalNode(name, layout.node_address(index))
+        for index, name in enumerate(layout.node_names(wanted.count))
+    ]
+    port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
+    place.clear_sockets()
+    layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
+    if not (place.private_key.exists() and place.public_key.exists()):
+        keypair.create(place.private_key, place.public_key, bits=limits.RSA_MIN_BITS, force=True)
+    return nodes, port, reservation
 
 
 def _lock(place: Layout) -> int:
@@ -293,7 +279,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
     def authd_body(ready: Callable[[], None]) -> None:
         authd.serve(authd_settings, ready=ready)
 
-    def gexecd_body(node: LocalNode) -> supervisor.Body:
+    def gexecd_body(node: LocalNode) -> Body:
         settings = replace(
             base,
             port=port,

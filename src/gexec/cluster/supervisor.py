@@ -19,22 +19,19 @@ does not depend on gexecd.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gexec.cluster import processes
+from gexec.cluster.daemon import REPORT_MAX_BYTES, STOP_SIGNALS, Daemon, be_daemon, failure, log_hint
 from gexec.cluster.layout import ClusterError
-from gexec.cluster.processes import Process
-from gexec.errors import GexecError
+from gexec.posix import descendants, identity
 
 #: How many daemons start at the same time: enough to keep the cores busy while some wait.
 STARTING_MAX = 16
@@ -48,23 +45,6 @@ STOP_AGAIN_S = 2.0
 #: A daemon's log is emptied when it is larger than this, because a cluster on one disk has a thousand logs.
 LOG_MAX_BYTES = 16 * 1024 * 1024
 LOG_CHECK_S = 60.0
-_REPORT_MAX_BYTES = 4096
-_LOG_TAIL_BYTES = 2048
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-#: Serves until SIGTERM; calls its argument when it is ready.
-Body = Callable[[Callable[[], None]], None]
-
-
-@dataclass
-class Daemon:
-    """One daemon: its function, its log and its host name."""
-
-    name: str
-    body: Body
-    log: Path
-    hostname: str | None = None
-    process: Process | None = None
 
 
 @dataclass
@@ -102,7 +82,7 @@ class Supervisor:
         self._stop = False
         self._selector = selectors.DefaultSelector()
         self._install_signals()
-        processes.become_subreaper()
+        identity.become_subreaper()
         gc.collect()
         gc.freeze()
 
@@ -147,7 +127,7 @@ class Supervisor:
                 "see `ulimit -u` and /proc/sys/kernel/pid_max, or start fewer nodes"
             ) from error
         if pid == 0:
-            _be_daemon(daemon, writer)
+            be_daemon(daemon, writer)
         os.close(writer)
         os.set_blocking(descriptor, False)
         daemon.process = processes.seen(pid)
@@ -165,12 +145,12 @@ class Supervisor:
             one = starting.get(key.fd)
             if one is None:
                 continue
-            data = os.read(key.fd, _REPORT_MAX_BYTES)
+            data = os.read(key.fd, REPORT_MAX_BYTES)
             one.report += data
             if data and not one.report.endswith(b"\n"):
                 continue
             if one.report != b"ready\n":
-                raise ClusterError(_failure(one.daemon, bytes(one.report)))
+                raise ClusterError(failure(one.daemon, bytes(one.report)))
             self._selector.unregister(key.fd)
             os.close(key.fd)
             del starting[key.fd]
@@ -179,7 +159,7 @@ class Supervisor:
             raise Stopped
         for one in starting.values():
             if one.daemon.process is None or one.daemon.process.pid not in self._by_pid:
-                raise ClusterError(_failure(one.daemon, bytes(one.report)))
+                raise ClusterError(failure(one.daemon, bytes(one.report)))
             if time.monotonic() > one.deadline_s:
                 raise ClusterError(
                     f"{one.daemon.name}: not ready after {READY_TIMEOUT_S:g} s; {log_hint(one.daemon.log)}"
@@ -216,7 +196,7 @@ class Supervisor:
         grace_s = STOP_GRACE_S + STOP_GRACE_PER_DAEMON_S * len(self.daemons)
         self._end(self.daemons[1:], grace_s)
         self._end(self.daemons[:1], STOP_GRACE_S)
-        while processes.children(os.getpid()):
+        while descendants.children_of(os.getpid()):
             self._reap()
             self._end_orphans()
             self._wait(0.05)
@@ -263,7 +243,7 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Kill children that are not daemons. When they end, this process inherits their children."""
-        for pid in processes.children(os.getpid()):
+        for pid in descendants.children_of(os.getpid()):
             if pid not in self._by_pid:
                 process = processes.seen(pid)
                 if process is not None:
@@ -274,7 +254,7 @@ class Supervisor:
         self._wakeup.setblocking(False)
         writer.setblocking(False)
         self._wakeup_writer = writer  # kept: closing it would end the wake-ups
-        for signum in (*_STOP_SIGNALS, signal.SIGCHLD):
+        for signum in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(signum, lambda signum, frame: None)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
@@ -284,152 +264,5 @@ class Supervisor:
             signals = self._wakeup.recv(4096)
         except BlockingIOError:
             return
-        if any(signum in _STOP_SIGNALS for signum in signals):
+        if any(signum in STOP_SIGNALS for signum in signals):
             self._stop = True
-
-
-def _failure(daemon: Daemon, report: bytes) -> str:
-    sentence = report.decode(errors="replace").strip()
-    if sentence and sentence != "ready":
-        return f"{daemon.name}: {sentence}"
-    return f"{daemon.name}: ended before it was ready; {log_hint(daemon.log)}"
-
-
-def log_hint(log: Path) -> str:
-    """Return the end of an error sentence: the last line of a log, or that the log is empty."""
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-            lines = file.read().decode(errors="replace").split("\n")
-    except OSError:
-        lines = []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f"the last line of {log} is: {last}" if last else f"its log, {log}, is empty"
-
-
-# -- in the daemon's process ------------------------------------------------------------------
-
-
-def _be_daemon(daemon: Daemon, writer: int) -> None:
-    """Become a daemon in a freshly forked child; never returns."""
-    status = 1
-    try:
-        supervisor = os.getppid()
-        signal.set_wakeup_fd(-1)
-        for signum in (*_STOP_SIGNALS, signal.SIGCHLD):
-            signal.signal(signum, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        processes.die_with_parent(signal.SIGTERM)
-        if os.getppid() != supervisor:
-            os._exit(1)
-        writer = _keep_only(writer, daemon.log)
-        processes.set_name(daemon.name)
-        if daemon.hostname is not None and os.geteuid() == 0 and processes.enter_uts_namespace():
-            socket.sethostname(daemon.hostname)
-
-        def ready() -> None:
-            os.write(writer, b"ready\n")
-            os.close(writer)
-
-        daemon.body(ready)
-        status = 0
-    except GexecError as error:
-        _say(writer, str(error))
-    except KeyboardInterrupt:
-        pass
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException as error:
-        import traceback
-
-        traceback.print_exc()  # a defect: to the daemon's own log
-        _say(writer, f"failed with {type(error).__name__}: {error}")
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def _say(writer: int, sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-    try:
-        os.write(writer, " ".join(sentence.split()).encode()[: _REPORT_MAX_BYTES - 1] + b"\n")
-    except OSError:
-        pass  # it was already ready, so this is not read
-
-
-def _keep_only(writer: int, log: Path) -> int:
-    """Close inherited descriptors except ``writer``, redirect output to the log; return the new writer."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    writer = fcntl.fcntl(writer, fcntl.F_DUPFD_CLOEXEC, 4)
-    os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    os.dup2(writer, 3, inheritable=False)
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 3:
-            try:
-                os.close(int(name))
-            except OSError:
-                pass  # the descriptor of this listing itself
-    return 3
-
-
-# -- the guard --------------------------------------------------------------------------------
-
-
-def guarded(supervise: Callable[[], int]) -> int:
-    """Run ``supervise`` in a child; return its status when no descendant of it is left.
-
-    The calling process must be single-threaded; it becomes a child subreaper.
-    """
-    processes.become_subreaper()
-    guard = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            processes.die_with_parent(signal.SIGTERM)
-            status = supervise() if os.getppid() == guard else 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()  # a defect: to the supervisor's log
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-    supervisor = processes.seen(pid)
-
-    def forward(signum: int, frame: object) -> None:
-        if supervisor is not None:
-            processes.send_signal(supervisor, signal.SIGTERM)
-
-    for signum in _STOP_SIGNALS:
-        signal.signal(signum, forward)
-    _, wait_status = os.waitpid(pid, 0)
-    _end_descendants()
-    return os.waitstatus_to_exitcode(wait_status)
-
-
-def _end_descendants() -> None:
-    """End the processes of a dead supervisor: the kernel has sent SIGTERM; send it again, then SIGKILL."""
-    now_s = time.monotonic()
-    again_s, deadline_s = now_s + STOP_AGAIN_S, now_s + STOP_GRACE_S
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid:
-            continue
-        now_s = time.monotonic()
-        if now_s > min(again_s, deadline_s):
-            again_s = deadline_s + STOP_GRACE_S  # once; SIGKILL is repeated for late children
-            for child in processes.children(os.getpid()):
-                process = processes.seen(child)
-                if process is not None:
-                    signum = signal.SIGKILL if now_s > deadline_s else signal.SIGTERM
-                    processes.send_signal(process, signum)
-        time.sleep(0.02)

@@ -62,6 +62,7 @@ class Stat(NamedTuple):
     state: str
     born: int
     name: str
+    flags: int
 
 
 def stat_of(pid: int) -> Stat | None:
@@ -83,7 +84,7 @@ def stat_of(pid: int) -> Stat | None:
         return None
     name = raw[begin:end].decode("utf-8", "backslashreplace")
     state = fields[0].decode("ascii", "replace")
-    return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name)
+    return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name, int(fields[6]))
 
 
 def children_of(pid: int) -> list[int]:

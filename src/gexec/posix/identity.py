@@ -11,6 +11,7 @@ import resource
 from collections.abc import Sequence
 from typing import Final
 
+_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -31,6 +32,14 @@ def _prctl(option: int, argument: int | bytes) -> None:
 def become_subreaper() -> None:
     """Make every orphan below this process a child of it. Not inherited by a fork."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(signum: int) -> None:
+    """Ask the kernel to send ``signum`` to this process when its parent dies.
+
+    The parent may already be gone: the caller's duty is to compare os.getppid() afterwards.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def forbid_tracing() -> None:

@@ -40,7 +40,7 @@ def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> 
     try:
         sock.settimeout(timeout_s)
         _connect(sock, path, timeout_s)
-        _, uid, _ = _UCRED.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size))
+        _, uid = peer_of(sock)
     except TimeoutError as cause:
         sock.close()
         raise error(f"{what} at {path} is too busy: it took no connection within {timeout_s:g} s") from cause
@@ -54,6 +54,17 @@ def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> 
             "somebody else listens there, do not use it"
         )
     return sock
+
+
+def peer_of(sock: _socket.socket) -> tuple[int, int]:
+    """Return the pid and the uid of the process that connected, as the kernel says.
+
+    Raises:
+        OSError: the socket is not a connected unix socket.
+    """
+    raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, _ = _UCRED.unpack(raw)
+    return pid, uid
 
 
 def exchange(

@@ -12,12 +12,12 @@ import asyncio
 import errno
 import os
 import socket
-import struct
 from collections import Counter
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from gexec import limits
+from gexec.posix.unix import peer_of
 from gexec.relay import tls
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link, LinkOwner
@@ -27,7 +27,6 @@ from gexec.wire import frames
 
 #: Connections accepted in one turn, so that a flood does not delay the jobs.
 _BATCH = 32
-_PEER = struct.Struct("=iII")
 #: What accept raises if nobody waits, or nobody any more.
 _NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
@@ -118,8 +117,7 @@ class Acceptor:
         self._complaints.tell(source, text, self._loop.time())
 
     def _accept_client(self, sock: socket.socket) -> None:
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        pid, uid, _ = _PEER.unpack(raw)
+        pid, uid = peer_of(sock)
         label = f"client (pid {pid}, uid {uid})"
         if len(self._clients) >= limits.CLIENTS_MAX or self._of_uid[uid] >= limits.CLIENTS_PER_UID_MAX:
             sock.close()

@@ -6,7 +6,9 @@ import os
 import signal
 
 from gexec.ssh.transcript import Transcript
+from gexec.ssh.verdict import verdict
 from gexec.wire.frames import STDERR, STDOUT
+from gexec.wire.outcome import Outcome, held_by, output_cut
 
 #: Signals that Python ignores or a parent may have ignored; ssh gets their defaults, as from a shell.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)
@@ -65,6 +67,20 @@ class SshProcess:
     def running(self) -> bool:
         """True while the command may run on its node."""
         return self.went and self.status is None and self.transcript.status is None
+
+    def outcome(self) -> Outcome:
+        """Return how the rank ended, once ssh was reaped and its output read."""
+        outcome = verdict(
+            went=self.went,
+            status=self.transcript.status,
+            explanation=self.transcript.explanation(),
+            ssh_status=self.status or 0,
+            ended_for=self.ended_for,
+            out_of_time=self.out_of_time,
+            asked_kill=self.asked_kill,
+            forced=self.forced,
+        )
+        return output_cut(outcome, held_by(0)) if self.cut else outcome
 
     def order(self, data: bytes) -> None:
         """Write a line to the script on the node; ignored if it no longer reads."""

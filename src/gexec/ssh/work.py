@@ -19,10 +19,10 @@ from gexec.ssh.link import BACKLOG_MAX_BYTES, ClientLink
 from gexec.ssh.messenger import Messengers
 from gexec.ssh.process import SshProcess
 from gexec.ssh.stdin import KeptStdin, SpoolError
-from gexec.ssh.verdict import SILENT, verdict
+from gexec.ssh.verdict import SILENT
 from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, RanksStarted, Stdin, StdinTaken
 from gexec.wire.jobspec import NO_STDIN, JobSpec
-from gexec.wire.outcome import Outcome, held_by, not_started, output_cut
+from gexec.wire.outcome import Outcome, not_started
 
 #: From KILL to the node until ssh is ended here.
 CONFIRM_S = 4.0
@@ -382,20 +382,7 @@ class Work:
         if process.status is None or process.outputs or self._processes.pop(process.rank, None) is None:
             return
         self._room = limits.FANOUT_MAX
-        transcript = process.transcript
-        outcome = verdict(
-            went=process.went,
-            status=transcript.status,
-            explanation=transcript.explanation(),
-            ssh_status=process.status,
-            ended_for=process.ended_for,
-            out_of_time=process.out_of_time,
-            asked_kill=process.asked_kill,
-            forced=process.forced,
-        )
-        if process.cut:
-            outcome = output_cut(outcome, held_by(0))
-        self._report(process.rank, outcome, *process.sent.values())
+        self._report(process.rank, process.outcome(), *process.sent.values())
 
     def _report(self, rank: int, outcome: Outcome, stdout_bytes: int = 0, stderr_bytes: int = 0) -> None:
         self._client.say(Ended(((rank, rank + 1),), outcome, stdout_bytes, stderr_bytes))

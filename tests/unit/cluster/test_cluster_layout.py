@@ -20,6 +20,8 @@ from gexec.cluster import control, doctor, keypair, layout, processes
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
 from gexec.cluster.processes import Process
 from gexec.errors import KeyFileError, UsageError
+from gexec.posix import descendants
+from gexec.posix.descendants import children_of
 from gexec.settings.keyfiles import read_pair
 
 DEADLINE_S = 30.0
@@ -154,7 +156,7 @@ def test_a_process_is_known_by_pid_and_start_time() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     process = processes.seen(child.pid)
     assert process is not None
-    assert child.pid in processes.children(os.getpid())
+    assert child.pid in children_of(os.getpid())
     stranger = Process(process.pid, process.start + 1)
     assert not processes.send_signal(stranger, signal.SIGKILL)  # attack 84: the pid is another's now
     assert processes.is_alive(process)
@@ -190,7 +192,7 @@ def test_forked_family_is_the_daemon_and_never_a_task() -> None:
         while [one.pid for one in processes.forked_family(first)] != [main.pid, relay, helper]:
             assert time.monotonic() < deadline_s
             time.sleep(0.01)
-        assert len(processes.children(helper)) == 1
+        assert len(children_of(helper)) == 1
     finally:
         os.killpg(main.pid, signal.SIGKILL)
         main.communicate()
@@ -199,7 +201,7 @@ def test_forked_family_is_the_daemon_and_never_a_task() -> None:
 def test_children_found_by_scan_are_the_same() -> None:
     child = subprocess.Popen(["sleep", "1000"])
     try:
-        assert child.pid in processes._children_by_scan(os.getpid())
+        assert child.pid in descendants._children_by_scan(os.getpid())
     finally:
         child.kill()
         child.wait()

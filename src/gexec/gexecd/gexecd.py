@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 import signal
 import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NoReturn
 
 from gexec.errors import AuthError, ConfigError, GexecError
@@ -57,9 +59,10 @@ def serve(
     Raises:
         GexecError: settings, keys, sockets or authd are not as they should be; nothing was started.
     """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     service = Gexecd(settings, log)
     handed = service.begin(parent_fd=-1 if die_with_parent_fd is None else die_with_parent_fd)
-    return SpawnerProcess(handed, fork_starter, ready or (lambda: None), log).run()
+    return SpawnerProcess(handed, partial(fork_starter, soft), ready or (lambda: None), log).run()
 
 
 class Gexecd:

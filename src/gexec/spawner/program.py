@@ -57,6 +57,8 @@ class SpawnerProcess:
         self._ready = ready
         self._log = (log or stderr_log("gexecd")).named("gexecd-spawner")
         self._terms = 0
+        #: Keys and policy are being read; SIGHUP has come since.
+        self._is_rereading = self._is_stale = False
         self._audit = AuditLog(handed.audit_log or None, self._log)
         self._admission = Admission(
             keys=load_public_keys(handed.public_keys.encode()),
@@ -144,12 +146,21 @@ class SpawnerProcess:
     def _reload(self) -> None:
         """Have keys and policy read again. What is wrong leaves the old ones in force."""
         self._audit.reopen()
+        if self._is_rereading:
+            self._is_stale = True  # it may have read already what has changed since
+            return
         try:
             self._ask(self._handed.rereading, self._reread)
+            self._is_rereading = True
         except OSError as error:
             self._log.error(f"reload: {error.strerror}; the old settings stay in force")
 
     def _reread(self, answer: bytes) -> None:
+        self._is_rereading = False
+        if self._is_stale:
+            self._is_stale = False
+            self._reload()
+            return
         try:
             told = json.loads(answer)
             keys = load_public_keys(told["public_keys"].encode())

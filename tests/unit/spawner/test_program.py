@@ -174,6 +174,25 @@ def test_keys_that_were_read_again_go_to_the_relay(place: Place) -> None:
     assert place.relay.receive() == AcceptedKeys(pem.encode())
 
 
+def test_a_second_sighup_counts_although_the_first_is_under_way(place: Place, tmp_path: Path) -> None:
+    """What the first one has read may be older than what the second one was sent for."""
+    first, second = a_key(), a_key()
+    file, gate = tmp_path / "told", tmp_path / "gate"
+    os.mkfifo(gate)
+    file.write_text(json.dumps({"public_keys": first, "policy": policy_fields(Policy())}))
+    script = f"cat {file}; [ -e {gate} ] && cat {gate}; true"
+    place.handed.rereading[:] = ["/bin/sh", "-c", script]
+    place.process._reload()
+    with gate.open("w"):  # it has read the file and waits
+        file.write_text(json.dumps({"public_keys": second, "policy": policy_fields(Policy())}))
+        place.process._reload()
+        gate.unlink()
+    while "reloaded" not in place.said():
+        place.turn()
+    assert place.relay.receive() == AcceptedKeys(second.encode())
+    assert place.relay.receive() is None
+
+
 def test_only_its_own_socket_is_removed(place: Place, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with socket.socket(socket.AF_UNIX) as made:

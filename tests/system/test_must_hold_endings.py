@@ -200,7 +200,7 @@ def test_timeout_of_coreutils_ends_the_client_and_the_job(cluster: Cluster) -> N
 _WAITS = "sleep $0 & echo ready; while [ ! -e $1 ]; do sleep 0.05; done; seq 3000; kill $!"
 
 
-@pytest.mark.parametrize("process", ["spawner", "relay", "both"])
+@pytest.mark.parametrize("process", ["spawner", "relay", "starter", "all"])
 @pytest.mark.parametrize("victim", ["node001", "node005", "node008"])
 def test_a_killed_daemon(
     cluster_of: Callable[..., Cluster], tmp_path: Path, victim: str, process: str
@@ -210,9 +210,9 @@ def test_a_killed_daemon(
     mark, gate = marker(), tmp_path / "gate"
     client = _start(cluster, "-f", 2, "-p", "host", "sh", "-c", _WAITS, mark, gate)
     _ready(client, 8)
-    spawner, relay = cluster.daemon(victim)
-    for one in {"spawner": [spawner], "relay": [relay], "both": [spawner, relay]}[process]:
-        with contextlib.suppress(ProcessLookupError):  # one half may have ended with the other
+    family = dict(zip(("spawner", "relay", "starter"), cluster.daemon(victim), strict=True))
+    for one in family.values() if process == "all" else [family[process]]:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended with another one
             os.kill(one.pid, signal.SIGKILL)
     if victim == "node001":  # the client's own: there is nobody to hear of the others from
         out, err = end(client)
@@ -220,7 +220,7 @@ def test_a_killed_daemon(
         assert err.startswith(b"gexec: 8 of 8 nodes lost: "), err
         assert err.endswith(b": node[001-008]\n"), err
     else:
-        wait_until(lambda: not cluster.daemon(victim), "half a daemon lives on")
+        wait_until(lambda: not cluster.daemon(victim), "a part of a daemon lives on")
         gate.touch()
         out, err = end(client)
         others = [name for name in cluster.names if name != victim]

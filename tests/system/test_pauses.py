@@ -55,7 +55,7 @@ def test_a_command_that_ended_while_its_relay_was_stopped_is_whole_and_not_timed
     client = _start(cluster, "-w", node, "-p", "none", "--timeout", 2, "sh", "-c", script, fifo)
     assert client.stdout is not None
     pid = int(client.stdout.readline())
-    _, relay = cluster.daemon(node)
+    _, relay, _ = cluster.daemon(node)
     with stopped([relay]):
         fifo.write_text("go\n")
         wait_until(lambda: not os.path.exists(f"/proc/{pid}/cwd"), "the command does not end")

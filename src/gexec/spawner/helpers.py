@@ -25,11 +25,12 @@ from gexec.wire.launches import (
     FROM_STARTER,
     TO_HELPER,
     TO_STARTER,
+    HelperEvent,
     HelperGone,
     LostTasks,
     NewHelper,
 )
-from gexec.wire.messages import U32_MAX, ProcessEvent, ProcessLeft, ProcessStarted
+from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
 
 #: A helper takes no new tasks after this long, so that a user's new groups come to count.
 _AGE_MAX_S: Final = 600.0
@@ -51,7 +52,7 @@ class Helpers:
         self,
         loop: PollLoop,
         start: Callable[[], socket.socket],
-        on_event: Callable[[ProcessEvent], None],
+        on_event: Callable[[HelperEvent], None],
         on_gone: Callable[[Helper, str], LostTasks],
         on_starter_gone: Callable[[str], None],
     ) -> None:
@@ -123,7 +124,7 @@ class Helpers:
         if starter is None:
             return
         try:
-            said: ProcessEvent | HelperGone | None = starter.port.receive()
+            said: HelperEvent | HelperGone | None = starter.port.receive()
         except (ConnectionError, ProtocolError, MessageLost) as error:
             self.close_starter()
             for helper in (*list(self._by_number.values()), starter):
@@ -204,7 +205,7 @@ class Helpers:
     def _heard(self, helper: Helper) -> bool:
         """Take in the next thing it says; False if there is nothing now, or never again."""
         try:
-            event: ProcessEvent | None = helper.port.receive()
+            event: HelperEvent | None = helper.port.receive()
         except (ConnectionError, ProtocolError, MessageLost, OSError):
             # Ended by idleness or by its user's hand; reaping it does the rest.
             self._loop.unwatch(helper.port.endpoint.fileno())
@@ -219,7 +220,7 @@ class Helpers:
             self._dismiss_idle(helper)
         return True
 
-    def _take(self, helper: Helper, event: ProcessEvent) -> None:
+    def _take(self, helper: Helper, event: HelperEvent) -> None:
         """Take in what a helper tells of a task."""
         if isinstance(event, ProcessLeft):
             if helper.told_left(event):

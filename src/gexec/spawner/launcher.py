@@ -23,10 +23,15 @@ from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire import outcome
-from gexec.wire.launches import LaunchSpec
-from gexec.wire.messages import ProcessEnded, ProcessEvent, ProcessReady, ProcessRefused, ProcessStarted
+from gexec.wire.launches import HelperEvent, LaunchSpec, ProcessRan
+from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import Outcome
 
+#: How long the news that a task runs may wait for the news that it has ended: most commands are quick, and
+#: their end tells both.
+_STARTED_HELD_S: Final = 0.05
+#: And of how many tasks at a time: the relay may wait for it with further launches.
+_HELD_MAX: Final = 32
 #: Signals that ask for an end: a task that ends after one of them has not ended by itself.
 _ENDS: Final = frozenset([signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM])
 
@@ -43,7 +48,7 @@ class Launcher:
 
     def __init__(
         self,
-        emit: Callable[[ProcessEvent], None],
+        emit: Callable[[HelperEvent], None],
         *,
         other_ended: Callable[[int], None] = lambda pid: None,
         not_orphans: Callable[[], set[int]] = set,
@@ -54,6 +59,8 @@ class Launcher:
         self._uid = os.geteuid()
         self._tasks: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
+        #: Started tasks whose start was not told yet, oldest first, and when that is due.
+        self._held: dict[int, float] = {}
         self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
 
     @property
@@ -74,7 +81,10 @@ class Launcher:
     # -- starting ----------------------------------------------------------------------------
 
     def start(self, number: int, spec: LaunchSpec, fds: tuple[int, ...]) -> None:
-        """Start a task; emits ProcessStarted or ProcessRefused. Closes ``fds`` (stdin, stdout, stderr)."""
+        """Start a task; emits ProcessStarted, at its end ProcessRan, or ProcessRefused.
+
+        Closes ``fds`` (stdin, stdout, stderr).
+        """
         try:
             if number in self._tasks:
                 self._emit(ProcessRefused(number, outcome.not_started("the task number is in use")))
@@ -99,7 +109,13 @@ class Launcher:
         )
         task.outputs = outputs
         self._tasks[number] = self._by_pid[pid] = task
-        self._emit(ProcessStarted(number, pid))
+        self._held[number] = clock.now_s() + _STARTED_HELD_S
+        if len(self._held) > _HELD_MAX:
+            self._tell_started(next(iter(self._held)))
+
+    def _tell_started(self, number: int) -> None:
+        if self._held.pop(number, None) is not None:
+            self._emit(ProcessStarted(number, self._tasks[number].pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
         """Do what ``start`` does but the start itself; emits ProcessReady or ProcessRefused."""
@@ -140,6 +156,7 @@ class Launcher:
 
     def forget(self, number: int) -> None:
         """Emit no more events of a task and leave it, and what it leaves behind, alone."""
+        self._tell_started(number)
         task = self._tasks.pop(number, None)
         if task is not None:
             task.detached = True
@@ -200,7 +217,7 @@ class Launcher:
     # -- reaping -----------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Collect every child that has ended; emits ProcessEnded. Call it after SIGCHLD."""
+        """Collect every child that has ended; emits ProcessEnded or ProcessRan. Call it after SIGCHLD."""
         now_s = clock.now_s()
         reaped = False
         while True:
@@ -226,13 +243,19 @@ class Launcher:
         self._leftovers.task_ended(task)
         if not task.detached:
             del self._tasks[task.number]
-            self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
+            if self._held.pop(task.number, None) is None:
+                self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
+            else:
+                self._emit(ProcessRan(task.number, task.pid, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 
     def next_deadline_s(self) -> float | None:
         """Return the monotonic time at which ``tick`` has something to do, or None."""
         due_s = self._leftovers.next_deadline_s()
+        for held_s in self._held.values():
+            due_s = earlier(due_s, held_s)
+            break
         for task in self._by_pid.values():
             due_s = earlier(due_s, task.hard_at_s)
         return due_s
@@ -240,6 +263,8 @@ class Launcher:
     def tick(self) -> None:
         """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""
         now_s = clock.now_s()
+        for number in [number for number, due_s in self._held.items() if due_s <= now_s]:
+            self._tell_started(number)
         for task in list(self._by_pid.values()):
             if task.hard_at_s is not None and task.hard_at_s <= now_s:
                 self._kill_hard(task)

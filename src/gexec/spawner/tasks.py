@@ -23,7 +23,7 @@ from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.launching import STARTER, Helper, LaunchedTask
 from gexec.wire import outcome
-from gexec.wire.launches import Launch, LaunchCheck, LostTasks
+from gexec.wire.launches import HelperEvent, Launch, LaunchCheck, LostTasks, ProcessRan
 from gexec.wire.messages import (
     Check,
     ForgetProcess,
@@ -42,10 +42,6 @@ from gexec.wire.outcome import Outcome
 
 #: What a helper gets beyond a task's grace before it is ended itself.
 HELPER_PATIENCE_S: Final = 5.0
-#: How long the news that a task runs may wait for the news that it has ended.
-_STARTED_HELD_S: Final = 0.05
-#: And of how many tasks at a time: the relay may wait for it with further launches.
-_HELD_MAX: Final = 32
 #: How long after a job what is kept for its next rank is looked at.
 _TIDY_S: Final = 6.0
 _NULL_DEVICE: Final = os.makedev(1, 3)
@@ -84,8 +80,6 @@ class Tasks:
         self._tell = tell
         self._tasks_max = tasks_max
         self._tasks: dict[int, LaunchedTask] = {}
-        #: By task, oldest first: when it is told at the latest.
-        self._held: dict[int, tuple[float, ProcessStarted]] = {}
         self._checks = Checks()
         self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
@@ -252,19 +246,25 @@ class Tasks:
             helper.resume()
             helper.ask(request)
 
-    def from_helper(self, event: ProcessEvent) -> None:
+    def from_helper(self, said: HelperEvent) -> None:
+        """Take in what a helper tells of a task: into the audit log, and to the relay."""
+        event: ProcessEvent
+        if isinstance(said, ProcessRan):
+            task = self._tasks[said.task]
+            task.pid = said.pid
+            self._trail.started(said.task, task.launch, task.account.uid, said.pid)
+            event = ProcessEnded(said.task, said.outcome, said.ending)  # which tells the relay that it ran
+        else:
+            event = said
         if isinstance(event, ProcessStarted):
             task = self._tasks[event.task]
             task.pid = event.pid
             self._trail.started(event.task, task.launch, task.account.uid, event.pid)
-            self._hold(event)
-            return
-        if isinstance(event, ProcessEnded):
+        elif isinstance(event, ProcessEnded):
             done = self._tasks.pop(event.task, None)
             if done is not None:
                 self._trail.ended(event.task, done.launch, done.pid, event.outcome)
                 self._remember(event, done)
-            self._held.pop(event.task, None)  # that it has ended says that it ran
         elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
             self._checks.pop(event.task)
@@ -293,17 +293,6 @@ class Tasks:
             if event.holders and ended.leaves:
                 self._tell(ProcessLeft(event.task, event.holders))
 
-    def _hold(self, event: ProcessStarted) -> None:
-        """Keep it a moment: most commands end before it is told, and their end tells it too."""
-        self._held[event.task] = (clock.now_s() + _STARTED_HELD_S, event)
-        if len(self._held) > _HELD_MAX:
-            self._tell_held(next(iter(self._held)))
-
-    def _tell_held(self, number: int) -> None:
-        held = self._held.pop(number, None)
-        if held is not None:
-            self._tell(held[1])
-
     def helper_gone(self, helper: Helper, why: str) -> LostTasks:
         """A helper has ended, or could not be forked for a reason; return what the starter must know."""
         running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
@@ -328,16 +317,11 @@ class Tasks:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do (``posix.clock``), or None."""
-        due_s = earlier(self._tidy_by_s, self._kill_deadline_s())
-        for held_s, _ in self._held.values():
-            return earlier(due_s, held_s)
-        return due_s
+        return earlier(self._tidy_by_s, self._kill_deadline_s())
 
     def tick(self) -> bool:
         """Do what is due. Returns True if nothing runs and memory may be given back."""
         now_s = clock.now_s()
-        for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
-            self._tell_held(number)
         overdue_s = self._kill_deadline_s()
         if overdue_s is not None and overdue_s <= now_s:
             self._end_overdue(now_s)

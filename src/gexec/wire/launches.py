@@ -17,15 +17,18 @@ from gexec.wire.messages import (
     FORGET,
     KILL,
     OF_PROCESSES,
+    OUTCOME,
     SIGNAL,
     ForgetProcess,
     Form,
     KillProcess,
     Payload,
+    ProcessEvent,
     SignalProcess,
     Table,
     fields,
 )
+from gexec.wire.outcome import Outcome
 
 _U32: Final = Struct("!I")
 _SPEC: Final = Struct("!BHI16sIIIII")
@@ -119,8 +122,37 @@ TO_HELPER: Final[Table] = {
     LAUNCH: Form(Launch, payload=_LAUNCH, fds=3),
     7: Form(LaunchCheck, payload=_LAUNCH),
 }
+
+
+@dataclass(slots=True)
+class ProcessRan:
+    """The task ran as this process and has ended, so soon that its start was not told by itself.
+
+    ``value`` is the process's pid; of ``outcome`` and ``ending`` see ``messages.ProcessEnded``.
+    """
+
+    task: int
+    pid: int
+    outcome: Outcome
+    ending: bool
+
+
+def _pack_ran(outcome: Outcome, ending: bool) -> bytes:
+    return OUTCOME.pack(outcome) + bytes((ending,))
+
+
+def _unpack_ran(payload: bytes) -> tuple[Any, ...]:
+    if payload[-1:] not in (b"\0", b"\1"):
+        raise ProtocolError("the end of a process is cut short")
+    return (*OUTCOME.unpack(payload[:-1]), payload[-1] == 1)
+
+
+HelperEvent = ProcessEvent | ProcessRan
 #: What a helper may say.
-FROM_HELPER: Final[Table] = OF_PROCESSES
+FROM_HELPER: Final[Table] = {
+    **OF_PROCESSES,
+    24: Form(ProcessRan, "pid", payload=Payload(("outcome", "ending"), _pack_ran, _unpack_ran)),
+}
 
 
 # -- to the starter ----------------------------------------------------------------------------

@@ -327,7 +327,7 @@ def _unpack_certificates(payload: bytes) -> tuple[bytes, ...]:
     return tuple(fields(payload, _THREE.size, _THREE.unpack_from(payload)))
 
 
-_ENDED: Final = Payload(("outcome",), _pack_outcome, _unpack_outcome)
+OUTCOME: Final = Payload(("outcome",), _pack_outcome, _unpack_outcome)
 _LEFT: Final = Payload(("processes", "shown"), _pack_left, _unpack_left)
 _PEMS: Final = Payload(
     ("key_pem", "certificate_pem", "authority_pem"), _pack_certificates, _unpack_certificates
@@ -337,8 +337,8 @@ CERTIFICATES: Final = 20
 OF_PROCESSES: Final[Table] = {
     16: Form(ProcessStarted, "pid"),
     17: Form(ProcessReady),
-    18: Form(ProcessRefused, payload=_ENDED),
-    19: Form(ProcessEnded, "ending", 0, 1, _ENDED),
+    18: Form(ProcessRefused, payload=OUTCOME),
+    19: Form(ProcessEnded, "ending", 0, 1, OUTCOME),
     22: Form(ProcessLeft, "holders", payload=_LEFT),
 }
 #: What a spawner may say to its relay.

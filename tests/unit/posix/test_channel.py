@@ -34,6 +34,7 @@ from gexec.wire.launches import (
     LostTasks,
     NewHelper,
     OldTask,
+    ProcessRan,
     SignalHelper,
 )
 from gexec.wire.messages import (
@@ -134,6 +135,8 @@ OLD = OldTask(3, 4711, "00" * 16, 2, 12, 34, 5.5, 1.5, True, False)
         (LostTasks(5, 1000, [OLD], [("11" * 16, 7)], [1, 2]), TO_STARTER),
         (LostTasks(5, 1000, [], [], []), TO_STARTER),
         (HelperGone(5), FROM_STARTER),
+        (ProcessRan(5, 4711, outcome.exited(3), False), FROM_HELPER),
+        (ProcessRan(5, 4711, outcome.killed(9), True), FROM_STARTER),
         (HelperGone(5, "no memory: ü"), FROM_STARTER),
     ],
     ids=lambda said: type(said).__name__,
@@ -172,6 +175,12 @@ def test_no_sender_can_say_what_only_another_one_may() -> None:
             messages.decode(Message(kind, 1, 9), FROM_RELAY)
     kinds = {(kind, form.said) for table in tables for kind, form in table.items()}
     assert len({kind for kind, _ in kinds}) == len(kinds)  # one number, one meaning
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"\0\0\0\0\0\2", b"\xff\0\0\0\0\0"])
+def test_a_malformed_end_is_a_protocol_error(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.decode(Message(24, 1, 0, payload), FROM_HELPER)
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"[[], [], [], []]", b'[[{"number": 1}], [], []]', b"\xff"])

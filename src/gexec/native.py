@@ -18,7 +18,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleS
 import gexec
 
 #: What is compiled: packages, with all their modules, and single modules of gexec.
-PACKAGES = ("authd", "core", "posix", "relay", "security", "settings", "wire")
+PACKAGES = ("core", "posix", "relay", "security", "spawner", "wire")
 MODULES = ("errors", "limits")
 #: The overlay's directory in the package, and the file in it that identifies its sources.
 FOLDER = "_native"

@@ -7,11 +7,9 @@ import sys
 
 import gexec
 
-#: The directory that the running package was imported from comes first: never another version.
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from {module} import main; sys.exit(main(sys.argv[2:]))"
-_HOME = os.path.dirname(os.path.dirname(os.path.abspath(gexec.__file__)))
+_RUNNER = os.path.join(os.path.dirname(os.path.abspath(gexec.__file__)), "posix", "runner.py")
 
 
 def command(module: str, *arguments: str) -> list[str]:
     """Return the argv that runs ``main(arguments)`` of a module, without the environment's PYTHON*."""
-    return [sys.executable, "-I", "-X", "utf8", "-c", _BOOT.format(module=module), _HOME, *arguments]
+    return [sys.executable, "-I", "-X", "utf8", _RUNNER, module, *arguments]

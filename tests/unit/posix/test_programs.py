@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import gexec
 from gexec.posix import programs
+from gexec.posix.runner import run
 
 
 def test_a_program_gets_its_arguments_and_returns_its_status() -> None:
@@ -21,10 +25,13 @@ def test_a_program_gets_its_arguments_and_returns_its_status() -> None:
 def test_the_environment_and_the_directory_name_no_other_package(tmp_path: Path) -> None:
     (tmp_path / "gexec").mkdir()
     (tmp_path / "gexec" / "__init__.py").write_text("raise SystemExit('another package')\n")
-    argv = programs.command("gexec.version")
-    argv[argv.index("-c") + 1] = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import gexec; print(gexec.__file__)"
-    )
+    argv = programs.command("gexec.gexecd.rereading", '{"public_keys": ["/no/key"], "config": null}')
     env = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
-    done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == gexec.__file__
+    done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "/no/key" in done.stderr
+
+
+def test_the_running_package_comes_before_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", ["/another/place"])
+    assert run("gexec.gexecd.rereading", ['{"public_keys": ["/no/key"], "config": null}']) == 1
+    assert sys.path[0] == str(Path(gexec.__file__).parent.parent)

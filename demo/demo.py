@@ -1,4 +1,4 @@
-"""`make demo`: eight real nodes on this machine run commands; exit status 0 if all is as it should be.
+"""`make demo`: eight real nodes on this machine run commands; exit status 0 if all results are as expected.
 
 Starts a local cluster as the current user, in a folder that is removed at the end. Shows each
 command as a user would type it, its output and its exit status, and compares both with what is
@@ -78,7 +78,7 @@ def main() -> int:
         if not demo.failures:
             _jobs(demo)
             demo.show(
-                "the end: nothing is left running",
+                "end the cluster: no process is left",
                 "gexecctl cluster down",
                 0,
                 lambda out, err: out == "ended: 8 nodes, node001 to node008\n",
@@ -88,9 +88,9 @@ def main() -> int:
         subprocess.run(down, env=environ, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder, ignore_errors=True)
     if demo.failures:
-        print(f"\n{demo.failures} of the commands did not do what they should")
+        print(f"\n{demo.failures} of the commands did not give the expected result")
         return 1
-    print("\nAll as it should be.")
+    print("\nAll commands gave the expected results.")
     return 0
 
 
@@ -117,7 +117,7 @@ def _jobs(demo: Demo) -> None:
         lambda out, err: not err and _labels(out) == NAMES and (not root or _rest(out) == NAMES),
     )
     demo.show(
-        "the first three, labelled with their process number, as ever",
+        "the first three nodes; each line has the number of its process in front",
         "gexec -n 3 sh -c 'echo I am $GEXEC_MY_VNN of $GEXEC_NPROCS on $GEXEC_NODE'",
         0,
         lambda out, err: sorted(out.splitlines()) == [f"{i} I am {i} of 3 on {NAMES[i]}" for i in range(3)],
@@ -129,7 +129,7 @@ def _jobs(demo: Demo) -> None:
         lambda out, err: not err and sorted(out.splitlines()) == ["node002 2", "node003 2"],
     )
     demo.show(
-        "a range of nodes; -b shows equal output once, what is odd comes last",
+        "a range of nodes; -b shows equal output once, the smallest group last",
         "enexec -b -n 'node[001-008]' 'test $GEXEC_NODE = node005 && echo other || echo same'",
         0,
         lambda out, err: not err and out == "--- node[001-004,006-008] (7)\nsame\n--- node005 (1)\nother\n",
@@ -141,7 +141,7 @@ def _jobs(demo: Demo) -> None:
         lambda out, err: _labels(out) == NAMES[:4] and "node003: exited 1" in err and "node[005-008]" in err,
     )
     demo.show(
-        "stdout and stderr stay apart, and the exit status is the highest of all",
+        "stdout and stderr are separate, and the exit status is the highest of all",
         "gexec -n 0 -p host sh -c 'echo out; echo err >&2; exit $GEXEC_MY_VNN'",
         7,
         lambda out, err: (
@@ -157,7 +157,7 @@ def _jobs(demo: Demo) -> None:
         lambda out, err: re.fullmatch(r"\s*8 [0-9a-f]{64}  -\n", out) is not None and not err,
     )
     demo.show(
-        "a node that does not exist costs the others nothing, and is named",
+        "a node that does not exist does not stop the others; the error names it",
         "gexec -w node001,nowhere.invalid,node002 -p host echo here",
         255,
         lambda out, err: (
@@ -165,13 +165,13 @@ def _jobs(demo: Demo) -> None:
         ),
     )
     demo.show(
-        "nobody waits longer than --timeout, and the processes are gone",
+        "--timeout ends the processes on all nodes",
         "gexec -n 2 --timeout 0.5 sleep 1000",
         124,
         lambda out, err: not out and "timed out" in err,
     )
     demo.show(
-        "is everything as it should be? doctor knows",
+        "doctor checks keys, daemons, clocks and names",
         "gexecctl doctor",
         0,
         lambda out, err: "problem" not in out,

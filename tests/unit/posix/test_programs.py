@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import gexec
-from gexec.posix import programs
-from gexec.posix.runner import run
+from gexec.posix import programs, runner
 
 
 def test_a_program_gets_its_arguments_and_returns_its_status() -> None:
@@ -33,5 +31,5 @@ def test_the_environment_and_the_directory_name_no_other_package(tmp_path: Path)
 
 def test_the_running_package_comes_before_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["/another/place"])
-    assert run("gexec.gexecd.rereading", ['{"public_keys": ["/no/key"], "config": null}']) == 1
-    assert sys.path[0] == str(Path(gexec.__file__).parent.parent)
+    assert runner.run("gexec.gexecd.rereading", ['{"public_keys": ["/no/key"], "config": null}']) == 1
+    assert sys.path[0] == str(Path(runner.__file__).parents[2])

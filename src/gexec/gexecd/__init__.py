@@ -1,1 +1,1 @@
-"""Starting gexecd: sockets, certificate, then spawner and relay."""
+"""gexecd's start-up: sockets, certificate, then spawner and relay."""

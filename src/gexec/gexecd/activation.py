@@ -1,4 +1,4 @@
-"""Sockets that somebody else opened for gexecd: inetd (``wait``) and systemd."""
+"""Sockets that inetd (``wait``) or systemd has opened for gexecd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def inetd_listener() -> socket.socket:
     """Return the listening socket that inetd put on descriptor 0, and put /dev/null on 0, 1 and 2.
 
     Raises:
-        ConfigError: descriptor 0 is no socket, or already one connection.
+        ConfigError: descriptor 0 is not a socket, or is one connection.
     """
     try:
         sock = socket.socket(fileno=os.dup(0))
@@ -37,10 +37,10 @@ def inetd_listener() -> socket.socket:
 def systemd_listeners(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
     """Return the listening sockets of systemd's socket activation, [] if there is none.
 
-    Takes LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES out of the environment (sd_listen_fds(3)).
+    Removes LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES from the environment (sd_listen_fds(3)).
 
     Raises:
-        ConfigError: a descriptor that is no listening stream socket.
+        ConfigError: a descriptor is not a listening stream socket.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)

@@ -1,4 +1,4 @@
-"""gexecd's certificate in simple mode: a fresh key, certified by the authd of this host."""
+"""gexecd's certificate in simple mode: a new key, certified by the authd of this host."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RETRY_S = 0.1
 
 
 class Enrolment(NamedTuple):
-    """A key, its certificate and the authority, PEM, and until when the certificate is valid."""
+    """A key, its certificate and the authority's (PEM), and when the certificate expires."""
 
     key_pem: bytes
     certificate_pem: bytes
@@ -33,7 +33,7 @@ def enrol(authd_socket: str, names: tuple[str, ...], *, patience_s: float) -> En
         patience_s: how long to wait for an authd that is still starting.
 
     Raises:
-        AuthError: authd does not run or refuses; the sentence says which.
+        AuthError: authd does not run, or refuses; the text gives the reason.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

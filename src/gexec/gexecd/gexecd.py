@@ -2,7 +2,7 @@
 
 The process itself becomes the spawner: root if it was started as root, without network. Its child is
 the relay, which drops to an unprivileged user before it reads its first byte. If one of them
-ends, so does the other (docs/decisions/0007-spawner.md, 0019-spawner-program.md).
+ends, the other ends too (docs/decisions/0007-spawner.md, 0019-spawner-program.md).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
 from gexec.spawner.program import DESCRIPTORS_MAX, SIGNALS, SpawnerProcess
 
-#: How long a starting gexecd waits for its authd.
+#: How long gexecd waits at its start for authd.
 _AUTHD_PATIENCE_S: Final = 15.0
 
 
@@ -48,16 +48,16 @@ def serve(
 ) -> int:
     """Run gexecd in this process until SIGTERM, the relay's end, or the parent's; return its exit status.
 
-    For local clusters, whose daemons share the memory of the process that they were forked from: the
-    spawner is not executed, and forks its starter with the first task. May be called in a freshly
-    forked, single-threaded child; needs the main thread.
+    For local clusters, whose daemons share memory with the process that forked them: the spawner is
+    not executed, and forks its starter with the first task. May be called in a single-threaded child
+    just after the fork; needs the main thread.
 
     Args:
         ready: called once in this process, when links and clients can connect.
-        die_with_parent_fd: end at once, with all tasks, when this pipe comes to its end.
+        die_with_parent_fd: at end of file on this pipe, end at once, with all tasks.
 
     Raises:
-        GexecError: settings, keys, sockets or authd are not as they should be; nothing was started.
+        GexecError: settings, keys, sockets or authd have an error; nothing was started.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     service = Gexecd(settings, log)
@@ -66,14 +66,14 @@ def serve(
 
 
 class Gexecd:
-    """One gexecd before it is split. Making it checks the settings and opens the sockets."""
+    """gexecd before the fork. The constructor checks the settings and opens the sockets."""
 
     def __init__(
         self, settings: GexecdSettings, log: Log | None = None, inherited: Sequence[socket.socket] = ()
     ) -> None:
         self.settings = settings
         self._log = log or stderr_log("gexecd")
-        # Before anything can be asked of this daemon: what was signed earlier is refused.
+        # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
         self._keys = read_verify_keys(settings.public_keys)
         self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
@@ -89,14 +89,14 @@ class Gexecd:
         except ConfigError:
             _close(self._listeners)
             raise
-        #: What SIGHUP reads the policy from: a file, "" = the usual one; None = the policy stays.
+        #: The file that SIGHUP reads the policy from: "" = the usual file; None = the policy does not change.
         self.config: str | None = None
-        #: In the background: the descriptor that takes the place of stderr, once ready.
+        #: In the background: the descriptor that replaces stderr when gexecd is ready; -1 = none.
         self.log_fd = -1
 
     @property
     def port(self) -> int:
-        """The TCP port that is listened on."""
+        """The TCP port of the listeners."""
         return int(self._listeners[0].getsockname()[1])
 
     def execute(self, ready_fds: Sequence[int]) -> NoReturn:
@@ -186,12 +186,12 @@ class Gexecd:
         try:
             for signum in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(signum, signal.SIG_DFL)
-            # ^C in a terminal and SIGHUP are for the spawner, which says what is to be done.
+            # ^C in a terminal and SIGHUP are for the spawner, which decides what the relay does.
             for signum in (signal.SIGINT, signal.SIGHUP):
                 signal.signal(signum, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            # Only the relay needs asyncio; after the drop it may not be readable any more.
+            # Only the relay needs asyncio; after the drop of privileges its files may not be readable.
             import encodings.idna  # noqa: F401  for host names in TLS
 
             from gexec.relay.relay import run_relay

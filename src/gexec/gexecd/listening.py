@@ -1,4 +1,4 @@
-"""gexecd's TCP listeners: every bound address, one port, IPv4 and IPv6."""
+"""gexecd's TCP listeners: one port on every bound address, IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def tcp_listeners(addresses: tuple[str, ...], port: int) -> list[socket.socket]:
         port: 0 = any free port, the same for all addresses.
 
     Raises:
-        ConfigError: naming the address and port that cannot be listened on.
+        ConfigError: listening failed; the text names the address and the port.
     """
     listeners: list[socket.socket] = []
     try:

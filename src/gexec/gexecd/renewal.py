@@ -1,6 +1,6 @@
-"""Getting gexecd's next certificate: a program that the spawner runs when half of its time is over.
+"""Gets gexecd's next certificate. The spawner runs this program when half of the validity is over.
 
-The key is made here and goes to the relay in a sealed memfd; the spawner never reads it.
+The program makes the key. The relay gets it in a sealed memfd; the spawner never reads it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from gexec.posix import channel
 from gexec.posix.log import stderr_log
 from gexec.wire.messages import FROM_SPAWNER, Certificates, encode
 
-#: The memfd that the spawner gives.
+#: The memfd that the spawner passes to this program.
 _MEMFD = 3
 
 
 def main(argv: list[str]) -> int:
-    """Write key and certificate into the memfd at descriptor 3, seal it, print until when it is valid.
+    """Write key and certificate into the memfd at descriptor 3, seal it, and print the certificate's expiry.
 
     Args:
-        argv: authd's socket, then the names that the certificate is for.
+        argv: authd's socket, then the names for the certificate.
 
-    Returns 1, with a line on stderr, if there is no certificate now.
+    Returns 1, with a line on stderr, if it gets no certificate now.
     """
     authd_socket, *names = argv
     try:

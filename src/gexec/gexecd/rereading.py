@@ -1,6 +1,6 @@
-"""Keys and policy, as the spawner gets them: at the start, and again by SIGHUP from this program.
+"""Keys and policy for the spawner: at the start, and after SIGHUP, when the spawner runs this program.
 
-The spawner does not load what reads configuration, so it runs this module as a child.
+The spawner does not load modules that read configuration, so it runs this module as a child.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gexec.spawner.handover import policy_fields
 
 
 def main(argv: list[str]) -> int:
-    """Write the keys and the policy that are in force now to stdout, as JSON; return 1 if one is wrong.
+    """Read keys and policy and write them to stdout as JSON; return 1 if they cannot be used.
 
     Args:
-        argv: one word, JSON: ``public_keys`` (paths), ``config`` (a path, "" = the usual file, null =
-            the policy stays) and ``policy``, which then stays.
+        argv: one argument, JSON: ``public_keys`` (paths), ``config`` (a path, "" = the usual file, null =
+            do not read the policy) and ``policy``, the policy to write if it is not read.
     """
     wanted = json.loads(argv[0])
     try:
@@ -58,7 +58,7 @@ def policy_of(settings: PolicySettings) -> Policy:
         deny_groups=frozenset(settings.deny_groups),
         uid_min=settings.uid_min,
         allow_root=settings.root,
-        # Without the rights of root it runs its own user's commands only, and that user is here already.
+        # Without the rights of root gexecd serves only its own user, who can already use this node.
         allow_nologin=os.geteuid() != 0,
         jobs_per_user_max=settings.jobs_per_user_max,
         leave_leftovers=settings.leftovers == LEAVE,

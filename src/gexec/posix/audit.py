@@ -14,16 +14,16 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, default=str, separators=("
 #: Maximum length of a text (bytes or characters) and of a list in a line: lines stay below 1 MiB.
 FIELD_MAX: Final = 1024
 ITEMS_MAX: Final = 33
-#: The mark of what was cut off.
+#: Maximum length of the note that a text was cut.
 _MARK_MAX: Final = 40
 
 
 class AuditLog:
-    """Appends JSON lines to a file; never raises, whatever the disk does.
+    """Appends JSON lines to a file; an error of the disk raises no exception.
 
     Args:
         path: the file (created with mode 0600), or None for stderr.
-        log: reports once that lines are being lost.
+        log: gets one error when lines are being lost.
     """
 
     def __init__(self, path: str | None, log: Log | None = None) -> None:
@@ -36,7 +36,7 @@ class AuditLog:
         self.reopen()
 
     def reopen(self) -> None:
-        """Open the file anew, after it was moved away by log rotation (SIGHUP)."""
+        """Open the file again, after log rotation has renamed it (SIGHUP)."""
         self.close()
         if self._path is None:
             return
@@ -50,8 +50,8 @@ class AuditLog:
     def write(self, event: str, **fields: object) -> None:
         """Append one line: time, event and the fields. bytes are shown as text.
 
-        Control characters are escaped, by JSON and once more for what JSON lets through (DEL, C1,
-        line separators), so that they do not affect a terminal.
+        Control characters are escaped, also those that JSON does not escape (DEL, C1, line
+        separators), so that they do not affect a terminal.
         """
         members = "".join([f',"{name}":{_json(value)}' for name, value in fields.items()])
         raw = f'{{"time":"{self._moment()}","event":{_quoted(event)}{members}}}\n'.encode("ascii")
@@ -84,7 +84,7 @@ class AuditLog:
 
 
 def _json(value: object) -> str:
-    # Called for all that a process on a node leaves in the log: what json itself does costs far more.
+    # Called for each field of each line: the json module costs far more.
     if type(value) is int:
         return str(value)
     if isinstance(value, str):

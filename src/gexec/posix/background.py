@@ -14,8 +14,8 @@ LOG_DIRECTORY = "/var/log/gexec"
 class Logs(NamedTuple):
     """The log files of a daemon in the background.
 
-    The audit log is a file of its own, because only the privileged process can write to it: what
-    takes stderr's place is shared with the relay.
+    The audit log is a separate file that only the privileged process can write to: the relay also writes
+    to the file that replaces stderr.
     """
 
     log: str
@@ -23,14 +23,14 @@ class Logs(NamedTuple):
 
 
 def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs:
-    """Return the files of a daemon in the background; what was named stays as it is.
+    """Return the log files of a daemon in the background; paths that were given are not changed.
 
     Args:
         daemon: ``gexecd`` or ``authd``.
         socket: the path of its socket.
-        log: as named by the administrator; empty = ``DAEMON.log`` in LOG_DIRECTORY for root, else
-            beside the socket. The directory is made if it is missing, but not the socket's.
-        audit: as named; empty = ``DAEMON-audit.log`` beside the log.
+        log: the administrator's path; empty = ``DAEMON.log`` in LOG_DIRECTORY for root, else in the
+            socket's directory. A missing directory is made, except the socket's.
+        audit: the administrator's path; empty = ``DAEMON-audit.log`` in the log's directory.
 
     Raises:
         ConfigError: the directory cannot be made.
@@ -51,10 +51,10 @@ def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs
 
 
 def open_log(path: str) -> int:
-    """Return a descriptor that appends to this file, made with mode 0600 if it is missing.
+    """Return a descriptor that appends to this file; make a missing file with mode 0600.
 
     Raises:
-        ConfigError: it cannot be written to, or is a link.
+        ConfigError: the file cannot be written, or is a symbolic link.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
     try:
@@ -66,10 +66,10 @@ def open_log(path: str) -> int:
 def detach() -> int | None:
     """Fork into the background.
 
-    In that process returns the descriptor to ``readiness.announce`` on. The process that was
-    called waits until then, so that `authd -d && gexecd -d && gexec ...` is in order, and gets
-    None; if the daemon ends before, it exits with 1. stdin, stdout and stderr stay open: errors
-    during the start are reported to the caller.
+    In the background process, return the descriptor for ``readiness.announce``. The original process
+    waits for that byte, so that `authd -d && gexecd -d && gexec ...` works, and then returns None; if
+    the daemon ends before, it exits with 1. stdin, stdout and stderr stay open, so that the caller
+    gets errors of the start.
     """
     reading, writing = os.pipe()
     if os.fork():

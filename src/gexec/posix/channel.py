@@ -1,9 +1,9 @@
 """The channel between relay and spawner, and between spawner and helper: AF_UNIX SOCK_SEQPACKET.
 
-Non-blocking on both sides: what the socket does not take is queued in memory and goes out with
-``flush`` when the socket is writable (``wants_write``). Received descriptors are close-on-exec
-from the first moment. A peer that is gone raises ConnectionError, one that says something
-malformed ProtocolError; in both cases the caller closes the channel and gives it up.
+Non-blocking on both sides: messages that the socket does not take are queued in memory, and ``flush``
+sends them when the socket is writable (``wants_write``). Received descriptors are close-on-exec when
+recvmsg returns. If the peer has closed the channel, ConnectionError is raised; if it sends a malformed
+message, ProtocolError. In both cases the caller closes the channel.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_FDS_MAX * 4)
 _HEAD_BYTES: Final = messages.HEAD.size
 #: The largest datagram: a head and a payload that is not in a memfd.
 _DATAGRAM_BYTES: Final = _HEAD_BYTES + messages.INLINE_MAX_BYTES
-# Plain integers: arithmetic of the enum's members makes new members at each call.
+# Plain integers: an operation on the enum's members makes a new member at each call.
 _SEND_FLAGS: Final = int(socket.MSG_NOSIGNAL)
 _RECEIVE_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC)
 _TRUNCATED: Final = int(socket.MSG_TRUNC)
 _DESCRIPTORS_CUT: Final = int(socket.MSG_CTRUNC)
 _MEMFD_FLAGS: Final = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-#: Messages taken in one go, so that a peer that never pauses does not keep the caller from the rest.
+#: The send buffer that is requested for the socket; the kernel may give less.
 _BUFFER_BYTES: Final = 1024 * 1024
-#: What a helper may leave unread in the spawner, beside its socket's buffer. All launches that may be under
-#: way find room, however small that buffer is: a helper that is slow costs nobody a rank. And some
-#: signals to each task of a node, which bring neither payload nor descriptors.
+#: Limits of the spawner's queue for one helper, beside the socket's buffer. The queue has room for all
+#: launches that may be under way, however small that buffer is, so that a slow helper makes no rank fail. It
+#: also has room for some signals to each task of a node, which carry neither payload nor descriptors.
 _UNREAD_MAX: Final = 4 * limits.JOBS_MAX
 _UNREAD_FDS_MAX: Final = _FDS_MAX * limits.LAUNCHES_UNDER_WAY_MAX
 _UNREAD_BYTES_MAX: Final = _DATAGRAM_BYTES * limits.LAUNCHES_UNDER_WAY_MAX
-#: What a full socket or a short-lived shortage says: try again when it is writable.
+#: Errors of a full socket or a short shortage: try again when the socket is writable.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 
 class MessageLost(Exception):
-    """A message came, but not all of it could be taken: this process is out of descriptors or memory.
+    """A message arrived, but this process has no descriptor or memory for all of it.
 
-    It is the receiver's own shortage, so the peer is not to blame; the message is gone.
+    The cause is in this process, not in the peer; the message is lost.
 
     Attributes:
-        kind, task, value: of its head.
+        kind, task, value: the fields of its head.
     """
 
     def __init__(self, kind: int, task: int, value: int, why: str) -> None:
@@ -71,10 +71,10 @@ class Endpoint:
 
     Args:
         sock: a connected SOCK_SEQPACKET socket; the endpoint owns it from now on.
-        queued_max: messages that may wait for a peer that does not read; one more raises
-            ProtocolError, since such a peer is not a gexec process any more.
-        queued_fds_max: descriptors that may wait with them; one more raises OSError.
-        queued_bytes_max: bytes that messages with a payload may make the queue hold; None = any number.
+        queued_max: maximum of queued messages; one more raises ProtocolError, since a gexec process
+            never leaves so many unread.
+        queued_fds_max: maximum of descriptors in the queue; one more raises OSError.
+        queued_bytes_max: maximum of bytes in the queue after a message with a payload; None = no limit.
     """
 
     def __init__(
@@ -100,22 +100,22 @@ class Endpoint:
 
     @property
     def wants_write(self) -> bool:
-        """True while messages wait for the socket to be writable: call ``flush`` then."""
+        """True while messages are queued: call ``flush`` when the socket is writable."""
         return bool(self._queue)
 
     @property
     def queued(self) -> int:
-        """How many messages wait."""
+        """Number of queued messages."""
         return len(self._queue)
 
     def send(self, message: Message) -> None:
         """Send a message now or queue it; never blocks. The caller keeps its own fds.
 
-        A peer that is gone is not told here but by ``receive``.
+        If the peer has closed the channel, ``receive`` reports it, not this method.
 
         Raises:
-            ProtocolError: the peer leaves too much unread.
-            OSError: no descriptor or memory for this message, or too many wait already: it was not sent.
+            ProtocolError: the peer has left too many messages unread.
+            OSError: the message was not sent: no descriptor or memory for it, or the queue is full.
         """
         payload, flags, fds, memfd = message.payload, 0, message.fds, -1
         if len(payload) > messages.INLINE_MAX_BYTES:
@@ -129,17 +129,17 @@ class Endpoint:
                 os.close(memfd)
 
     def pass_on(self, kind: int, memfd: int) -> None:
-        """Send a message whose payload is in a sealed memfd, unread. The caller keeps its own memfd.
+        """Send a message whose payload is in a sealed memfd, without reading it. The caller keeps its memfd.
 
         Raises: as ``send``.
         """
         self._send(messages.HEAD.pack(kind, messages.FLAG_MEMFD, 0, 0), (memfd,), 0)
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it.
+        """Send the queued messages, as far as the socket takes them.
 
         Raises:
-            OSError: a message cannot be sent at all, and is given up.
+            OSError: a message cannot be sent; it is removed from the queue.
         """
         while self._queue:
             data, fds = self._queue[0]
@@ -156,15 +156,15 @@ class Endpoint:
                 return
 
     def receive(self) -> Message | None:
-        """Return the next message; None when there is none.
+        """Return the next message; None if there is none.
 
-        One at a time, and the poller asks again: to look whether another one is there costs more than
-        that, and mostly none is.
+        It reads one message, and the poller reports further ones: a second read costs more than that, and
+        usually finds none.
 
         Raises:
-            ConnectionError: the peer closed the channel (after all that it said was returned).
-            ProtocolError: it said something that is not a message.
-            MessageLost: it said something that this process has no room for.
+            ConnectionError: the peer closed the channel (after all its messages were returned).
+            ProtocolError: the peer sent something that is not a message.
+            MessageLost: this process has no descriptor or memory for the message.
         """
         try:
             return self._received()
@@ -184,13 +184,13 @@ class Endpoint:
                 raise ProtocolError(f"the peer has left {len(self._queue)} messages unread")
             if self._is_over(len(fds), size):
                 raise OSError(errno.EAGAIN, "it has not taken up what it was sent before")
-            # The caller closes its own after the call, so the queue keeps copies.
+            # The caller closes its descriptors after the call, so the queue keeps copies.
             self._queue.append((data, _copies(fds)))
             self._queued_fds += len(fds)
             self._queued_bytes += len(data)
 
     def _is_over(self, fds: int, size: int) -> bool:
-        """Tell whether so much more, with a payload or descriptors, is too much for the queue."""
+        """Return whether so many more descriptors, or bytes with a payload, are over the queue's limits."""
         if fds and self._queued_fds + fds > self._queued_fds_max:
             return True
         most = self._queued_bytes_max
@@ -201,7 +201,7 @@ class Endpoint:
         try:
             self._sock.sendmsg([data], ancillary, _SEND_FLAGS)
         except ConnectionError:
-            return True  # a dead peer shows in receive; what was meant for it is void
+            return True  # receive reports the closed channel; the message is dropped
         except OSError as error:
             if error.errno in _PASSING:
                 return False
@@ -246,12 +246,12 @@ class Endpoint:
 
 
 class Port:
-    """One end of a channel, in the objects that both sides may say.
+    """One end of a channel that sends and receives objects instead of messages.
 
     Args:
-        sock: see :class:`Endpoint`, which is at ``endpoint``.
+        sock: as for :class:`Endpoint`; the attribute ``endpoint`` is that object.
         hears, says: the tables of the peer and of this side.
-        bounded: the peer is a helper, which its user may stop: the queue is bounded.
+        bounded: limit the queue, because the peer is a helper, which its user may stop.
     """
 
     def __init__(self, sock: socket.socket, hears: Table, says: Table, bounded: bool = False) -> None:
@@ -282,10 +282,10 @@ class Port:
 
 
 def seal(memfd: int) -> None:
-    """Seal a memfd, so that its content never changes again.
+    """Seal a memfd, so that its content cannot change.
 
     Raises:
-        OSError: it is no memfd that can be sealed.
+        OSError: the descriptor is not a memfd that can be sealed.
     """
     fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
 
@@ -308,8 +308,8 @@ def sealed(payload: bytes) -> int:
 
 
 def unsealed(memfd: int) -> bytes:
-    """Return the content of a sealed memfd. ProtocolError: it is none; OSError: it cannot be read."""
-    # Only a memfd has seals: a FIFO or a file of a file system that never answers is refused here,
+    """Return the content of a sealed memfd. ProtocolError: it is not one; OSError: it cannot be read."""
+    # Only a memfd has seals: a FIFO, or a file of a file system that does not answer, is refused here,
     # before it is read.
     try:
         seals = fcntl.fcntl(memfd, fcntl.F_GET_SEALS)

@@ -1,7 +1,7 @@
 """The clock of this process, for loops without asyncio: it stops while the process does not run.
 
-Deadlines of this process are times of this clock. After each wait, the loop passes the deadline it
-waited for, so that after a pause (core/deadlines.py) all of them move.
+Deadlines of this process are times of this clock. After each wait, the loop passes the deadline that it
+waited for, so that a pause (core/deadlines.py) moves all deadlines.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def awake(due_s: float | None) -> float:
 
 
 def ticks() -> int:
-    """Return the time since boot in the kernel's clock ticks, which processes' starts are given in."""
+    """Return the time since boot in the kernel's clock ticks, the unit of process start times in /proc."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)

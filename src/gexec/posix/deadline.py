@@ -9,24 +9,24 @@ from gexec.core.countdown import Countdown
 
 
 class Timer(Protocol):
-    """One call to come."""
+    """One scheduled call."""
 
     def cancel(self) -> None:
-        """Do not call any more."""
+        """Cancel the call."""
 
 
 class Timers(Protocol):
-    """A clock and who calls at its times: an event loop, or the simulator."""
+    """A clock with scheduled calls: an event loop, or the simulator."""
 
     def time(self) -> float:
         """Return the seconds of a monotonic clock."""
 
     def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
-        """Have this called at this time of the clock, never before this call returns."""
+        """Schedule a call at this time of the clock; it is never made before ``call_at`` returns."""
 
 
 class Deadline:
-    """Calls a function once when a peer's time is over, counting only time in which this process ran."""
+    """Calls a function once when a peer's time is over; only time in which this process ran counts."""
 
     __slots__ = ("_callback", "_countdown", "_timer", "_timers")
 
@@ -37,7 +37,7 @@ class Deadline:
         self._timer = timers.call_at(self._countdown.due_s, self._due)
 
     def cancel(self) -> None:
-        """Do not call any more."""
+        """Cancel the call."""
         self._timer.cancel()
 
     def _due(self) -> None:

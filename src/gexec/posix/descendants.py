@@ -1,7 +1,7 @@
 """Descendants of this process, from /proc, and signals that are safe against pid reuse.
 
-A process that is our own unreaped child keeps its pid, so it may be signalled by it. Any deeper
-one is pinned by a pidfd first and only then checked to be the one that was meant (attack 84).
+An unreaped child of this process keeps its pid, so it may be signalled by its pid. For any deeper
+process, a pidfd is opened first, and then the parent is checked, so that it is the right process (attack 84).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 #: One read: 65536 bytes hold the pids of some 9000 children.
 _READ_BYTES: Final = 64 * 1024
 _ENVIRON_MAX_BYTES: Final = 2 * 1024 * 1024
-#: Descriptors of one process that are checked.
+#: Maximum of descriptors of one process that are checked.
 _FDS_MAX: Final = 1024
 #: Rounds of searching for children that were forked while the tree was being stopped.
 _STOP_ROUNDS_MAX: Final = 12
@@ -24,7 +24,7 @@ _STOP_ROUNDS_MAX: Final = 12
 class Children:
     """This process's own children, read from one descriptor that stays open.
 
-    Make it in the process that it is about (after a fork, not before), from its main thread.
+    Make it in the process itself (after a fork, not before), in its main thread.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Children:
             self._fd = -1  # a kernel without CONFIG_PROC_CHILDREN
 
     def pids(self) -> list[int]:
-        """Return the pids of all children, zombies included."""
+        """Return the pids of all children, with zombies."""
         if self._fd < 0:
             return _children_by_scan(os.getpid())
         pieces = []
@@ -54,7 +54,7 @@ class Children:
 
 
 class Stat(NamedTuple):
-    """The used fields of /proc/PID/stat. ``born`` is when it was started, as in ``clock.ticks``."""
+    """The used fields of /proc/PID/stat. ``born`` is the start time, in ``clock.ticks``."""
 
     parent: int
     group: int
@@ -66,7 +66,7 @@ class Stat(NamedTuple):
 
 
 def stat_of(pid: int) -> Stat | None:
-    """Return the process's state, or None if it is gone."""
+    """Return the fields of a process, or None if it has ended."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -77,7 +77,7 @@ def stat_of(pid: int) -> Stat | None:
         return None
     finally:
         os.close(fd)
-    # The command's name is in parentheses and may hold anything, parentheses too.
+    # The command's name is in parentheses and may contain any character, also parentheses.
     begin, end = raw.find(b"(") + 1, raw.rfind(b")")
     fields = raw[end + 2 :].split()
     if len(fields) < 20:
@@ -88,7 +88,7 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of another process, of all its threads; empty if it is gone."""
+    """Return the children of all threads of another process; empty if it has ended."""
     found: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
@@ -145,7 +145,7 @@ def pipe_inodes(fds: Iterable[int]) -> frozenset[int]:
 
 
 def pipes_of(pid: int) -> set[int]:
-    """Return the inodes of the pipes that a process holds; empty if that cannot be read.
+    """Return the inodes of the pipes that a process holds; empty if /proc cannot be read.
 
     Only the first 1024 descriptors of a process are checked.
     """
@@ -159,7 +159,7 @@ def pipes_of(pid: int) -> set[int]:
         try:
             target = os.readlink(f"{directory}/{name}")
         except OSError:
-            continue  # closed meanwhile
+            continue  # the process has closed it
         if target.startswith("pipe:["):
             found.add(int(target[6:-1]))
     return found
@@ -176,8 +176,8 @@ def uid_of(pid: int) -> int | None:
 def send(pid: int, signum: int, parent: int) -> bool:
     """Signal a process if it is still a child of ``parent``; True if it was signalled.
 
-    The pidfd pins the process before its parent is looked at, so that a pid that was recycled in
-    between gets nothing.
+    The pidfd is opened before the parent is checked, so that a process that got a recycled pid in
+    between gets no signal.
     """
     try:
         pidfd = os.pidfd_open(pid)
@@ -196,7 +196,7 @@ def send(pid: int, signum: int, parent: int) -> bool:
 
 
 def send_tree(roots: list[int], signums: tuple[int, ...]) -> int:
-    """Signal own children ``roots`` and everything below them; return how many were reached.
+    """Signal the children ``roots`` and all processes below them; return how many were reached.
 
     The caller's duty: the roots are unreaped children of this process.
     """
@@ -215,11 +215,11 @@ def send_tree(roots: list[int], signums: tuple[int, ...]) -> int:
 
 
 def kill_tree(roots: list[int]) -> int:
-    """End own children ``roots`` and everything below them with SIGKILL; return how many.
+    """End the children ``roots`` and all processes below them with SIGKILL; return how many.
 
-    The tree is stopped from the top before anything is killed: a stopped process forks no more,
-    and as long as its parent lives nothing changes its place. A fork bomb that is faster than
-    the rounds here shows up again as orphans, for the next call (attack 61).
+    The tree is stopped from the top before any process is killed: a stopped process does not fork,
+    and a process keeps its parent while the parent lives. Processes of a fork bomb that is faster than
+    the rounds here become orphans, for the next call (attack 61).
     """
     me = os.getpid()
     known: dict[int, int] = dict.fromkeys(roots, me)
@@ -235,5 +235,5 @@ def kill_tree(roots: list[int]) -> int:
                     fresh.append(child)
         if not fresh:
             break
-    # From the bottom, so that each still has the parent that it is checked by.
+    # From the bottom, so that each process still has the parent that ``send`` checks.
     return sum([send(pid, signal.SIGKILL, known[pid]) for pid in reversed(known)])

@@ -1,7 +1,7 @@
 """Names and addresses of this host: for its certificate, and for jobs that name it.
 
-Asks the kernel (netlink) for addresses, the hosts files for names, and DNS only if neither knows
-a full name.
+Addresses come from the kernel (netlink), names from the hosts files, and from DNS only if the
+kernel and these files contain no full name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gexec.security.certificate import NAMES_MAX, name_is_acceptable
 
 ALWAYS = ("localhost", "127.0.0.1", "::1")
 HOSTS_FILE = "/etc/hosts"
-#: Hosts files of large clusters are long, but not longer than this.
+#: Maximum of a hosts file; those of large clusters are long, but smaller than this.
 HOSTS_MAX_BYTES = 16 * 1024 * 1024
 
 _NLMSG_HEAD = Struct("=IHHII")
@@ -34,15 +34,15 @@ def node_names(extra: Iterable[str] = (), *, find: bool = True, hosts_path: str 
 
     Args:
         extra: configured names and IP literals.
-        find: also find out: the host's name in its short and full form, the addresses of its
-            interfaces, the names that the hosts files give to those, and ALWAYS.
-        hosts_path: a file in the format of /etc/hosts that is read before it; empty = none.
+        find: also return the host's short and full name, the addresses of its interfaces, the names
+            of these addresses in the hosts files, and ALWAYS.
+        hosts_path: a file in the format of /etc/hosts that is read before /etc/hosts; empty = none.
 
     Returns:
-        At most NAMES_MAX names, each fit for a certificate.
+        At most NAMES_MAX names, each valid in a certificate.
 
     Raises:
-        ConfigError: a configured name that no certificate can hold, too many of them, or none.
+        ConfigError: a configured name is not valid in a certificate, there are too many, or no name is left.
     """
     configured = list(dict.fromkeys(extra))
     for name in configured:
@@ -105,9 +105,9 @@ def _hosts_entries(path: str) -> list[tuple[str, list[str]]]:
 
 
 def interface_addresses() -> list[str]:
-    """Return the addresses of all interfaces of this network namespace, link-local ones left out.
+    """Return the addresses of all interfaces of this network namespace, without link-local ones.
 
-    Empty without netlink (in a sandbox): the configured names remain.
+    Empty if netlink does not work (in a sandbox); then only the other names are used.
     """
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
@@ -151,7 +151,7 @@ def _address(message: bytes) -> str:
             break
         attributes[kind] = message[position + _ATTRIBUTE.size : position + length]
         position += (length + 3) & ~3
-    # On a point-to-point link IFA_ADDRESS is the other end's.
+    # On a point-to-point link, IFA_ADDRESS is the address of the other end.
     raw = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b""
     if len(raw) not in (4, 16):
         return ""

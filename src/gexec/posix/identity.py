@@ -30,30 +30,30 @@ def _prctl(option: int, argument: int | bytes) -> None:
 
 
 def become_subreaper() -> None:
-    """Make every orphan below this process a child of it. Not inherited by a fork."""
+    """Make every orphan below this process a child of it. A fork does not inherit this."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(signum: int) -> None:
-    """Ask the kernel to send ``signum`` to this process when its parent dies.
+    """Make the kernel send ``signum`` to this process when its parent ends.
 
-    The parent may already be gone: the caller's duty is to compare os.getppid() afterwards.
+    The parent may have ended already. The caller's duty: compare os.getppid() afterwards.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
 
 
 def forbid_tracing() -> None:
-    """Let no process without privilege trace this one or read its memory and descriptors."""
+    """Forbid processes without privilege to trace this one or to read its memory and descriptors."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def forbid_new_privileges() -> None:
-    """Let no program that this process might start gain privileges by set-uid bits."""
+    """Prevent programs that this process may start from gaining privileges by set-uid bits."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def keep_from_programs() -> None:
-    """Mark every inherited descriptor from 3 on close-on-exec, so that no task gets it (attack 69)."""
+    """Set close-on-exec on every descriptor from 3 on, so that no task inherits it (attack 69)."""
     call = getattr(_libc, "close_range", None)
     if call is not None and call(ctypes.c_uint(3), ctypes.c_uint(2**32 - 1), _CLOSE_RANGE_CLOEXEC) == 0:
         return
@@ -73,11 +73,11 @@ def set_title(title: str) -> None:
 def drop_to(uid: int, gid: int, groups: Sequence[int]) -> None:
     """Become this user permanently, and verify that root cannot be regained.
 
-    Groups first, then gid, then uid, since only root may do the former; then the result is
-    read back and the way back is tried (attacks 28 and 68).
+    Groups first, then gid, then uid, since only root may set groups and gid. Then the result is read
+    back, and a return to root is tried and must fail (attacks 28 and 68).
 
     Raises:
-        OSError, PermissionError: the identity is not what it should be: the caller must exit.
+        OSError, PermissionError: the identity is not the requested one: the caller must exit.
     """
     os.setgroups(list(groups))
     os.setresgid(gid, gid, gid)
@@ -102,7 +102,7 @@ def close_inherited(keep: Sequence[int]) -> None:
         if fd >= low:
             os.closerange(low, fd)
             low = fd + 1
-    # close_range(2) ends at once however high the limit is; fall back to the list in /proc.
+    # close_range(2) is fast however high the limit is; without it, use the list in /proc.
     if (
         hasattr(_libc, "close_range")
         and _libc.close_range(ctypes.c_uint(low), ctypes.c_uint(2**32 - 1), 0) == 0
@@ -117,7 +117,7 @@ def close_inherited(keep: Sequence[int]) -> None:
 
 
 def raise_descriptors(wanted: int) -> None:
-    """Raise this process's soft limit of descriptors to ``wanted``, or as near to it as it may."""
+    """Raise this process's soft limit of descriptors to ``wanted``, or to the hard limit if that is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -125,7 +125,7 @@ def raise_descriptors(wanted: int) -> None:
 
 
 def null_stdio(numbers: Sequence[int] = (0, 1, 2)) -> None:
-    """Put /dev/null in the place of these standard descriptors."""
+    """Replace these standard descriptors with /dev/null."""
     null = os.open("/dev/null", os.O_RDWR)
     for number in numbers:
         if number != null:

@@ -1,4 +1,4 @@
-"""The daemons' plain log: one line an entry, on stderr, without control characters (attack 80)."""
+"""The daemons' log: one line for each entry, on stderr, without control characters (attack 80)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Final
 
-#: Characters per entry, some of which come from peers and users.
+#: Maximum of characters in an entry: peers and users supply some of them.
 LINE_MAX: Final = 4096
 
 
@@ -23,8 +23,8 @@ class Log:
 
     Args:
         name: the process's name in each line, e.g. ``gexecd-relay``.
-        fd: where to; stderr by default. A full disk or closed terminal loses lines, never raises.
-        verbose: also write what ``debug`` gets.
+        fd: where to write; default: stderr. A full disk or closed terminal loses lines without an exception.
+        verbose: also write the entries of ``debug``.
     """
 
     __slots__ = ("_fd", "_verbose", "name")
@@ -44,15 +44,15 @@ class Log:
             self._write("debug", text)
 
     def info(self, text: str) -> None:
-        """Write what happened."""
+        """Log an event."""
         self._write("info", text)
 
     def warning(self, text: str) -> None:
-        """Log what an administrator should check."""
+        """Log an event that an administrator should check."""
         self._write("warning", text)
 
     def error(self, text: str) -> None:
-        """Write what went wrong."""
+        """Log an error."""
         self._write("error", text)
 
     def _write(self, level: str, text: str) -> None:

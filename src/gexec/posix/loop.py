@@ -21,10 +21,10 @@ class PollLoop:
     """Descriptors, signals and timers, one turn at a time.
 
     Args:
-        on_signal: called in a turn of the loop with each signal that ``take_signals`` took; with
-            SIGCHLD before all others. A signal that came twice between two turns is reported once.
-        on_fault: called with what a handler, ``on_signal`` or a timer raised; the others have their turn
-            as if nothing had happened. None = it is raised, and ends the turn.
+        on_signal: called in a turn of the loop with each received signal of ``take_signals``, SIGCHLD
+            first. A signal that arrived twice between two turns is reported once.
+        on_fault: called with an exception of a handler, ``on_signal`` or a timer; the turn then continues
+            with the others. None = the exception is raised, and ends the turn.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class PollLoop:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def watch(self, fd: int, handler: Callable[[], object]) -> None:
-        """Call ``handler`` whenever the descriptor is readable or at its end, and when it is writable
-        if that is wanted."""
+        """Call ``handler`` whenever the descriptor is readable or at end of file, and, after
+        ``want_write``, when it is writable."""
         self._handlers[fd] = handler
         self._writing.discard(fd)
         self._poller.register(fd, _READ)
@@ -73,14 +73,14 @@ class PollLoop:
         return fd in self._handlers
 
     def call_at(self, when_s: float, callback: Callable[[], None]) -> None:
-        """Call once, at this time of ``posix.clock``."""
+        """Call ``callback`` once, at this time of ``posix.clock``."""
         self._timers_made += 1
         heapq.heappush(self._timers, (when_s, self._timers_made, callback))
 
     def turn(self, due_s: float | None) -> None:
-        """Wait for something to happen, at most until ``due_s`` (of ``posix.clock``), and handle it.
+        """Wait for events, at most until ``due_s`` (of ``posix.clock``), and handle them.
 
-        Who calls looks at its own deadlines afterwards.
+        The caller's duty: check its own deadlines afterwards.
         """
         if self._timers:
             due_s = earlier(due_s, self._timers[0][0])

@@ -1,7 +1,7 @@
-"""Memory settings of a daemon (garbage collector, malloc) for a long, mostly idle life.
+"""Memory settings of a daemon (garbage collector, malloc), which runs for a long time, mostly idle.
 
-A daemon wakes up a few times for a job and then sleeps for minutes. By then its memory
-has left the caches of a fully loaded host, so it should touch little.
+A daemon wakes up a few times for a job and then sleeps for minutes. On a fully loaded host its memory
+is then no longer in the CPU caches, so it should touch little memory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _KEPT_BYTES = 2 * 1024 * 1024
 
 
 def settle() -> None:
-    """Call once when a daemon has come up.
+    """Call once when a daemon is ready.
 
-    What exists now lives as long as the process, so the collector never looks at it again; and
-    malloc keeps up to two megabytes for the next frames and jobs instead of returning them after each
-    (which costs a page fault for every page at the next). To set one threshold is to set both: malloc
-    then adjusts neither by itself.
+    The objects that exist now live as long as the process, so the collector never examines them again.
+    malloc keeps up to two megabytes for the next frames and jobs instead of returning them after each one,
+    which would cost a page fault for every page at the next one. Both thresholds are set, because malloc
+    adjusts neither by itself as soon as one is set.
     """
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
@@ -35,7 +35,7 @@ def settle() -> None:
 def trim() -> None:
     """Return free memory to the kernel. Takes a few milliseconds: call it when idle.
 
-    Large blocks leave gaps between small ones that live, which malloc keeps by itself.
+    Freed large blocks leave gaps between small ones in use; malloc does not return these gaps by itself.
     """
     gc.collect()
     try:

@@ -1,4 +1,4 @@
-"""How gexecd executes further programs of gexec: isolated, from the package that is running."""
+"""How gexecd executes further programs of gexec: isolated, from its own package."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ _RUNNER = os.path.join(os.path.dirname(os.path.abspath(gexec.__file__)), "posix"
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Return the argv that runs ``main(arguments)`` of a module, without the environment's PYTHON*."""
+    """Return the argv that runs ``main(arguments)`` of a module; it ignores the variables PYTHON*."""
     return [sys.executable, "-I", "-X", "utf8", _RUNNER, module, *arguments]

@@ -7,7 +7,7 @@ import socket
 
 
 def announce(*ready_fds: int) -> None:
-    """Write one byte to each of ``ready_fds`` and close it; tell systemd READY=1 if NOTIFY_SOCKET is set.
+    """Write one byte to each of ``ready_fds`` and close it; send READY=1 to systemd if NOTIFY_SOCKET is set.
 
     Never raises: a daemon runs even if nothing waits for the report.
     """

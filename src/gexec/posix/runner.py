@@ -1,6 +1,6 @@
 """Runs ``main(arguments)`` of a module, from the package that this file is in (``posix.programs``).
 
-Executed by its path, so that ps shows which program of gexec a process is.
+It is executed by its path, so that ps shows which program of gexec a process runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 
 def run(module: str, arguments: list[str]) -> int:
-    """Return what a module's ``main`` returns; its package comes first in the path."""
+    """Run a module's ``main`` and return its exit status; its package is first in the path."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     status: int = importlib.import_module(module).main(arguments)
     return status

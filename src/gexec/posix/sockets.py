@@ -12,28 +12,26 @@ from gexec.errors import ConfigError
 from gexec.limits import SOCKET_PATH_MAX_BYTES
 from gexec.posix.trusted import check_directories
 
-#: The only directory that is made for a socket: any other that is missing is probably misspelt.
+#: The only directory that is made for a socket: another missing directory is probably a typing error.
 RUN_DIRECTORY = "/run/gexec"
-#: How long a daemon waits for another one that is just starting with the same socket.
+#: How long a daemon waits for another one that is starting with the same socket.
 _LOCK_WAIT_S = 5.0
 
 
 def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024) -> socket.socket:
     """Return a listening SOCK_STREAM socket at ``path``, non-blocking and close-on-exec.
 
-    The directory must be there; only /run/gexec is made (0755), because /run is empty after each
-    boot. It must belong to root or to the caller, and
-    nobody else may write to it. A socket that a dead daemon left behind is replaced; a live one,
-    another user's, and anything that is no socket is not.
+    The directory must exist; only /run/gexec is made (0755), because /run is empty after each boot. It must
+    belong to root or to the caller, and no other user may write to it. The socket of a daemon that has
+    ended is replaced. A socket in use, another user's socket, or another kind of file is not replaced.
 
     Args:
         path: at most SOCKET_PATH_MAX_BYTES bytes.
-        what: the daemon, for sentences: ``authd``.
-        mode: of the socket; None = 0666 for root (who may connect is decided by SO_PEERCRED),
-            else 0600.
+        what: the daemon, for error texts: ``authd``.
+        mode: of the socket; None = 0666 for root (the daemon checks SO_PEERCRED), else 0600.
 
     Raises:
-        ConfigError: with one sentence that says what is in the way and what to do.
+        ConfigError: with one sentence that names the obstacle and the remedy.
     """
     path = os.path.abspath(path)
     if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
@@ -64,7 +62,7 @@ def remove(path: str, what: str) -> None:
         finally:
             os.close(lock)
     except (OSError, ConfigError):
-        pass  # another daemon's by now, or its directory is gone: leave it
+        pass  # it is another daemon's now, or its directory was removed: leave it
 
 
 def _prepare_directory(directory: str, what: str) -> None:
@@ -76,7 +74,7 @@ def _prepare_directory(directory: str, what: str) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"{what}: {directory}: expected a directory, not a link or file: remove it")
     if status.st_mode & 0o022:
-        # Sticky does not help here: anybody could have put a socket there before us.
+        # The sticky bit does not help here: any user could have made a socket there before us.
         raise ConfigError(
             f"{what}: other users may write to {directory} and put their own socket there: "
             f"run `chmod go-w {directory}` or choose a directory of your own with --socket"
@@ -85,7 +83,7 @@ def _prepare_directory(directory: str, what: str) -> None:
 
 
 def _lock(path: str, what: str) -> int:
-    """Return a locked descriptor: two daemons starting at once must not replace each other."""
+    """Return a locked descriptor: two daemons that start at once must not replace each other's socket."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(f"{path}.lock", flags, 0o600)
     deadline_s = time.monotonic() + _LOCK_WAIT_S
@@ -119,7 +117,7 @@ def _clear(path: str, what: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # its queue is full, so it lives
+            pass  # its queue is full, so a daemon serves it
     raise ConfigError(f"{what}: already runs at {path}: stop it first, or choose another --socket")
 
 

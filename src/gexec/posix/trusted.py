@@ -1,9 +1,9 @@
 """Reads files that only an administrator can have written: keys and settings.
 
-A file is opened once, without following a link at its end, and judged by what was opened
-(fstat), so it cannot be replaced between check and reading. Every directory above it
-must belong to root or to the reader and be closed to others, because who can rename a directory
-can exchange what is in it.
+A file is opened once, without following a link at the end of its path, and the open file is checked
+(fstat), so it cannot be replaced between check and reading. Every directory above it must belong to
+root or to the reader, and no other user may write to it, because a user who can rename a directory can
+exchange its files.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from gexec.errors import GexecError
 def read_trusted(
     path: str, *, what: str, max_bytes: int, private: bool, error: type[GexecError], missing: str = ""
 ) -> bytes:
-    """Return the bytes of a file that nobody but root or the reading user could have written.
+    """Return the bytes of a file that only root or the reading user could have written.
 
     Args:
         path: the file; a symbolic link as its last part is refused.
-        what: the file's purpose in sentences, e.g. ``private key``.
+        what: the file's purpose, for error texts, e.g. ``private key``.
         max_bytes: larger files are refused.
-        private: group and others may not even read it.
-        error: the class to raise, with one sentence that says what to do.
+        private: refuse the file if group or others may read it.
+        error: the class to raise, with one sentence that suggests a fix.
         missing: what to do if there is no such file, appended to that sentence.
 
     Raises:
-        error: for every refusal and every failure to read.
+        error: the file was refused or could not be read.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
@@ -52,8 +52,8 @@ def read_trusted(
 def check_directories(path: str, what: str, error: type[GexecError]) -> None:
     """Refuse ``path`` if a directory above it lets another user exchange the file.
 
-    A directory that others may write to is let through only if it is sticky and root's, like
-    /tmp: what is in it can be removed or renamed by its owner alone, and that owner is checked.
+    A directory that others may write to is accepted only if it is sticky and root's, like /tmp: only its
+    owner can remove or rename an entry of it, and that owner is checked.
     """
     directory = os.path.dirname(os.path.realpath(os.path.dirname(os.path.abspath(path))) + "/x")
     while True:

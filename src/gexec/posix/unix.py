@@ -1,7 +1,7 @@
 """Connects to a daemon of this host over its unix socket, sends a frame, reads one.
 
-Part of the thin client. The daemon must be root's or the caller's own: any other listener
-there has put a socket where the daemon's should be.
+Part of the thin client. The daemon must run as root or as the caller: any other listener has
+put its own socket in the daemon's place.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> 
 
     Args:
         path: of the socket.
-        what: the daemon, for sentences: ``authd``.
+        what: the daemon, for error texts: ``authd``.
         error: the class to raise.
         timeout_s: for connecting, and then for each send and receive.
 
     Raises:
-        error: nothing listens there, it may not be used, or somebody else's process listens.
+        error: nothing listens there, the caller may not use it, or another user's process listens.
     """
     if len(os.fsencode(path)) > PATH_MAX_BYTES:
         raise error(f"{what}: the socket's path {path} is over {PATH_MAX_BYTES} bytes")
@@ -57,7 +57,7 @@ def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> 
 
 
 def peer_of(sock: _socket.socket) -> tuple[int, int]:
-    """Return the pid and the uid of the process that connected, as the kernel says.
+    """Return the pid and the uid of the peer process, from the kernel.
 
     Raises:
         OSError: the socket is not a connected unix socket.
@@ -70,17 +70,17 @@ def peer_of(sock: _socket.socket) -> tuple[int, int]:
 def exchange(
     sock: _socket.socket, frame: Frame, allowed: dict[int, type[Frame]], what: str, error: type[GexecError]
 ) -> Frame:
-    """Send one frame on channel 0, return the one that answers it, and close the socket.
+    """Send one frame on channel 0, return the answer, and close the socket.
 
     Raises:
-        error: no answer within the socket's timeout, or one that is not the protocol.
+        error: no answer within the socket's timeout, or an answer that violates the protocol.
     """
     decoder = Decoder(allowed)
     try:
         try:
             sock.sendall(encode(0, frame))
         except (BrokenPipeError, ConnectionResetError):
-            pass  # It may have refused before it read everything: its answer says why.
+            pass  # It may have refused before it read everything: its answer gives the reason.
         while True:
             data = sock.recv(65536)
             if not data:
@@ -103,7 +103,7 @@ def _connect(sock: _socket.socket, path: str, timeout_s: float) -> None:
         try:
             return sock.connect(path)
         except BlockingIOError:
-            # A unix socket's full queue is told at once, not waited for.
+            # If the queue of a unix socket is full, connect fails at once and does not wait.
             if time.monotonic() > deadline_s:
                 raise TimeoutError from None
             time.sleep(0.01)

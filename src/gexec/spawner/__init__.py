@@ -1,1 +1,1 @@
-"""gexecd's privileged process, and the helpers that become users: starts and ends commands."""
+"""gexecd's privileged process, its starter and helpers: verify jobs, start and end tasks."""

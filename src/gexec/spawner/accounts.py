@@ -1,4 +1,4 @@
-"""What this node's account database says about a uid, as facts for ``security.policy``."""
+"""Reads facts about a uid from this node's account database, for ``security.policy``."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def _group_name(gid: int) -> str:
 
 
 def _shadow_of(name: str) -> tuple[str | None, int | None]:
-    # Read here because the module spwd is gone from Python 3.13.
+    # Parsed here because Python 3.13 has no module spwd.
     try:
         with open(_SHADOW, "rb") as file:
             content = file.read(_SHADOW_MAX_BYTES)
     except OSError:
-        return None, None  # an ordinary user's gexecd: it serves itself only
+        return None, None  # the gexecd of an ordinary user serves that user only
     prefix = name.encode() + b":"
     for line in content.split(b"\n"):
         if line.startswith(prefix):
             fields = line.decode("utf-8", "replace").split(":")
             expires = fields[7] if len(fields) > 7 else ""
-            # 0 and absent both mean "does not expire" to some tools; only a positive day counts.
+            # Some tools write 0 for "does not expire", as an empty field does: only a positive day is used.
             return fields[1], int(expires) if expires.isdigit() and int(expires) > 0 else None
     return None, None

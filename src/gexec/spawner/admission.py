@@ -1,9 +1,9 @@
-"""May this rank of this job run here? The spawner's own chain of checks, in their order.
+"""Decides whether this rank of this job may run here. The spawner makes these checks in this order:
 
 signature, cluster and time -> digest of the job -> issued after this daemon's start -> the job
-itself -> rank and node -> account -> policy -> once only. Whatever the relay says beside the
-signed bytes is not believed. Every refusal is a CredentialError with a code for the audit log and
-one sentence for the person.
+itself -> rank and node -> account -> policy -> not a replay. The spawner trusts only the signed
+bytes, nothing else that the relay sends. Every refusal is a CredentialError with a code for the
+audit log and one sentence for the user.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from gexec.wire.jobspec import REMOTE_PATH, JobSpec
 from gexec.wire.launches import LaunchSpec
 
 AUDIENCE: Final = "gexec"
-#: Verified jobs kept for the next rank of the same job on this node, and for how long.
+#: Verified jobs that are kept for the next rank of the same job on this node, and for how long.
 _KNOWN_MAX: Final = 4
 _KNOWN_MAX_BYTES: Final = 8 * 1024 * 1024
 _KNOWN_S: Final = 5.0
-#: Account facts are read anew after this long: a lock or a new group takes effect.
+#: Account facts are read again after this time, so that a locked account or a new group takes effect.
 _ACCOUNT_S: Final = 30.0
 _ACCOUNTS_MAX: Final = 1024
-#: What a node adds to the environment itself, whatever the job brings.
+#: Variables that the node sets itself; entries of the job with these names are removed.
 _NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
 _LOOPBACK: Final = frozenset({b"localhost"})
 
 
 class Admitted:
-    """A rank that may run: who, what and where."""
+    """A rank that may run: its credential, job, account and launch."""
 
     __slots__ = ("account", "credential", "job", "launch")
 
@@ -61,18 +61,18 @@ class _Known:
 
 
 class Admission:
-    """The checks and what they remember.
+    """The checks and their state.
 
     Args:
         keys: the accepted public keys by key id.
         realm: the cluster's name.
         names: names and addresses of this node.
         policy: who may run here.
-        started_s: UNIX time of the daemon's start: what was issued before is refused, because
-            whether it ran already is not remembered (attacks 21, 22).
+        started_s: UNIX time of the daemon's start: a credential that was not issued after it is
+            refused, because the daemon does not remember whether it was used (attacks 21, 22).
         account_of: looks an account up by uid.
         skew_s, ttl_max_s: as for ``security.credential.verify``.
-        own_uid: the daemon's uid; other than 0, it serves that uid only.
+        own_uid: the daemon's uid; if it is not 0, the daemon serves that uid only.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Admission:
         self._accounts: dict[int, tuple[float, Account | None]] = {}
 
     def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
-        """Take new keys and a new policy; what was verified with the old ones is forgotten."""
+        """Use new keys and a new policy; discard what was verified with the old ones."""
         self._keys = keys
         self._policy = policy
         self._known.clear()
@@ -125,13 +125,13 @@ class Admission:
         """Return the rank, ready to be launched.
 
         Args:
-            raw, blob: credential and job as they came.
+            raw, blob: credential and job as received.
             now_s: UNIX time.
-            jobs_of: how many jobs of a uid run here, other than the given job id.
-            claimed: the (job id, rank) that an earlier check of this very task has taken already.
+            jobs_of: returns how many jobs of a uid run here, without the job of the given id.
+            claimed: the (job id, rank) that an earlier check of the same task has claimed.
 
         Raises:
-            CredentialError: why not.
+            CredentialError: the rank is refused; code and text give the reason.
         """
         known = self._verified(raw, blob, now_s)
         credential, job = known.credential, known.job
@@ -195,7 +195,7 @@ class Admission:
             self._known_bytes -= len(known.blob)
 
     def expire(self, now_s: float) -> None:
-        """Forget the verified jobs whose time is over (``now_s``: UNIX time)."""
+        """Discard the verified jobs that have expired (``now_s``: UNIX time)."""
         for raw in [raw for raw, known in self._known.items() if known.until_s < now_s]:
             self._drop(raw)
 
@@ -206,7 +206,7 @@ class Admission:
         mine = folded in self._names if address is None else address in self._addresses
         loopback = folded in _LOOPBACK or (address is not None and ip_address(address).is_loopback)
         if mine and loopback and not self._only_mine(address):
-            # Every node is its own localhost, so that name means the node that the job came from.
+            # Every node has the name localhost, so only the host that signed the job may accept it.
             mine = credential.host.lower().encode("utf-8", "surrogateescape") in self._names
         if not mine:
             raise CredentialError(
@@ -216,8 +216,8 @@ class Admission:
             )
 
     def _only_mine(self, address: str | None) -> bool:
-        # 127.0.0.1 and ::1 are everybody's; other loopback addresses are given to one node of a
-        # local cluster each.
+        # Every node has 127.0.0.1 and ::1; any other loopback address belongs to one node of a
+        # local cluster.
         return address is not None and address not in ("127.0.0.1", "::1")
 
     def _account(self, credential: Credential, now_s: float) -> Account:
@@ -256,9 +256,9 @@ class Admission:
 
 
 def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:
-    """Return the environment of the job's processes, without what each has for itself."""
+    """Return the environment entries that all processes of the job have in common."""
     env = list(job.env)
-    if b"GEXEC_" in b"\0".join(env):  # else there is nothing to look for, entry by entry
+    if b"GEXEC_" in b"\0".join(env):  # most jobs have none: do not check each entry
         env = [entry for entry in env if not entry.startswith(_NODES_OWN)]
     env.append(b"GEXEC_JOB=" + credential.job_id.hex().encode())
     servers = b"GEXEC_SVRS=" + job.names_joined(b" ")
@@ -268,7 +268,7 @@ def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:
 
 
 def _told_apart(names: Iterable[str]) -> tuple[frozenset[bytes], frozenset[str]]:
-    """Return names in lower case and addresses in their normal form."""
+    """Split a node's names into host names, in lower case, and addresses, in their normal form."""
     words = [name.lower().rstrip(".").encode("utf-8", "surrogateescape") for name in names]
     addresses = {address for word in words if (address := _address(word)) is not None}
     return frozenset([word for word in words if _address(word) is None]), frozenset(addresses)
@@ -276,7 +276,7 @@ def _told_apart(names: Iterable[str]) -> tuple[frozenset[bytes], frozenset[str]]
 
 def _address(word: bytes) -> str | None:
     if not (word[:1].isdigit() or b":" in word):
-        return None  # host names with a digit in front are rare; ip_address is slow
+        return None  # ip_address is slow, and few host names begin with a digit
     try:
         return str(ip_address(word.decode("ascii").strip("[]").partition("%")[0]))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Programs that the spawner runs as children because it does not load what they need."""
+"""Runs a program as a child, for work whose modules the spawner does not load."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from gexec.posix.loop import PollLoop
 
 
 def ask(loop: PollLoop, argv: list[str], answered: Callable[[bytes], None], fd: int = -1) -> int:
-    """Run a program; return its pid. The caller reaps it.
+    """Start a program and return its pid. The caller reaps it.
 
     Args:
-        answered: called with all of its stdout when that is closed: b"" if it has failed.
-        fd: it gets this as descriptor 3; -1 = none. Beside it only stdin and stderr of this process.
+        answered: called with the whole stdout when the program closes it: b"" if the program has failed.
+        fd: the program's descriptor 3; -1 = none. It also inherits stdin and stderr of this process.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the program cannot be started.
     """
     read, write = os.pipe()
     try:

@@ -1,4 +1,4 @@
-"""What the spawner writes to the audit log: who ran what, what was refused, how it ended."""
+"""Writes the spawner's lines of the audit log: who ran what, what was refused, how it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ARGUMENT_MAX_BYTES: Final = 256
 
 
 class EndedTask:
-    """What the spawner keeps of a task that has ended: who is asked about what it left behind."""
+    """What the spawner keeps of an ended task: its job, its user, and the helper that has its leftovers."""
 
     __slots__ = ("helper", "job_hex", "leaves", "rank", "told", "uid")
 
@@ -29,13 +29,13 @@ class EndedTask:
 
 
 class AuditRecords:
-    """One line for each decision and event of a task; ``task`` is the relay's number of it."""
+    """One line for each decision and event of a task; ``task`` is the relay's number of the task."""
 
     def __init__(self, audit: AuditLog) -> None:
         self._audit = audit
 
     def accepted(self, task: int, admitted: Admitted) -> None:
-        """A rank may run."""
+        """Record that a rank may run."""
         credential, launch = admitted.credential, admitted.launch
         self._audit.write(
             "accept",
@@ -52,27 +52,27 @@ class AuditRecords:
         )
 
     def refused(self, task: int, rank: int | None, code: str, reason: str) -> None:
-        """A rank does not run."""
+        """Record that a rank does not run."""
         self._audit.write("deny", task=task, rank=rank, code=code, reason=reason)
 
     def started(self, task: int, launch: LaunchSpec, uid: int, pid: int) -> None:
-        """A rank runs."""
+        """Record that a rank runs."""
         self._audit.write("exec", task=task, job=launch.job_hex, rank=launch.rank, uid=uid, pid=pid)
 
     def killed(self, task: int, launch: LaunchSpec, pid: int, now: bool, reason: str) -> None:
-        """A rank is being ended."""
+        """Record that the spawner ends a rank."""
         self._audit.write(
             "kill", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, now=now, reason=reason
         )
 
     def ended(self, task: int, launch: LaunchSpec, pid: int, outcome: Outcome) -> None:
-        """A rank has ended."""
+        """Record that a rank has ended."""
         self._audit.write(
             "exit", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, outcome=outcome.describe()
         )
 
     def left(self, left: ProcessLeft, task: EndedTask) -> None:
-        """A rank ended by itself and left processes behind; of many only some are named."""
+        """Record that a rank ended by itself and left processes; if they are many, only some are named."""
         self._audit.write(
             "left",
             task=left.task,

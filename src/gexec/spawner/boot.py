@@ -1,4 +1,4 @@
-"""The spawner's program: gexecd's start-up executes it with the descriptor of a ``Handover``."""
+"""The spawner's program. gexecd's start-up executes it and passes the descriptor of a ``Handover``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gexec.spawner.forking import fork_starter
 
 
 def main(argv: list[str]) -> int:
-    """Fork the starter, then be the spawner; return gexecd's exit status.
+    """Fork the starter, then run the spawner; return gexecd's exit status.
 
     Args:
-        argv: the handover's descriptor, then gexecd's own words, which only ps shows.
+        argv: the handover's descriptor, then gexecd's own arguments, which only ps shows.
     """
-    starter = fork_starter()  # first: it and its helpers hold nothing of what is loaded and read below
+    starter = fork_starter()  # first: its memory must not hold what is loaded and read below
 
     from gexec.posix import channel, identity
     from gexec.posix.readiness import announce

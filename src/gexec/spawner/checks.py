@@ -1,14 +1,14 @@
-"""Ranks of strict jobs that were checked and wait to be started, in the spawner.
+"""The spawner's list of ranks of strict jobs that were checked and are not started yet.
 
-Of each only what tells it from others is kept, never its job: the start brings that again. A relay
-gives up what is not to start; what it does not give up ends with the credential, which is no good then.
+The list holds only what identifies each rank, not its job: the request to start contains the job again.
+The relay cancels the checks of ranks that will not start; other checks expire with their credential.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Checked ranks of one user that may wait at a time: twice what one node may stand for in one job.
+#: Maximum of one user's checked ranks at a time: twice the ranks that one node may have in one job.
 CHECKS_OF_USER_MAX: Final = 8192
 
 
@@ -22,7 +22,7 @@ class _Check:
 
 
 class Checks:
-    """Which tasks were checked and not started yet."""
+    """The tasks that were checked and are not started yet."""
 
     def __init__(self) -> None:
         self._by_task: dict[int, _Check] = {}
@@ -32,17 +32,17 @@ class Checks:
         return len(self._by_task)
 
     def is_full(self, uid: int) -> bool:
-        """Tell whether a user has as many as are allowed."""
+        """Return whether a user has as many checks as are allowed."""
         return self._of_uid.get(uid, 0) >= CHECKS_OF_USER_MAX
 
     def add(self, task: int, claimed: tuple[bytes, int], uid: int, until_s: float) -> None:
-        """A task was checked: its (job id, rank), whose it is, and the UNIX time when that ends."""
+        """Add a checked task: its (job id, rank), its user, and the UNIX time when the check expires."""
         self.pop(task)
         self._by_task[task] = _Check(claimed, uid, until_s)
         self._of_uid[uid] = self._of_uid.get(uid, 0) + 1
 
     def pop(self, task: int) -> tuple[bytes, int] | None:
-        """Forget a check and return its (job id, rank); None if there is none."""
+        """Remove a check and return its (job id, rank); None if there is none."""
         check = self._by_task.pop(task, None)
         if check is None:
             return None
@@ -54,6 +54,6 @@ class Checks:
         return check.claimed
 
     def expire(self, now_s: float) -> None:
-        """Forget those whose time is over."""
+        """Remove the checks that have expired (``now_s``: UNIX time)."""
         for task in [task for task, check in self._by_task.items() if check.until_s < now_s]:
             self.pop(task)

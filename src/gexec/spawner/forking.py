@@ -1,4 +1,4 @@
-"""Forking the starter. A module of its own: the spawner calls it before it has loaded anything else."""
+"""Forks the starter. A separate module, because the spawner runs it before it loads any other."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def fork_starter(descriptors: int | None = None) -> tuple[int, socket.socket]:
         descriptors: the soft limit of descriptors that tasks get; None = this process's own.
 
     Raises:
-        OSError: there is no process, memory or descriptor for it.
+        OSError: no process, memory or descriptor is available.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         pid = os.fork()
         if pid == 0:
-            # Only here: what starts tasks is never loaded into the process that checks who may.
+            # Imported in the child only: the spawner, which checks jobs, never loads what starts tasks.
             from gexec.spawner.starter import be_starter
 
             if descriptors is not None:

@@ -1,4 +1,4 @@
-"""What gexecd's start-up hands to the spawner: all that it needs, in a sealed memfd."""
+"""The data that gexecd's start-up passes to the spawner, in a sealed memfd."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from gexec.security.policy import Policy
 
 @dataclass(slots=True)
 class Handover:
-    """Everything a spawner needs; it reads no configuration. Descriptors: -1 = none.
+    """Everything that a spawner needs; it reads no configuration. Descriptors: -1 = none.
 
     Attributes:
         names: this node's names and addresses.
         public_keys: the accepted public keys, PEM.
         policy: who may run what.
-        started_s: UNIX time; what was signed before is refused.
+        started_s: UNIX time; credentials that were not issued after it are refused.
         relay_pid, channel_fd: the relay, and the channel to it.
-        relay_ready_fd: a byte comes when the relay serves.
-        ready_fds: who is told of that.
-        parent_fd: all ends when this comes to its end.
-        log_fd: takes the place of stderr when the relay serves.
-        socket, socket_inode: the socket that was made and is to be removed; "" = none.
+        relay_ready_fd: the relay writes a byte to this pipe when it is ready.
+        ready_fds: descriptors that the spawner then writes a byte to.
+        parent_fd: at end of file on this pipe, gexecd ends.
+        log_fd: replaces stderr when the relay is ready.
+        socket, socket_inode: the socket that gexecd made and removes at its end; "" = none.
         expires_s: until when the certificate is valid, UNIX time.
-        renewal, rereading: the argv of programs that get a certificate, and read keys and policy.
+        renewal, rereading: the argv of the programs that get a certificate, and read keys and policy.
     """
 
     realm: str
@@ -51,7 +51,7 @@ class Handover:
 
     @property
     def descriptors(self) -> list[int]:
-        """All descriptors that the spawner takes over."""
+        """All descriptors that the spawner inherits."""
         fds = [self.channel_fd, self.relay_ready_fd, self.parent_fd, self.log_fd, *self.ready_fds]
         return [fd for fd in fds if fd >= 0]
 
@@ -66,7 +66,7 @@ class Handover:
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
-    """Return a policy as what JSON can hold."""
+    """Return a policy in types that JSON can represent."""
     return {
         name: sorted(value) if isinstance(value, frozenset) else value
         for name, value in asdict(policy).items()
@@ -74,7 +74,7 @@ def policy_fields(policy: Policy) -> dict[str, Any]:
 
 
 def policy_from(told: dict[str, Any]) -> Policy:
-    """Return the policy of ``policy_fields``."""
+    """Return the policy that ``policy_fields`` wrote."""
     given: dict[str, Any] = {
         name: frozenset(value) if isinstance(value, list) else value for name, value in told.items()
     }

@@ -1,8 +1,8 @@
-"""A helper: a process that has become one user for good and starts that user's tasks.
+"""A helper: a process that permanently has one user's identity and starts that user's tasks.
 
 The starter forks it (``spawner.starter``), so that each task costs a posix_spawn and not a fork of a
 Python process with setgroups, setresgid and setresuid (docs/decisions/0007-spawner.md). It holds
-no secret and no descriptor but its channel to the spawner: what it could do, the user could do.
+no secret and only one descriptor, its channel to the spawner: it can do only what its user can do.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from gexec.wire.messages import (
     Table,
 )
 
-#: A helper without tasks ends after this long.
+#: A helper without tasks ends after this time.
 IDLE_S: Final = 300.0
 
 
 def be_helper(fd: int, uid: int, gids: Sequence[int]) -> NoReturn:
-    """Be a helper in a process that was just forked; never returns.
+    """Run a helper in a process that was just forked; never returns.
 
-    Everything inherited but ``fd``, the channel to the spawner, is closed before it becomes the user.
+    It closes every inherited descriptor but ``fd``, the channel to the spawner, before it becomes the user.
     """
 
     def become() -> None:
@@ -51,23 +51,23 @@ def be_helper(fd: int, uid: int, gids: Sequence[int]) -> NoReturn:
 def live(
     fd: int, title: str, become: Callable[[], None], make: Callable[[socket.socket], Helping]
 ) -> NoReturn:
-    """Lead the life of a helper or starter in a process that was just forked; never returns.
+    """Run a helper or the starter in a process that was just forked; never returns.
 
     Args:
-        fd: the channel to the spawner; everything else that was inherited is closed.
-        become: takes the identity that the process has from now on.
-        make: returns what it does, for its channel.
+        fd: the channel to the spawner; every other inherited descriptor is closed.
+        become: sets the identity that the process keeps.
+        make: returns the object that serves the channel.
     """
     status = 70
     try:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signal.signal(signum, signal.SIG_IGN)  # it ends with its channel
+            signal.signal(signum, signal.SIG_IGN)  # it ends when its channel is closed
         identity.close_inherited([fd])
         identity.null_stdio()
         os.chdir("/")
         become()
-        # After the change of identity, which sets the flag anew.
+        # After the change of identity, which sets the dumpable flag again.
         identity.forbid_tracing()
         identity.become_subreaper()
         identity.set_title(title)
@@ -76,18 +76,18 @@ def live(
         helping.run()
         status = 0
     except BaseException:
-        pass  # no traceback: stderr is /dev/null; the status says that it went wrong
+        pass  # no traceback: stderr is /dev/null; the exit status reports the failure
     finally:
         os._exit(status)
 
 
 class Helping:
-    """What a helper does: it launches what the spawner asks for, and tells what becomes of it.
+    """A helper's work: it starts the tasks that the spawner requests and reports their events.
 
     Args:
         sock: its end of the channel.
-        hears, says: the tables of the spawner and its own.
-        idle_s: it ends after so long without tasks; None = never.
+        hears, says: the message tables of the spawner and of the helper.
+        idle_s: the helper ends after this time without tasks; None = never.
     """
 
     def __init__(self, sock: socket.socket, hears: Table, says: Table, idle_s: float | None) -> None:
@@ -100,21 +100,21 @@ class Helping:
         self._loop.watch(self._port.endpoint.fileno(), self._converse)
 
     def make_launcher(self) -> Launcher:
-        """Return what starts its tasks."""
+        """Return the launcher of its tasks."""
         return Launcher(self.say)
 
     @property
     def is_busy(self) -> bool:
-        """True while it has tasks, or what they left is to be ended."""
+        """True while it has tasks, or leftovers that it must end."""
         return bool(self._launcher.tasks) or not self._launcher.settled
 
     @property
     def is_owing(self) -> bool:
-        """True while something must end before it may go, since the spawner is gone."""
+        """True while something must end before this process may end. Used after the spawner has ended."""
         return not self._launcher.settled
 
     def run(self) -> None:
-        """Serve until the spawner is gone and what is attached has ended, or until it is idle for long."""
+        """Serve until the spawner and all attached tasks have ended, or for ``idle_s`` without tasks."""
         idle_since_s = clock.now_s()
         while not self._gone:
             if self.is_busy:
@@ -125,7 +125,7 @@ class Helping:
             if deadline_s is None and self._idle_s is not None:
                 deadline_s = idle_since_s + self._idle_s
             self._turn(deadline_s)
-        # Detached tasks go on.
+        # Detached tasks continue.
         self._launcher.end_all(now=False)
         while self.is_owing:
             deadline_s = self._launcher.next_deadline_s()
@@ -153,17 +153,17 @@ class Helping:
         try:
             self.handle(request)
         except Exception as error:
-            # Trouble with one task is that task's: the user's others go on.
+            # An error refuses only the task that it is about: the user's other tasks continue.
             if isinstance(request, Launch | LaunchCheck):
                 self.say(ProcessRefused(request.task, outcome.unexpected(error)))
 
     def lost(self, lost: MessageLost) -> None:
-        """There was no descriptor or memory for a request."""
+        """Refuse a launch for which no descriptor or memory was available."""
         if lost.kind == LAUNCH:
             self.say(ProcessRefused(lost.task, outcome.no_room(str(lost))))
 
     def handle(self, request: Any) -> None:
-        """Do what the spawner asks for."""
+        """Execute a request of the spawner."""
         if isinstance(request, Launch):
             self._launcher.start(request.task, request.spec, request.fds)
         elif isinstance(request, LaunchCheck):
@@ -176,7 +176,7 @@ class Helping:
             self._launcher.forget(request.task)
 
     def say(self, said: Any) -> None:
-        """Tell the spawner, if it is still there."""
+        """Send a message to the spawner, if it has not ended."""
         if not self._gone:
             try:
                 self._port.say(said)

@@ -1,7 +1,7 @@
-"""Who starts the spawner's tasks: the starter for gexecd's own identity, a helper for each other user.
+"""The processes that start tasks: the starter for gexecd's own identity, a helper for each other user.
 
 The starter (``spawner.starter``) forks, signals and reaps the helpers (``spawner.helper``); each has its
-own channel to the spawner. The starter counts as helper 0, which is never retired.
+own channel to the spawner. The starter is treated as helper 0, which is never retired.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gexec.wire.launches import (
 )
 from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
 
-#: A helper takes no new tasks after this long, so that a user's new groups come to count.
+#: A helper gets no new tasks after this time, so that a user's new groups take effect.
 _AGE_MAX_S: Final = 600.0
 
 
@@ -41,11 +41,11 @@ class Helpers:
 
     Args:
         loop: the spawner's.
-        start: returns the channel to the starter; called once, when it is needed first.
-        on_event: called with what a helper tells about a task that was asked of it.
-        on_gone: called when a helper has ended, after its last words, with the reason if it could not
-            be forked; returns what the starter must know of it.
-        on_starter_gone: called when nothing can be started any more.
+        start: returns the channel to the starter; called once, at the first use.
+        on_event: called with each event that a helper reports of one of its tasks.
+        on_gone: called when a helper has ended and its last messages were read, or with the reason if
+            it could not be forked; returns the helper's tasks, for the starter.
+        on_starter_gone: called with the reason when the starter has ended: no task can be started.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class Helpers:
         return len(self._by_number)
 
     def begin(self) -> Helper:
-        """Return the starter, which is there from now on."""
+        """Return the starter; start it if it does not run yet."""
         return self._starter or self._started()
 
     def for_account(self, account: Account) -> Helper:
-        """Return the helper that takes this user's new tasks; a new one if there is none.
+        """Return the helper that gets this user's new tasks; a new one if there is none.
 
         Raises:
-            OSError, ProtocolError: there can be none now.
+            OSError, ProtocolError: no helper can be made now.
         """
         starter = self.begin()
         if self._is_own(account):
@@ -92,7 +92,7 @@ class Helpers:
     def _is_own(self, account: Account) -> bool:
         uid, gid, groups = self._identity
         if uid != 0:
-            return True  # nobody else gets this far
+            return True  # the admission has refused all other users
         return account.uid == 0 and account.gid == gid and frozenset(account.gids) | {gid} == groups
 
     def _started(self) -> Helper:
@@ -102,7 +102,7 @@ class Helpers:
         return starter
 
     def _made(self, account: Account, starter: Port) -> Helper:
-        # Its channel can be used at once: it reads what was asked when it has come up.
+        # Its channel can be used at once: the helper reads the requests when it runs.
         number = next(self._numbers) & U32_MAX
         ours, theirs = channel.pair()
         try:
@@ -139,7 +139,7 @@ class Helpers:
             self._take(starter, said)
 
     def _gone(self, helper: Helper, why: str) -> LostTasks:
-        """Take in that a helper has ended; return what the starter must know of it."""
+        """Handle the end of a helper; return the helper's tasks, for the starter."""
         self._by_number.pop(helper.number, None)
         while self._loop.watches(helper.port.endpoint.fileno()) and self._heard(helper):
             pass
@@ -147,19 +147,19 @@ class Helpers:
         return self._on_gone(helper, why)
 
     def close_starter(self) -> None:
-        """Close the channel to the starter: it ends its attached tasks, and then itself."""
+        """Close the channel to the starter, which then ends its attached tasks and exits."""
         if self._starter is not None:
             self._dismiss(self._starter)
 
     def wake_s(self) -> float | None:
-        """Return when ``wake`` has something to do, or None."""
+        """Return when ``wake`` is due, or None."""
         due_s: float | None = None
         for helper in self._by_number.values():
             due_s = earlier(due_s, helper.wake_s)
         return due_s
 
     def wake(self) -> None:
-        """Let those go on that their users have stopped."""
+        """Continue the helpers that do not answer: their users may have stopped them."""
         now_s = clock.now_s()
         for helper in self._by_number.values():
             due_s = helper.wake_s
@@ -167,7 +167,7 @@ class Helpers:
                 helper.wake()
 
     def flush(self) -> None:
-        """Send on what waits for the helpers to read."""
+        """Send the queued messages, as far as the helpers and the starter read."""
         for helper in self._by_number.values():
             self._flush(helper)
         if self._starter is not None and self._starter.port.endpoint.fileno() >= 0:
@@ -179,35 +179,35 @@ class Helpers:
             try:
                 endpoint.flush()
             except OSError:
-                helper.end()  # something that it was told is lost, so it cannot go on
+                helper.end()  # a message to it is lost, so it cannot continue
         self._loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
     def retire_all(self) -> None:
-        """Give new tasks to new helpers; the present ones end with their tasks."""
+        """Give new tasks to new helpers; the existing ones end when their tasks have ended."""
         for uid in list(self._current):
             self._retire(uid)
 
     def dismiss_all(self) -> None:
-        """Close every helper's channel: each ends its attached tasks and then itself."""
+        """Close every helper's channel: each helper ends its attached tasks and exits."""
         for helper in self._by_number.values():
             self._dismiss(helper)
 
     def kill_all(self) -> None:
-        """End those that do not end themselves."""
+        """End all helpers with SIGKILL."""
         for helper in self._by_number.values():
             helper.end()
 
     def of_number(self, number: int) -> Helper | None:
-        """Return the helper that has this number and can be asked, or None."""
+        """Return the helper with this number if its channel is open, or None."""
         helper = self._starter if number == STARTER else self._by_number.get(number)
         return helper if helper is not None and helper.port.endpoint.fileno() >= 0 else None
 
     def _heard(self, helper: Helper) -> bool:
-        """Take in the next thing it says; False if there is nothing now, or never again."""
+        """Handle the helper's next message; False if there is none now, or its channel has failed."""
         try:
             event: HelperEvent | None = helper.port.receive()
         except (ConnectionError, ProtocolError, MessageLost, OSError):
-            # Ended by idleness or by its user's hand; reaping it does the rest.
+            # The helper was idle, or its user ended it; ``_gone`` does the rest when it is reaped.
             self._loop.unwatch(helper.port.endpoint.fileno())
             self._forsake(helper)
             if helper.number in self._by_number:
@@ -221,11 +221,11 @@ class Helpers:
         return True
 
     def _take(self, helper: Helper, event: HelperEvent) -> None:
-        """Take in what a helper tells of a task."""
+        """Handle an event that a helper reports of a task."""
         if isinstance(event, ProcessLeft):
             if helper.told_left(event):
                 self._on_event(event)
-        elif event.task in helper.tasks:  # else it was forgotten meanwhile
+        elif event.task in helper.tasks:  # else the task was detached
             helper.unanswered.pop(event.task, None)
             if not isinstance(event, ProcessStarted):
                 helper.tasks.discard(event.task)

@@ -1,11 +1,11 @@
-"""Starting, watching and ending tasks as the identity that this process has.
+"""Starts, watches and ends tasks with the identity of this process.
 
 It runs in the starter and in each user's helper. One thread, no event loop of its own: the owner calls
-``reap`` after SIGCHLD and ``tick`` when ``next_deadline_s`` has come, and gets events through ``emit``.
+``reap`` after SIGCHLD and ``tick`` when ``next_deadline_s`` is due, and gets events through ``emit``.
 
-The process must be a child subreaper (``posix.identity.become_subreaper``): whatever a task leaves
-behind then becomes a child of this process, is found among its children (``spawner.leftovers``), and
-is left alone or ended.
+The process must be a child subreaper (``posix.identity.become_subreaper``): what a task leaves behind then
+becomes a child of this process, is found among its children (``spawner.leftovers``), and is left alone or
+ended.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from gexec.wire.launches import HelperEvent, LaunchSpec, ProcessRan
 from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import Outcome
 
-#: How long the news that a task runs may wait for the news that it has ended: most commands are quick, and
-#: their end tells both.
+#: How long the report that a task runs may wait for the report that it has ended: most commands end soon,
+#: and then one event reports both.
 _STARTED_HELD_S: Final = 0.05
-#: And of how many tasks at a time: the relay may wait for it with further launches.
+#: Maximum of tasks at a time whose start is held back: the relay may delay further launches until then.
 _HELD_MAX: Final = 32
-#: Signals that ask for an end: a task that ends after one of them has not ended by itself.
+#: Signals that request an end: a task that ends after one of them has not ended by itself.
 _ENDS: Final = frozenset([signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM])
 
 
@@ -42,8 +42,8 @@ class Launcher:
     Args:
         emit: called with each event.
         other_ended: called with the pid of a reaped child that is no task.
-        not_orphans: the pids of children that are neither tasks nor theirs (helpers).
-        linger_s: when it is told what a task left behind that ended by itself; see ``Leftovers``.
+        not_orphans: returns the pids of children that are neither tasks nor leftovers (helpers).
+        linger_s: how long after a task's end its leftovers are reported; see ``Leftovers``.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Launcher:
         self._uid = os.geteuid()
         self._tasks: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
-        #: Started tasks whose start was not told yet, oldest first, and when that is due.
+        #: Started tasks whose start is not reported yet, oldest first, and when the report is due.
         self._held: dict[int, float] = {}
         self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
 
     @property
     def tasks(self) -> int:
-        """How many tasks' processes run, detached ones included."""
+        """Number of tasks whose processes run, with detached ones."""
         return len(self._by_pid)
 
     @property
     def attached(self) -> int:
-        """How many running tasks somebody waits for."""
+        """Number of running tasks, without detached ones."""
         return len([task for task in self._by_pid.values() if not task.detached])
 
     @property
     def settled(self) -> bool:
-        """True when nothing is left that must be ended before this process may go."""
+        """True when nothing is left that must end before this process may end."""
         return not self.attached and not self._leftovers.owed
 
     # -- starting ----------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class Launcher:
             self._emit(ProcessStarted(number, self._tasks[number].pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
-        """Do what ``start`` does but the start itself; emits ProcessReady or ProcessRefused."""
+        """Check whether a task could be started; emits ProcessReady or ProcessRefused."""
         try:
             starting.check(spec)
         except Refusal as refusal:
@@ -131,8 +131,8 @@ class Launcher:
     def signal(self, number: int, signum: int) -> None:
         """Send a signal to the task's process group.
 
-        One that asks for its end (INT, TERM, HUP, QUIT, KILL) ends what it left behind if it has
-        ended already.
+        If the task has ended already, a signal that requests an end (INT, TERM, HUP, QUIT, KILL) ends
+        its leftovers.
         """
         task = self._tasks.get(number)
         if task is not None:
@@ -144,7 +144,7 @@ class Launcher:
     def kill(self, number: int, now: bool) -> None:
         """End a task: HUP, TERM and CONT to all its processes, KILL after its grace; or KILL at once.
 
-        Of a task that has ended it ends what was left behind, while the task is remembered.
+        If the task has ended already, end its leftovers, as long as the task is remembered.
         """
         task = self._tasks.get(number)
         if task is not None:
@@ -155,7 +155,7 @@ class Launcher:
             self.tick()
 
     def forget(self, number: int) -> None:
-        """Emit no more events of a task and leave it, and what it leaves behind, alone."""
+        """Detach a task: emit no more events of it, and leave it and its leftovers alone."""
         self._tell_started(number)
         task = self._tasks.pop(number, None)
         if task is not None:
@@ -180,7 +180,7 @@ class Launcher:
         left_marks: Iterable[tuple[bytes, bytes]],
         left_pids: Iterable[int],
     ) -> None:
-        """Take over what a helper had that was reaped: end its tasks, leave alone what it left alone."""
+        """Take over from a helper that was reaped: end its tasks, leave alone what it left alone."""
         self.reap()
         self._leftovers.lost(tasks, left_marks, left_pids)
         self._leftovers.settle(clock.now_s())
@@ -210,7 +210,7 @@ class Launcher:
                 descendants.send_tree([orphan.pid], GENTLE)
 
     def _kill_hard(self, task: TaskProcess) -> None:
-        # What lives outside the group first, while it can still be found under the task's process.
+        # Processes outside the group first, while they can still be found below the task's process.
         descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
         _signal_group(task.pid, signal.SIGKILL)
 
@@ -251,7 +251,7 @@ class Launcher:
     # -- time --------------------------------------------------------------------------------
 
     def next_deadline_s(self) -> float | None:
-        """Return the monotonic time at which ``tick`` has something to do, or None."""
+        """Return the monotonic time at which ``tick`` is due, or None."""
         due_s = self._leftovers.next_deadline_s()
         for held_s in self._held.values():
             due_s = earlier(due_s, held_s)
@@ -261,7 +261,7 @@ class Launcher:
         return due_s
 
     def tick(self) -> None:
-        """Do what is due: SIGKILL after the grace, and the ends of what tasks left behind."""
+        """Do what is due: held reports, SIGKILL after the grace, and the ends of leftovers."""
         now_s = clock.now_s()
         for number in [number for number, due_s in self._held.items() if due_s <= now_s]:
             self._tell_started(number)
@@ -272,7 +272,7 @@ class Launcher:
         self._leftovers.tick(now_s)
 
     def close(self) -> None:
-        """Give up what the launcher itself holds."""
+        """Close the descriptor that the launcher holds."""
         self._leftovers.close()
 
 
@@ -282,8 +282,8 @@ def _outcome(status: int) -> Outcome:
 
 
 def _signal_group(group: int, signum: int) -> None:
-    # The group's number is the pid of our own unreaped child, so nobody else can have it.
+    # The group's number is the pid of our own unreaped child, so no other group can have it.
     try:
         os.killpg(group, signum)
     except OSError:
-        pass  # it has moved to another group, or belongs to somebody else by now (sudo)
+        pass  # it has moved to another group, or runs as another user now (sudo)

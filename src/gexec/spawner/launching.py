@@ -1,4 +1,4 @@
-"""One process that starts tasks for the spawner, as the spawner knows it: a helper, or the starter."""
+"""The spawner's records of one process that starts tasks for it: a helper, or the starter."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from gexec.wire.launches import (
 )
 from gexec.wire.messages import ProcessLeft
 
-#: The number of the starter, which counts as a helper; those that it forks have others.
+#: The number of the starter, which is treated as a helper; the helpers have other numbers.
 STARTER: Final = 0
-#: Ended tasks of one helper that are remembered, and processes that they left.
+#: Maximum of one helper's ended tasks that are remembered, and of their leftovers.
 _LEFT_MAX: Final = 1024
-#: A helper that leaves a launch unanswered for so long may be stopped by its user: it is continued.
+#: A helper that has not answered a launch after this time gets SIGCONT: its user may have stopped it.
 _ANSWERS_S: Final = 1.0
-#: What a helper may need, beyond the time itself, to tell what a task left behind.
+#: Time that a helper may need, beyond LINGER_S, to report a task's leftovers.
 _TOLD_S: Final = 1.0
-#: How long a helper may be busy with what does not end by SIGKILL at once.
+#: How long a helper may be busy with leftovers that SIGKILL does not end at once.
 _HARD_S: Final = 6.0
 
 
 class LaunchedTask:
-    """A task that was given to a helper, as the spawner knows it."""
+    """A task that the spawner has sent to a helper."""
 
     __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since")
 
@@ -56,7 +56,7 @@ class LaunchedTask:
 
 
 class _EndedTask:
-    """A task that has ended, by itself or not, and may have left something."""
+    """A task that has ended, by itself or not, and may have leftovers."""
 
     __slots__ = ("ended_s", "ending", "number", "task", "until")
 
@@ -67,21 +67,21 @@ class _EndedTask:
         self.until, self.ended_s = clock.ticks(), clock.now_s()
 
     def told(self) -> OldTask:
-        """Return it as the starter is told of it."""
+        """Return the task as the starter gets it."""
         return _told(self.number, self.task, self.ending, self.until, clock.now_s() - self.ended_s)
 
 
 class Helper:
-    """A user's helper as the spawner sees it; with the number STARTER, the starter.
+    """The spawner's record of a user's helper; with the number STARTER, of the starter.
 
     Attributes:
         tasks: its attached tasks.
-        unanswered: launches that it has not answered, oldest first, and since when.
-        detached: the marks of detached ones.
-        ended: by number, the marks of those that ended and may leave something: at most 1024.
-        doomed: those that ended and may not, while something of them may be left: at most 1024.
-        left_pids: some of what they left behind, as it told: at most 1024.
-        quiet_s: when it has told all about those (monotonic).
+        unanswered: launches that it has not answered, oldest first, and when they were sent.
+        detached: the marks of detached tasks.
+        ended: by number, the marks of tasks that ended by themselves: at most 1024.
+        doomed: ended tasks whose leftovers are ended: at most 1024.
+        left_pids: pids of some leftovers that it has reported: at most 1024.
+        quiet_s: when it has reported all leftovers (monotonic).
     """
 
     __slots__ = (
@@ -104,10 +104,10 @@ class Helper:
         self._starter = starter
 
     def ask(self, request: HelperRequest | LostTasks) -> None:
-        """Send a request. A helper that reads nothing any more is ended.
+        """Send a request. End a helper that does not read its messages.
 
         Raises:
-            OSError, ProtocolError: the starter reads nothing.
+            OSError, ProtocolError: the starter does not read its messages.
         """
         try:
             self.port.say(request)
@@ -121,20 +121,20 @@ class Helper:
         self._signal(signal.SIGKILL)
 
     def resume(self) -> None:
-        """Let it go on, if its user has stopped it."""
+        """Continue it with SIGCONT: its user may have stopped it."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, signum: int) -> None:
-        # Through the starter, whose unreaped child it is: so the pid is right. Nobody else stops a starter.
+        # The starter sends it to its own unreaped child, so the pid is correct. No user can stop the starter.
         if self.number != STARTER:
-            with contextlib.suppress(OSError, ProtocolError):  # the starter has ended: all ends
+            with contextlib.suppress(OSError, ProtocolError):  # the starter has ended, so gexecd ends
                 self._starter.say(SignalHelper(self.number, signum))
 
     def launch(self, request: Launch | LaunchCheck) -> None:
-        """Have it launch or check a task.
+        """Send it a task to launch or check.
 
         Raises:
-            OSError, ProtocolError: it takes no more just now, or there is no descriptor for it.
+            OSError, ProtocolError: its queue is full, or no descriptor is available.
         """
         self.port.say(request)
         self.tasks.add(request.task)
@@ -142,18 +142,18 @@ class Helper:
 
     @property
     def wake_s(self) -> float | None:
-        """When it has left a launch unanswered for too long, or None."""
+        """When its time to answer the oldest launch is over, or None."""
         for asked_s in self.unanswered.values():
             return asked_s + _ANSWERS_S
         return None
 
     def wake(self) -> None:
-        """Let it go on, and wait anew for its answers."""
+        """Continue it with SIGCONT, and restart the time for its answers."""
         self.resume()
         self.unanswered = dict.fromkeys(self.unanswered, clock.now_s())
 
     def task_ended(self, number: int, task: LaunchedTask, ending: bool) -> None:
-        """A task has ended: what it left behind may be told, and is ended if that was asked for."""
+        """Note that a task has ended: its leftovers may be reported, or are ended."""
         self.quiet_s = clock.now_s() + LINGER_S + _TOLD_S
         if ending or not task.launch.leaves:
             self.doomed.append(_EndedTask(number, task, ending))
@@ -163,7 +163,7 @@ class Helper:
                 self.ended.pop(next(iter(self.ended)))
 
     def lost_tasks(self, running: Iterable[tuple[int, LaunchedTask]]) -> LostTasks:
-        """Return what the starter must know when it has ended: what is to be ended of it, and what not."""
+        """Return, for the starter, which tasks of an ended helper to end, and what to leave alone."""
         now_s = clock.now_s()
         tasks = [
             ended.told()
@@ -176,7 +176,7 @@ class Helper:
         return LostTasks(self.number, self.uid, tasks, marks, list(self.left_pids))
 
     def told_left(self, event: ProcessLeft) -> bool:
-        """Take in what a task left behind; False if this is not to be told, or not again."""
+        """Note a task's leftovers; return False if the task is not remembered or has none."""
         if event.task not in self.ended or not event.processes:
             return False
         for shown in event.shown:

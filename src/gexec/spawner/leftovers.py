@@ -1,9 +1,9 @@
-"""What tasks leave behind: found among this process's children, and left alone or ended.
+"""Finds the leftovers of tasks among this process's children, and leaves them alone or ends them.
 
-The process is a child subreaper, so whatever outlives its parent below a task becomes a child of
-this process (``spawner.orphan`` tells whose it is). What is left by a task that ended by itself is
-left alone, if the node's policy is so; what is left by one whose end was asked for is ended.
-Something that hides whose it is shares the fate of the first task to end that could have started
+The process is a child subreaper, so a process below a task that outlives its parent becomes a child
+of this process (``spawner.orphan`` finds its task). Leftovers of a task that ended by itself are left
+alone, unless the node's policy ends them; leftovers of a task whose end was requested are ended. A
+leftover that hides its task is treated like those of the first task to end that could have started
 it: it is ended only if a task that was ended could own it.
 """
 
@@ -20,16 +20,16 @@ from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own
 from gexec.spawner.task import TaskProcess
 from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
 
-#: Between two rounds of SIGKILL while something still lives.
+#: Time between two rounds of SIGKILL.
 SWEEP_S: Final = 0.02
-#: What asks a process to end; SIGCONT, because it may be stopped.
+#: Signals that request an end; SIGCONT, because the process may be stopped.
 GENTLE: Final = (int(signal.SIGHUP), int(signal.SIGTERM), int(signal.SIGCONT))
-#: Rounds after which what cannot be killed (a set-uid program of another user) is given up.
+#: Rounds after which a process that cannot be killed (a set-uid program of another user) is left alone.
 _ROUNDS_MAX: Final = 250
-#: Tasks whose leftovers are left alone and that are remembered; the oldest are forgotten first.
+#: Remembered tasks whose leftovers are left alone; the oldest are forgotten first.
 _MARKS_MAX: Final = 4096
 _PAST_MAX: Final = 1024
-#: Processes of one task that are looked at to be reported.
+#: Processes of one task that are examined for a report.
 _LOOKED_AT_MAX: Final = 1024
 
 
@@ -37,11 +37,11 @@ class Leftovers:
     """All orphans of one launcher.
 
     Args:
-        running: the launcher's running tasks by pid, always as they are now.
-        not_orphans: the pids of children that are neither tasks nor theirs (the relay, helpers).
-        on_left: called ``linger_s`` after the end of a task that left something behind by itself.
-        linger_s: how long the end of what still holds a task's output is waited for; under a
-            policy that ends leftovers, how long they may live.
+        running: the launcher's running tasks by pid; the launcher keeps it up to date.
+        not_orphans: returns the pids of children that are neither tasks nor leftovers (helpers).
+        on_left: called ``linger_s`` after the end of a task that ended by itself and has leftovers.
+        linger_s: how long to wait for the end of processes that still hold a task's output; if the
+            policy ends leftovers, how long they may live.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class Leftovers:
         self._orphans: dict[int, Orphan] = {}
         self._open: dict[int, Orphan] = {}
         self._due: dict[int, Orphan] = {}
-        #: Orphans that were reaped since the last survey: what they had started may come up in it.
+        #: Orphans that were reaped since the last survey: the next one may find processes that they started.
         self._reaped: list[Orphan] = []
-        #: Tasks that were reaped since the last settling.
+        #: Tasks that were reaped since the last ``settle``.
         self._fresh: list[TaskProcess] = []
-        #: By number: ended by itself and left something, which goes if the job is ended after all.
+        #: By number: tasks that ended by themselves with leftovers, which are ended if the job is ended.
         self._past: dict[int, TaskProcess] = {}
-        #: Of those and of what the policy ends, oldest first: to be reported.
+        #: Those tasks, and those whose leftovers the policy ends, oldest first, until they are reported.
         self._lingering: deque[TaskProcess] = deque()
-        #: Tasks whose end was asked for: what comes up of them is ended.
+        #: Tasks whose leftovers are ended as soon as they are found.
         self._ended: list[TaskProcess] = []
         self._purge_s: float | None = None
         self._left_marks: dict[tuple[bytes, bytes], None] = {}
@@ -75,23 +75,23 @@ class Leftovers:
 
     @property
     def owed(self) -> bool:
-        """True while something is left that will be ended."""
+        """True while leftovers exist that will be ended."""
         return bool(self._due)
 
-    # -- what the launcher tells -------------------------------------------------------------
+    # -- what the launcher reports -----------------------------------------------------------
 
     def task_ended(self, task: TaskProcess) -> None:
-        """A task's process was reaped, and is no longer among the running; ``settle`` comes next."""
+        """Note that a task was reaped and is no longer in ``running``. Call ``settle`` next."""
         self._fresh.append(task)
 
     def reaped(self, pid: int) -> None:
-        """A child has ended, whoever it was."""
+        """Note that a child was reaped: a task, an orphan or another one."""
         orphan = self._orphans.get(pid)
         if orphan is not None:
             self._drop(orphan)
 
     def forget(self, task: TaskProcess) -> None:
-        """Leave alone what this task leaves behind; it is detached."""
+        """Leave this task's leftovers alone; it is detached."""
         self._remember(task.mark)
 
     def lost(
@@ -100,13 +100,13 @@ class Leftovers:
         left_marks: Iterable[tuple[bytes, bytes]],
         left_pids: Iterable[int],
     ) -> None:
-        """A user's helper has ended: its children are this process's now; ``settle`` comes next.
+        """Note that a user's helper has ended: its children are now this process's. Call ``settle`` next.
 
         Args:
-            tasks: what ran under it; all of it is ended.
-            left_marks, left_pids: what it had left alone.
+            tasks: the tasks that ran under it; all their processes are ended.
+            left_marks, left_pids: what the helper had left alone.
         """
-        # What came up before its tasks were known here was judged without them.
+        # Orphans that were found before these tasks were known here: ``survey`` decides about them again.
         for orphan in [orphan for orphan in self._orphans.values() if orphan.guessed]:
             self._drop(orphan)
         for mark in left_marks:
@@ -115,7 +115,7 @@ class Leftovers:
         self._ended += tasks
 
     def end_past(self, number: int, now: bool, now_s: float) -> None:
-        """End what a task that has ended left behind; nothing if it is not remembered."""
+        """End the leftovers of a task that has ended; do nothing if it is not remembered."""
         task = self._past_task(number)
         if task is None:
             return
@@ -127,7 +127,7 @@ class Leftovers:
                 self._condemn(orphan, now_s, asked=now)
 
     def forget_past(self, number: int) -> None:
-        """Leave alone what a task left behind that ended before it was detached."""
+        """Leave alone the leftovers of a task that ended before it was detached."""
         task = self._past_task(number)
         if task is not None and not task.ending:
             task.detached = True
@@ -143,14 +143,14 @@ class Leftovers:
         return task
 
     def hurry(self, now_s: float) -> None:
-        """Let everything that will be ended be due now, with SIGKILL."""
+        """Make everything that will be ended due now, with SIGKILL."""
         for orphan in self._due.values():
             self._condemn(orphan, now_s, asked=True)
 
-    # -- whose it is -------------------------------------------------------------------------
+    # -- finding the tasks -------------------------------------------------------------------
 
     def survey(self) -> None:
-        """Note the children that are nobody's: usually none, at the cost of one read."""
+        """Find new orphans among the children: usually none, which costs one read."""
         strangers = set(self._children.pids()) - self._running.keys()
         strangers -= self._not_orphans()
         for pid in self._orphans.keys() - strangers:
@@ -173,7 +173,7 @@ class Leftovers:
         return [orphan for orphan in self._orphans.values() if orphan.owner is task]
 
     def _judge(self, orphan: Orphan, owners: Owners, now_s: float) -> None:
-        """Decide what becomes of an orphan that has just come up."""
+        """Decide what to do with a new orphan."""
         task = owners.task_of(orphan)
         if task is not None:
             orphan.owner = task
@@ -207,14 +207,14 @@ class Leftovers:
         else:
             orphan.state, orphan.guessed = LEFT, True
 
-    # -- what becomes of it ------------------------------------------------------------------
+    # -- ending and leaving alone ------------------------------------------------------------
 
     def settle(self, now_s: float) -> None:
-        """Look for what the tasks that have just ended left behind, and decide about it."""
+        """Find the leftovers of the tasks that have just ended, and decide what to do with them."""
         self.survey()
         fresh, self._fresh = self._fresh, []
         self._left_pids = frozenset()
-        # An end that was asked for comes first: what could be of several tasks goes with it.
+        # First the tasks whose end was requested: orphans that could be of several tasks end with them.
         for task in sorted(fresh, key=_ends_by_itself):
             mine = [orphan for orphan in self._open.values() if self._goes_with(orphan, task)]
             if task.ending:
@@ -224,13 +224,13 @@ class Leftovers:
             elif mine:
                 self._let_be(task, mine, now_s)
         if self._ended and self._purge_s is None:
-            self._purge_s = now_s + self._linger_s  # of a lost helper's
+            self._purge_s = now_s + self._linger_s  # for tasks of a lost helper
 
     def _goes_with(self, orphan: Orphan, task: TaskProcess) -> bool:
         return orphan.owner is task or (orphan.owner is None and could_own(task, orphan))
 
     def _let_be(self, task: TaskProcess, mine: list[Orphan], now_s: float) -> None:
-        """Deal with what a task that ended by itself left behind."""
+        """Handle the leftovers of a task that ended by itself."""
         for orphan in mine:
             orphan.owner = task
         if not task.detached:
@@ -254,9 +254,9 @@ class Leftovers:
             self._purge_s = now_s + self._linger_s
 
     def _condemn_for(self, orphan: Orphan, task: TaskProcess, now_s: float) -> None:
-        """End an orphan of a task whose end was asked for."""
+        """End an orphan of a task that was ended."""
         hard_at_s = task.hard_at_s
-        # What was known to be of the task, or was below it, was asked together with it.
+        # The task's known orphans and the processes below it got HUP and TERM together with the task.
         asked = hard_at_s is not None and (orphan.owner is task or hard_at_s <= now_s)
         orphan.owner = task
         self._condemn(orphan, now_s if hard_at_s is None or not asked else hard_at_s, asked)
@@ -285,7 +285,7 @@ class Leftovers:
     # -- time --------------------------------------------------------------------------------
 
     def next_deadline_s(self) -> float | None:
-        """Return the monotonic time at which ``tick`` has something to do, or None."""
+        """Return the monotonic time at which ``tick`` is due, or None."""
         due_s = self._purge_s
         if self._lingering:
             due_s = earlier(due_s, self._reported_s(self._lingering[0]))
@@ -294,7 +294,7 @@ class Leftovers:
         return due_s
 
     def tick(self, now_s: float) -> None:
-        """Report what was left, and end what is due: first gently, then with SIGKILL until it is gone."""
+        """Report leftovers, and end those that are due: HUP and TERM, then SIGKILL until they are gone."""
         due_s = self.next_deadline_s()
         if due_s is None or due_s > now_s:
             return
@@ -320,7 +320,7 @@ class Leftovers:
             self._leave(orphan)
 
     def _purge(self, now_s: float) -> None:
-        """Forget the tasks that were ended a while ago, and nothing of which is left."""
+        """Forget tasks that ended at least ``linger_s`` ago and have no leftovers that must be ended."""
         owners = {id(orphan.owner) for orphan in self._due.values()}
         before_s = now_s - self._linger_s
         self._ended = [
@@ -332,7 +332,7 @@ class Leftovers:
         return (task.ended_s or 0.0) + self._linger_s
 
     def _report(self, task: TaskProcess) -> None:
-        """Tell what a task has left, if it is still there and has not been ended meanwhile."""
+        """Report a task's leftovers, if some still exist and their end was not requested since."""
         if task.ending:
             return
         pids = [orphan.pid for orphan in self.of(task)]
@@ -358,7 +358,7 @@ class Leftovers:
             self._past.pop(task.number, None)
 
     def close(self) -> None:
-        """Give up the descriptor that this holds."""
+        """Close the descriptor that this object holds."""
         self._children.close()
 
 

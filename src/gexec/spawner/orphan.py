@@ -1,8 +1,8 @@
-"""A process that outlived its parent below a task, and whose it is.
+"""A process below a task that outlived its parent, and how its task is found.
 
-It is recognised by the mark in its environment, by its process group, by the output pipe that it
-holds, or by the group or session that it shares with another such process. What hides all of that
-could be any task's that ran when it was started.
+Its task is found by the mark in its environment, by its process group, by the output pipe that it
+holds, or by the group or session that it shares with another such process. A process that hides all
+of these could be of any task that ran when it was started.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Final
 from gexec.posix import descendants
 from gexec.spawner.task import TaskProcess
 
-OPEN: Final = "open"  #: what becomes of it is decided by the end of a task that still runs
+OPEN: Final = "open"  #: the end of a task that still runs decides what is done with it
 DUE: Final = "due"  #: it is being ended
-LEFT: Final = "left"  #: it is left alone, for good unless its task's end is asked for
+LEFT: Final = "left"  #: it is left alone, unless the end of its task is requested later
 
 
 class Orphan:
-    """A child of this process that is neither a task nor known to its owner.
+    """A child of this process that is neither a task nor a helper.
 
     Attributes:
         born: when it was started, in ``clock.ticks``.
-        owner: its task; None = it could be of one of several.
+        owner: its task; None = not known.
         state: OPEN, DUE or LEFT.
-        due_s: when something is to be done about it (DUE, monotonic).
-        asked: it was asked to end, so that SIGKILL is next.
-        rounds: how often it was sent SIGKILL.
+        due_s: when the next signal is due (state DUE, monotonic).
+        asked: it got HUP and TERM, so SIGKILL is next.
+        rounds: how often it got SIGKILL.
         guessed: it is left alone only because no known task could have started it.
     """
 
@@ -54,18 +54,18 @@ class Orphan:
 
 
 def could_own(task: TaskProcess, orphan: Orphan) -> bool:
-    """Tell whether a process that hides whose it is was started while the task ran, as its user."""
+    """Return whether a process that hides its task was started while this task ran, as the same user."""
     if orphan.uid != task.uid or orphan.born < task.since:
         return False
     return task.until is None or orphan.born <= task.until
 
 
 class Owners:
-    """What tells whose an orphan is, at one moment.
+    """Finds the task of an orphan, at one moment.
 
     Args:
-        tasks: all tasks that could be meant; of two with the same sign the later one counts.
-        kin: the orphans that are known.
+        tasks: all possible tasks; of two with the same mark, group or pipe the later one is used.
+        kin: the known orphans.
     """
 
     def __init__(self, tasks: Iterable[TaskProcess], kin: Iterable[Orphan]) -> None:
@@ -77,7 +77,7 @@ class Owners:
             self._groups[task.pid] = task
             for inode in task.outputs:
                 self._outputs[inode] = task
-        # Every task is in this process's own session, so that one tells nothing.
+        # Every task is in this process's own session, so this session identifies no task.
         self._own_group, self._own_session = os.getpgrp(), os.getsid(0)
         self._kin_groups: dict[int, Orphan] = {}
         self._kin_sessions: dict[int, Orphan] = {}
@@ -85,9 +85,9 @@ class Owners:
             self.add(orphan)
 
     def add(self, orphan: Orphan) -> None:
-        """Let those of its group or session be its kin from now on.
+        """Use an orphan to recognise others of its group or session.
 
-        Its own pid counts as both: it may have begun a session after it was first looked at.
+        Its pid is used as both numbers: it may have begun a session after it was first examined.
         """
         self._kin_groups[orphan.pid] = self._kin_sessions[orphan.pid] = orphan
         if orphan.group != self._own_group:
@@ -96,7 +96,7 @@ class Owners:
             self._kin_sessions[orphan.session] = orphan
 
     def task_of(self, orphan: Orphan) -> TaskProcess | None:
-        """Return the task that it is of without doubt, or None."""
+        """Return the task that the orphan certainly belongs to, or None."""
         task = self._marks.get(orphan.mark) or self._groups.get(orphan.group)
         if task is None and self._outputs:
             for inode in descendants.pipes_of(orphan.pid):
@@ -104,12 +104,12 @@ class Owners:
         return task
 
     def kin_of(self, orphan: Orphan) -> Orphan | None:
-        """Return one of its group or session; the kernel gives no such number to others meanwhile."""
+        """Return an orphan of the same group or session: the kernel reuses no number that is in use."""
         return self._kin_groups.get(orphan.group) or self._kin_sessions.get(orphan.session)
 
 
 def _entry(env: list[bytes], start: bytes) -> bytes:
-    """Return the first entry of an environment that starts so, or nothing."""
+    """Return the first entry of an environment that begins with ``start``, or b""."""
     for entry in env:
         if entry.startswith(start):
             return entry

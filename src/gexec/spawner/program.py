@@ -1,7 +1,7 @@
-"""The spawner as a process: what it is handed, its signals, and the relay beside it.
+"""The spawner as a process: its handover, its signals, its relay.
 
 gexecd's start-up executes it (``spawner.boot``); a local cluster calls it in the process that was
-forked for a node. If spawner or relay ends, so does the other (docs/decisions/0007-spawner.md).
+forked for a node. If spawner or relay ends, the other ends too (docs/decisions/0007-spawner.md).
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from gexec.spawner.handover import Handover, policy_from
 from gexec.spawner.spawner import Spawner
 from gexec.wire.messages import AcceptedKeys
 
-#: The signals that it takes; start-up blocks them before it forks anything.
+#: The signals that it handles; start-up blocks them before it forks anything.
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 #: Descriptors of the relay and of the spawner; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
-#: What a draining relay gets beyond drain_s.
+#: Time that a draining relay gets beyond drain_s.
 _DRAIN_PATIENCE_S: Final = 5.0
 _RETRY_S: Final = 60.0
 _SOONEST_S: Final = 1.0
 
 
 class SpawnerProcess:
-    """The spawner's life from its handover to its end.
+    """Runs the spawner, from its handover to its end.
 
     Args:
-        handed: its descriptors belong to this process from now on.
+        handed: the data from start-up; this process owns its descriptors.
         start: returns the starter's pid, and the channel to it.
         ready: called once, when links and clients can connect.
-        log: where it is told; None = on stderr.
+        log: the daemon's log; None = on stderr.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SpawnerProcess:
         self._ready = ready
         self._log = (log or stderr_log("gexecd")).named("gexecd-spawner")
         self._terms = 0
-        #: Keys and policy are being read; SIGHUP has come since.
+        #: Keys and policy are being read; SIGHUP was received since then.
         self._is_rereading = self._is_stale = False
         self._audit = AuditLog(handed.audit_log or None, self._log)
         self._admission = Admission(
@@ -100,11 +100,11 @@ class SpawnerProcess:
                 os.kill(self.spawner.relay_pid, signal.SIGKILL)
                 os.waitpid(self.spawner.relay_pid, 0)
             self._remove_socket()
-        # That the relay is gone unasked is a failure: systemd starts gexecd again.
+        # It is a failure if the relay ended without a request: systemd then starts gexecd again.
         return status if self._terms else 1
 
     def _remove_socket(self) -> None:
-        """Remove the socket of clients, unless another gexecd has one there by now."""
+        """Remove the clients' socket, unless another gexecd has made one there since."""
         try:
             if os.lstat(self._handed.socket).st_ino == self._handed.socket_inode:
                 os.unlink(self._handed.socket)
@@ -144,10 +144,10 @@ class SpawnerProcess:
     # -- keys and policy ---------------------------------------------------------------------
 
     def _reload(self) -> None:
-        """Have keys and policy read again. What is wrong leaves the old ones in force."""
+        """Start a program that reads keys and policy. If it fails, the old ones stay in force."""
         self._audit.reopen()
         if self._is_rereading:
-            self._is_stale = True  # it may have read already what has changed since
+            self._is_stale = True  # it may have read a file before the file was changed
             return
         try:
             self._ask(self._handed.rereading, self._reread)
@@ -166,7 +166,7 @@ class SpawnerProcess:
             keys = load_public_keys(told["public_keys"].encode())
             policy = policy_from(told["policy"])
         except (ValueError, KeyError, TypeError, KeyFileError):
-            self._log.error("reload: the old settings stay in force")  # the program has said why
+            self._log.error("reload: the old settings stay in force")  # the program has logged why
             return
         self._admission.reload(keys, policy)
         self.spawner.retire_helpers()
@@ -176,9 +176,9 @@ class SpawnerProcess:
     # -- the certificate ---------------------------------------------------------------------
 
     def renew_before(self, expires_s: float) -> None:
-        """Renew a certificate that is valid until this UNIX time, in the middle of what is left of it.
+        """Schedule the renewal of a certificate that is valid until this UNIX time.
 
-        Not all nodes of a cluster at once: within a fifth of that time around the middle.
+        It is due after half of the remaining time, up to 10 % earlier or later at random, for each node.
         """
         half_s = (expires_s - time.time()) / 2
         self._renew_in(max(_SOONEST_S, half_s * (0.9 + 0.2 * os.urandom(1)[0] / 255)))
@@ -187,9 +187,9 @@ class SpawnerProcess:
         self._loop.call_at(clock.now_s() + wait_s, self.renew)
 
     def renew(self) -> None:
-        """Have a program get the next certificate, so that a slow authd stops no job.
+        """Start a program that gets the next certificate, so that a slow authd delays no job.
 
-        It writes the key and the certificate into a memfd, which the relay gets and this process never reads.
+        It writes key and certificate into a memfd, which this process passes to the relay and never reads.
         """
         memfd = -1
         try:
@@ -205,7 +205,7 @@ class SpawnerProcess:
             expires_s = float(answer)
             self.spawner.pass_certificates(memfd)
         except ValueError:
-            self._renew_in(_RETRY_S)  # the program has said why
+            self._renew_in(_RETRY_S)  # the program has logged why
         except OSError as error:
             self._not_renewed(error.strerror or "the relay cannot be told")
         else:

@@ -1,7 +1,7 @@
 """The spawner: the privileged half of gexecd. No network; one blocking poll loop.
 
-It trusts only the signed bytes that the relay passes on (``spawner.admission``), has tasks started by
-one helper process per user (``spawner.helpers``), and ends when its relay has gone and the tasks with it.
+It trusts only the signed bytes that the relay passes on (``spawner.admission``). The starter and one helper
+per user start the tasks (``spawner.helpers``). It ends when its relay and all attached tasks have ended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gexec.wire.messages import (
     Request,
 )
 
-#: Turns of the loop that fail one after another before all is ended: five seconds of them.
+#: Turns of the loop that fail in succession before all tasks are ended: they take five seconds.
 _FAULTS_MAX: Final = 100
 _FAULT_PAUSE_S: Final = 0.05
 _CHILD: Final = int(signal.SIGCHLD)
@@ -47,14 +47,14 @@ class Spawner:
 
     Args:
         relay: its end of the channel to the relay.
-        start: returns the starter's pid and the channel to it; called when it is needed first.
-        admission: who may run what.
-        audit, log: where it is told.
-        tasks_max: tasks at the same time.
+        start: returns the starter's pid and the channel to it; called at the first use.
+        admission: decides who may run what.
+        audit, log: the audit log and the daemon's log.
+        tasks_max: maximum of tasks at the same time.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
 
     Attributes:
-        relay_pid, starter_pid: our children; 0 once they were reaped, or if they are none (tests).
+        relay_pid, starter_pid: our children; 0 after they were reaped, or if there are none (tests).
         loop: the descriptors, signals and timers of this process.
     """
 
@@ -91,13 +91,13 @@ class Spawner:
     # -- the loop ----------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until the relay is gone and everything attached has ended.
+        """Serve until the relay and all attached tasks have ended.
 
-        Returns 0, or 1 if it came to an end because turn after turn failed.
+        Returns 0, or 1 if it ended because turn after turn failed or because the starter ended.
         """
         self.install_handlers()
         self.loop.watch(self._port.endpoint.fileno(), self._from_relay)
-        self._reap()  # what ended before the handler was there
+        self._reap()  # children that ended before the handler was installed
         faults = 0
         while not self._finished() and faults < 2 * _FAULTS_MAX:
             self._is_faulty = False
@@ -119,20 +119,20 @@ class Spawner:
         self.loop.turn(self._due_s())
 
     def _fault(self, error: Exception) -> None:
-        """Note what went wrong in a turn: nothing that one user does may end everybody's tasks."""
+        """Log an exception of a turn and continue: no user may be able to end the tasks of others."""
         self._is_faulty = True
         self._log.error(f"unexpected {type(error).__name__}: {error}")
 
     def install_handlers(self) -> None:
-        """Take the signals from now on; those that come before ``run`` are handled by it."""
+        """Take the signals from now on; ``run`` handles those that arrive before it."""
         self.loop.take_signals(_HANDLED)
 
     def adopt(self, pid: int, ended: Callable[[int], None]) -> None:
-        """Reap this child of ours too and call ``ended`` with its wait status."""
+        """Reap this child, too, and call ``ended`` with its wait status."""
         self._others[pid] = ended
 
     def tell(self, event: Event) -> None:
-        """Send an event to the relay, if it is still there."""
+        """Send an event to the relay, unless the spawner is ending."""
         if not self._ending:
             try:
                 self._port.say(event)
@@ -140,16 +140,16 @@ class Spawner:
                 self._relay_gone(str(error))
 
     def pass_certificates(self, memfd: int) -> None:
-        """Send the relay its renewed certificates, which are in a sealed memfd, unread.
+        """Send the relay the sealed memfd with its renewed certificate, without reading it.
 
         Raises:
-            OSError: it cannot be sent.
+            OSError: the memfd cannot be sent.
         """
         if not self._ending:
             self._port.endpoint.pass_on(CERTIFICATES, memfd)
 
     def shut_down(self, now: bool) -> None:
-        """End all attached tasks, then the loop; ``now`` with SIGKILL at once."""
+        """End all attached tasks, then the loop; if ``now``, with SIGKILL at once."""
         first = not self._ending
         self._ending = True
         self._end_by_s = clock.now_s() + (1.0 if now else self._tasks.grace_s) + 2 * HELPER_PATIENCE_S
@@ -160,11 +160,11 @@ class Spawner:
         self._helpers.dismiss_all()
 
     def begin_starter(self) -> None:
-        """Have the starter now, not with the first task."""
+        """Start the starter now, not with the first task."""
         self._helpers.begin()
 
     def retire_helpers(self) -> None:
-        """Give new tasks to new helpers; the present ones end with their tasks."""
+        """Give new tasks to new helpers; the existing ones end when their tasks have ended."""
         self._helpers.retire_all()
 
     def _finished(self) -> bool:
@@ -218,7 +218,7 @@ class Spawner:
             self._relay_gone("the relay has ended")
             return
         except MessageLost as lost:
-            # There was no descriptor or memory for it.
+            # No descriptor or memory was available for it.
             if lost.kind in (RUN, CHECK):
                 self._tasks.give_up(lost.task, lost.value, outcome.no_room(str(lost)))
             return
@@ -252,7 +252,7 @@ class Spawner:
                 self.relay_pid = 0
                 self._relay_gone(f"the relay has ended (wait status {status})")
             elif pid == self.starter_pid:
-                self.starter_pid = 0  # its channel tells the rest
+                self.starter_pid = 0  # the end of its channel does the rest
             elif pid in self._others:
                 self._others.pop(pid)(status)
 

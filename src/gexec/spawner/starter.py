@@ -1,8 +1,8 @@
 """The starter: starts the tasks of gexecd's own identity, and forks the helpers of other users.
 
-It is forked from the spawner's program before that has read anything, keeps gexecd's identity and
-does what the spawner asks for: what a helper does (``spawner.helper``), and beside that it forks a
-helper, signals one, and ends what one that died has left, which is its own children then.
+The spawner's program forks it before it reads anything. The starter keeps gexecd's identity and executes
+the spawner's requests: those that a helper executes (``spawner.helper``), and requests to fork a helper, to
+signal one, and to end the tasks of a helper that has died, which are the starter's children then.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from gexec.wire.launches import (
 
 
 def be_starter(fd: int) -> NoReturn:
-    """Be the starter in a process that was just forked; never returns.
+    """Run the starter in a process that was just forked; never returns.
 
-    Everything inherited but ``fd``, the channel to the spawner, is closed.
+    It closes every inherited descriptor but ``fd``, the channel to the spawner.
     """
     live(fd, "gexecd-starter", memory.settle, _Starter)
 
 
 class _Starter(Helping):
     def __init__(self, sock: socket.socket) -> None:
-        #: Helpers by pid, and the pids of helpers: unreaped children all.
+        #: The numbers of helpers by pid, and their pids by number: all are unreaped children.
         self._numbers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
         super().__init__(sock, TO_STARTER, FROM_STARTER, None)
@@ -48,7 +48,7 @@ class _Starter(Helping):
 
     @property
     def is_owing(self) -> bool:
-        # The helpers, too, see that the spawner is gone, end their tasks and then themselves.
+        # When the spawner has ended, the helpers also end their tasks and exit.
         return super().is_owing or bool(self._numbers)
 
     def lost(self, lost: MessageLost) -> None:
@@ -63,7 +63,7 @@ class _Starter(Helping):
         elif isinstance(request, SignalHelper):
             pid = self._pids.get(request.task)
             if pid is not None:
-                os.kill(pid, request.signum)  # our unreaped child, so the pid is right
+                os.kill(pid, request.signum)  # our unreaped child, so the pid is correct
         elif isinstance(request, LostTasks):
             self._launcher.lost(
                 [_revived(task, request.uid) for task in request.tasks],
@@ -95,7 +95,7 @@ class _Starter(Helping):
 
 
 def _revived(old: OldTask, uid: int) -> TaskProcess:
-    """Return a task as the helper that died knew it."""
+    """Return a task of a helper that has died."""
     task = TaskProcess(
         old.number,
         old.pid,

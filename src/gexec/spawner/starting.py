@@ -1,4 +1,4 @@
-"""Starting a program as a task wants it, and saying why it cannot be started."""
+"""Starts a task's program, or reports why it cannot be started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALL_SIGNALS: Final = tuple(sorted([int(signum) for signum in signal.valid_signa
 
 
 class Refusal(Exception):
-    """A task that cannot be started; ``outcome`` is what its rank ends with."""
+    """A task cannot be started; ``outcome`` is the outcome of its rank."""
 
     def __init__(self, refused: Outcome) -> None:
         super().__init__(refused.text)
@@ -25,12 +25,12 @@ class Refusal(Exception):
 
 
 def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
-    """Start what a task runs, with these as stdin, stdout and stderr; return its pid.
+    """Start a task's program with ``fds`` as stdin, stdout and stderr; return its pid.
 
-    The process is in this one's session, in a group of its own, and has this process's limits.
+    The new process is in this process's session, in its own process group, and has this process's limits.
 
     Raises:
-        Refusal: it cannot be started, and why.
+        Refusal: it cannot be started; the outcome gives the reason.
     """
     env = _environment(spec)
     umask = os.umask(spec.umask)
@@ -60,10 +60,10 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
 
 
 def check(spec: LaunchSpec) -> None:
-    """Do what ``spawn`` does but the start itself.
+    """Check whether ``spawn`` could start the task.
 
     Raises:
-        Refusal: it could not be started, and why.
+        Refusal: it could not be started; the outcome gives the reason.
     """
     try:
         _enter(spec.cwd)
@@ -85,7 +85,7 @@ def _enter(cwd: bytes) -> None:
         os.chdir(cwd)
     except OSError as error:
         text = f"working directory {_shown(cwd)}: {error.strerror}"
-        # One number for every reason: ENOENT and EACCES would say that the program is at fault (126, 127).
+        # One number for every reason: ENOENT or EACCES would mean an error of the program (127, 126).
         raise Refusal(outcome.not_started(text, errno.ENOTDIR)) from error
 
 

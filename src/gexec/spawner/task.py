@@ -1,4 +1,4 @@
-"""A task as the process that started it knows it."""
+"""The launcher's record of a task."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ def mark_of(job_id: bytes, rank: int) -> tuple[bytes, bytes]:
 
 
 class TaskProcess:
-    """A started task, and for a while what is known of it after its end.
+    """A started task; it is kept for some time after its end.
 
     Args:
-        number: what the relay calls it.
+        number: the relay's number of the task.
         pid: its process, which leads its process group.
         mark: the environment entries that its processes have.
-        uid: who it runs as.
+        uid: the user that it runs as.
         since: when it was started, in ``clock.ticks``.
-        kill_grace_s: from HUP and TERM to KILL.
-        leaves: what it leaves behind when it ends by itself is left alone (the node's policy).
+        kill_grace_s: time from HUP and TERM to KILL.
+        leaves: if it ends by itself, its leftovers are left alone (the node's policy).
 
     Attributes:
         until: when its process was reaped, in ticks; None = it runs.
         ended_s: the same, monotonic.
         outputs: the inodes of its stdout and stderr, if they are pipes.
-        detached: nobody waits for it, and what it leaves behind is left alone.
-        hard_at_s: when SIGKILL comes (monotonic); None = nobody wants its end.
-        signalled: it was sent a signal that asks for its end (^C).
+        detached: it reports no events, and its leftovers are left alone.
+        hard_at_s: when SIGKILL is due (monotonic); None = it is not being ended.
+        signalled: it was sent a signal that requests its end (^C).
     """
 
     __slots__ = (
@@ -61,5 +61,5 @@ class TaskProcess:
 
     @property
     def ending(self) -> bool:
-        """True when somebody asked for its end: it has not ended, or will not end, by itself."""
+        """True if its end was requested: it has not ended, or will not end, by itself."""
         return not self.detached and (self.hard_at_s is not None or self.signalled)

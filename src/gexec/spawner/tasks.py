@@ -1,7 +1,7 @@
-"""What a spawner's relay asks for, and what becomes of it: the tasks of one node.
+"""Executes the relay's requests: the tasks of one node.
 
-Trusts only the signed bytes (``spawner.admission``); whatever happens to a task is written to the
-audit log, and told to the relay.
+It trusts only the signed bytes (``spawner.admission``), writes each event of a task to the audit log
+and reports it to the relay.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ from gexec.wire.messages import (
 )
 from gexec.wire.outcome import Outcome
 
-#: What a helper gets beyond a task's grace before it is ended itself.
+#: Time that a helper gets beyond a task's grace before the helper itself is ended.
 HELPER_PATIENCE_S: Final = 5.0
-#: How long after a job what is kept for its next rank is looked at.
+#: Time between two removals of expired verified jobs and expired checks.
 _TIDY_S: Final = 6.0
 _NULL_DEVICE: Final = os.makedev(1, 3)
 _STDIO: Final = ("stdin", "stdout", "stderr")
-#: Tasks that have ended and are remembered; the oldest are forgotten first.
+#: Maximum of ended tasks that are remembered; the oldest are forgotten first.
 _ENDED_MAX: Final = 4096
 
 
 class Tasks:
-    """The tasks of one node, from the request to the end of what they left behind.
+    """The tasks of one node, from the request to the end of their leftovers.
 
     Args:
-        admission: who may run what.
+        admission: decides who may run what.
         trail: the audit log.
-        log: for the administrator.
+        log: the daemon's log, for the administrator.
         tell: sends an event to the relay.
-        tasks_max: tasks at the same time.
+        tasks_max: maximum of tasks at the same time.
 
     Attributes:
-        helpers: who runs them; set before the first request.
+        helpers: the processes that start the tasks; set before the first request.
     """
 
     helpers: Helpers
@@ -89,13 +89,13 @@ class Tasks:
 
     @property
     def grace_s(self) -> float:
-        """The longest grace of a task that runs."""
+        """The longest grace of the running tasks."""
         return max([task.launch.kill_grace_s for task in self._tasks.values()], default=0.0)
 
-    # -- what the relay asks for -------------------------------------------------------------
+    # -- the relay's requests ----------------------------------------------------------------
 
     def handle(self, request: Request) -> None:
-        """Do what the relay asks for; trouble with one task is that task's, and every other one goes on."""
+        """Execute a request of the relay; an exception affects only the task that the request is about."""
         try:
             self._handle(request)
         except Exception as error:
@@ -104,12 +104,12 @@ class Tasks:
                 self.give_up(request.task, request.rank, outcome.unexpected(error))
 
     def give_up(self, number: int, rank: int, refused: Outcome) -> None:
-        """Refuse a task that cannot be dealt with; whatever was begun for it is ended."""
+        """Refuse a task that cannot be handled; end what was started for it."""
         self._checks.pop(number)
         task = self._tasks.get(number)
         if task is not None:
             self._kill(number, task, True, refused.text)
-            return  # its end is reported as that of any other
+            return  # its end is reported like that of any other task
         self._refuse(number, rank, "resources", refused.text, refused)
 
     def _handle(self, request: Request) -> None:
@@ -161,7 +161,7 @@ class Tasks:
             self._launch(number, admitted, fds)
 
     def _admitted(self, number: int, rank: int, credential: bytes, blob: bytes) -> Admitted | None:
-        """Return what may be launched, or refuse it and return None."""
+        """Return the rank that may be launched, or refuse it and return None."""
         if number in self._tasks:
             self._refuse(number, rank, "task", f"task {number} already runs", None)
             return None
@@ -225,7 +225,7 @@ class Tasks:
         self._trail.killed(number, launch, task.pid, now, reason)
         if task.helper.number != STARTER:
             task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + HELPER_PATIENCE_S
-        task.helper.resume()  # its user may have stopped it
+        task.helper.resume()  # the user may have stopped the helper
         task.helper.ask(KillProcess(number, now))
 
     def _forget(self, number: int) -> None:
@@ -239,7 +239,7 @@ class Tasks:
         task.helper.ask(ForgetProcess(number))
 
     def _ask_ended(self, request: SignalProcess | KillProcess | ForgetProcess) -> None:
-        """Pass on what concerns only what a task left behind when it ended by itself."""
+        """Pass on a request about a task that has ended, for its leftovers."""
         ended = self._ended.get(request.task)
         helper = None if ended is None else self.helpers.of_number(ended.helper)
         if helper is not None:
@@ -247,13 +247,13 @@ class Tasks:
             helper.ask(request)
 
     def from_helper(self, said: HelperEvent) -> None:
-        """Take in what a helper tells of a task: into the audit log, and to the relay."""
+        """Handle an event that a helper reports: write it to the audit log, and send it to the relay."""
         event: ProcessEvent
         if isinstance(said, ProcessRan):
             task = self._tasks[said.task]
             task.pid = said.pid
             self._trail.started(said.task, task.launch, task.account.uid, said.pid)
-            event = ProcessEnded(said.task, said.outcome, said.ending)  # which tells the relay that it ran
+            event = ProcessEnded(said.task, said.outcome, said.ending)  # for the relay it implies the start
         else:
             event = said
         if isinstance(event, ProcessStarted):
@@ -271,21 +271,21 @@ class Tasks:
             rank = gone.launch.rank if gone else None
             self._trail.refused(event.task, rank, "start", event.outcome.text)
         elif isinstance(event, ProcessReady):
-            self._tasks.pop(event.task, None)  # the helper has no task of what it has checked
+            self._tasks.pop(event.task, None)  # a check makes no task in the helper
         elif isinstance(event, ProcessLeft):
             self._left(event)
             return
         self._tell(event)
 
     def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
-        """Keep what is needed to deal with what an ended task left behind."""
+        """Keep what is needed to handle the leftovers of an ended task."""
         self._ended[event.task] = EndedTask(task.launch, task.account.uid, task.helper.number)
         task.helper.task_ended(event.task, task, event.ending)
         if len(self._ended) > _ENDED_MAX:
             self._ended.pop(next(iter(self._ended)))
 
     def _left(self, event: ProcessLeft) -> None:
-        """Write down what a task left behind; the relay is told how many hold its output."""
+        """Record a task's leftovers; report to the relay how many of them hold the task's output."""
         ended = self._ended.get(event.task)
         if ended is not None and not ended.told:
             ended.told = True
@@ -294,7 +294,7 @@ class Tasks:
                 self._tell(ProcessLeft(event.task, event.holders))
 
     def helper_gone(self, helper: Helper, why: str) -> LostTasks:
-        """A helper has ended, or could not be forked for a reason; return what the starter must know."""
+        """Handle a helper that ended or could not be forked (``why``); return its tasks for the starter."""
         running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
         lost = helper.lost_tasks([] if why else running)
         for number, task in running:
@@ -311,16 +311,16 @@ class Tasks:
     # -- time --------------------------------------------------------------------------------
 
     def kill_all(self, now: bool) -> None:
-        """End all tasks, because gexecd ends."""
+        """End all tasks because gexecd ends."""
         for number, task in list(self._tasks.items()):
             self._kill(number, task, now, "gexecd ends")
 
     def next_deadline_s(self) -> float | None:
-        """Return when ``tick`` has something to do (``posix.clock``), or None."""
+        """Return when ``tick`` is due (``posix.clock``), or None."""
         return earlier(self._tidy_by_s, self._kill_deadline_s())
 
     def tick(self) -> bool:
-        """Do what is due. Returns True if nothing runs and memory may be given back."""
+        """Do what is due. Returns True if no task runs and free memory may be returned to the kernel."""
         now_s = clock.now_s()
         overdue_s = self._kill_deadline_s()
         if overdue_s is not None and overdue_s <= now_s:
@@ -348,7 +348,7 @@ class Tasks:
 
 
 def _wrong_fd(fds: tuple[int, ...]) -> str | None:
-    """Tell what is wrong with a task's stdio: only pipes and /dev/null are taken (attack 67)."""
+    """Return what is wrong with a task's stdio, or None: it must be pipes or /dev/null (attack 67)."""
     for number, fd in enumerate(fds):
         status = os.fstat(fd)
         pipe = stat.S_ISFIFO(status.st_mode)
@@ -358,11 +358,11 @@ def _wrong_fd(fds: tuple[int, ...]) -> str | None:
 
 
 def _kill_adopted(pid: int) -> None:
-    """Kill a task and its process group: it is our child now that the starter is gone."""
+    """Kill a task and its process group. It became our child when the starter ended."""
     if pid == 0:
         return  # it was not started
     try:
-        # Only of a child that was not reaped the pid is right.
+        # The pid is certain only for an unreaped child of this process.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         os.killpg(pid, signal.SIGKILL)
     except OSError:

@@ -1,7 +1,7 @@
-"""What the spawner says to its starter and helpers, and what they say to it (``wire.messages``).
+"""Messages between the spawner and its starter and helpers (their form: ``wire.messages``).
 
 A *helper* starts one user's tasks. The *starter* starts those of gexecd's own identity, forks the helpers
-and ends what a dead one left. None of these messages is in a relay's table.
+and ends the tasks of a helper that has died. A relay's table has none of the classes of this module.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _U32: Final = Struct("!I")
 _SPEC: Final = Struct("!BHI16sIIIII")
 _REMOTE_PATH: Final = 1
 _LEAVES: Final = 2
-#: Groups of one user: NGROUPS_MAX of Linux.
+#: Maximum of one user's groups: NGROUPS_MAX of Linux.
 _GROUPS_MAX: Final = 65_536
 
 
 @dataclass(slots=True)
 class LaunchSpec:
-    """One task, ready to be started: what is left of a job when everything has been checked.
+    """One task, ready to be started: the part of a checked job that the start needs.
 
-    ``leaves``: what the task leaves behind when it ends by itself is left alone.
+    ``leaves``: if the task ends by itself, its leftovers are left alone.
     """
 
     program: bytes
@@ -58,11 +58,11 @@ class LaunchSpec:
 
     @property
     def job_hex(self) -> str:
-        """The job id as people see it."""
+        """The job id in hexadecimal, as users see it."""
         return self.job_id.hex()
 
     def pack(self) -> bytes:
-        """Return its bytes."""
+        """Return the spec as bytes."""
         argv = b"\0".join(self.argv)
         env = b"\0".join(self.env)
         flags = (_REMOTE_PATH if self.remote_path else 0) | (_LEAVES if self.leaves else 0)
@@ -74,7 +74,7 @@ class LaunchSpec:
 
     @classmethod
     def unpack(cls, payload: bytes) -> LaunchSpec:
-        """Return the spec of ``pack``'s bytes."""
+        """Return the spec that ``pack`` wrote."""
         flags, umask, rank, job_id, grace_ms, *lengths = _SPEC.unpack_from(payload)
         program, argv, env, cwd = fields(payload, _SPEC.size, lengths)
         return cls(
@@ -96,7 +96,7 @@ class LaunchSpec:
 
 @dataclass(slots=True)
 class Launch:
-    """Start this, with these fds as stdin, stdout and stderr."""
+    """Start this task, with these fds as stdin, stdout and stderr."""
 
     task: int
     spec: LaunchSpec
@@ -105,7 +105,7 @@ class Launch:
 
 @dataclass(slots=True)
 class LaunchCheck:
-    """Check whether this could be started."""
+    """Check whether this task could be started."""
 
     task: int
     spec: LaunchSpec
@@ -114,7 +114,7 @@ class LaunchCheck:
 HelperRequest = Launch | LaunchCheck | SignalProcess | KillProcess | ForgetProcess
 _LAUNCH: Final = Payload(("spec",), LaunchSpec.pack, lambda payload: (LaunchSpec.unpack(payload),))
 LAUNCH: Final = 6
-#: What a spawner may say to a helper.
+#: What a spawner may send to a helper.
 TO_HELPER: Final[Table] = {
     3: SIGNAL,
     4: KILL,
@@ -126,9 +126,9 @@ TO_HELPER: Final[Table] = {
 
 @dataclass(slots=True)
 class ProcessRan:
-    """The task ran as this process and has ended, so soon that its start was not told by itself.
+    """The task ran as this process and ended so soon that its start was not reported separately.
 
-    ``value`` is the process's pid; of ``outcome`` and ``ending`` see ``messages.ProcessEnded``.
+    For ``outcome`` and ``ending`` see ``messages.ProcessEnded``.
     """
 
     task: int
@@ -148,7 +148,7 @@ def _unpack_ran(payload: bytes) -> tuple[Any, ...]:
 
 
 HelperEvent = ProcessEvent | ProcessRan
-#: What a helper may say.
+#: What a helper may send.
 FROM_HELPER: Final[Table] = {
     **OF_PROCESSES,
     24: Form(ProcessRan, "pid", payload=Payload(("outcome", "ending"), _pack_ran, _unpack_ran)),
@@ -160,7 +160,7 @@ FROM_HELPER: Final[Table] = {
 
 @dataclass(slots=True)
 class NewHelper:
-    """Fork a helper with this number that becomes this user; ``fds``: its channel to the spawner."""
+    """Fork a helper with this number, which becomes this user; ``fds``: its channel to the spawner."""
 
     task: int
     uid: int
@@ -170,7 +170,7 @@ class NewHelper:
 
 @dataclass(slots=True)
 class SignalHelper:
-    """Send SIGCONT or SIGKILL to a helper, which handles no other."""
+    """Send a signal to a helper: SIGCONT or SIGKILL."""
 
     task: int
     signum: int
@@ -178,13 +178,13 @@ class SignalHelper:
 
 @dataclass(slots=True)
 class OldTask:
-    """A task of a helper that has died: what is needed to find and end what it left behind.
+    """A task of a helper that has died: the data needed to find and end its processes.
 
     Attributes:
-        since, until: when it was started and reaped, in ``clock.ticks``; until None = it ran.
-        ago_s: how long ago it was reaped; None = it ran.
-        ending: its end was asked for; else it ended by itself.
-        leaves: the node's policy leaves alone what it left when it ended by itself.
+        since, until: when it was started and reaped, in ``clock.ticks``; until None = it still ran.
+        ago_s: how long ago it was reaped; None = it still ran.
+        ending: its end was requested; False = it ended by itself.
+        leaves: the node's policy leaves the leftovers alone if the task ended by itself.
     """
 
     number: int
@@ -201,12 +201,12 @@ class OldTask:
 
 @dataclass(slots=True)
 class LostTasks:
-    """The answer to each HelperGone: what is to become of the processes of that helper's tasks.
+    """The answer to each HelperGone: which processes of that helper's tasks the starter must end.
 
     Attributes:
-        tasks: those whose processes are to be ended.
-        marks: [job id in hex, rank] of tasks whose leftovers are left alone.
-        pids: some of these leftovers.
+        tasks: tasks whose processes must be ended.
+        marks: (job id in hex, rank) of tasks whose leftovers are left alone.
+        pids: the pids of some of these leftovers.
     """
 
     task: int
@@ -218,7 +218,7 @@ class LostTasks:
 
 @dataclass(slots=True)
 class HelperGone:
-    """A helper was reaped, or could not be forked: then ``why`` is the reason."""
+    """A helper was reaped, or could not be forked; in the latter case ``why`` is the reason."""
 
     task: int
     why: str = ""
@@ -251,14 +251,14 @@ def _pack_why(why: str) -> bytes:
 
 
 NEW_HELPER: Final = 8
-#: What a spawner may say to its starter.
+#: What a spawner may send to its starter.
 TO_STARTER: Final[Table] = {
     **TO_HELPER,
     NEW_HELPER: Form(NewHelper, "uid", payload=Payload(("gids",), _pack_gids, _unpack_gids), fds=1),
     9: Form(SignalHelper, "signum", 1, 64),
     10: Form(LostTasks, "uid", payload=Payload(("tasks", "marks", "pids"), _pack_lost, _unpack_lost)),
 }
-#: What a starter may say.
+#: What a starter may send.
 FROM_STARTER: Final[Table] = {
     **FROM_HELPER,
     23: Form(HelperGone, payload=Payload(("why",), _pack_why, lambda why: (why.decode(errors="replace"),))),

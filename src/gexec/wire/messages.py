@@ -1,11 +1,11 @@
-"""What relay and spawner say to one another: message classes, and a table for each sender.
+"""Messages between relay and spawner: their classes, and a table for each sender.
 
 A message is a head of 10 bytes (kind u8, flags u8, task u32, value u32) and a payload. The
-payload is in the datagram, or in a sealed memfd sent along (FLAG_MEMFD) when it is large; the
-transport is ``posix.channel``. What spawner, starter and helpers say is in ``wire.launches``.
+payload is in the datagram or, if it is large, in a sealed memfd that is sent with it (FLAG_MEMFD); the
+transport is ``posix.channel``. Messages between spawner, starter and helpers are in ``wire.launches``.
 
-A receiver decodes with its sender's table, so no sender can express what only another one may say.
-Everything malformed raises ProtocolError, which ends the channel.
+A receiver decodes with its sender's table, so no sender can send a message that only another one may send.
+A malformed message raises ProtocolError, which ends the channel.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ HEAD: Final = Struct("!BBII")
 FLAG_MEMFD: Final = 1
 #: Payloads up to this size go in the datagram itself.
 INLINE_MAX_BYTES: Final = 64 * 1024
-#: A launch can be a little larger than the job: GEXEC_SVRS and friends.
+#: A launch can be a little larger than the job, because of GEXEC_SVRS and similar variables.
 PAYLOAD_MAX_BYTES: Final = limits.JOB_BLOB_MAX_BYTES + limits.CREDENTIAL_MAX_BYTES + 2 * limits.ARG_MAX_BYTES
 U32_MAX: Final = 2**32 - 1
-#: Processes that are named in one ProcessLeft, and the bytes of each name.
+#: Maximum of processes that one ProcessLeft names, and of bytes of each name.
 LEFT_SHOWN_MAX: Final = 32
 LEFT_NAME_MAX_BYTES: Final = 80
 
@@ -39,7 +39,7 @@ _THREE: Final = Struct("!III")
 
 
 class Message(NamedTuple):
-    """One message as the transport sees it."""
+    """One message as the transport sends it."""
 
     kind: int
     task: int
@@ -49,7 +49,7 @@ class Message(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """How fields of a message become its payload, and the reverse."""
+    """How fields of an object are packed into a payload, and unpacked from it."""
 
     names: tuple[str, ...]
     pack: Callable[..., bytes]
@@ -57,14 +57,14 @@ class Payload(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How objects of one class become messages.
+    """How objects of one class are encoded as messages.
 
     Attributes:
         said: the class; its fields are ``task``, ``value``, those of the payload and ``fds``.
-        value: the name of the field in the head's value; "" = there is none, and it is 0.
-        least, most: bounds of the value; with 0 and 1 it is a bool.
-        fds: how many file descriptors it brings, in the field ``fds``.
-        of_task: it is about a task, or about a helper, whose number is in ``task``.
+        value: the name of the field that is the head's value; "" = no field, and the value is 0.
+        least, most: bounds of the value; if ``most`` is 1, the field is a bool.
+        fds: how many file descriptors the message carries, in the field ``fds``.
+        of_task: the message is about a task or a helper, whose number is in ``task``.
     """
 
     said: Any
@@ -76,12 +76,12 @@ class Form(NamedTuple):
     of_task: bool = True
 
 
-#: What a sender may say, by the number that stands for it.
+#: The messages that a sender may send, by their kind.
 Table = Mapping[int, Form]
 
 
 def encode(said: Any, table: Table) -> Message:
-    """Return the message for an object. TypeError: the table has none of its class."""
+    """Return the message for an object. TypeError: its class is not in the table."""
     for kind, form in table.items():
         if form.said is type(said):
             value = int(getattr(said, form.value)) if form.value else 0
@@ -94,10 +94,10 @@ def encode(said: Any, table: Table) -> Message:
 
 
 def decode(message: Message, table: Table) -> Any:
-    """Return the object of a message from the sender whose table this is.
+    """Return the object of a message from the sender that ``table`` belongs to.
 
     Raises:
-        ProtocolError: this sender may not say it, or it is malformed.
+        ProtocolError: this sender may not send the message, or the message is malformed.
     """
     kind, task, value, payload, fds = message
     form = table.get(kind)
@@ -151,7 +151,7 @@ class RunProcess:
 
 @dataclass(slots=True)
 class Check:
-    """Do everything for this rank but the start itself."""
+    """Check everything for this rank, but do not start it."""
 
     task: int
     rank: int
@@ -177,7 +177,7 @@ class KillProcess:
 
 @dataclass(slots=True)
 class ForgetProcess:
-    """Report no more of this task and leave it running."""
+    """Send no more events of this task and leave it running."""
 
     task: int
 
@@ -204,7 +204,7 @@ CHECK: Final = 2
 SIGNAL: Final = Form(SignalProcess, "signum", 1, 64)
 KILL: Final = Form(KillProcess, "now", 0, 1)
 FORGET: Final = Form(ForgetProcess)
-#: What a relay may say to its spawner.
+#: What a relay may send to its spawner.
 FROM_RELAY: Final[Table] = {
     RUN: Form(RunProcess, "rank", payload=_JOB, fds=3),
     CHECK: Form(Check, "rank", payload=_JOB),
@@ -244,7 +244,7 @@ class ProcessRefused:
 class ProcessEnded:
     """The task's process ended.
 
-    ``ending`` says whether this side had begun to end it; if not, the task has ended by itself.
+    ``ending``: the sender's side had begun to end it; False = the task has ended by itself.
     """
 
     task: int
@@ -254,11 +254,11 @@ class ProcessEnded:
 
 @dataclass(slots=True)
 class ProcessLeft:
-    """The task ended by itself, and ``holders`` of the processes that it left hold its output.
+    """The task ended by itself, and ``holders`` of its leftovers hold its output.
 
-    It comes once, limits.LINGER_S after ProcessEnded. The relay gets it only if there are holders, and
-    nothing but their number; they are left alone. A helper also says, for the audit log, how many
-    processes were left (``processes``) and what some of them are (``shown``: "PID NAME").
+    It is sent once, limits.LINGER_S after ProcessEnded. The relay gets it only if there are holders that
+    are left alone, and gets only their number. A helper also reports, for the audit log, the number of
+    leftovers (``processes``) and names some of them (``shown``: "PID NAME").
     """
 
     task: int
@@ -269,9 +269,9 @@ class ProcessLeft:
 
 @dataclass(slots=True)
 class Certificates:
-    """A renewed key, its certificate and the cluster's authority, PEM.
+    """A renewed key, its certificate and the cluster authority's, PEM.
 
-    gexecd's renewal writes the payload into a sealed memfd, which the spawner passes on unread.
+    gexecd's renewal writes the payload into a sealed memfd. The spawner passes it on without reading it.
     """
 
     key_pem: bytes
@@ -281,12 +281,12 @@ class Certificates:
 
 @dataclass(slots=True)
 class AcceptedKeys:
-    """The public keys that count from now on, PEM, one after another."""
+    """The public keys that are accepted from now on, PEM, one after another."""
 
     pem: bytes
 
 
-#: What became of a task.
+#: Events of a task.
 ProcessEvent = ProcessStarted | ProcessReady | ProcessRefused | ProcessEnded | ProcessLeft
 Event = ProcessEvent | Certificates | AcceptedKeys
 
@@ -333,7 +333,7 @@ _PEMS: Final = Payload(
     ("key_pem", "certificate_pem", "authority_pem"), _pack_certificates, _unpack_certificates
 )
 CERTIFICATES: Final = 20
-#: What became of a task: of a spawner to its relay, and of a helper to its spawner.
+#: Events of a task, from a spawner to its relay, and from a helper to its spawner.
 OF_PROCESSES: Final[Table] = {
     16: Form(ProcessStarted, "pid"),
     17: Form(ProcessReady),
@@ -341,7 +341,7 @@ OF_PROCESSES: Final[Table] = {
     19: Form(ProcessEnded, "ending", 0, 1, OUTCOME),
     22: Form(ProcessLeft, "holders", payload=_LEFT),
 }
-#: What a spawner may say to its relay.
+#: What a spawner may send to its relay.
 FROM_SPAWNER: Final[Table] = {
     **OF_PROCESSES,
     CERTIFICATES: Form(Certificates, payload=_PEMS, of_task=False),

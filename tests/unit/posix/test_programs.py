@@ -30,6 +30,6 @@ def test_the_environment_and_the_directory_name_no_other_package(tmp_path: Path)
 
 
 def test_the_running_package_comes_before_an_installed_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", ["/another/place"])
+    monkeypatch.setattr(sys, "path", ["/another/place", *sys.path])
     assert runner.run("gexec.gexecd.rereading", ['{"public_keys": ["/no/key"], "config": null}']) == 1
     assert sys.path[0] == str(Path(runner.__file__).parents[2])

@@ -252,7 +252,8 @@ class Spawner:
                 self.relay_pid = 0
                 self._relay_gone(f"the relay has ended (wait status {status})")
             elif pid == self.starter_pid:
-                self.starter_pid = 0  # the end of its channel does the rest
+                self.starter_pid = 0
+                self._tasks.starter_reaped()
             elif pid in self._others:
                 self._others.pop(pid)(status)
 
@@ -265,3 +266,8 @@ class Spawner:
             self._log.error(f"the starter has ended ({why}): ending {len(self._tasks)} tasks")
             self._has_failed = True
             self.shut_down(now=False)
+        # Its tasks are killed once it was reaped, which is before or after the end of its channel.
+        if self.starter_pid:
+            os.kill(self.starter_pid, signal.SIGKILL)
+        else:
+            self._tasks.starter_reaped()

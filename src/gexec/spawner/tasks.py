@@ -83,6 +83,8 @@ class Tasks:
         self._checks = Checks()
         self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
+        #: Processes of the starter's tasks when the starter ended.
+        self._left_by_starter: list[int] = []
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -302,11 +304,25 @@ class Tasks:
                 del self._tasks[number]
                 self._no_process(number, task.launch.rank, task.account.name, why)
             else:
-                if helper.number == STARTER:
-                    _kill_adopted(task.pid)
+                if helper.number == STARTER and task.pid:
+                    self._left_by_starter.append(task.pid)
                 text = f"the helper process of {task.account.name} was ended"
                 self.from_helper(ProcessEnded(number, outcome.lost(text), True))
         return lost
+
+    def starter_reaped(self) -> None:
+        """Kill the processes of the starter's tasks. They are children of this process now.
+
+        Not before: a process that ends closes its channel before it gives its children away.
+        """
+        for pid in self._left_by_starter:
+            try:
+                # The pid is certain only for an unreaped child of this process.
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                os.killpg(pid, signal.SIGKILL)
+            except OSError:
+                pass  # it has ended
+        self._left_by_starter.clear()
 
     # -- time --------------------------------------------------------------------------------
 
@@ -355,18 +371,6 @@ def _wrong_fd(fds: tuple[int, ...]) -> str | None:
         if not pipe and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE):
             return f"{_STDIO[number]} from the relay is neither a pipe nor /dev/null"
     return None
-
-
-def _kill_adopted(pid: int) -> None:
-    """Kill a task and its process group. It became our child when the starter ended."""
-    if pid == 0:
-        return  # it was not started
-    try:
-        # The pid is certain only for an unreaped child of this process.
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass  # it has ended
 
 
 def _close_all(fds: tuple[int, ...]) -> None:

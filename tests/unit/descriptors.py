@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 def open_now() -> set[int]:
@@ -35,3 +36,23 @@ def only(free: int) -> Iterator[list[int]]:
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[int]:
+    """Open a directory; afterwards no other descriptor is open than before."""
+    before = open_now()
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    yield descriptor
+    os.close(descriptor)
+    assert open_now() == before
+
+
+@contextmanager
+def new_pipe() -> Iterator[tuple[int, int]]:
+    """Make a pipe; its ends may be closed inside."""
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        with suppress(OSError):
+            os.close(fd)

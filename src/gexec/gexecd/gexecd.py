@@ -33,7 +33,8 @@ from gexec.settings.keyfiles import read_verify_keys
 from gexec.spawner.accounts import relay_identity
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
-from gexec.spawner.program import DESCRIPTORS_MAX, SIGNALS, SpawnerProcess
+from gexec.spawner.program import DESCRIPTORS_MAX, SpawnerProcess
+from gexec.spawner.spawner import SIGNALS
 
 #: How long gexecd waits at its start for authd.
 _AUTHD_PATIENCE_S: Final = 15.0
@@ -117,6 +118,7 @@ class Gexecd:
             os.execv(argv[0], argv)
         except OSError as error:
             os.kill(handed.relay_pid, signal.SIGKILL)
+            self._close_listeners()
             raise ConfigError(f"{argv[0]}: cannot be executed for the spawner: {error.strerror}") from error
 
     def begin(self, ready_fds: Sequence[int] = (), parent_fd: int = -1) -> Handover:

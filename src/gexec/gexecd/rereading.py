@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -20,6 +21,9 @@ from gexec.settings.config import LEAVE, PolicySettings, read_gexecd
 from gexec.settings.keyfiles import read_verify_keys
 from gexec.spawner.handover import policy_fields
 
+#: The program ends by SIGALRM after this time.
+_WITHIN_S = 30
+
 
 def main(argv: list[str]) -> int:
     """Read keys and policy and write them to stdout as JSON; return 1 if they cannot be used.
@@ -30,6 +34,7 @@ def main(argv: list[str]) -> int:
     """
     wanted = json.loads(argv[0])
     try:
+        signal.alarm(_WITHIN_S)  # so that a file system that does not answer delays no later SIGHUP for long
         keys = read_verify_keys(wanted["public_keys"])
         policy = wanted["policy"]
         if wanted["config"] is not None:
@@ -37,6 +42,8 @@ def main(argv: list[str]) -> int:
     except GexecError as error:
         stderr_log("gexecd").error(f"reload: {error}")
         return 1
+    finally:
+        signal.alarm(0)
     sys.stdout.write(json.dumps({"public_keys": pem_of(keys), "policy": policy}))
     return 0
 

@@ -125,7 +125,8 @@ class Helper:
         self._signal(signal.SIGCONT)
 
     def _signal(self, signum: int) -> None:
-        # The starter sends it to its own unreaped child, so the pid is correct. No user can stop the starter.
+        # The starter sends it to its own unreaped child, so the pid is correct. Only gexecd's own user can
+        # stop the starter.
         if self.number != STARTER:
             with contextlib.suppress(OSError, ProtocolError):  # the starter has ended, so gexecd ends
                 self._starter.say(SignalHelper(self.number, signum))

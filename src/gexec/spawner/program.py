@@ -23,11 +23,9 @@ from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import Admission
 from gexec.spawner.asking import ask
 from gexec.spawner.handover import Handover, policy_from
-from gexec.spawner.spawner import Spawner
+from gexec.spawner.spawner import SIGNALS, Spawner
 from gexec.wire.messages import AcceptedKeys
 
-#: The signals that it handles; start-up blocks them before it forks anything.
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 #: Descriptors of the relay and of the spawner; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
 #: Time that a draining relay gets beyond drain_s.
@@ -166,7 +164,8 @@ class SpawnerProcess:
             keys = load_public_keys(told["public_keys"].encode())
             policy = policy_from(told["policy"])
         except (ValueError, KeyError, TypeError, KeyFileError):
-            self._log.error("reload: the old settings stay in force")  # the program has logged why
+            # The program has logged why, unless it was ended.
+            self._log.error("reload: keys and policy were not read; the old settings stay in force")
             return
         self._admission.reload(keys, policy)
         self.spawner.retire_helpers()

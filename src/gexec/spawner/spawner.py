@@ -39,7 +39,8 @@ from gexec.wire.messages import (
 _FAULTS_MAX: Final = 100
 _FAULT_PAUSE_S: Final = 0.05
 _CHILD: Final = int(signal.SIGCHLD)
-_HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+#: The signals that it handles; start-up blocks them before it forks anything.
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Spawner:
@@ -125,7 +126,7 @@ class Spawner:
 
     def install_handlers(self) -> None:
         """Take the signals from now on; ``run`` handles those that arrive before it."""
-        self.loop.take_signals(_HANDLED)
+        self.loop.take_signals(SIGNALS)
 
     def adopt(self, pid: int, ended: Callable[[int], None]) -> None:
         """Reap this child, too, and call ``ended`` with its wait status."""

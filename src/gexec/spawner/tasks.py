@@ -252,16 +252,12 @@ class Tasks:
         """Handle an event that a helper reports: write it to the audit log, and send it to the relay."""
         event: ProcessEvent
         if isinstance(said, ProcessRan):
-            task = self._tasks[said.task]
-            task.pid = said.pid
-            self._trail.started(said.task, task.launch, task.account.uid, said.pid)
+            self._started(said.task, said.pid)
             event = ProcessEnded(said.task, said.outcome, said.ending)  # for the relay it implies the start
         else:
             event = said
         if isinstance(event, ProcessStarted):
-            task = self._tasks[event.task]
-            task.pid = event.pid
-            self._trail.started(event.task, task.launch, task.account.uid, event.pid)
+            self._started(event.task, event.pid)
         elif isinstance(event, ProcessEnded):
             done = self._tasks.pop(event.task, None)
             if done is not None:
@@ -278,6 +274,11 @@ class Tasks:
             self._left(event)
             return
         self._tell(event)
+
+    def _started(self, number: int, pid: int) -> None:
+        task = self._tasks[number]
+        task.pid = pid
+        self._trail.started(number, task.launch, task.account.uid, pid)
 
     def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
         """Keep what is needed to handle the leftovers of an ended task."""

@@ -333,17 +333,19 @@ _PEMS: Final = Payload(
     ("key_pem", "certificate_pem", "authority_pem"), _pack_certificates, _unpack_certificates
 )
 CERTIFICATES: Final = 20
+LEFT: Final = 22
 #: Events of a task, from a spawner to its relay, and from a helper to its spawner.
 OF_PROCESSES: Final[Table] = {
     16: Form(ProcessStarted, "pid"),
     17: Form(ProcessReady),
     18: Form(ProcessRefused, payload=OUTCOME),
     19: Form(ProcessEnded, "ending", 0, 1, OUTCOME),
-    22: Form(ProcessLeft, "holders", payload=_LEFT),
+    LEFT: Form(ProcessLeft, "holders", payload=_LEFT),
 }
 #: What a spawner may send to its relay.
 FROM_SPAWNER: Final[Table] = {
     **OF_PROCESSES,
+    LEFT: Form(ProcessLeft, "holders", 1),  # their number alone
     CERTIFICATES: Form(Certificates, payload=_PEMS, of_task=False),
     21: Form(AcceptedKeys, payload=Payload(("pem",), bytes, lambda pem: (pem,)), of_task=False),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import new_pipe
 from gexec import limits
 from gexec.client.kept import TOO_LONG, KeptInput
 from gexec.errors import UsageError
@@ -16,13 +17,8 @@ from gexec.errors import UsageError
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe()
-    yield reading, writing
-    for fd in (reading, writing):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
+    with new_pipe() as ends:
+        yield ends
 
 
 def _all(kept: KeptInput) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from descriptors import new_pipe
 from gexec.client.kept import KeptInput
 from gexec.client.stdio import PIPE_BUF_BYTES, Input, Sink
 from gexec.wire.frames import STDOUT
@@ -18,13 +19,8 @@ _CREDIT = (STDOUT, ((0, 1),), 3)
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe()
-    yield reading, writing
-    for fd in (reading, writing):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
+    with new_pipe() as ends:
+        yield ends
 
 
 def test_an_input_ends_with_nothing_and_waits_with_none(pipe: tuple[int, int]) -> None:

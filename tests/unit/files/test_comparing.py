@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from file_contents import digest
 from gexec.files.comparing import Comparer, FileComparison
-from gexec.files.digest import ContentHash
 from gexec.files.directories import Place, RefusedError
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
 from gexec.files.records import Directory, File, Meta, Symlink
@@ -20,13 +20,6 @@ MTIME_NS = 10**18
 
 def meta(mode: int = 0o644, mtime_ns: int = MTIME_NS, uid: int | None = None) -> Meta:
     return Meta(mode, os.geteuid() if uid is None else uid, os.getegid(), mtime_ns, b"", b"")
-
-
-def digest(content: bytes) -> bytes:
-    hashed = ContentHash()
-    if content:
-        hashed.update(0, content)
-    return hashed.finish(len(content))
 
 
 class Here:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from descriptors import open_now
+from descriptors import directory
 from gexec import limits
 from gexec.files.deletion import remove
 from gexec.files.directories import RefusedError
@@ -18,12 +18,8 @@ from gexec.files.directories import RefusedError
 
 @pytest.fixture
 def above(tmp_path: Path) -> Iterator[int]:
-    """The directory tmp_path, open; afterwards nothing else is."""
-    before = open_now()
-    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    yield descriptor
-    os.close(descriptor)
-    assert open_now() == before
+    with directory(tmp_path) as descriptor:
+        yield descriptor
 
 
 def test_a_directory_goes_with_all_below_it_and_all_are_counted(above: int, tmp_path: Path) -> None:

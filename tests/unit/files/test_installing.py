@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from descriptors import open_now
-from gexec.files.digest import ContentHash
+from file_contents import digest
 from gexec.files.directories import Place, RefusedError
 from gexec.files.installing import Installer, digest_below
 from gexec.files.options import CopyOptions
@@ -24,13 +24,6 @@ root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 def meta(mode: int = 0o644, mtime_ns: int = MTIME_NS, owner: bytes = b"") -> Meta:
     return Meta(mode, os.geteuid(), os.getegid(), mtime_ns, owner, b"")
-
-
-def digest(content: bytes) -> bytes:
-    hashed = ContentHash()
-    if content:
-        hashed.update(0, content)
-    return hashed.finish(len(content))
 
 
 class Here:

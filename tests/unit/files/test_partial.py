@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from descriptors import only, open_now
+from descriptors import directory, only
 from gexec.files.owners import UNCHANGED
 from gexec.files.partial import Partial, keep_old, make_symlink, temporary_name
 
@@ -21,12 +21,8 @@ MTIME_NS = 10**18 + 7
 
 @pytest.fixture
 def above(tmp_path: Path) -> Iterator[int]:
-    """The directory tmp_path, open; afterwards nothing else is."""
-    before = open_now()
-    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    yield descriptor
-    os.close(descriptor)
-    assert open_now() == before
+    with directory(tmp_path) as descriptor:
+        yield descriptor
 
 
 @pytest.fixture(params=[True, False], ids=["unnamed", "named"])

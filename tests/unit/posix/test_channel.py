@@ -98,7 +98,6 @@ def test_requests_and_events_arrive_as_they_were() -> None:
         ProcessEnded(4, outcome.killed(9)),
         ProcessEnded(5, outcome.killed(9), True),
         ProcessLeft(5, 2),
-        ProcessLeft(6, 0, 70_000, ("12 a\n b", "13 ü")),
         Certificates(b"k", b"c" * 70_000, b"a"),
         AcceptedKeys(b"p"),
     ]
@@ -114,7 +113,7 @@ def test_requests_and_events_arrive_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "value", "payload"),
-    [(ENDED, 2, bytes(5)), (LEFT, 1, b"x"), (LEFT, 1, bytes(4 + 33)), (LEFT, 1, b"x" * 100)],
+    [(ENDED, 2, bytes(5)), (LEFT, 0, b""), (LEFT, 1, b"x"), (LEFT, 1, bytes(4 + 33)), (LEFT, 1, b"x" * 100)],
 )  # fmt: skip
 def test_ends_and_leftovers_with_impossible_values_are_refused(kind: int, value: int, payload: bytes) -> None:
     with pytest.raises(ProtocolError):
@@ -134,6 +133,7 @@ OLD = OldTask(3, 4711, "00" * 16, 2, 12, 34, 5.5, 1.5, True, False)
         (SignalHelper(5, 9), TO_STARTER),
         (LostTasks(5, 1000, [OLD], [("11" * 16, 7)], [1, 2]), TO_STARTER),
         (LostTasks(5, 1000, [], [], []), TO_STARTER),
+        (ProcessLeft(6, 0, 70_000, ("12 a\n b", "13 ü")), FROM_HELPER),
         (HelperGone(5), FROM_STARTER),
         (ProcessRan(5, 4711, outcome.exited(3), False), FROM_HELPER),
         (ProcessRan(5, 4711, outcome.killed(9), True), FROM_STARTER),
@@ -175,6 +175,12 @@ def test_no_sender_can_say_what_only_another_one_may() -> None:
             messages.decode(Message(kind, 1, 9), FROM_RELAY)
     kinds = {(kind, form.said) for table in tables for kind, form in table.items()}
     assert len({kind for kind, _ in kinds}) == len(kinds)  # one number, one meaning
+
+
+@pytest.mark.parametrize("payload", [b"x", bytes(4 + 33), b"x" * 100])
+def test_malformed_leftovers_of_a_helper_are_a_protocol_error(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.decode(Message(LEFT, 1, 0, payload), FROM_HELPER)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0", b"\0\0\0\0\0\2", b"\xff\0\0\0\0\0"])
@@ -276,10 +282,9 @@ def is_event(kind: int, value: int, payload: bytes) -> bool:
         return bool(outcome_kind <= 5 and 0 <= outcome_value <= 65535)
     if kind == messages.CERTIFICATES:
         return len(payload) >= 12 and sum(struct.unpack_from("!III", payload)) == len(payload) - 12
-    if kind == LEFT and payload:
-        names = payload[4:].split(b"\0")
-        return len(payload) >= 4 and len(names) <= 32 and max(map(len, names)) <= 80
-    return kind == KEYS or (kind in (STARTED, READY, LEFT) and not payload)
+    if kind == LEFT:
+        return value >= 1 and not payload
+    return kind == KEYS or (kind in (STARTED, READY) and not payload)
 
 
 HEADS = st.builds(

@@ -67,6 +67,10 @@ bench: native-if-possible ## Measure, next to the floor on this machine (ARGS="-
 bench-copy: native-if-possible ## Measure copying files, next to cat, scp, pdcp and clush (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/copying.py $(ARGS)
 
+.PHONY: bench-versions
+bench-versions: compiled ## Compare checkouts in turns (ARGS="OLD NEW --nodes 64", each after make native)
+	@$(RUN) $(BIN)/python bench/versions.py $(ARGS)
+
 .PHONY: soak
 soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)

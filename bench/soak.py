@@ -28,7 +28,13 @@ from gexec.cluster.layout import Layout, environment
 
 #: How much larger a process may be at the end than after the warm-up, in MiB and in descriptors; the number
 #: of links to other nodes varies.
-BOUNDS = {"spawner": (8.0, 8), "relay": (12.0, 32), "authd": (4.0, 8), "helper": (8.0, 8)}
+BOUNDS = {
+    "spawner": (8.0, 8),
+    "relay": (12.0, 32),
+    "starter": (8.0, 8),
+    "authd": (4.0, 8),
+    "helper": (8.0, 8),
+}
 #: The daemons return free memory some seconds after the last job.
 IDLE_S = 10.0
 #: 0.8 MB of environment, as in the largest jobs.

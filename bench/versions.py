@@ -2,7 +2,8 @@
 
 Usage: python bench/versions.py CHECKOUT CHECKOUT... [--nodes 64] [--repeat 25]
 
-Run `make native` in each checkout first; `CHECKOUT=no` runs its daemons interpreted. All clusters are up at the same time, so that other load on the machine affects all of them alike.
+Run `make native` in each checkout first; `CHECKOUT=no` runs its daemons interpreted. All clusters are up
+at the same time, so that other load on the machine affects all of them alike.
 Exit status: 0 measured, 1 a job failed.
 """
 

@@ -178,8 +178,18 @@ ARCHIVE_PATH_MAX_BYTES: Final = 16 * 1024
 ARCHIVE_DEPTH_MAX: Final = 256
 #: A symbolic link's target: the kernel's PATH_MAX, without its NUL.
 ARCHIVE_TARGET_MAX_BYTES: Final = 4095
-#: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
+#: Memory that compressed records may require from their reader.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
+#: Extended attributes of one entry: names and values; the kernel permits 64 KiB for one value.
+ARCHIVE_ATTRIBUTES_MAX_BYTES: Final = 80 * 1024
+#: Extended attributes of one entry.
+ARCHIVE_ATTRIBUTES_MAX: Final = 256
+#: Entries of one list: what receivers answer at a time.
+ARCHIVE_LIST_MAX: Final = 2048
+#: Bytes of one list, before compression. A sender ends a list at half of it; one entry more fits.
+ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
+#: Lists whose contents have not come yet: so many answers can be under way while contents are sent.
+ARCHIVE_LISTS_MAX: Final = 8
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 

@@ -18,7 +18,7 @@ from gexec.client.nodes import choose
 from gexec.client.stdio import Input
 from gexec.client.transfer import Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
-from gexec.files.sender import roots_of
+from gexec.files.roots import roots_of
 from gexec.render.fold import fold_bounded
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences

@@ -16,7 +16,8 @@ from gexec.cli.options import parse
 from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.compression import compressed
-from gexec.files.sender import Sender, roots_of
+from gexec.files.roots import roots_of
+from gexec.files.sender import Sender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

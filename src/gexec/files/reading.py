@@ -1,4 +1,4 @@
-"""Reads the contents of open files in large pieces, without their holes."""
+"""Reads the contents of open files in large pieces, without their holes, and says why one cannot be read."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ def content_digest(descriptor: int, size: int, buffer: bytearray) -> bytes:
     for offset, data in pieces(descriptor, size, buffer):
         content.update(offset, data)
     return content.finish(size)
+
+
+#: Why something cannot be read, and what to do.
+_REASONS = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "you may not read it; copy as a user who may",
+    errno.EPERM: "the system does not permit reading it; copy as a user who may",
+    errno.ELOOP: "it was replaced during the copy; copy again",
+    errno.ENOTDIR: "it, or a directory above it, was replaced during the copy; copy again",
+    errno.EIO: "the disk reports an input/output error; check the disk of this host",
+    errno.ESTALE: "its file server no longer has it (stale handle); mount the file system again",
+    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+    errno.ENFILE: "too many open files on this host; close some",
+    errno.ENAMETOOLONG: "its name is too long for the file system; shorten it",
+}
+
+
+def unreadable(error: OSError) -> str:
+    """Return why something cannot be read, and what to do: the end of a sentence."""
+    return _REASONS.get(error.errno or 0) or f"it cannot be read: {error.strerror}"

@@ -1,28 +1,27 @@
-"""Walks files and directories and encodes them as an archive stream, with little memory.
+"""Encodes what is sent as an archive stream, with little memory.
 
-Every directory is opened through its parent's descriptor and without following links, so that other users
-cannot redirect the walk. Entries that cannot be sent are reported, also to receivers, and the rest is sent.
+Entries that cannot be sent are reported, also to receivers, and the rest is sent.
 """
 
 from __future__ import annotations
 
-import errno
-import grp
 import os
-import pwd
 import stat
 
 from gexec import limits
-from gexec.errors import ProtocolError, UsageError
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.reading import ShrunkError, content_digest, pieces
-from gexec.files.records import Meta, check_path, is_below
+from gexec.files.names import OwnerNames
+from gexec.files.reading import ShrunkError, content_digest, pieces, unreadable
+from gexec.files.records import Meta
+from gexec.files.walking import DIRECTORY, FILE, SYMLINK, Found, Opener, walk
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from gexec.files.roots import SourceRoot
 
     Buffer = bytes | bytearray | memoryview
 
@@ -34,75 +33,6 @@ _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
 _TRIES = 3
 _CHANGED = "it changed while it was read; copy it when no program writes to it"
 _NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
-_KINDS = {
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-class SourceRoot:
-    """Something to send.
-
-    Attributes:
-        path: its absolute path on this host.
-        name: its path in the stream, below the receiver's destination.
-    """
-
-    __slots__ = ("name", "path")
-
-    def __init__(self, path: bytes, name: bytes) -> None:
-        self.path = path
-        self.name = name
-
-
-def roots_of(paths: Iterable[str], naming: str = "full") -> list[SourceRoot]:
-    """Return the roots for a user's paths.
-
-    Args:
-        paths: files and directories; relative ones are taken from the working directory.
-        naming: ``full``: each keeps its whole path, so that a receiver whose destination is ``/`` writes
-            the same path. Links above the last part are resolved first, since a receiver follows none
-            (/bin/x is sent as /usr/bin/x). ``base``: only its last part, as cp does.
-
-    Raises:
-        UsageError: two roots would get the same name, or one has no name (``/``).
-    """
-    roots = []
-    for path in paths:
-        if not path or "\0" in path:
-            raise UsageError(f"{path!r} is not a file name")
-        plain = os.path.abspath(os.fsencode(path))
-        folder, base = os.path.split(plain)
-        if not base:
-            raise UsageError("/ cannot be copied as a whole: name what is in it")
-        real = os.path.join(os.path.realpath(folder), base)
-        roots.append(SourceRoot(real, real.lstrip(b"/") if naming == "full" else base))
-    return _distinct(roots)
-
-
-def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
-    """Return the roots in the order of the stream, without those that are below another one."""
-    kept: list[SourceRoot] = []
-    for root in sorted(roots, key=lambda root: root.name.split(b"/")):
-        try:
-            check_path(root.name)
-        except ProtocolError as error:
-            raise UsageError(
-                f"{shown(root.path)}: its path is longer or deeper than can be copied; move it to a "
-                "shorter path"
-            ) from error
-        above = kept[-1] if kept else None
-        if above is not None and is_below(root.name.split(b"/"), above.name.split(b"/")):
-            if root.path != above.path + root.name[len(above.name) :]:
-                raise UsageError(
-                    f"{shown(above.path)} and {shown(root.path)} would both become {shown(root.name)}: "
-                    "copy them one after the other to different destinations"
-                )
-            continue
-        kept.append(root)
-    return kept
 
 
 class Sender:
@@ -127,7 +57,8 @@ class Sender:
         self._encoder = Encoder()
         self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
         self._gathered = bytearray()
-        self._names = _Names()
+        self._names = OwnerNames()
+        self._opener = Opener()
         self.files = 0
         self.bytes = 0
         self.problems = 0
@@ -135,88 +66,46 @@ class Sender:
     def chunks(self) -> Iterator[Buffer]:
         """Yield the stream. Each chunk is valid until the next one is requested."""
         self._gathered += self._encoder.preamble(digests_only=self._digests_only)
-        for root in self._roots:
-            folder, base = os.path.split(root.path)
-            try:
-                above = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError as error:
-                self._skip(root.path, root.name, _reason(error))
-                continue
-            try:
-                yield from self._node(above, base, root.path, root.name, is_named=True)
-            finally:
-                os.close(above)
+        try:
+            for found in walk(self._roots):
+                yield from self._entry(found)
+                if len(self._gathered) >= _GATHERED_BYTES:
+                    yield self._flush()
+        finally:
+            self._opener.close()
         self._gathered += self._encoder.end(self.problems)
         yield self._gathered
 
-    def _node(
-        self, above: int, base: bytes, path: bytes, name: bytes, is_named: bool = False
-    ) -> Iterator[Buffer]:
-        """Send one entry of any kind: ``base`` in the directory ``above``; ``path`` is for messages.
-
-        ``is_named``: the user named it, so that its absence on the nodes is a failure.
-        """
-        try:
-            kind = stat.S_IFMT(os.lstat(base, dir_fd=above).st_mode)
-            if kind == stat.S_IFREG:
-                yield from self._file(above, base, path, name)
-            elif kind == stat.S_IFDIR:
-                yield from self._directory(above, base, path, name)
-            elif kind == stat.S_IFLNK:
-                self._symlink(above, base, name)
-            elif is_named:
-                self._skip(
-                    path, name, f"it is {_KINDS.get(kind, 'a special file')}; only contents are copied"
-                )
-            else:
-                # Not a failure; receivers keep what they have there.
-                self._on_problem(f"{shown(path)}: {_KINDS.get(kind, 'a special file')} is not copied")
-                self._gathered += self._encoder.skipped(name, "")
-        except OSError as error:
-            self._skip(path, name, _reason(error))
-        if len(self._gathered) >= _GATHERED_BYTES:
-            yield self._flush()
+    def _entry(self, found: Found) -> Iterator[Buffer]:
+        if found.kind == FILE:
+            try:
+                yield from self._file(found)
+            except OSError as error:
+                self._skip(found.path, found.name, unreadable(error))
+        elif found.status is not None and found.kind == DIRECTORY:
+            self._gathered += self._encoder.directory(found.name, self._meta(found.status))
+        elif found.status is not None and found.kind == SYMLINK:
+            self._gathered += self._encoder.symlink(found.name, self._meta(found.status), found.target)
+        else:
+            self.problems += found.reason != ""
+            self._on_problem(found.problem)
+            if found.fits:
+                self._gathered += self._encoder.skipped(found.name, found.reason)
 
     def _flush(self) -> bytearray:
         gathered, self._gathered = self._gathered, bytearray()
         return gathered
 
-    def _directory(self, above: int, base: bytes, path: bytes, name: bytes) -> Iterator[Buffer]:
-        descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-        try:
-            entries = sorted(map(os.fsencode, os.listdir(descriptor)))
-            self._gathered += self._encoder.directory(name, self._meta(os.fstat(descriptor)))
-            for entry in entries:
-                below = name + b"/" + entry
-                if (
-                    len(below) > limits.ARCHIVE_PATH_MAX_BYTES
-                    or below.count(b"/") >= limits.ARCHIVE_DEPTH_MAX
-                ):
-                    self._problem(path + b"/" + entry, "its path is longer or deeper than can be copied")
-                    continue
-                yield from self._node(descriptor, entry, path + b"/" + entry, below)
-        finally:
-            os.close(descriptor)
-
-    def _symlink(self, above: int, base: bytes, name: bytes) -> None:
-        target = os.readlink(base, dir_fd=above)
-        status = os.lstat(base, dir_fd=above)
-        self._gathered += self._encoder.symlink(name, self._meta(status), target)
-
-    def _file(self, above: int, base: bytes, path: bytes, name: bytes) -> Iterator[Buffer]:
-        # O_NONBLOCK: in case it has become a named pipe since lstat.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        descriptor = os.open(base, flags, dir_fd=above)
+    def _file(self, found: Found) -> Iterator[Buffer]:
+        descriptor = self._opener.open(found)
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
             if status.st_size <= _SMALL_BYTES:
-                self._small_file(descriptor, status, path, name)
+                self._small_file(descriptor, status, found.path, found.name)
             elif self._digests_only:
-                self._digest(descriptor, status, path, name)
+                self._digest(descriptor, status, found.path, found.name)
             else:
-                yield from self._large_file(descriptor, status, path, name)
+                yield from self._large_file(descriptor, status, found.path, found.name)
         finally:
             os.close(descriptor)
 
@@ -271,7 +160,7 @@ class Sender:
         except ShrunkError:
             pass
         except OSError as error:
-            reason = _reason(error)
+            reason = unreadable(error)
         if reason:
             self._problem(path, reason)
             self._gathered += self._encoder.file_bad(reason)
@@ -302,53 +191,5 @@ class Sender:
         self._on_problem(f"{shown(path)}: not sent: {reason}")
 
 
-class _Names:
-    """Names of users and groups, each looked up once."""
-
-    __slots__ = ("_groups", "_users")
-
-    def __init__(self) -> None:
-        self._users: dict[int, bytes] = {}
-        self._groups: dict[int, bytes] = {}
-
-    def user(self, uid: int) -> bytes:
-        """Return the user's name, empty if there is none."""
-        if uid not in self._users:
-            self._users[uid] = _name(lambda: pwd.getpwuid(uid).pw_name)
-        return self._users[uid]
-
-    def group(self, gid: int) -> bytes:
-        """Return the group's name, empty if there is none."""
-        if gid not in self._groups:
-            self._groups[gid] = _name(lambda: grp.getgrgid(gid).gr_name)
-        return self._groups[gid]
-
-
-def _name(look_up: Callable[[], str]) -> bytes:
-    try:
-        return os.fsencode(look_up())[:255]
-    except KeyError:
-        return b""
-
-
 def _same(before: os.stat_result, after: os.stat_result) -> bool:
     return before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns
-
-
-#: Why something cannot be read, and what to do.
-_REASONS = {
-    errno.ENOENT: "there is no such file",
-    errno.EACCES: "you may not read it; copy as a user who may",
-    errno.EPERM: "the system does not permit reading it; copy as a user who may",
-    errno.ELOOP: "it was replaced during the copy; copy again",
-    errno.ENOTDIR: "it, or a directory above it, was replaced during the copy; copy again",
-    errno.EIO: "the disk reports an input/output error; check the disk of this host",
-    errno.ESTALE: "its file server no longer has it (stale handle); mount the file system again",
-    errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
-    errno.ENFILE: "too many open files on this host; close some",
-    errno.ENAMETOOLONG: "its name is too long for the file system; shorten it",
-}
-
-
-def _reason(error: OSError) -> str:
-    return _REASONS.get(error.errno or 0) or f"it cannot be read: {error.strerror}"

@@ -22,7 +22,8 @@ from gexec.files.encoder import Encoder
 from gexec.files.options import CopyOptions
 from gexec.files.records import Meta
 from gexec.files.report import Report
-from gexec.files.sender import Sender, roots_of
+from gexec.files.roots import roots_of
+from gexec.files.sender import Sender
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import LINE_MAX_BYTES, LINES_MAX, Sentences
 from gexec.render.view import Prefixed

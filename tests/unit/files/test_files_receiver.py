@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gexec import limits
-from gexec.errors import GexecError, ProtocolError, UsageError
+from gexec.errors import GexecError, ProtocolError
 from gexec.files.digest import BLOCK_BYTES, ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
@@ -23,7 +23,8 @@ from gexec.files.partial import Partial, temporary_name
 from gexec.files.receiver import Receiver
 from gexec.files.records import Meta
 from gexec.files.report import Report
-from gexec.files.sender import Sender, roots_of
+from gexec.files.roots import roots_of
+from gexec.files.sender import Sender
 from gexec.files.unpacker import Unpacker
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -195,22 +196,6 @@ def test_any_contents(tmp_path_factory: pytest.TempPathFactory, end: bytes, zero
     (place / "f").write_bytes(content)
     Received(sent(place / "f"), place / "to")
     assert (place / "to" / "f").read_bytes() == content
-
-
-def test_roots_that_bring_each_other_along(tree: Path) -> None:
-    roots = roots_of([str(tree / "sub" / "link"), str(tree), str(tree / "sub")])
-    assert [os.fsdecode(root.path) for root in roots] == [str(tree)]
-    assert os.fsdecode(roots[0].name) == str(tree)[1:]
-    with pytest.raises(UsageError, match="both become"):
-        roots_of([str(tree / "sub"), str(tree / "x" / "sub")], "base")
-    with pytest.raises(UsageError, match="as a whole"):
-        roots_of(["/"])
-
-
-def test_links_above_a_root_are_resolved(tmp_path: Path, tree: Path) -> None:
-    (tmp_path / "alias").symlink_to(tree)
-    [root] = roots_of([str(tmp_path / "alias" / "sub" / "link")])
-    assert os.fsdecode(root.name) == str(tree / "sub" / "link")[1:]
 
 
 # -- the sender's problems --------------------------------------------------------------------------

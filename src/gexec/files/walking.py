@@ -1,0 +1,223 @@
+"""Walks what is sent, in the order of the stream, and opens its files when their contents are needed.
+
+Every directory is opened through its parent's descriptor and without following links, so that other users
+cannot redirect the walk. What cannot be read is found as SKIPPED, with the reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from gexec import limits
+from gexec.files.reading import unreadable
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gexec.files.roots import SourceRoot
+
+#: Kinds of what is found.
+DIRECTORY, FILE, SYMLINK, SKIPPED = range(1, 5)
+_KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_ABOVE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: O_NONBLOCK: in case it has become a named pipe since lstat.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Found:
+    """An entry of the walk.
+
+    Attributes:
+        root: what it is, or is below.
+        name: its path in the stream.
+        kind: DIRECTORY, FILE, SYMLINK or SKIPPED.
+        status: of fstat for a directory, of lstat for others; None if that failed.
+        target: of a symbolic link.
+        reason: of SKIPPED: why it is not sent although it should be; "" if its kind is not copied.
+    """
+
+    __slots__ = ("kind", "name", "reason", "root", "status", "target")
+
+    def __init__(
+        self,
+        root: SourceRoot,
+        name: bytes,
+        kind: int,
+        status: os.stat_result | None = None,
+        target: bytes = b"",
+        reason: str = "",
+    ) -> None:
+        self.root = root
+        self.name = name
+        self.kind = kind
+        self.status = status
+        self.target = target
+        self.reason = reason
+
+    @property
+    def path(self) -> bytes:
+        """Return its absolute path on this host, for messages."""
+        return self.root.path + self.name[len(self.root.name) :]
+
+    @property
+    def fits(self) -> bool:
+        """Return False if its name is longer or deeper than a stream may have: it can only be reported."""
+        return _fits(self.name)
+
+    @property
+    def problem(self) -> str:
+        """Return the sentence about something SKIPPED."""
+        if self.reason or self.status is None:
+            return f"{shown(self.path)}: not sent: {self.reason}"
+        return f"{shown(self.path)}: {_special(self.status)} is not copied"
+
+
+def walk(roots: Iterable[SourceRoot]) -> Iterator[Found]:
+    """Yield everything that is to be sent: ascending by the components of its name, directories first.
+
+    Uses one descriptor for each directory that the current entry is in. Close the iterator if it is not
+    used to its end.
+
+    Args:
+        roots: from roots_of, or in the same order.
+    """
+    for root in roots:
+        folder, base = os.path.split(root.place)
+        try:
+            above = os.open(folder, _ABOVE)
+        except OSError as error:
+            yield Found(root, root.name, SKIPPED, reason=unreadable(error))
+            continue
+        yield from _below(root, above, base)
+
+
+def _below(root: SourceRoot, above: int, base: bytes) -> Iterator[Found]:
+    """Yield a root and what is below it; ``above`` is its directory, and is closed at the end."""
+    #: Open directories, what the names in them begin with, and their entries that have not been visited.
+    levels = [(above, b"", iter([base]))]
+    try:
+        while levels:
+            directory, prefix, entries = levels[-1]
+            entry = next(entries, None)
+            if entry is None:
+                levels.pop()
+                os.close(directory)
+                continue
+            name = prefix + entry if prefix else root.name
+            if not _fits(name):
+                reason = "its path is longer or deeper than can be copied"
+                yield Found(root, name, SKIPPED, reason=reason)
+                continue
+            found = _look(root, name, directory, entry, is_named=not prefix)
+            if found.kind == DIRECTORY:
+                try:
+                    inner = os.open(entry, _DIRECTORY | os.O_RDONLY, dir_fd=directory)
+                    # First: what has been opened is closed in any case.
+                    levels.append((inner, name + b"/", iter(())))
+                    inside = sorted(map(os.fsencode, os.listdir(inner)))
+                    found.status = os.fstat(inner)
+                    levels[-1] = (inner, name + b"/", iter(inside))
+                except OSError as error:
+                    found.kind, found.reason = SKIPPED, unreadable(error)
+            yield found
+    finally:
+        for directory, _, _ in levels:
+            os.close(directory)
+
+
+def _look(root: SourceRoot, name: bytes, directory: int, entry: bytes, *, is_named: bool) -> Found:
+    """Return what an entry of an open directory is. ``is_named``: the user named it, so it must be sent."""
+    try:
+        status = os.lstat(entry, dir_fd=directory)
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), SKIPPED)
+        target = os.readlink(entry, dir_fd=directory) if kind == SYMLINK else b""
+    except OSError as error:
+        return Found(root, name, SKIPPED, reason=unreadable(error))
+    reason = ""
+    if kind == SKIPPED and is_named:
+        # Otherwise it is no failure; receivers keep what they have there.
+        reason = f"it is {_special(status)}; only contents are copied"
+    return Found(root, name, kind, status, target, reason)
+
+
+def _fits(name: bytes) -> bool:
+    return len(name) <= limits.ARCHIVE_PATH_MAX_BYTES and name.count(b"/") < limits.ARCHIVE_DEPTH_MAX
+
+
+def _special(status: os.stat_result) -> str:
+    return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
+
+
+class Opener:
+    """Opens files that a walk has found, also long after it. ``close`` it, always.
+
+    The directories of the last one stay open, one descriptor for each level: ask for files in the order of
+    the walk.
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self) -> None:
+        #: Names and descriptors of open directories; the first one is the path that a root is in.
+        self._levels: list[tuple[bytes, int]] = []
+
+    def open(self, found: Found) -> int:
+        """Return a descriptor for reading a FILE; the caller closes it.
+
+        No link is followed below the directory that its root is in.
+
+        Raises:
+            OSError: it cannot be opened. ELOOP: it is not the file that was found, but another one that has
+                replaced it, or a link. ``reading.unreadable`` has the sentence.
+        """
+        folder, base = os.path.split(found.root.place)
+        *above, entry = (base + found.name[len(found.root.name) :]).split(b"/")
+        wanted = [folder, *above]
+        same = 0
+        for (name, _), other in zip(self._levels, wanted, strict=False):
+            if name != other:
+                break
+            same += 1
+        self._leave(same)
+        for name in wanted[same:]:
+            self._enter(name)
+        descriptor = os.open(entry, _FILE, dir_fd=self._levels[-1][1])
+        try:
+            status, before = os.fstat(descriptor), found.status
+            if (
+                before is None
+                or not stat.S_ISREG(status.st_mode)
+                or (status.st_dev, status.st_ino) != (before.st_dev, before.st_ino)
+            ):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def close(self) -> None:
+        """Close all directories."""
+        self._leave(0)
+
+    def _enter(self, name: bytes) -> None:
+        if self._levels:
+            descriptor = os.open(name, _DIRECTORY | os.O_PATH, dir_fd=self._levels[-1][1])
+        else:
+            descriptor = os.open(name, _ABOVE)
+        self._levels.append((name, descriptor))
+
+    def _leave(self, count: int) -> None:
+        """Close all but the first ``count`` directories."""
+        while len(self._levels) > count:
+            os.close(self._levels.pop()[1])

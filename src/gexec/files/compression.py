@@ -84,7 +84,9 @@ class Inflater:
             size = self._zstandard.get_frame_parameters(data).content_size
             if not 0 <= size <= records.PACKED_MAX_BYTES:
                 raise ProtocolError("compressed records in an archive stream are over the limit")
-            inflated: bytes = self._inflater.decompress(data, read_across_frames=False, allow_extra_data=False)
+            inflated: bytes = self._inflater.decompress(
+                data, read_across_frames=False, allow_extra_data=False
+            )
         except self._zstandard.ZstdError as error:
             raise ProtocolError(f"the archive stream was damaged in transit: {error}") from error
         return inflated

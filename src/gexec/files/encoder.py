@@ -68,7 +68,9 @@ class Encoder:
 
     def file_bad(self, reason: str) -> bytes:
         """Return the record that ends a file that receivers must drop."""
-        return self._record(records.FILE_BAD, reason.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES])
+        return self._record(
+            records.FILE_BAD, reason.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
+        )
 
     def done(self, number: int) -> bytes:
         """Return the record that ends the contents of a list."""

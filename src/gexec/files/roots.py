@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from gexec.errors import ProtocolError, UsageError
-from gexec.files.records import check_path, is_below
+from gexec.files.entries import check_path, is_below
 from gexec.render.text import shown
 
 TYPE_CHECKING = False

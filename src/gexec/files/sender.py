@@ -1,27 +1,31 @@
-"""Encodes what is sent as an archive stream, with little memory.
+"""Encodes files and directories as an archive stream, with little memory.
 
-Entries that cannot be sent are reported, also to receivers, and the rest is sent.
+Entries are listed first. Receivers may answer what they lack; then only that is read and sent. Entries that
+cannot be sent are reported, also to receivers, and the rest is sent.
 """
 
 from __future__ import annotations
 
 import os
-import stat
+from collections import deque
 
 from gexec import limits
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.names import OwnerNames
-from gexec.files.reading import ShrunkError, content_digest, pieces, unreadable
-from gexec.files.records import Meta
-from gexec.files.walking import DIRECTORY, FILE, SYMLINK, Found, Opener, walk
+from gexec.files.entries import File, packed_entry
+from gexec.files.identity import boot_id
+from gexec.files.reading import ShrunkError, changed, content_digest, pieces, read_unsized, unreadable
+from gexec.files.walking import Opener
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from gexec.files.roots import SourceRoot
+    from gexec.files.answers import Answer
+    from gexec.files.compression import Compressor
+    from gexec.files.listing import Lister
+    from gexec.files.walking import Found
 
     Buffer = bytes | bytearray | memoryview
 
@@ -31,165 +35,277 @@ _GATHERED_BYTES = 128 * 1024
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
 #: How often a small file is read again if it changes while it is read.
 _TRIES = 3
+#: A list ends when its entries have so many bytes; with one entry more it is still below the limit.
+_LIST_BYTES = limits.ARCHIVE_LIST_MAX_BYTES // 2
 _CHANGED = "it changed while it was read; copy it when no program writes to it"
-_NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
+
+
+class _List:
+    """A list that was sent, and whose contents were not."""
+
+    __slots__ = ("awaits_digests", "found", "lacks", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        #: The files in it, by their indexes.
+        self.found: dict[int, Found] = {}
+        #: What is sent of them; None until it was answered.
+        self.lacks: int | None = None
+        self.awaits_digests = 0
 
 
 class Sender:
-    """One archive stream of some roots.
+    """One archive stream.
 
     Args:
-        roots: from roots_of, or in the same order.
+        found: what is sent, from gexec.files.walking.
+        lister: makes entries of it.
+        on_problem: called with one sentence for each file that turns out to be unreadable.
+        answers: called to wait for the next answer of the receivers; None in between means to say that we
+            still wait. Without it, all contents are sent.
         digests_only: send digests instead of contents, for receivers that only compare.
-        on_problem: called with one sentence for each entry that is not sent.
+        compressor: of the contents.
+        rules: by which files were left out, for the receivers.
 
     Attributes:
-        files, bytes: what has been sent so far.
+        files, bytes: whose contents have been sent so far.
         problems: how many entries should have been sent but could not be.
     """
 
     def __init__(
-        self, roots: Sequence[SourceRoot], *, digests_only: bool = False, on_problem: Callable[[str], None]
+        self,
+        found: Iterable[Found],
+        lister: Lister,
+        *,
+        on_problem: Callable[[str], None],
+        compressor: Compressor,
+        answers: Callable[[], Answer | None] | None = None,
+        digests_only: bool = False,
+        rules: Sequence[bytes] = (),
     ) -> None:
-        self._roots = roots
-        self._digests_only = digests_only
+        self._found = iter(found)
         self._on_problem = on_problem
+        self._compressor = compressor
+        self._answers = answers
+        self._digests_only = digests_only
+        self._rules = rules
+        self._lister = lister
         self._encoder = Encoder()
+        self._opener = Opener()
         self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
         self._gathered = bytearray()
-        self._names = OwnerNames()
-        self._opener = Opener()
+        self._lists: deque[_List] = deque()
+        self._next_number = 0
         self.files = 0
         self.bytes = 0
-        self.problems = 0
+        self._problems = 0
+
+    @property
+    def problems(self) -> int:
+        """See above."""
+        return self._problems + self._lister.problems
 
     def chunks(self) -> Iterator[Buffer]:
         """Yield the stream. Each chunk is valid until the next one is requested."""
-        self._gathered += self._encoder.preamble(digests_only=self._digests_only)
+        encoder = self._encoder
+        yield encoder.preamble(
+            asking=self._answers is not None, digests_only=self._digests_only, boot_id=boot_id()
+        )
+        if self._rules:
+            yield encoder.rules(self._rules)
         try:
-            for found in walk(self._roots):
-                yield from self._entry(found)
-                if len(self._gathered) >= _GATHERED_BYTES:
-                    yield self._flush()
+            while True:
+                while len(self._lists) < limits.ARCHIVE_LISTS_MAX and (entries := self._list()):
+                    yield from self._devices()
+                    yield encoder.list(self._lists[-1].number, entries)
+                if not self._lists:
+                    break
+                oldest = self._lists[0]
+                yield from self._answered(oldest)
+                yield from self._contents(oldest)
+                self._gathered += encoder.done(oldest.number)
+                self._lists.popleft()
+                if self._answers is not None or len(self._gathered) >= _GATHERED_BYTES:
+                    yield from self._flush()
+            self._gathered += encoder.end(self.problems)
+            yield from self._flush()
         finally:
             self._opener.close()
-        self._gathered += self._encoder.end(self.problems)
-        yield self._gathered
 
-    def _entry(self, found: Found) -> Iterator[Buffer]:
-        if found.kind == FILE:
+    # -- lists ------------------------------------------------------------------------------------
+
+    def _list(self) -> list[bytes]:
+        """Begin the next list; return its entries, none at the end."""
+        new = _List(self._next_number)
+        entries: list[bytes] = []
+        size = 0
+        for found in self._found:
+            entry = self._lister.entry(found)
+            if entry is None:
+                continue
+            if isinstance(entry, File):
+                new.found[len(entries)] = found
+            packed = packed_entry(entry)
+            entries.append(packed)
+            size += len(packed)
+            if len(entries) >= limits.ARCHIVE_LIST_MAX or size >= _LIST_BYTES:
+                break
+        if entries:
+            self._next_number += 1
+            self._lists.append(new)
+            if self._answers is None and not self._digests_only:
+                new.lacks = -1
+        return entries
+
+    def _devices(self) -> Iterator[Buffer]:
+        for device, kind, source in self._lister.new_network_devices():
+            yield self._encoder.device(device, kind, source)
+
+    def _answered(self, oldest: _List) -> Iterator[Buffer]:
+        """Wait until all receivers have answered to the oldest list; send the digests that they ask for."""
+        if self._answers is None:
+            if self._digests_only:
+                yield from self._digests(oldest, -1)
+                oldest.lacks = 0
+            return
+        while oldest.lacks is None or oldest.awaits_digests:
+            answer = self._answers()
+            if answer is None:
+                yield self._encoder.wait()
+                continue
+            for known in self._lists:
+                if known.number == answer.number:
+                    if answer.phase:
+                        known.awaits_digests = 0
+                    elif answer.doubts:
+                        known.awaits_digests = 1
+                        yield from self._digests(known, answer.doubts)
+                    known.lacks = (known.lacks or 0) | answer.lacks
+
+    def _digests(self, known: _List, wanted: int) -> Iterator[Buffer]:
+        digests = {}
+        for index, found in known.found.items():
+            if wanted >> index & 1:
+                digest = self._digest(found)
+                if digest:
+                    digests[index] = digest
+        yield self._encoder.digests(known.number, digests)
+
+    def _digest(self, found: Found) -> bytes:
+        """Return a file's digest, empty if it cannot be read as it was listed."""
+        try:
+            descriptor = self._opener.open(found)
             try:
-                yield from self._file(found)
-            except OSError as error:
-                self._skip(found.path, found.name, unreadable(error))
-        elif found.status is not None and found.kind == DIRECTORY:
-            self._gathered += self._encoder.directory(found.name, self._meta(found.status))
-        elif found.status is not None and found.kind == SYMLINK:
-            self._gathered += self._encoder.symlink(found.name, self._meta(found.status), found.target)
-        else:
-            self.problems += found.reason != ""
-            self._on_problem(found.problem)
-            if found.fits:
-                self._gathered += self._encoder.skipped(found.name, found.reason)
+                before = os.fstat(descriptor)
+                digest = content_digest(descriptor, before.st_size, self._buffer)
+                after = os.fstat(descriptor)
+            finally:
+                os.close(descriptor)
+        except (OSError, ShrunkError) as error:
+            if self._digests_only:
+                self._problem(found.path, unreadable(error) if isinstance(error, OSError) else _CHANGED)
+            return b""
+        assert found.status is not None
+        as_listed = found.status.st_size, found.status.st_mtime_ns
+        is_same = as_listed == (before.st_size, before.st_mtime_ns) and not changed(before, after)
+        return digest if is_same else b""
 
-    def _flush(self) -> bytearray:
-        gathered, self._gathered = self._gathered, bytearray()
-        return gathered
+    # -- contents ---------------------------------------------------------------------------------
 
-    def _file(self, found: Found) -> Iterator[Buffer]:
-        descriptor = self._opener.open(found)
+    def _contents(self, oldest: _List) -> Iterator[Buffer]:
+        lacks = oldest.lacks
+        assert lacks is not None
+        if not lacks:
+            return
+        for index, found in oldest.found.items():
+            if lacks >> index & 1:
+                yield from self._file(index, found)
+
+    def _file(self, index: int, found: Found) -> Iterator[Buffer]:
+        try:
+            descriptor = self._opener.open(found)
+        except OSError as error:
+            self._bad(index, found, unreadable(error))
+            return
         try:
             status = os.fstat(descriptor)
-            if status.st_size <= _SMALL_BYTES:
-                self._small_file(descriptor, status, found.path, found.name)
-            elif self._digests_only:
-                self._digest(descriptor, status, found.path, found.name)
+            if found.is_unsized:
+                content = read_unsized(descriptor)
+                yield from self._whole(index, content, status)
+            elif status.st_size <= _SMALL_BYTES:
+                yield from self._small(index, found, descriptor, status)
             else:
-                yield from self._large_file(descriptor, status, found.path, found.name)
+                yield from self._large(index, found, descriptor, status)
+        except OSError as error:
+            self._bad(index, found, unreadable(error))
         finally:
             os.close(descriptor)
 
-    def _small_file(self, descriptor: int, status: os.stat_result, path: bytes, name: bytes) -> None:
+    def _small(self, index: int, found: Found, descriptor: int, status: os.stat_result) -> Iterator[Buffer]:
         for _ in range(_TRIES):
-            content = os.pread(descriptor, _SMALL_BYTES + 1, 0)
+            content = os.pread(descriptor, status.st_size, 0)
             before, status = status, os.fstat(descriptor)
-            if _same(before, status) and len(content) == status.st_size:
-                break
-        else:
-            # If a file was written to, its size or time has changed; for a file of /proc neither has.
-            self._skip(path, name, _NO_SIZE if _same(before, status) else _CHANGED)
-            return
-        self._gathered += self._encoder.file(name, self._meta(status), len(content))
+            if len(content) == before.st_size and not changed(before, status):
+                yield from self._whole(index, content, before)
+                return
+            if status.st_size > _SMALL_BYTES:
+                yield from self._large(index, found, descriptor, status)
+                return
+        self._bad(index, found, _CHANGED)
+
+    def _whole(self, index: int, content: bytes, status: os.stat_result) -> Iterator[Buffer]:
+        """Send a file that was read as a whole."""
+        encoder = self._encoder
+        size = len(content)
+        self._gathered += encoder.contents(index, size, status.st_mtime_ns)
         hashed = ContentHash()
-        if content:
-            hashed.update(0, content)
-            if not self._digests_only:
-                self._gathered += self._encoder.data(0, len(content))
-                self._gathered += content
-        self._gathered += self._encoder.file_end(hashed.finish(len(content)))
-        self._count(len(content))
+        for offset in range(0, size, limits.ARCHIVE_DATA_MAX_BYTES):
+            piece = content[offset : offset + limits.ARCHIVE_DATA_MAX_BYTES]
+            hashed.update(offset, piece)
+            self._gathered += encoder.data(offset, len(piece))
+            self._gathered += piece
+            if len(self._gathered) >= _GATHERED_BYTES:
+                yield from self._flush()
+        self._gathered += encoder.file_end(hashed.finish(size))
+        self._count(size)
 
-    def _digest(self, descriptor: int, status: os.stat_result, path: bytes, name: bytes) -> None:
-        try:
-            digest = content_digest(descriptor, status.st_size, self._buffer)
-        except ShrunkError:
-            digest = b""
-        if not digest or not _same(status, os.fstat(descriptor)):
-            self._skip(path, name, _CHANGED)
-            return
-        self._gathered += self._encoder.file(name, self._meta(status), status.st_size)
-        self._gathered += self._encoder.file_end(digest)
-        self._count(status.st_size)
-
-    def _large_file(
-        self, descriptor: int, status: os.stat_result, path: bytes, name: bytes
-    ) -> Iterator[Buffer]:
+    def _large(self, index: int, found: Found, descriptor: int, status: os.stat_result) -> Iterator[Buffer]:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         size = status.st_size
-        self._gathered += self._encoder.file(name, self._meta(status), size)
+        self._gathered += self._encoder.contents(index, size, status.st_mtime_ns)
         hashed = ContentHash()
-        reason = _CHANGED
         try:
             for offset, data in pieces(descriptor, size, self._buffer):
                 hashed.update(offset, data)
                 self._gathered += self._encoder.data(offset, len(data))
-                yield self._flush()
-                yield data
-            if _same(status, os.fstat(descriptor)):
-                reason = ""
+                yield from self._flush(data)
+            why = changed(status, os.fstat(descriptor))
         except ShrunkError:
-            pass
+            why = _CHANGED
         except OSError as error:
-            reason = unreadable(error)
-        if reason:
-            self._problem(path, reason)
-            self._gathered += self._encoder.file_bad(reason)
+            why = unreadable(error)
+        if why:
+            self._problem(found.path, why)
+            self._gathered += self._encoder.file_bad(why)
             return
         self._gathered += self._encoder.file_end(hashed.finish(size))
         self._count(size)
 
-    def _meta(self, status: os.stat_result) -> Meta:
-        return Meta(
-            stat.S_IMODE(status.st_mode),
-            status.st_uid,
-            status.st_gid,
-            status.st_mtime_ns,
-            self._names.user(status.st_uid),
-            self._names.group(status.st_gid),
-        )
+    def _bad(self, index: int, found: Found, why: str) -> None:
+        """Report a file that turned out to be unreadable when its contents were wanted."""
+        self._problem(found.path, why)
+        self._gathered += self._encoder.contents(index, 0, 0)
+        self._gathered += self._encoder.file_bad(why)
+
+    def _flush(self, data: Buffer = b"") -> Iterator[Buffer]:
+        gathered, self._gathered = self._gathered, bytearray()
+        parts = [gathered, data] if data else [gathered] if gathered else []
+        yield from self._compressor.chunks(parts)
 
     def _count(self, size: int) -> None:
         self.files += 1
         self.bytes += size
 
-    def _skip(self, path: bytes, name: bytes, reason: str) -> None:
-        self._problem(path, reason)
-        self._gathered += self._encoder.skipped(name, reason)
-
-    def _problem(self, path: bytes, reason: str) -> None:
-        self.problems += 1
-        self._on_problem(f"{shown(path)}: not sent: {reason}")
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns
+    def _problem(self, path: bytes, why: str) -> None:
+        self._problems += 1
+        self._on_problem(f"{shown(path)}: not sent: {why}")

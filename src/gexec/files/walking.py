@@ -16,9 +16,13 @@ from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from gexec.files.entries import Attributes
     from gexec.files.roots import SourceRoot
+
+    #: Called with a file or directory that was found, and a path to it that leads through no link.
+    Inspect = Callable[["Found", bytes], None]
 
 #: Kinds of what is found.
 DIRECTORY, FILE, SYMLINK, SKIPPED = range(1, 5)
@@ -45,9 +49,11 @@ class Found:
         status: of fstat for a directory, of lstat for others; None if that failed.
         target: of a symbolic link.
         reason: of SKIPPED: why it is not sent although it should be; "" if its kind is not copied.
+        attributes: extended attributes, None if they were not asked for.
+        is_unsized: of a file: its size is not that of its contents, as in /proc.
     """
 
-    __slots__ = ("kind", "name", "reason", "root", "status", "target")
+    __slots__ = ("attributes", "is_unsized", "kind", "name", "reason", "root", "status", "target")
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class Found:
         self.status = status
         self.target = target
         self.reason = reason
+        self.attributes: Attributes | None = None
+        self.is_unsized = False
 
     @property
     def path(self) -> bytes:
@@ -83,7 +91,7 @@ class Found:
         return f"{shown(self.path)}: {_special(self.status)} is not copied"
 
 
-def walk(roots: Iterable[SourceRoot]) -> Iterator[Found]:
+def walk(roots: Iterable[SourceRoot], inspect: Inspect | None = None) -> Iterator[Found]:
     """Yield everything that is to be sent: ascending by the components of its name, directories first.
 
     Uses one descriptor for each directory that the current entry is in. Close the iterator if it is not
@@ -91,6 +99,7 @@ def walk(roots: Iterable[SourceRoot]) -> Iterator[Found]:
 
     Args:
         roots: from roots_of, or in the same order.
+        inspect: fills in what is to be known of each file and directory.
     """
     for root in roots:
         folder, base = os.path.split(root.place)
@@ -99,10 +108,10 @@ def walk(roots: Iterable[SourceRoot]) -> Iterator[Found]:
         except OSError as error:
             yield Found(root, root.name, SKIPPED, reason=unreadable(error))
             continue
-        yield from _below(root, above, base)
+        yield from _below(root, above, base, inspect)
 
 
-def _below(root: SourceRoot, above: int, base: bytes) -> Iterator[Found]:
+def _below(root: SourceRoot, above: int, base: bytes, inspect: Inspect | None) -> Iterator[Found]:
     """Yield a root and what is below it; ``above`` is its directory, and is closed at the end."""
     #: Open directories, what the names in them begin with, and their entries that have not been visited.
     levels = [(above, b"", iter([base]))]
@@ -130,6 +139,8 @@ def _below(root: SourceRoot, above: int, base: bytes) -> Iterator[Found]:
                     levels[-1] = (inner, name + b"/", iter(inside))
                 except OSError as error:
                     found.kind, found.reason = SKIPPED, unreadable(error)
+            if inspect is not None and found.kind in (FILE, DIRECTORY):
+                inspect(found, b"/proc/self/fd/%d/%s" % (directory, entry))
             yield found
     finally:
         for directory, _, _ in levels:

@@ -1,0 +1,99 @@
+"""What receivers answer to the lists of a stream, and what all of them together lack. Pure.
+
+A receiver writes a line to its stdout for each list, and one more where digests came for it. The sender gets
+one line for all receivers. Sets of files are numbers in hex: bit N is the file with index N in the list.
+"""
+
+from __future__ import annotations
+
+from gexec import limits
+
+#: The beginning of a receiver's lines; the number is the format's version.
+MARK = "gexec-answer 2"
+#: A sign of life: a receiver works on something that takes long.
+ALIVE = f"{MARK} alive"
+#: What the destination is on this node, where it may be a directory or the name of a file.
+INTO_DIRECTORY, INTO_NAME = f"{MARK} into directory", f"{MARK} into name"
+_DIGITS_MAX = (limits.ARCHIVE_LIST_MAX + 3) // 4
+
+
+class Answer:
+    """One answer.
+
+    Attributes:
+        number: of the list.
+        phase: 0: to the list; 1: to digests of its files.
+        lacks: files whose contents are needed, a bit for each index.
+        doubts: files whose digests are needed.
+    """
+
+    __slots__ = ("doubts", "lacks", "number", "phase")
+
+    def __init__(self, number: int, phase: int, lacks: int, doubts: int) -> None:
+        self.number = number
+        self.phase = phase
+        self.lacks = lacks
+        self.doubts = doubts
+
+    def line(self) -> str:
+        """Return ``gexec-answer 2 NUMBER.PHASE LACKS DOUBTS``, without a newline."""
+        return f"{MARK} {self.number}.{self.phase} {self.lacks:x} {self.doubts:x}"
+
+
+def parse(line: str) -> Answer | None:
+    """Return a line's answer; None if it is none."""
+    words = line.split(" ")
+    if len(words) != 5 or " ".join(words[:2]) != MARK:
+        return None
+    number, dot, phase = words[2].partition(".")
+    if not (dot and number.isascii() and number.isdigit() and len(number) <= 9 and phase in ("0", "1")):
+        return None
+    sets = []
+    for word in words[3:]:
+        if not 0 < len(word) <= _DIGITS_MAX or word.strip("0123456789abcdef"):
+            return None
+        sets.append(int(word, 16))
+    return Answer(int(number), int(phase), sets[0], sets[1])
+
+
+class Union:
+    """The answers of several receivers: an answer is complete when none of them is awaited any more.
+
+    Args:
+        ranks: how many receivers there are; each answers, or is gone.
+    """
+
+    __slots__ = ("_awaited", "_gone", "_ranks")
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks = ranks
+        self._gone: set[int] = set()
+        #: (number, phase) -> (who has answered, the union so far), of answers that are not complete.
+        self._awaited: dict[tuple[int, int], tuple[set[int], Answer]] = {}
+
+    def answered(self, rank: int, answer: Answer) -> Answer | None:
+        """A receiver has answered; return the union if it was the last one."""
+        key = answer.number, answer.phase
+        known = self._awaited.get(key)
+        if known is None:
+            if rank in self._gone or len(self._awaited) >= 2 * limits.ARCHIVE_LISTS_MAX:
+                return None
+            known = self._awaited[key] = set(), Answer(*key, 0, 0)
+        ranks, union = known
+        ranks.add(rank)
+        union.lacks |= answer.lacks
+        union.doubts |= answer.doubts
+        return self._complete(key)
+
+    def gone(self, rank: int) -> list[Answer]:
+        """A receiver has ended: it is not awaited. Return the unions that are complete now."""
+        self._gone.add(rank)
+        complete = [self._complete(key) for key in list(self._awaited)]
+        return [union for union in complete if union is not None]
+
+    def _complete(self, key: tuple[int, int]) -> Answer | None:
+        ranks, union = self._awaited[key]
+        if len(ranks | self._gone) < self._ranks:
+            return None
+        del self._awaited[key]
+        return union

@@ -1,0 +1,108 @@
+"""Makes the entries of a stream from what a walk has found."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from gexec.files import walking
+from gexec.files.attributes import read as read_attributes
+from gexec.files.entries import Directory, File, HardLink, Meta, Removal, Skipped, Symlink
+from gexec.files.identity import network_file_systems
+from gexec.files.linking import LinkFinder
+from gexec.files.names import OwnerNames
+from gexec.files.reading import is_unsized, unreadable
+from gexec.files.walking import Found
+from gexec.render.text import shown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gexec.files.entries import Entry
+
+#: What lstat would return for something that cannot be looked at.
+_NOTHING = os.stat_result((0,) * 10)
+
+
+class Lister:
+    """Makes entries.
+
+    Args:
+        keeps_attributes: with extended attributes.
+        on_problem: called with a sentence for each entry that is not sent, or not as a whole.
+
+    Attributes:
+        problems: how many entries should be sent, and cannot be.
+    """
+
+    def __init__(self, *, keeps_attributes: bool, on_problem: Callable[[str], None]) -> None:
+        self._keeps_attributes = keeps_attributes
+        self._on_problem = on_problem
+        self._is_privileged = os.geteuid() == 0
+        self._names = OwnerNames()
+        self._links = LinkFinder()
+        self._network: dict[int, tuple[bytes, bytes]] | None = None
+        self._devices: set[int] = set()
+        self._new_devices: set[int] = set()
+        self.problems = 0
+
+    def inspect(self, found: Found, path: bytes) -> None:
+        """Fill in what a walk has to know of a file or directory while its directory is open."""
+        if self._keeps_attributes:
+            try:
+                found.attributes = read_attributes(path, is_privileged=self._is_privileged)
+            except OSError as error:
+                self.problems += 1
+                why = unreadable(error)
+                self._on_problem(f"{shown(found.path)}: sent without its extended attributes: {why}")
+        if found.kind == walking.FILE and found.status is not None:
+            found.is_unsized = is_unsized(found.status, path)
+
+    def entry(self, found: Found) -> Entry | None:
+        """Return its entry; None if it can only be reported. Reports what is not sent."""
+        if found.kind == walking.SKIPPED:
+            self._on_problem(found.problem)
+            self.problems += bool(found.reason)
+            return Skipped(found.name, self._meta(found), found.reason) if found.fits else None
+        meta = self._meta(found)
+        if found.kind == walking.DIRECTORY:
+            return Directory(found.name, meta)
+        if found.kind == walking.SYMLINK:
+            return Symlink(found.name, meta, found.target)
+        if found.kind == walking.REMOVAL:
+            return Removal(found.name, meta)
+        assert found.status is not None
+        size = found.status.st_size
+        first = self._links.first_of(found.status, found.name)
+        if first is not None:
+            return HardLink(found.name, meta, size, first)
+        is_linked = found.status.st_nlink > 1
+        return File(found.name, meta, size, is_unsized=found.is_unsized, is_linked=is_linked)
+
+    def new_network_devices(self) -> list[tuple[int, bytes, bytes]]:
+        """Return the devices of entries since the last call that are network file systems."""
+        new, self._new_devices = self._new_devices, set()
+        if not new:
+            return []
+        if self._network is None:
+            self._network = network_file_systems()
+        known = self._network
+        return [(device, *known[device]) for device in sorted(new) if device in known]
+
+    def _meta(self, found: Found) -> Meta:
+        status = found.status or _NOTHING
+        if status.st_dev not in self._devices:
+            self._devices.add(status.st_dev)
+            self._new_devices.add(status.st_dev)
+        return Meta(
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            self._names.user(status.st_uid),
+            self._names.group(status.st_gid),
+            attributes=found.attributes,
+            device=status.st_dev,
+            inode=status.st_ino,
+        )

@@ -12,7 +12,18 @@ from gexec import limits
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.names import OwnerNames
-from gexec.files.reading import ShrunkError, content_digest, pieces, unreadable
+from gexec.files.reading import (
+    CHANGED,
+    ShrunkError,
+    changed,
+    content_digest,
+    is_unsized,
+    parts,
+    pieces,
+    read_small,
+    read_unsized,
+    unreadable,
+)
 from gexec.files.records import Meta
 from gexec.files.walking import DIRECTORY, FILE, SYMLINK, Found, Opener, walk
 from gexec.render.text import shown
@@ -29,10 +40,6 @@ if TYPE_CHECKING:
 _GATHERED_BYTES = 128 * 1024
 #: A file up to this size is read before its record is made, so that a change during the read does no harm.
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
-#: How often a small file is read again if it changes while it is read.
-_TRIES = 3
-_CHANGED = "it changed while it was read; copy it when no program writes to it"
-_NO_SIZE = "its size is not that of its contents, as in /proc and /sys; copy its contents into a file first"
 
 
 class Sender:
@@ -100,8 +107,11 @@ class Sender:
         descriptor = self._opener.open(found)
         try:
             status = os.fstat(descriptor)
-            if status.st_size <= _SMALL_BYTES:
-                self._small_file(descriptor, status, found.path, found.name)
+            if is_unsized(status, descriptor):
+                yield from self._whole(found.name, status, read_unsized(descriptor))
+            elif status.st_size <= _SMALL_BYTES:
+                content, status = read_small(descriptor, status, _SMALL_BYTES)
+                yield from self._whole(found.name, status, content)
             elif self._digests_only:
                 self._digest(descriptor, status, found.path, found.name)
             else:
@@ -109,23 +119,16 @@ class Sender:
         finally:
             os.close(descriptor)
 
-    def _small_file(self, descriptor: int, status: os.stat_result, path: bytes, name: bytes) -> None:
-        for _ in range(_TRIES):
-            content = os.pread(descriptor, _SMALL_BYTES + 1, 0)
-            before, status = status, os.fstat(descriptor)
-            if _same(before, status) and len(content) == status.st_size:
-                break
-        else:
-            # If a file was written to, its size or time has changed; for a file of /proc neither has.
-            self._skip(path, name, _NO_SIZE if _same(before, status) else _CHANGED)
-            return
+    def _whole(self, name: bytes, status: os.stat_result, content: bytes) -> Iterator[Buffer]:
         self._gathered += self._encoder.file(name, self._meta(status), len(content))
         hashed = ContentHash()
-        if content:
-            hashed.update(0, content)
+        for offset, data in parts(content):
+            hashed.update(offset, data)
             if not self._digests_only:
-                self._gathered += self._encoder.data(0, len(content))
-                self._gathered += content
+                self._gathered += self._encoder.data(offset, len(data))
+                self._gathered += data
+                if len(self._gathered) >= _GATHERED_BYTES:
+                    yield self._flush()
         self._gathered += self._encoder.file_end(hashed.finish(len(content)))
         self._count(len(content))
 
@@ -134,8 +137,8 @@ class Sender:
             digest = content_digest(descriptor, status.st_size, self._buffer)
         except ShrunkError:
             digest = b""
-        if not digest or not _same(status, os.fstat(descriptor)):
-            self._skip(path, name, _CHANGED)
+        if not digest or changed(status, os.fstat(descriptor)):
+            self._skip(path, name, CHANGED)
             return
         self._gathered += self._encoder.file(name, self._meta(status), status.st_size)
         self._gathered += self._encoder.file_end(digest)
@@ -148,15 +151,14 @@ class Sender:
         size = status.st_size
         self._gathered += self._encoder.file(name, self._meta(status), size)
         hashed = ContentHash()
-        reason = _CHANGED
+        reason = CHANGED
         try:
             for offset, data in pieces(descriptor, size, self._buffer):
                 hashed.update(offset, data)
                 self._gathered += self._encoder.data(offset, len(data))
                 yield self._flush()
                 yield data
-            if _same(status, os.fstat(descriptor)):
-                reason = ""
+            reason = changed(status, os.fstat(descriptor))
         except ShrunkError:
             pass
         except OSError as error:
@@ -189,7 +191,3 @@ class Sender:
     def _problem(self, path: bytes, reason: str) -> None:
         self.problems += 1
         self._on_problem(f"{shown(path)}: not sent: {reason}")
-
-
-def _same(before: os.stat_result, after: os.stat_result) -> bool:
-    return before.st_size == after.st_size and before.st_mtime_ns == after.st_mtime_ns

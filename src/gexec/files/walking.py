@@ -11,7 +11,7 @@ import os
 import stat
 
 from gexec import limits
-from gexec.files.reading import unreadable
+from gexec.files.reading import may_be_unsized, unreadable
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
@@ -155,6 +155,15 @@ def _fits(name: bytes) -> bool:
     return len(name) <= limits.ARCHIVE_PATH_MAX_BYTES and name.count(b"/") < limits.ARCHIVE_DEPTH_MAX
 
 
+def _is_same(before: os.stat_result, after: os.stat_result) -> bool:
+    """Return True if both are of one file. Those of /proc may get another inode at any time."""
+    return (
+        stat.S_ISREG(after.st_mode)
+        and before.st_dev == after.st_dev
+        and (before.st_ino == after.st_ino or (may_be_unsized(before) and may_be_unsized(after)))
+    )
+
+
 def _special(status: os.stat_result) -> str:
     return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
 
@@ -194,12 +203,7 @@ class Opener:
             self._enter(name)
         descriptor = os.open(entry, _FILE, dir_fd=self._levels[-1][1])
         try:
-            status, before = os.fstat(descriptor), found.status
-            if (
-                before is None
-                or not stat.S_ISREG(status.st_mode)
-                or (status.st_dev, status.st_ino) != (before.st_dev, before.st_ino)
-            ):
+            if found.status is None or not _is_same(found.status, os.fstat(descriptor)):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         except OSError:
             os.close(descriptor)

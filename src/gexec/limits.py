@@ -179,6 +179,9 @@ ARCHIVE_DEPTH_MAX: Final = 256
 #: A symbolic link's target: the kernel's PATH_MAX, without its NUL.
 ARCHIVE_TARGET_MAX_BYTES: Final = 4095
 #: Memory that compressed records may require from their reader.
+#: Contents of a file that reports no size (/proc, /sys), which are read into memory; some have no end.
+ARCHIVE_UNSIZED_MAX_BYTES: Final = 64 * 1024 * 1024
+#: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 #: Extended attributes of one entry: names and values; the kernel permits 64 KiB for one value.
 ARCHIVE_ATTRIBUTES_MAX_BYTES: Final = 80 * 1024

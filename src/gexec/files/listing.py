@@ -11,7 +11,7 @@ from gexec.files.entries import Directory, File, HardLink, Meta, Removal, Skippe
 from gexec.files.identity import network_file_systems
 from gexec.files.linking import LinkFinder
 from gexec.files.names import OwnerNames
-from gexec.files.reading import is_unsized, unreadable
+from gexec.files.reading import is_unsized, may_be_unsized, unreadable
 from gexec.files.walking import Found
 from gexec.render.text import shown
 
@@ -56,8 +56,15 @@ class Lister:
                 self.problems += 1
                 why = unreadable(error)
                 self._on_problem(f"{shown(found.path)}: sent without its extended attributes: {why}")
-        if found.kind == walking.FILE and found.status is not None:
-            found.is_unsized = is_unsized(found.status, path)
+        if found.kind == walking.FILE and found.status is not None and may_be_unsized(found.status):
+            try:
+                descriptor = os.open(path, walking.FILE_FLAGS)
+            except OSError:
+                return  # reported when its contents are needed
+            try:
+                found.is_unsized = is_unsized(found.status, descriptor)
+            finally:
+                os.close(descriptor)
 
     def entry(self, found: Found) -> Entry | None:
         """Return its entry; None if it can only be reported. Reports what is not sent."""

@@ -14,7 +14,18 @@ from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.entries import File, packed_entry
 from gexec.files.identity import boot_id
-from gexec.files.reading import ShrunkError, changed, content_digest, pieces, read_unsized, unreadable
+from gexec.files.reading import (
+    CHANGED,
+    ShrunkError,
+    changed,
+    content_digest,
+    is_unsized,
+    parts,
+    pieces,
+    read_small,
+    read_unsized,
+    unreadable,
+)
 from gexec.files.walking import Opener
 from gexec.render.text import shown
 
@@ -33,11 +44,8 @@ if TYPE_CHECKING:
 _GATHERED_BYTES = 128 * 1024
 #: A file up to this size is read before its record is made, so that a change during the read does no harm.
 _SMALL_BYTES = limits.ARCHIVE_BLOCK_BYTES - 1
-#: How often a small file is read again if it changes while it is read.
-_TRIES = 3
 #: A list ends when its entries have so many bytes; with one entry more it is still below the limit.
 _LIST_BYTES = limits.ARCHIVE_LIST_MAX_BYTES // 2
-_CHANGED = "it changed while it was read; copy it when no program writes to it"
 
 
 class _List:
@@ -203,7 +211,7 @@ class Sender:
                 os.close(descriptor)
         except (OSError, ShrunkError) as error:
             if self._digests_only:
-                self._problem(found.path, unreadable(error) if isinstance(error, OSError) else _CHANGED)
+                self._problem(found.path, unreadable(error) if isinstance(error, OSError) else CHANGED)
             return b""
         assert found.status is not None
         as_listed = found.status.st_size, found.status.st_mtime_ns
@@ -229,11 +237,10 @@ class Sender:
             return
         try:
             status = os.fstat(descriptor)
-            if found.is_unsized:
-                content = read_unsized(descriptor)
-                yield from self._whole(index, content, status)
+            if is_unsized(status, descriptor):
+                yield from self._whole(index, read_unsized(descriptor), status)
             elif status.st_size <= _SMALL_BYTES:
-                yield from self._small(index, found, descriptor, status)
+                yield from self._whole(index, *read_small(descriptor, status, _SMALL_BYTES))
             else:
                 yield from self._large(index, found, descriptor, status)
         except OSError as error:
@@ -241,32 +248,18 @@ class Sender:
         finally:
             os.close(descriptor)
 
-    def _small(self, index: int, found: Found, descriptor: int, status: os.stat_result) -> Iterator[Buffer]:
-        for _ in range(_TRIES):
-            content = os.pread(descriptor, status.st_size, 0)
-            before, status = status, os.fstat(descriptor)
-            if len(content) == before.st_size and not changed(before, status):
-                yield from self._whole(index, content, before)
-                return
-            if status.st_size > _SMALL_BYTES:
-                yield from self._large(index, found, descriptor, status)
-                return
-        self._bad(index, found, _CHANGED)
-
     def _whole(self, index: int, content: bytes, status: os.stat_result) -> Iterator[Buffer]:
         """Send a file that was read as a whole."""
-        encoder = self._encoder
         size = len(content)
-        self._gathered += encoder.contents(index, size, status.st_mtime_ns)
+        self._gathered += self._encoder.contents(index, size, status.st_mtime_ns)
         hashed = ContentHash()
-        for offset in range(0, size, limits.ARCHIVE_DATA_MAX_BYTES):
-            piece = content[offset : offset + limits.ARCHIVE_DATA_MAX_BYTES]
-            hashed.update(offset, piece)
-            self._gathered += encoder.data(offset, len(piece))
-            self._gathered += piece
+        for offset, data in parts(content):
+            hashed.update(offset, data)
+            self._gathered += self._encoder.data(offset, len(data))
+            self._gathered += data
             if len(self._gathered) >= _GATHERED_BYTES:
                 yield from self._flush()
-        self._gathered += encoder.file_end(hashed.finish(size))
+        self._gathered += self._encoder.file_end(hashed.finish(size))
         self._count(size)
 
     def _large(self, index: int, found: Found, descriptor: int, status: os.stat_result) -> Iterator[Buffer]:
@@ -281,7 +274,7 @@ class Sender:
                 yield from self._flush(data)
             why = changed(status, os.fstat(descriptor))
         except ShrunkError:
-            why = _CHANGED
+            why = CHANGED
         except OSError as error:
             why = unreadable(error)
         if why:

@@ -11,7 +11,7 @@ import os
 import stat
 
 from gexec import limits
-from gexec.files.reading import unreadable
+from gexec.files.reading import may_be_unsized, unreadable
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Inspect = Callable[["Found", bytes], None]
 
 #: Kinds of what is found.
-DIRECTORY, FILE, SYMLINK, SKIPPED = range(1, 5)
+DIRECTORY, FILE, SYMLINK, SKIPPED, REMOVAL = range(1, 6)
 _KINDS = {stat.S_IFREG: FILE, stat.S_IFDIR: DIRECTORY, stat.S_IFLNK: SYMLINK}
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -36,7 +36,7 @@ _SPECIAL = {
 _ABOVE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: in case it has become a named pipe since lstat.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Found:
@@ -45,7 +45,7 @@ class Found:
     Attributes:
         root: what it is, or is below.
         name: its path in the stream.
-        kind: DIRECTORY, FILE, SYMLINK or SKIPPED.
+        kind: DIRECTORY, FILE, SYMLINK, SKIPPED, or REMOVAL: must not be there.
         status: of fstat for a directory, of lstat for others; None if that failed.
         target: of a symbolic link.
         reason: of SKIPPED: why it is not sent although it should be; "" if its kind is not copied.
@@ -166,6 +166,15 @@ def _fits(name: bytes) -> bool:
     return len(name) <= limits.ARCHIVE_PATH_MAX_BYTES and name.count(b"/") < limits.ARCHIVE_DEPTH_MAX
 
 
+def _is_same(before: os.stat_result, after: os.stat_result) -> bool:
+    """Return True if both are of one file. Those of /proc may get another inode at any time."""
+    return (
+        stat.S_ISREG(after.st_mode)
+        and before.st_dev == after.st_dev
+        and (before.st_ino == after.st_ino or (may_be_unsized(before) and may_be_unsized(after)))
+    )
+
+
 def _special(status: os.stat_result) -> str:
     return _SPECIAL.get(stat.S_IFMT(status.st_mode), "a special file")
 
@@ -203,14 +212,9 @@ class Opener:
         self._leave(same)
         for name in wanted[same:]:
             self._enter(name)
-        descriptor = os.open(entry, _FILE, dir_fd=self._levels[-1][1])
+        descriptor = os.open(entry, FILE_FLAGS, dir_fd=self._levels[-1][1])
         try:
-            status, before = os.fstat(descriptor), found.status
-            if (
-                before is None
-                or not stat.S_ISREG(status.st_mode)
-                or (status.st_dev, status.st_ino) != (before.st_dev, before.st_ino)
-            ):
+            if found.status is None or not _is_same(found.status, os.fstat(descriptor)):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         except OSError:
             os.close(descriptor)

@@ -233,6 +233,29 @@ def test_a_file_that_changes_while_it_is_read_is_dropped(tree: Path, here: Path)
     assert not (here / "tree" / "large").exists()
 
 
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_a_log_that_grows_while_it_is_read_arrives_as_it_was(tree: Path, here: Path, name: str) -> None:
+    expected = (tree / name).read_bytes()
+    sender = Sender(roots_of([str(tree)], "base"), on_problem=pytest.fail)
+    stream = bytearray()
+    for chunk in sender.chunks():
+        stream += chunk
+        with (tree / name).open("ab") as file:
+            file.write(b"one more line\n")
+    done = Received(bytes(stream), here)
+    assert (done.report.is_complete, done.report.failed, done.error) == (True, 0, "")
+    found = (here / "tree" / name).read_bytes()
+    assert (tree / name).read_bytes().startswith(found)
+    assert found.startswith(expected)
+
+
+def test_a_file_of_proc_arrives_with_its_contents(here: Path) -> None:
+    done = Received(sent(Path("/proc/version"), Path("/sys/class/net/lo/mtu")), here)
+    assert (done.report.files, done.report.failed) == (2, 0)
+    assert (here / "version").read_bytes() == Path("/proc/version").read_bytes()
+    assert (here / "mtu").read_bytes() == Path("/sys/class/net/lo/mtu").read_bytes()
+
+
 def test_special_files_are_named_and_left_out(tree: Path, here: Path) -> None:
     os.mkfifo(tree / "pipe")
     (here / "tree").mkdir()

@@ -137,7 +137,7 @@ class _Answers:
         """Wait for the next answer; None if none comes for a while."""
         while True:
             while self._lines:
-                answer = answer_for(self._rank, self._lines.pop(0))
+                answer = answer_for(self._rank, self._lines.pop(0).decode("ascii", "replace"))
                 if answer is not None:
                     return answer
             if not self._poll.poll(_WAIT_S * 1000):

@@ -6,7 +6,9 @@ import os
 import sys
 
 from gexec.errors import GexecError
+from gexec.files import answers
 from gexec.files import report as reports
+from gexec.files.answers import Union
 from gexec.files.unpacker import Unpacker, folders_of
 from gexec.render.fold import fold_bounded
 from gexec.render.sentences import LINES_MAX
@@ -17,8 +19,10 @@ from gexec.wire.frames import STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from gexec.client.feed import Feed
+    from gexec.files.answers import Answer
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
     from gexec.render.view import View
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 #: A longer line is none of a receiver's and is passed on in pieces.
 _LINE_MAX_BYTES = 64 * 1024
 _MARK = reports.MARK.encode()
+_ANSWER = answers.MARK.encode()
 
 
 def environment() -> dict[str, str]:
@@ -40,18 +45,31 @@ def environment() -> dict[str, str]:
 
 
 class Pushed(Wrapped):
-    """Takes the receivers' reports out of what they write; ``view`` shows the rest.
+    """Takes the receivers' answers and reports out of what they write; ``view`` shows the rest.
 
     Attributes:
         reports: of each rank, None while it has not reported.
+        into_directory, into_name: ranks whose destination is a directory, or would be the name of a file,
+            where it may be either.
+        conflict: it is not the same on all ranks: nothing is copied, and nothing more is shown.
     """
 
-    __slots__ = ("_begun", "reports")
+    __slots__ = ("_begun", "_feed", "_union", "conflict", "into_directory", "into_name", "reports")
 
     def __init__(self, view: View, ranks: int) -> None:
         super().__init__(view)
         self.reports: list[Report | None] = [None] * ranks
+        self.into_directory: set[int] = set()
+        self.into_name: set[int] = set()
+        self.conflict = False
         self._begun: dict[int, bytes] = {}
+        self._feed: Feed | None = None
+        self._union = Union(())
+
+    def ask(self, feed: Feed, ranks: Iterable[int]) -> None:
+        """Begin a job: what these ranks answer goes to the sender."""
+        self._feed = feed
+        self._union = Union(ranks)
 
     def started(self, ranks: Ranges) -> None:
         """See View. A rank that was lost may start once more: nothing follows what it had begun to say."""
@@ -61,7 +79,9 @@ class Pushed(Wrapped):
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
-        if stream != STDOUT:
+        if self.conflict:
+            self.taken.append((stream, ranks, len(data)))
+        elif stream != STDOUT:
             self._view.output(stream, ranks, data)
         else:
             for rank in sets.members(ranks):
@@ -74,16 +94,37 @@ class Pushed(Wrapped):
             begun = self._begun.pop(rank, b"")
             if begun:
                 self._pass(rank, begun)
+        self._gone(ranks)
         self._view.ended(ranks, outcome)
         self._move()
+
+    def withheld(self, ranks: Ranges) -> None:
+        """See View."""
+        for rank in sets.members(ranks):
+            self._begun.pop(rank, None)
+        self._gone(ranks)
+        self._view.withheld(ranks)
+        self._move()
+
+    def _gone(self, ranks: Ranges) -> None:
+        for union in self._union.gone(sets.members(ranks)):
+            self._tell(union)
+
+    def _tell(self, union: Answer) -> None:
+        """Pass on what all receivers lack, unless they would not copy to the same place."""
+        assert self._feed is not None
+        if self.into_directory and self.into_name:
+            self.conflict = True
+            self._feed.stop()
+        else:
+            self._feed.tell(answers.line_for("*", union))
 
     def _lines(self, rank: int, data: bytes) -> None:
         *lines, rest = (self._begun.pop(rank, b"") + data).split(b"\n")
         passed = []
         for text in lines:
             line = text + b"\n"
-            if line.startswith(_MARK) and (found := reports.parse(line.decode("ascii", "replace"))):
-                self.reports[rank] = found
+            if self._takes(rank, text):
                 self.taken.append((STDOUT, ((rank, rank + 1),), len(line)))
             else:
                 passed.append(line)
@@ -93,6 +134,29 @@ class Pushed(Wrapped):
             self._begun[rank] = rest
         if passed:
             self._pass(rank, b"".join(passed))
+
+    def _takes(self, rank: int, text: bytes) -> bool:
+        """Return True for a line that is none to be shown, and act on it."""
+        if text.startswith(_MARK):
+            report = reports.parse(text.decode("ascii", "replace"))
+            if report is not None:
+                self.reports[rank] = report
+            return report is not None
+        if not text.startswith(_ANSWER):
+            return False
+        line = text.decode("ascii", "replace")
+        if line == answers.ALIVE:
+            return True
+        if line in (answers.INTO_DIRECTORY, answers.INTO_NAME):
+            (self.into_directory if line == answers.INTO_DIRECTORY else self.into_name).add(rank)
+            return True
+        answer = answers.parse(line)
+        if answer is None:
+            return False
+        union = self._union.answered(rank, answer)
+        if union is not None:
+            self._tell(union)
+        return True
 
     def _pass(self, rank: int, data: bytes) -> None:
         self._view.output(STDOUT, ((rank, rank + 1),), data)

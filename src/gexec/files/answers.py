@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from gexec import limits
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 #: The beginning of a receiver's lines; the number is the format's version.
 MARK = "gexec-answer 2"
 #: A sign of life: a receiver works on something that takes long.
@@ -56,44 +60,69 @@ def parse(line: str) -> Answer | None:
     return Answer(int(number), int(phase), sets[0], sets[1])
 
 
+def line_for(ranks: str, answer: Answer) -> str:
+    """Return a sender's line: for a sender of one of these ranks, such as ``0-7,9``; ``*``: for any."""
+    return f"{ranks} {answer.number}.{answer.phase} {answer.lacks:x} {answer.doubts:x}\n"
+
+
+def answer_for(rank: str, line: str) -> Answer | None:
+    """Return what a line from ``line_for`` says to the sender of this rank; None if nothing."""
+    ranks, _, rest = line.partition(" ")
+    if ranks != "*" and not (rank.isdigit() and _has(ranks, int(rank))):
+        return None
+    return parse(f"{MARK} {rest}")
+
+
+def _has(ranks: str, rank: int) -> bool:
+    for part in ranks.split(","):
+        low, _, high = part.partition("-")
+        high = high or low
+        if low.isdigit() and high.isdigit() and int(low) <= rank <= int(high):
+            return True
+    return False
+
+
 class Union:
     """The answers of several receivers: an answer is complete when none of them is awaited any more.
 
     Args:
-        ranks: how many receivers there are; each answers, or is gone.
+        ranks: of the receivers; each answers, or is gone.
     """
 
-    __slots__ = ("_awaited", "_gone", "_ranks")
+    __slots__ = ("_answers", "_awaited", "_complete")
 
-    def __init__(self, ranks: int) -> None:
-        self._ranks = ranks
-        self._gone: set[int] = set()
+    def __init__(self, ranks: Iterable[int]) -> None:
+        self._awaited = set(ranks)
         #: (number, phase) -> (who has answered, the union so far), of answers that are not complete.
-        self._awaited: dict[tuple[int, int], tuple[set[int], Answer]] = {}
+        self._answers: dict[tuple[int, int], tuple[set[int], Answer]] = {}
+        self._complete: set[tuple[int, int]] = set()
 
     def answered(self, rank: int, answer: Answer) -> Answer | None:
         """A receiver has answered; return the union if it was the last one."""
         key = answer.number, answer.phase
-        known = self._awaited.get(key)
+        if key in self._complete or rank not in self._awaited:
+            return None
+        known = self._answers.get(key)
         if known is None:
-            if rank in self._gone or len(self._awaited) >= 2 * limits.ARCHIVE_LISTS_MAX:
-                return None
-            known = self._awaited[key] = set(), Answer(*key, 0, 0)
+            if len(self._answers) >= 2 * limits.ARCHIVE_LISTS_MAX:
+                return None  # it answers what nobody asked
+            known = self._answers[key] = set(), Answer(*key, 0, 0)
         ranks, union = known
         ranks.add(rank)
         union.lacks |= answer.lacks
         union.doubts |= answer.doubts
-        return self._complete(key)
+        return self._completed(key)
 
-    def gone(self, rank: int) -> list[Answer]:
-        """A receiver has ended: it is not awaited. Return the unions that are complete now."""
-        self._gone.add(rank)
-        complete = [self._complete(key) for key in list(self._awaited)]
-        return [union for union in complete if union is not None]
+    def gone(self, ranks: Iterable[int]) -> list[Answer]:
+        """Receivers have ended: they are not awaited. Return the unions that are complete now."""
+        self._awaited.difference_update(ranks)
+        completed = [self._completed(key) for key in list(self._answers)]
+        return [union for union in completed if union is not None]
 
-    def _complete(self, key: tuple[int, int]) -> Answer | None:
-        ranks, union = self._awaited[key]
-        if len(ranks | self._gone) < self._ranks:
+    def _completed(self, key: tuple[int, int]) -> Answer | None:
+        ranks, union = self._answers[key]
+        if not self._awaited <= ranks:
             return None
-        del self._awaited[key]
+        del self._answers[key]
+        self._complete.add(key)
         return union

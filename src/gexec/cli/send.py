@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> int:
             lister,
             on_problem=problems,
             compressor=Compressor(parsed.value("compress", "auto")),
-            answers=_Answers().next if parsed.flag("ask") else None,
+            answers=_Answers().next if parsed.flag("asking") else None,
             digests_only=parsed.flag("digests"),
         )
         if parsed.flag("loader"):

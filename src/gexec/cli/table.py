@@ -59,12 +59,17 @@ GROUPS = (
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
-        ("dest", "", "DIR", _RECEIVE, "below DIR; %h in it is the node's name, %n its rank, %% a %"),
+        ("dest", "", "PATH", _RECEIVE,
+         "below the directory PATH, or one file as PATH; %h in it is the node's name, %n its rank, %% a %"),
+        ("no-target-directory", "T", "", "ensync", "with --dest: what is copied is called PATH itself"),
+        ("target", "", "KIND", "gexec-receive",
+         "what --dest is: directory (default), name of what is copied, either: a directory where there is one"),
         ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
         ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
         ("delete", "", "", _RECEIVE,
          "in copied directories, delete what the source lacks; at the end, if all has arrived"),
         ("remove", "", "", "ensync", "delete these files on the nodes; absolute paths, no directories"),
+        ("remove", "", "", "gexec-send", "the receivers delete these paths"),
         ("backup", "", "", _RECEIVE, "keep what is replaced as NAME~"),
         ("checksum", "", "", _RECEIVE, "write nothing, report differences by contents; once for equal nodes"),
         ("dry-run", "", "", _RECEIVE, "write nothing, report what would be done"),
@@ -73,7 +78,10 @@ GROUPS = (
         ("setuid", "", "", _RECEIVE, "keep set-uid and set-gid bits; without it they are removed"),
         ("numeric-ids", "", "", _RECEIVE, "set owners by number, not by name"),
         ("no-owner", "", "", _RECEIVE, "do not set owners"),
+        ("xattrs", "", "", _SEND, "keep extended attributes, ACLs and capabilities; the default for root"),
+        ("no-xattrs", "", "", "ensync gexec-send gexec-receive", "do not keep them"),
         ("names", "", "full|base", "gexec-send", "whole paths (full, the default) or their last parts"),
+        ("asking", "", "", "gexec-send", "send what receivers lack: their answers come on stdin"),
         ("digests", "", "", "gexec-send", "digests instead of contents; for receivers that only compare"),
         ("loader", "", "", "gexec-send", "before the files the receiver's modules; for nodes without gexec"),
         ("compress", "", "WHEN", _SEND, "zstd: auto (the default, if it helps), always, never"),
@@ -136,6 +144,7 @@ _CHOICES = {
     "compress": _AUTO,
     "via": ("gexec", "ssh", "auto"),
     "names": ("full", "base"),
+    "target": ("directory", "name", "either"),
 }
 #: Each of these options on the left excludes all on the right, and why.
 EXCLUDES = (
@@ -149,6 +158,9 @@ EXCLUDES = (
     ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
      " max-failures retries", "files are fetched, and no command runs"),
     ("checksum", "dry-run", "neither writes anything"),
+    ("xattrs", "no-xattrs", "one is the opposite of the other"),
+    ("no-target-directory", "relative", "the path is PATH itself"),
+    ("asking", "digests", "receivers ask for the digests that they need"),
     ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
      " no-owner", "nothing is copied"),
     ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
@@ -163,6 +175,7 @@ NEEDS = (
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
     ("relative", "dest", "without it every path stays whole"),
+    ("no-target-directory", "dest", "without it every path stays whole"),
 )
 
 

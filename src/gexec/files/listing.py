@@ -6,6 +6,7 @@ import os
 import stat
 
 from gexec.files import walking
+from gexec.files.attributes import TooManyAttributesError, portable
 from gexec.files.attributes import read as read_attributes
 from gexec.files.entries import Directory, File, HardLink, Meta, Removal, Skipped, Symlink
 from gexec.files.identity import network_file_systems
@@ -51,10 +52,11 @@ class Lister:
         """Fill in what a walk has to know of a file or directory while its directory is open."""
         if self._keeps_attributes:
             try:
-                found.attributes = read_attributes(path, is_privileged=self._is_privileged)
-            except OSError as error:
+                own = read_attributes(path, is_privileged=self._is_privileged)
+                found.attributes = portable(own, self._names.user, self._names.group)
+            except (OSError, TooManyAttributesError) as error:
                 self.problems += 1
-                why = unreadable(error)
+                why = unreadable(error) if isinstance(error, OSError) else str(error)
                 self._on_problem(f"{shown(found.path)}: sent without its extended attributes: {why}")
         if found.kind == walking.FILE and found.status is not None and may_be_unsized(found.status):
             try:

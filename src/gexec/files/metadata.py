@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import stat
 
-from gexec.files.attributes import read
+from gexec.files.attributes import FileAttributes, path_below
+from gexec.files.options import WRITE
 from gexec.files.owners import UNCHANGED
 
 TYPE_CHECKING = False
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import os
 
     from gexec.files.directories import Place
-    from gexec.files.entries import Meta
+    from gexec.files.entries import Attributes, Meta
     from gexec.files.options import CopyOptions
     from gexec.files.owners import FileOwners
 
@@ -20,13 +21,24 @@ SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class Judge:
-    """Compares metadata, as the options require."""
+    """Compares metadata, as the options require.
 
-    __slots__ = ("_options", "owners")
+    Attributes:
+        owners, attributes: what entries get on this node.
+    """
+
+    __slots__ = ("_options", "attributes", "owners")
 
     def __init__(self, options: CopyOptions, owners: FileOwners) -> None:
         self._options = options
         self.owners = owners
+        self.attributes = FileAttributes(
+            owners, is_privileged=options.is_privileged, keep_capabilities=options.keep_attributes
+        )
+
+    def extended(self, meta: Meta) -> Attributes | None:
+        """Return the extended attributes that an entry gets, None if it keeps its own; RefusedError."""
+        return self.attributes.wanted(meta) if self._options.keep_attributes else None
 
     def mode(self, meta: Meta) -> int:
         """Return the mode that a file gets."""
@@ -35,7 +47,7 @@ class Judge:
     def differences(
         self, above: Place, name: bytes, meta: Meta, status: os.stat_result, *, is_directory: bool = False
     ) -> list[str]:
-        """Return which of ``mode``, ``owner`` and ``attributes`` are different, in this order.
+        """Return what is different: ``mode``, ``owner``, ``acl``, ``capabilities``, ``attributes``.
 
         A file that has its set-id bits already may keep them. Raises RefusedError for an owner that is not
         known here, and OSError.
@@ -46,10 +58,16 @@ class Judge:
             found.append("mode")
         if self.owner_differs(meta, status):
             found.append("owner")
-        if meta.attributes is not None and self._options.keep_attributes:
-            path = b"/proc/self/fd/%d/%s" % (above.descriptor, name)
-            if read(path, is_privileged=self._options.is_privileged) != meta.attributes:
-                found.append("attributes")
+        wanted = self.extended(meta)
+        if wanted is not None:
+            # While nothing is written, nothing is tried either.
+            may_try = self._options.task == WRITE
+            found += self.attributes.differences(
+                path_below(above.descriptor, name),
+                wanted,
+                device=status.st_dev,
+                try_in=above.descriptor if may_try else -1,
+            )
         return found
 
     def owner_differs(self, meta: Meta, status: os.stat_result) -> bool:

@@ -76,8 +76,8 @@ class Copy:
         request.env = environment()
         request.chdir = "/"
         call.command.choose(call.parsed, request)
-        if not task.removes:
-            _check_roots(task)
+        if not task.removes and not _check_roots(task) and task.deletes:
+            self._say("--delete: no directory is copied, so nothing can be deleted")
 
     def run(self) -> int:
         """Copy; return the exit status."""
@@ -240,7 +240,8 @@ class Copy:
         )
 
 
-def _check_roots(task: CopyTask) -> None:
+def _check_roots(task: CopyTask) -> bool:
+    """Return whether a directory is copied; UsageError for what is not there."""
     try:
         roots = roots_of(task.paths, task.names)
     except OSError as error:
@@ -250,6 +251,7 @@ def _check_roots(task: CopyTask) -> None:
     for root in roots:
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: {_missing(root.path)}")
+    return any(os.path.isdir(root.path) and not os.path.islink(root.path) for root in roots)
 
 
 def _missing(path: bytes) -> str:

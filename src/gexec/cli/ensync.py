@@ -48,6 +48,7 @@ class CopyTask:
     Attributes:
         paths: what is copied, or removed.
         via: gexec, ssh or auto (never with --strict, which only gexecd can do).
+        deletes: what the source lacks goes.
         removes: the paths are deleted on the nodes; nothing is copied.
         compares: nothing is written; differences are reported.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
@@ -69,6 +70,7 @@ class CopyTask:
             from gexec.ssh.settings import given
 
             given(parsed.all("ssh-option"), None)  # errors are reported before anything is copied
+        self.deletes = parsed.flag("delete")
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = parsed.size("bwlimit")
@@ -82,7 +84,8 @@ class CopyTask:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
             self.receiver.append(f"--dest={dest}")
         least = parsed.size("min-rate")
-        self.floor = f"--min-rate={least}" if least else ""
+        # A dry run takes the options of the run that it is for, and writes nothing that could be slow.
+        self.floor = f"--min-rate={least}" if least and not self.compares else ""
         if self.removes:
             self._check_removal()
 

@@ -137,25 +137,34 @@ _CHOICES = {
     "via": ("gexec", "ssh", "auto"),
     "names": ("full", "base"),
 }
-#: Each of these options on the left excludes all on the right, and why.
+#: Each of these options on the left excludes all on the right, and why. With a value: only this value.
 EXCLUDES = (
     ("rerun", "nodelist", "both name a file of nodes"),
     ("gather diff", "json quiet", "output has one form"),
     ("json", "quiet", "output has one form"),
+    ("prefix-type", "gather diff json quiet", "prefixes are of lines that are shown as they come"),
+    ("color=always", "json quiet", "nothing of it has colours"),
     ("live", "diff", "--diff shows all nodes at the end"),
     ("detached", "gather diff output-dir", "the output of detached processes is discarded"),
     ("detached", "batch", "a batch ends with its processes, and nothing waits for detached ones"),
     ("strict", "batch", "whether all nodes can start is only known of one batch at a time"),
     ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
-     " max-failures retries", "files are fetched, and no command runs"),
+     " max-failures retries remote-path", "files are fetched, and no command runs"),
     ("checksum", "dry-run", "neither writes anything"),
     ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
      " no-owner", "nothing is copied"),
-    ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
+    ("remove", "bwlimit compress min-rate", "nothing is copied"),
+    ("strict", "via=ssh via=auto", "only gexecd can start on all nodes or on none"),
+    ("strict", "ssh-option ask", "only gexecd can start on all nodes or on none, and ssh is not used"),
+    ("via=gexec", "ssh-option ask", "they are about ssh, which is not used"),
     ("min-rate", "via=ssh", "over ssh no node waits for another"),
+    ("compress=always", "via=ssh", "over ssh nothing is compressed"),
+    ("checksum", "delete backup checksum-compare sync min-rate", "nothing is written"),
+    ("numeric-ids", "no-owner", "no owner is set"),
+    ("serial", "fanout", "one node comes after the other"),
 )
 # fmt: on
-#: The first option of each needs the second, and why.
+#: The first option of each needs the second, in commands that have both, and why.
 NEEDS = (
     ("live", "gather", "it applies to groups of equal output"),
     ("batch-delay", "batch", "it applies between batches"),
@@ -163,6 +172,7 @@ NEEDS = (
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
     ("relative", "dest", "without it every path stays whole"),
+    ("user", "via=ssh", "through gexecd files are written as you"),
 )
 
 
@@ -184,11 +194,11 @@ def check_combination(parsed: Parsed) -> None:
     """Raise UsageError for options that exclude each other, and for one that needs another."""
     for left, right, why in EXCLUDES:
         for one in left.split():
-            for other in right.split() if parsed.given(one) else ():
+            for other in right.split() if _given(parsed, one) else ():
                 if _given(parsed, other):
                     raise UsageError(f"options --{one} and --{other}: {why}; give only one of them")
     for one, needed, why in NEEDS:
-        if parsed.given(one) and not parsed.given(needed):
+        if parsed.given(one) and parsed.knows(needed.partition("=")[0]) and not _given(parsed, needed):
             raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
 
 

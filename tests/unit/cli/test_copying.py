@@ -207,6 +207,60 @@ def test_wrong_words_reach_no_daemon(tmp_path: Path, file: Path) -> None:
             assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), words
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--user=nobody"], "option --user needs --via=ssh: "),
+        (["--user=nobody", "--via=auto"], "option --user needs --via=ssh: "),
+        (["-l", "nobody", "--via=gexec"], "option --user needs --via=ssh: "),
+        (["--via=gexec", "-o", "Port=22"], "options --via=gexec and --ssh-option: "),
+        (["--via=g", "--ask"], "options --via=gexec and --ask: "),
+        (["--strict", "--ask"], "options --strict and --ask: "),
+        (["--strict", "-o", "Port=22"], "options --strict and --ssh-option: "),
+        (["--strict", "--via=auto"], "options --strict and --via=auto: "),
+        (["--strict", "--via=ssh"], "options --strict and --via=ssh: "),
+        (["--min-rate=1M", "--via=ssh"], "options --min-rate and --via=ssh: "),
+        (["--compress=always", "--via=ssh"], "options --compress=always and --via=ssh: "),
+        (["--remove", "--bwlimit=1M"], "options --remove and --bwlimit: "),
+        (["--remove", "--compress=never"], "options --remove and --compress: "),
+        (["--remove", "--min-rate=1M"], "options --remove and --min-rate: "),
+        (["--remove", "--sync"], "options --remove and --sync: "),
+        (["--checksum", "--backup"], "options --checksum and --backup: "),
+        (["--checksum", "--delete"], "options --checksum and --delete: "),
+        (["--checksum", "--min-rate=1M"], "options --checksum and --min-rate: "),
+        (["--numeric-ids", "--no-owner"], "options --numeric-ids and --no-owner: "),
+        (["--relative"], "option --relative needs --dest: "),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error_before_anything_is_sent(
+    tmp_path: Path, file: Path, words: list[str], told: str
+) -> None:
+    with daemons(tmp_path, _nobody) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    assert done.stderr.decode().startswith(f"ensync: {told}")
+
+
+def test_a_dry_run_takes_the_options_of_the_run_it_is_for(tmp_path: Path, file: Path) -> None:
+    script = Script([exited(0)] * 3)
+    words = ["--dry-run", "--backup", "--sync", "--min-rate=1M", "--checksum-compare", "--compress=never"]
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not any(word.startswith(b"--min-rate") for word in script.jobs[0].argv)
+
+
+def test_delete_without_a_directory_is_told_once(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)  # is sent as a link
+    (tmp_path / "folder").mkdir()
+    with daemons(tmp_path, Script([exited(0)] * 3, [exited(0)] * 3)) as running:
+        done = ensync(running.env, "--delete", file, tmp_path / "link")
+        said = b"ensync: --delete: no directory is copied, so nothing can be deleted\n"
+        assert (done.returncode, done.stderr) == (0, said)
+        done = ensync(running.env, "--delete", file, tmp_path / "folder")
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def _nobody(peer: Peer) -> None:
     raise AssertionError("a job came")
 
@@ -299,6 +353,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Pat
         (["--fetch", "/f", "--to", "x", "--batch=2"], "--batch"),
         (["--fetch", "/f", "--to", "x", "--detached"], "--detached"),
         (["--fetch", "/f", "--to", "x", "-b"], "--gather"),
+        (["--fetch", "/f", "--to", "x", "--remote-path"], "--remote-path"),
     ],
 )
 def test_wrong_words_for_fetching(tmp_path: Path, words: list[str], told: str) -> None:

@@ -12,6 +12,7 @@ from errno import ELOOP, ENAMETOOLONG
 
 from gexec import limits
 from gexec.cli.flow import Run
+from gexec.cli.views import OutputForm
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
@@ -20,12 +21,10 @@ from gexec.client.transfer import Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.sender import roots_of
 from gexec.render.fold import fold_bounded
-from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences
 from gexec.render.text import printable, shown
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
-from gexec.render.view import Prefixed
 from gexec.select.rounds import unreached
 from gexec.wire.jobspec import NO_STDIN
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
-    from gexec.render.view import View
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
@@ -86,7 +84,7 @@ class Copy:
         job, choice = self._plan()
         self._call.verbose(f"{job.ranks} nodes from {choice.source}")
         self._names = list(job.names)
-        self._view = Pushed(self._shown(), job.ranks)
+        self._view = self._shown(job)
         everyone = range(job.ranks)
         run = self._run = Run(self._call, job, choice, self._view, several=True)
         with run:
@@ -114,13 +112,20 @@ class Copy:
                 job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
         return job, choice
 
-    def _shown(self) -> View:
-        names = self._names
-        if self._task.compares:
-            from gexec.render.gather import Gathered
+    def _shown(self, job: JobSpec) -> Pushed:
+        form = OutputForm(self._parsed, "host", "gather" if self._task.compares else "", self._judge)
+        view = form.view(job)
+        if form.form != "json":
+            return Pushed(Sentences(view, self._names, self._task.neutral(self._names)), job.ranks)
+        from gexec.render.jsonl import Jsonl
 
-            return Sentences(Gathered(names), names, self._task.neutral(names))
-        return Sentences(Prefixed(prefixes("host", names, ()), len(names)), names, self._task.neutral(names))
+        assert isinstance(view, Jsonl)
+        told = view.told
+        return Pushed(view, job.ranks, lambda rank, report: told("report", rank, report.fields()))
+
+    def _judge(self, outcomes: Sequence[Outcome], status: int) -> int:
+        """Return the exit status, if this is what the policy makes of the outcomes."""
+        return max(self._run.status_by_signal(outcomes) or status, self._sender_status)
 
     def _may_come_again(self, outcome: Outcome) -> bool:
         """Return True if a node may be tried again. What it reported of differences must not come twice."""
@@ -227,7 +232,8 @@ class Copy:
 
     def _tell_reports(self) -> None:
         reports = [report for report in self._view.reports if report is not None]
-        if not reports or not (self._parsed.flag("verbose") or os.isatty(2)):
+        is_wanted = os.isatty(2) and not self._parsed.flag("quiet")
+        if not reports or not (self._parsed.flag("verbose") or is_wanted):
             return
         total = sum([report.bytes for report in reports])
         files = sum([report.files + report.links for report in reports])

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
 
 #: Options that the receivers get as they are.
-RECEIVER = [option.long for option in options_of("gexec-receive") if not option.argument + option.short]
+RECEIVER = [
+    option.long for option in options_of("gexec-receive") if not option.argument and option.long != "help"
+]
 
 
 class _Ensync(Wrapper):

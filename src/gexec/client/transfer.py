@@ -17,7 +17,7 @@ from gexec.wire.frames import STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
@@ -42,14 +42,22 @@ def environment() -> dict[str, str]:
 class Pushed(Wrapped):
     """Takes the receivers' reports out of what they write; ``view`` shows the rest.
 
+    Args:
+        view: any.
+        ranks: how many.
+        on_report: called with each rank's last report, if there is one, before ``view`` gets its outcome.
+
     Attributes:
         reports: of each rank, None while it has not reported.
     """
 
-    __slots__ = ("_begun", "reports")
+    __slots__ = ("_begun", "_on_report", "reports")
 
-    def __init__(self, view: View, ranks: int) -> None:
+    def __init__(
+        self, view: View, ranks: int, on_report: Callable[[int, Report], None] | None = None
+    ) -> None:
         super().__init__(view)
+        self._on_report = on_report
         self.reports: list[Report | None] = [None] * ranks
         self._begun: dict[int, bytes] = {}
 
@@ -74,6 +82,9 @@ class Pushed(Wrapped):
             begun = self._begun.pop(rank, b"")
             if begun:
                 self._pass(rank, begun)
+            report = self.reports[rank]
+            if report is not None and self._on_report is not None:
+                self._on_report(rank, report)
         self._view.ended(ranks, outcome)
         self._move()
 

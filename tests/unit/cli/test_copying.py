@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from gexec.wire.frames import (
     Output,
     RanksStarted,
     Refused,
+    Signal,
     Stdin,
     StdinTaken,
 )
@@ -113,6 +115,55 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
     assert script.stdin[1] == script.stdin[0]
+
+
+def test_json_has_one_report_and_one_outcome_of_a_node_that_is_tried_again(
+    tmp_path: Path, file: Path
+) -> None:
+    with daemons(tmp_path, Script([exited(0), GONE, GONE], [exited(0), exited(1)])) as running:
+        done = ensync(running.env, "--via=gexec", "--json", "--exit-policy=ok-if 2", file)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"ensync: once more: 2 of 3 nodes (lost: connection reset)")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events if event.get("rank") == 0] == ["started", "report", "exited"]
+    assert [event["event"] for event in events if event.get("rank") == 1] == [
+        "started",
+        "started",
+        "report",
+        "exited",
+    ]
+    assert [event["event"] for event in events if event.get("rank") == 2] == ["started", "started", "exited"]
+    [report] = [event for event in events if event["event"] == "report" and event["rank"] == 1]
+    assert report == {
+        "event": "report", "rank": 1, "node": "127.0.0.2", "complete": True, "files": 1, "links": 0,
+        "directories": 0, "bytes": 7, "unchanged": 0, "differing": 0, "deleted": 0, "failed": 0,
+    }  # fmt: skip
+    assert events[0]["event"] == "job"
+    assert (events[-1]["event"], events[-1]["exit_status"], events[-1]["succeeded"]) == ("end", 0, 2)
+
+
+def test_json_ends_with_the_exit_status_also_after_a_signal_or_a_file_that_was_not_sent(
+    tmp_path: Path, file: Path
+) -> None:
+    client: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(peer: Peer) -> None:
+        job = peer.accept()
+        peer.say(RanksStarted(((0, job.ranks),)))
+        client[0].send_signal(signal.SIGINT)
+        assert peer.until(Signal)
+        peer.say(Ended(((0, job.ranks),), exited(3), 0, 0))
+        peer.finish(0)
+
+    with daemons(tmp_path, interrupted) as running:
+        command = ensync_command("--via=gexec", "--json", file)
+        client.append(subprocess.Popen(command, env=running.env, stdout=subprocess.PIPE))
+        out, _ = client[0].communicate(timeout=DEADLINE_S)
+    assert (client[0].returncode, json.loads(out.splitlines()[-1])["exit_status"]) == (130, 130)
+    (tmp_path / "second").mkdir()
+    with daemons(tmp_path / "second", Script([exited(0)] * 3)) as running:
+        done = ensync(running.env, "--json", file, "/dev/null")
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])["exit_status"]) == (1, 1)
 
 
 def test_a_signal_while_the_next_attempt_is_submitted_ends_the_run(tmp_path: Path, file: Path) -> None:
@@ -226,7 +277,6 @@ def test_wrong_words_reach_no_daemon(tmp_path: Path, file: Path) -> None:
         (["--remove", "--min-rate=1M"], "options --remove and --min-rate: "),
         (["--remove", "--sync"], "options --remove and --sync: "),
         (["--checksum", "--backup"], "options --checksum and --backup: "),
-        (["--checksum", "--delete"], "options --checksum and --delete: "),
         (["--checksum", "--min-rate=1M"], "options --checksum and --min-rate: "),
         (["--numeric-ids", "--no-owner"], "options --numeric-ids and --no-owner: "),
         (["--relative"], "option --relative needs --dest: "),

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -312,6 +313,46 @@ def test_remove_deletes_files_on_the_nodes(shell: Shell, place: Path) -> None:
     assert done.returncode == 1
     assert b"node001 rm: " in done.stderr
     assert (place / "d").exists()
+
+
+def accepted(cluster: Cluster, about: str) -> list[dict[str, Any]]:
+    """Return the lines of all nodes' audit logs about accepted jobs with this text among their arguments."""
+    found = []
+    for name in cluster.names:
+        lines = map(json.loads, cluster.place.audit(name).read_text().splitlines())
+        found += [
+            line
+            for line in lines
+            if line["event"] == "accept" and any(about in word for word in line["argv"])
+        ]
+    return found
+
+
+def test_audit_logs_have_what_was_copied_and_where(cluster: Cluster, shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    for number in range(5):
+        (place / f"d/{number}").touch()
+    words = ["-n", "node[001-003]", "--backup", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    lines = accepted(cluster, str(place / "d"))
+    assert [line["node"] for line in lines] == ["node001", "node002", "node003"]
+    expected = [
+        "gexec-receive",
+        f"--about=5 files, 0 bytes: {place}/d",
+        f"--dest={place}/to/%h",
+        "--parents",
+    ]
+    for line in lines:
+        assert line["argv"] == [*expected, "--backup"]
+        assert line["program"] == "gexec-receive"
+    # Onto itself: the destination is named also where none was given.
+    assert told(shell.run("ensync", "-n", "node004", place / "d/1")) == (0, b"", b"")
+    [line] = accepted(cluster, f"--about=1 file, 0 bytes: {place}/d/1")
+    assert (line["node"], line["argv"][2:]) == ("node004", ["--dest=/"])
+    many = [place / f"{'x' * 100}{number}" for number in range(400)]
+    assert told(shell.run("ensync", "-n", "node005", "--remove", *many)) == (0, b"", b"")
+    [line] = accepted(cluster, str(many[0]))
+    assert line["argv"] == ["rm", "-f", "--", *map(str, many[:29]), "... (403 in all)"]
 
 
 # -- what fails ---------------------------------------------------------------------------------------------
@@ -642,7 +683,7 @@ def test_progress_on_a_terminal_has_bytes_and_the_end_has_a_report(shell: Shell,
     assert "".join(lines).endswith("/s in all")
 
 
-def events_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, object]]:
+def events_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

@@ -13,6 +13,7 @@ from errno import ELOOP, ENAMETOOLONG
 from gexec import limits
 from gexec.cli.flow import Run
 from gexec.cli.views import OutputForm
+from gexec.client.extent import Extent, about, extent_of
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
+    from gexec.files.sender import SourceRoot
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
 CHAIN_MAX = 32
 #: How a receiver ends that has given up for --min-rate (cli/receive.py, SLOW).
 _SLOW = exited(4)
-#: For larger trees the progress shows no total: counting takes too long.
-_COUNTED_MAX = 20_000
 
 
 class Copy:
@@ -65,17 +65,25 @@ class Copy:
         self._task = task
         self._sender_status = 0
         self._problems: dict[str, None] = {}
-        argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
-        if task.floor:
-            argv.append(task.floor)
+        #: What a sender will read, as far as it was counted.
+        self._extent = Extent()
+        argv = ["rm", "-f", "--", *task.paths] if task.removes else self._receiver()
         request = self._request = call.request(argv)
         request.stdin = not task.removes
         request.remote_path = True
         request.env = environment()
         request.chdir = "/"
         call.command.choose(call.parsed, request)
-        if not task.removes and not _check_roots(task) and task.deletes:
+
+    def _receiver(self) -> list[str]:
+        """Look at what is copied; return the command for it, in which audit logs find that."""
+        task = self._task
+        paths = [root.path for root in _checked_roots(task)]
+        if task.deletes and not any(os.path.isdir(path) and not os.path.islink(path) for path in paths):
             self._say("--delete: no directory is copied, so nothing can be deleted")
+        self._extent = extent_of(paths)
+        words = ["gexec-receive", f"--about={about(self._extent, paths)}", *task.receiver]
+        return [*words, task.floor] if task.floor else words
 
     def run(self) -> int:
         """Copy; return the exit status."""
@@ -221,7 +229,8 @@ class Copy:
         try:
             connection = submit(job)
             if self._run.progress is not None:
-                self._run.progress.measure(feed.bytes_read, lambda: _bytes_of(self._task))
+                total = self._extent.bytes if self._extent.is_whole else 0
+                self._run.progress.measure(feed.bytes_read, lambda: total)
             self._run.one(connection, Input(feed.fd), ranks, self._may_come_again)
         finally:
             self._sender_status = max(self._sender_status, feed.close())
@@ -246,8 +255,8 @@ class Copy:
         )
 
 
-def _check_roots(task: CopyTask) -> bool:
-    """Return whether a directory is copied; UsageError for what is not there."""
+def _checked_roots(task: CopyTask) -> list[SourceRoot]:
+    """Return what is copied; UsageError for what is not there."""
     try:
         roots = roots_of(task.paths, task.names)
     except OSError as error:
@@ -257,7 +266,7 @@ def _check_roots(task: CopyTask) -> bool:
     for root in roots:
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: {_missing(root.path)}")
-    return any(os.path.isdir(root.path) and not os.path.islink(root.path) for root in roots)
+    return roots
 
 
 def _missing(path: bytes) -> str:
@@ -274,23 +283,3 @@ def _missing(path: bytes) -> str:
         if error.errno in (ENAMETOOLONG, ELOOP):
             return f"the path cannot be followed: {error.strerror}"
     return "there is no such file or directory on this host"
-
-
-def _bytes_of(task: CopyTask) -> int:
-    """Return the bytes that a sender will read, holes left out; 0 if there are too many files to know."""
-    total = count = 0
-    waiting = [root.path for root in roots_of(task.paths, task.names)]
-    while waiting:
-        path = waiting.pop()
-        try:
-            if os.path.isdir(path) and not os.path.islink(path):
-                waiting += [os.path.join(path, name) for name in os.listdir(path)]
-            else:
-                status = os.lstat(path)
-                total += min(status.st_size, status.st_blocks * 512)
-        except OSError:
-            pass  # the sender reports it
-        count += 1
-        if count > _COUNTED_MAX:
-            return 0
-    return total

@@ -84,7 +84,8 @@ class CopyTask:
         self.receiver = [f"--{long}" for long in RECEIVER if parsed.flag(long)]
         if dest is not None:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
-            self.receiver.append(f"--dest={dest}")
+        # Also the default: audit logs have the first arguments.
+        self.receiver.insert(0, f"--dest={dest or '/'}")
         least = parsed.size("min-rate")
         # A dry run takes the options of the run that it is for, and writes nothing that could be slow.
         self.floor = f"--min-rate={least}" if least and not self.compares else ""

@@ -62,6 +62,7 @@ GROUPS = (
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
         ("dest", "", "DIR", _RECEIVE, "below DIR; %h in it is the node's name, %n its rank, %% a %"),
         ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
+        ("about", "", "TEXT", "gexec-receive", "not used: what is copied, for the audit log"),
         ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
         ("delete", "", "", _RECEIVE,
          "in copied directories, delete what the source lacks; at the end, if all has arrived"),

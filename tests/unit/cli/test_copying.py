@@ -97,7 +97,8 @@ def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"3 files written on 3 of 3 nodes" in done.stderr
     [job] = script.jobs
-    assert job.argv == [b"gexec-receive", b"--backup", b"--dest=/srv/%h"]
+    about = f"--about=1 file, 7 bytes: {file}"
+    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup"]
     assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
     [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
     assert path.endswith(b":" + str(Path(sys.executable).parent).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,7 +293,7 @@ def test_backup_and_equal_contents(shell: Shell, place: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"old")
     words = ["-n", "node001", *to_each(place), place / "f"]
-    assert told(shell.run("ensync", "--backup", *words)) == (0, b"", b"")
+    assert told(shell.run("ensync", "-b", *words)) == (0, b"", b"")
     assert (target.read_bytes(), Path(f"{target}~").read_bytes()) == (b"new", b"old")
     os.utime(target, ns=(1, 1))
     inode = target.stat().st_ino
@@ -311,6 +313,46 @@ def test_remove_deletes_files_on_the_nodes(shell: Shell, place: Path) -> None:
     assert done.returncode == 1
     assert b"node001 rm: " in done.stderr
     assert (place / "d").exists()
+
+
+def accepted(cluster: Cluster, about: str) -> list[dict[str, Any]]:
+    """Return the lines of all nodes' audit logs about accepted jobs with this text among their arguments."""
+    found = []
+    for name in cluster.names:
+        lines = map(json.loads, cluster.place.audit(name).read_text().splitlines())
+        found += [
+            line
+            for line in lines
+            if line["event"] == "accept" and any(about in word for word in line["argv"])
+        ]
+    return found
+
+
+def test_audit_logs_have_what_was_copied_and_where(cluster: Cluster, shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    for number in range(5):
+        (place / f"d/{number}").touch()
+    words = ["-n", "node[001-003]", "--backup", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    lines = accepted(cluster, str(place / "d"))
+    assert [line["node"] for line in lines] == ["node001", "node002", "node003"]
+    expected = [
+        "gexec-receive",
+        f"--about=5 files, 0 bytes: {place}/d",
+        f"--dest={place}/to/%h",
+        "--parents",
+    ]
+    for line in lines:
+        assert line["argv"] == [*expected, "--backup"]
+        assert line["program"] == "gexec-receive"
+    # Onto itself: the destination is named also where none was given.
+    assert told(shell.run("ensync", "-n", "node004", place / "d/1")) == (0, b"", b"")
+    [line] = accepted(cluster, f"--about=1 file, 0 bytes: {place}/d/1")
+    assert (line["node"], line["argv"][2:]) == ("node004", ["--dest=/"])
+    many = [place / f"{'x' * 100}{number}" for number in range(400)]
+    assert told(shell.run("ensync", "-n", "node005", "--remove", *many)) == (0, b"", b"")
+    [line] = accepted(cluster, str(many[0]))
+    assert line["argv"] == ["rm", "-f", "--", *map(str, many[:29]), "... (403 in all)"]
 
 
 # -- what fails ---------------------------------------------------------------------------------------------
@@ -639,6 +681,68 @@ def test_progress_on_a_terminal_has_bytes_and_the_end_has_a_report(shell: Shell,
     lines = terminal.end()
     assert lines[0].startswith("ensync: 3 files written on 3 of 3 nodes, 0 were right already: 36.0 MiB in ")
     assert "".join(lines).endswith("/s in all")
+
+
+def events_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_json_has_reports_differences_and_what_receivers_say(shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").write_bytes(b"content")
+    (place / "to/node002").touch()  # a file in the way
+    words = ["-n", "node001 node002", *to_each(place), place / "d"]
+    done = shell.run("ensync", "--json", *words)
+    assert (done.returncode, done.stderr) == (1, b"ensync: node002: exited 1\n")
+    events = events_of(done)
+    assert [event["event"] for event in events if event.get("rank") == 0] == ["started", "report", "exited"]
+    [report] = [event for event in events if event["event"] == "report"]
+    assert [report[name] for name in ("complete", "files", "directories", "bytes")] == [True, 1, 1, 7]
+    [said] = [event for event in events if event["event"] == "stderr"]
+    assert (said["node"], said["newline"]) == ("node002", True)
+    assert str(said["text"]).startswith(f"gexec-receive: the destination {place}/to/node002 is not a dir")
+    assert (events[0]["event"], events[-1]["event"], events[-1]["exit_status"]) == ("job", "end", 1)
+    (place / "d/f").write_bytes(b"CONTENT")
+    (place / "to/node002").unlink()
+    done = shell.run("ensync", "--json", "--checksum", "-n", "node001", *to_each(place), place / "d")
+    [difference] = [event for event in events_of(done) if event["event"] == "stdout"]
+    assert difference["text"] == "differs d/f: content"
+    [report] = [event for event in events_of(done) if event["event"] == "report"]
+    assert (report["differing"], done.returncode) == (1, 1)
+    done = shell.run("ensync", "--json", "--remove", "-n", "node001", place / "to/node001/d/f")
+    assert [event["event"] for event in events_of(done)] == ["job", "started", "exited", "end"]
+
+
+def test_quiet_has_failures_and_what_receivers_say_and_nothing_else(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    assert told(shell.run("ensync", "-q", *to_each(place), place / "f")) == (0, b"", b"")
+    (place / "f").write_bytes(b"CONTENT")
+    done = shell.run("ensync", "--quiet", "--checksum", *to_each(place), place / "f")
+    assert told(done) == (1, b"", b"ensync: 8 of 8 nodes exited 1: node[001-008]\n")
+    for name in ("node002", "node003"):
+        shutil.rmtree(place / "to" / name)
+        (place / "to" / name).touch()
+    terminal = Terminal()
+    client = shell.start("ensync", "-q", *to_each(place), place / "f", stdout=terminal.fd, stderr=terminal.fd)
+    terminal.close()
+    assert client.wait(DEADLINE_S) == 1
+    lines = terminal.end()
+    assert "".join(lines).startswith(f"node002 node003 gexec-receive: the destination {place}/to/%h is")
+    assert lines[-1] == "ensync: 2 of 8 nodes exited 1: node002 node003"
+
+
+def test_summary_names_those_that_succeeded(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", "--summary", "-n", "node[001-003]", *to_each(place), place / "f")
+    assert told(done) == (0, b"", b"ensync: 3 of 3 nodes exited 0: node[001-003]\n")
+
+
+def test_headings_of_differences_have_colours_if_that_is_wanted(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    words = ["--checksum", "-n", "node001", "--dest", place / "to", place / "f"]
+    assert b"\x1b" not in shell.run("ensync", *words).stdout
+    done = shell.run("ensync", "--color=always", *words)
+    assert done.stdout == b"\x1b[1m--- node001 (1) exited 1\x1b[0m\nmissing f\n"
 
 
 def test_help_fits_a_screen(shell: Shell) -> None:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
 
 #: Options that the receivers get as they are.
-RECEIVER = [option.long for option in options_of("gexec-receive") if not option.argument + option.short]
+RECEIVER = [
+    option.long for option in options_of("gexec-receive") if not option.argument and option.long != "help"
+]
 
 
 class _Ensync(Wrapper):
@@ -48,6 +50,7 @@ class CopyTask:
     Attributes:
         paths: what is copied, or removed.
         via: gexec, ssh or auto (never with --strict, which only gexecd can do).
+        deletes: what the source lacks goes.
         removes: the paths are deleted on the nodes; nothing is copied.
         compares: nothing is written; differences are reported.
         names: ``full``: paths stay whole; ``base``: their last parts go below the destination.
@@ -69,6 +72,7 @@ class CopyTask:
             from gexec.ssh.settings import given
 
             given(parsed.all("ssh-option"), None)  # errors are reported before anything is copied
+        self.deletes = parsed.flag("delete")
         self.removes = parsed.flag("remove")
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = parsed.size("bwlimit")
@@ -80,9 +84,15 @@ class CopyTask:
         self.receiver = [f"--{long}" for long in RECEIVER if parsed.flag(long)]
         if dest is not None:
             self.ranked = _destination(dest, "0") != _destination(dest, "1")
-            self.receiver.append(f"--dest={dest}")
+            self.receiver.append(f"--target={self._target(parsed)}")
+        # Also the default: audit logs have the first arguments.
+        self.receiver.insert(0, f"--dest={dest or '/'}")
+        if parsed.given("max-delete"):
+            self.receiver.append(f"--max-delete={parsed.integer('max-delete')}")
+        self._extended = [f"--{long}" for long in ("xattrs", "no-xattrs") if parsed.flag(long)]
         least = parsed.size("min-rate")
-        self.floor = f"--min-rate={least}" if least else ""
+        # A dry run takes the options of the run that it is for, and writes nothing that could be slow.
+        self.floor = f"--min-rate={least}" if least and not self.compares else ""
         if self.removes:
             self._check_removal()
 
@@ -105,11 +115,23 @@ class CopyTask:
         """Return the sender's arguments; by ssh the receiver is sent first, and nodes may have no zstd."""
         words = [f"--names={self.names}"]
         words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
+        words += ["--asking", *self._extended]
         if self.bytes_per_s:
             words.append(f"--bwlimit={self.bytes_per_s}")
-        if "--checksum" in self.receiver:
-            words.append("--digests")
+        if self.removes:
+            words.append("--remove")
         return [*words, "--", *self.paths]
+
+    def _target(self, parsed: Parsed) -> str:
+        """Return what --dest is (docs/files.md, --target); UsageError if it cannot be."""
+        if parsed.flag("no-target-directory"):
+            if len(self.paths) > 1:
+                raise UsageError(f"-T: only one file or directory can be called {self._dest[:200]}")
+            if self._dest.endswith("/"):
+                raise UsageError(f"-T with --dest {self._dest[:200]}: the slash at its end means a directory")
+            return "name"
+        is_either = len(self.paths) == 1 and not self._dest.endswith("/") and not parsed.flag("relative")
+        return "either" if is_either and not _is_directory(self.paths[0]) else "directory"
 
     def _check_removal(self) -> None:
         for path in self.paths:
@@ -129,6 +151,10 @@ def _check_excluded(names: str) -> None:
                 f"--exclude {name[:80]!r}: it excludes nodes, not files; name the files to copy instead, "
                 "or give a longer pattern for nodes, such as node*"
             )
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path.rstrip("/"))
 
 
 def _destination(text: str, rank: str, node: str = "node") -> str:

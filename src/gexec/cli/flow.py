@@ -194,9 +194,11 @@ class Run:
                 status = 255
         if self.status is not None:
             return self.status
-        if by_signal and self._signum and not all(outcome.ok for outcome in outcomes):
-            return 128 + self._signum
-        return status
+        return (self.status_by_signal(outcomes) if by_signal else 0) or status
+
+    def status_by_signal(self, outcomes: Sequence[Outcome]) -> int:
+        """Return the status of the signal that asked for the end; 0 if none did, or all nodes succeeded."""
+        return 128 + self._signum if self._signum and not all(outcome.ok for outcome in outcomes) else 0
 
     def _summarise(self, outcomes: Sequence[Outcome]) -> int:
         parsed, say = self._call.parsed, self._call.say

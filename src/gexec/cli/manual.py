@@ -82,7 +82,7 @@ Write files and directories as a stream for `python -m gexec.cli.receive`.
 Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
 Unpack what `python -m gexec.cli.send` writes.
 """,
-        "dest parents delete checksum checksum-compare dry-run backup sync setuid"
+        "dest about parents delete checksum checksum-compare dry-run backup sync setuid"
         " numeric-ids no-owner min-rate",
         "Status: 0; 1 a file failed or differs; 2 usage error; 3 incomplete; 4 too slow.",
     ),

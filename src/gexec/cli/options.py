@@ -108,9 +108,10 @@ class Parsed:
             anywhere, all that are no options.
     """
 
-    __slots__ = ("flags", "rest", "values")
+    __slots__ = ("_table", "flags", "rest", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, table: Sequence[Option]) -> None:
+        self._table = table
         self.flags: dict[str, int] = {}
         self.values: dict[str, list[str]] = {}
         self.rest: list[str] = []
@@ -121,6 +122,10 @@ class Parsed:
             self.flags[option.long] = self.flags.get(option.long, 0) + 1
         else:
             self.values.setdefault(option.long, []).append(option.checked(value))
+
+    def knows(self, long: str) -> bool:
+        """Tell whether the command has this option."""
+        return any(option.long == long for option in self._table)
 
     def flag(self, long: str) -> bool:
         """Tell whether the option without a value was given."""
@@ -163,7 +168,7 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere:
 
     ``anywhere``: options may follow other arguments; ``--`` ends them.
     """
-    parsed = Parsed()
+    parsed = Parsed(table)
     shorts = {letter: option for option in table for letter in option.short}
     waiting = iter(words)
     for word in waiting:

@@ -113,7 +113,7 @@ def main(words: Sequence[str]) -> int:
             task=DRY_RUN if parsed.flag("dry-run") else VERIFY if parsed.flag("checksum") else WRITE,
             make_parents=parsed.flag("parents"),
             delete=parsed.flag("delete"),
-            delete_max=parsed.count("max-delete", -1),
+            delete_max=parsed.integer("max-delete", -1),
             backup=parsed.flag("backup"),
             sync=parsed.flag("sync"),
             keep_set_id=parsed.flag("setuid"),

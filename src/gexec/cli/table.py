@@ -49,11 +49,12 @@ GROUPS = (
         ("gather", "b", "", _RUN, "equal output once, below the names of its nodes"),
         ("live", "", "", _RUN, "with --gather: each group as soon as its first node has ended"),
         ("diff", "", "[=NODE]", _RUN, "differences from the output of most nodes, or of NODE"),
-        ("json", "", "", _RUN, "one JSON object on a line for each event"),
+        ("json", "", "", _ALL, "one JSON object on a line for each event"),
         ("output-dir", "", "DIR", _RUN, "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
-        ("quiet", "", "", _RUN, "no output of the processes"),
+        ("quiet", "q", "", _RUN, "no output of the processes"),
+        ("quiet", "q", "", "ensync", "only failures; of --checksum and --dry-run only the status"),
         ("summary", "", "", _ALL, "at the end, how all nodes ended; also those that succeeded"),
-        ("color", "", "WHEN", _RUN, "auto (on a terminal, unless NO_COLOR is set), always or never"),
+        ("color", "", "WHEN", _ALL, "auto (on a terminal, unless NO_COLOR is set), always or never"),
         ("no-progress", "", "", _ALL, "do not show the progress on the terminal"),
     )),
     ("Which files", (
@@ -65,12 +66,14 @@ GROUPS = (
         ("target", "", "KIND", "gexec-receive",
          "what --dest is: directory (default), name of what is copied, either: a directory where there is one"),
         ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
+        ("about", "", "TEXT", "gexec-receive", "not used: what is copied, for the audit log"),
         ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
         ("delete", "", "", _RECEIVE,
          "in copied directories, delete what the source lacks; at the end, if all has arrived"),
+        ("max-delete", "", "N", _RECEIVE, "with --delete: delete nothing where it would be more than N entries"),
         ("remove", "", "", "ensync", "delete these files on the nodes; absolute paths, no directories"),
         ("remove", "", "", "gexec-send", "the receivers delete these paths"),
-        ("backup", "", "", _RECEIVE, "keep what is replaced as NAME~"),
+        ("backup", "b", "", _RECEIVE, "keep what is replaced as NAME~"),
         ("checksum", "", "", _RECEIVE, "write nothing, report differences by contents; once for equal nodes"),
         ("dry-run", "", "", _RECEIVE, "write nothing, report what would be done"),
         ("checksum-compare", "", "", _RECEIVE, "do not write equal contents, whatever the times"),
@@ -134,6 +137,7 @@ _RANGES = {
     "nprocs": (0, limits.RANKS_MAX),
     "pick": (1, limits.RANKS_MAX),
     "retries": (0, 100),
+    "max-delete": (0, 1_000_000_000),
     "fanout": (limits.FANOUT_MIN, limits.FANOUT_MAX),
     "port": (1, 65535),
 }
@@ -146,36 +150,46 @@ _CHOICES = {
     "names": ("full", "base"),
     "target": ("directory", "name", "either"),
 }
-#: Each of these options on the left excludes all on the right, and why.
+#: Each of these options on the left excludes all on the right, and why. With a value: only this value.
 EXCLUDES = (
     ("rerun", "nodelist", "both name a file of nodes"),
     ("gather diff", "json quiet", "output has one form"),
     ("json", "quiet", "output has one form"),
+    ("prefix-type", "gather diff json quiet", "prefixes are of lines that are shown as they come"),
+    ("color=always", "json quiet", "nothing of it has colours"),
     ("live", "diff", "--diff shows all nodes at the end"),
     ("detached", "gather diff output-dir", "the output of detached processes is discarded"),
     ("detached", "batch", "a batch ends with its processes, and nothing waits for detached ones"),
     ("strict", "batch", "whether all nodes can start is only known of one batch at a time"),
     ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
-     " max-failures retries", "files are fetched, and no command runs"),
+     " max-failures retries remote-path", "files are fetched, and no command runs"),
     ("checksum", "dry-run", "neither writes anything"),
     ("xattrs", "no-xattrs", "one is the opposite of the other"),
     ("no-target-directory", "relative", "the path is PATH itself"),
     ("asking", "digests", "receivers ask for the digests that they need"),
-    ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
-     " no-owner", "nothing is copied"),
-    ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
+    ("remove", "dest relative parents delete checksum checksum-compare sync setuid numeric-ids no-owner xattrs"
+     " no-xattrs bwlimit compress min-rate", "nothing is copied"),
+    ("strict", "via=ssh via=auto", "only gexecd can start on all nodes or on none"),
+    ("strict", "ssh-option ask", "only gexecd can start on all nodes or on none, and ssh is not used"),
+    ("via=gexec", "ssh-option ask", "they are about ssh, which is not used"),
     ("min-rate", "via=ssh", "over ssh no node waits for another"),
+    ("compress=always", "via=ssh", "over ssh nothing is compressed"),
+    ("checksum", "backup checksum-compare sync min-rate", "nothing is written"),
+    ("numeric-ids", "no-owner", "no owner is set"),
+    ("serial", "fanout", "one node comes after the other"),
 )
 # fmt: on
-#: The first option of each needs the second, and why.
+#: The first option of each needs the second, in commands that have both, and why.
 NEEDS = (
     ("live", "gather", "it applies to groups of equal output"),
     ("batch-delay", "batch", "it applies between batches"),
     ("max-failures", "batch", "it applies between batches"),
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
+    ("max-delete", "delete", "it bounds what is deleted"),
     ("relative", "dest", "without it every path stays whole"),
     ("no-target-directory", "dest", "without it every path stays whole"),
+    ("user", "via=ssh", "through gexecd files are written as you"),
 )
 
 
@@ -197,11 +211,11 @@ def check_combination(parsed: Parsed) -> None:
     """Raise UsageError for options that exclude each other, and for one that needs another."""
     for left, right, why in EXCLUDES:
         for one in left.split():
-            for other in right.split() if parsed.given(one) else ():
+            for other in right.split() if _given(parsed, one) else ():
                 if _given(parsed, other):
                     raise UsageError(f"options --{one} and --{other}: {why}; give only one of them")
     for one, needed, why in NEEDS:
-        if parsed.given(one) and not parsed.given(needed):
+        if parsed.given(one) and parsed.knows(needed.partition("=")[0]) and not _given(parsed, needed):
             raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
 
 

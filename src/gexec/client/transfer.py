@@ -19,7 +19,7 @@ from gexec.wire.frames import STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gexec.client.feed import Feed
     from gexec.files.answers import Answer
@@ -47,6 +47,11 @@ def environment() -> dict[str, str]:
 class Pushed(Wrapped):
     """Takes the receivers' answers and reports out of what they write; ``view`` shows the rest.
 
+    Args:
+        view: any.
+        ranks: how many.
+        on_report: called with each rank's last report, if there is one, before ``view`` gets its outcome.
+
     Attributes:
         reports: of each rank, None while it has not reported.
         into_directory, into_name: ranks whose destination is a directory, or would be the name of a file,
@@ -54,10 +59,15 @@ class Pushed(Wrapped):
         conflict: it is not the same on all ranks: nothing is copied, and nothing more is shown.
     """
 
-    __slots__ = ("_begun", "_feed", "_union", "conflict", "into_directory", "into_name", "reports")
+    __slots__ = (
+        "_begun", "_feed", "_on_report", "_union", "conflict", "into_directory", "into_name", "reports",
+    )  # fmt: skip
 
-    def __init__(self, view: View, ranks: int) -> None:
+    def __init__(
+        self, view: View, ranks: int, on_report: Callable[[int, Report], None] | None = None
+    ) -> None:
         super().__init__(view)
+        self._on_report = on_report
         self.reports: list[Report | None] = [None] * ranks
         self.into_directory: set[int] = set()
         self.into_name: set[int] = set()
@@ -94,6 +104,9 @@ class Pushed(Wrapped):
             begun = self._begun.pop(rank, b"")
             if begun:
                 self._pass(rank, begun)
+            report = self.reports[rank]
+            if report is not None and self._on_report is not None:
+                self._on_report(rank, report)
         self._gone(ranks)
         self._view.ended(ranks, outcome)
         self._move()

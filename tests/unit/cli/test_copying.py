@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from gexec.wire.frames import (
     Output,
     RanksStarted,
     Refused,
+    Signal,
     Stdin,
     StdinTaken,
 )
@@ -95,7 +97,8 @@ def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"3 files written on 3 of 3 nodes" in done.stderr
     [job] = script.jobs
-    assert job.argv == [b"gexec-receive", b"--backup", b"--dest=/srv/%h"]
+    about = f"--about=1 file, 7 bytes: {file}"
+    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup"]
     assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
     [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
     assert path.endswith(b":" + str(Path(sys.executable).parent).encode())
@@ -113,6 +116,55 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
     assert script.stdin[1] == script.stdin[0]
+
+
+def test_json_has_one_report_and_one_outcome_of_a_node_that_is_tried_again(
+    tmp_path: Path, file: Path
+) -> None:
+    with daemons(tmp_path, Script([exited(0), GONE, GONE], [exited(0), exited(1)])) as running:
+        done = ensync(running.env, "--via=gexec", "--json", "--exit-policy=ok-if 2", file)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"ensync: once more: 2 of 3 nodes (lost: connection reset)")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events if event.get("rank") == 0] == ["started", "report", "exited"]
+    assert [event["event"] for event in events if event.get("rank") == 1] == [
+        "started",
+        "started",
+        "report",
+        "exited",
+    ]
+    assert [event["event"] for event in events if event.get("rank") == 2] == ["started", "started", "exited"]
+    [report] = [event for event in events if event["event"] == "report" and event["rank"] == 1]
+    assert report == {
+        "event": "report", "rank": 1, "node": "127.0.0.2", "complete": True, "files": 1, "links": 0,
+        "directories": 0, "bytes": 7, "unchanged": 0, "differing": 0, "deleted": 0, "failed": 0,
+    }  # fmt: skip
+    assert events[0]["event"] == "job"
+    assert (events[-1]["event"], events[-1]["exit_status"], events[-1]["succeeded"]) == ("end", 0, 2)
+
+
+def test_json_ends_with_the_exit_status_also_after_a_signal_or_a_file_that_was_not_sent(
+    tmp_path: Path, file: Path
+) -> None:
+    client: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(peer: Peer) -> None:
+        job = peer.accept()
+        peer.say(RanksStarted(((0, job.ranks),)))
+        client[0].send_signal(signal.SIGINT)
+        assert peer.until(Signal)
+        peer.say(Ended(((0, job.ranks),), exited(3), 0, 0))
+        peer.finish(0)
+
+    with daemons(tmp_path, interrupted) as running:
+        command = ensync_command("--via=gexec", "--json", file)
+        client.append(subprocess.Popen(command, env=running.env, stdout=subprocess.PIPE))
+        out, _ = client[0].communicate(timeout=DEADLINE_S)
+    assert (client[0].returncode, json.loads(out.splitlines()[-1])["exit_status"]) == (130, 130)
+    (tmp_path / "second").mkdir()
+    with daemons(tmp_path / "second", Script([exited(0)] * 3)) as running:
+        done = ensync(running.env, "--json", file, "/dev/null")
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])["exit_status"]) == (1, 1)
 
 
 def test_a_signal_while_the_next_attempt_is_submitted_ends_the_run(tmp_path: Path, file: Path) -> None:
@@ -207,6 +259,59 @@ def test_wrong_words_reach_no_daemon(tmp_path: Path, file: Path) -> None:
             assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), words
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--user=nobody"], "option --user needs --via=ssh: "),
+        (["--user=nobody", "--via=auto"], "option --user needs --via=ssh: "),
+        (["-l", "nobody", "--via=gexec"], "option --user needs --via=ssh: "),
+        (["--via=gexec", "-o", "Port=22"], "options --via=gexec and --ssh-option: "),
+        (["--via=g", "--ask"], "options --via=gexec and --ask: "),
+        (["--strict", "--ask"], "options --strict and --ask: "),
+        (["--strict", "-o", "Port=22"], "options --strict and --ssh-option: "),
+        (["--strict", "--via=auto"], "options --strict and --via=auto: "),
+        (["--strict", "--via=ssh"], "options --strict and --via=ssh: "),
+        (["--min-rate=1M", "--via=ssh"], "options --min-rate and --via=ssh: "),
+        (["--compress=always", "--via=ssh"], "options --compress=always and --via=ssh: "),
+        (["--remove", "--bwlimit=1M"], "options --remove and --bwlimit: "),
+        (["--remove", "--compress=never"], "options --remove and --compress: "),
+        (["--remove", "--min-rate=1M"], "options --remove and --min-rate: "),
+        (["--remove", "--sync"], "options --remove and --sync: "),
+        (["--checksum", "--backup"], "options --checksum and --backup: "),
+        (["--checksum", "--min-rate=1M"], "options --checksum and --min-rate: "),
+        (["--numeric-ids", "--no-owner"], "options --numeric-ids and --no-owner: "),
+        (["--relative"], "option --relative needs --dest: "),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error_before_anything_is_sent(
+    tmp_path: Path, file: Path, words: list[str], told: str
+) -> None:
+    with daemons(tmp_path, _nobody) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    assert done.stderr.decode().startswith(f"ensync: {told}")
+
+
+def test_a_dry_run_takes_the_options_of_the_run_it_is_for(tmp_path: Path, file: Path) -> None:
+    script = Script([exited(0)] * 3)
+    words = ["--dry-run", "--backup", "--sync", "--min-rate=1M", "--checksum-compare", "--compress=never"]
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not any(word.startswith(b"--min-rate") for word in script.jobs[0].argv)
+
+
+def test_delete_without_a_directory_is_told_once(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)  # is sent as a link
+    (tmp_path / "folder").mkdir()
+    with daemons(tmp_path, Script([exited(0)] * 3, [exited(0)] * 3)) as running:
+        done = ensync(running.env, "--delete", file, tmp_path / "link")
+        said = b"ensync: --delete: no directory is copied, so nothing can be deleted\n"
+        assert (done.returncode, done.stderr) == (0, said)
+        done = ensync(running.env, "--delete", file, tmp_path / "folder")
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def _nobody(peer: Peer) -> None:
     raise AssertionError("a job came")
 
@@ -299,6 +404,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Pat
         (["--fetch", "/f", "--to", "x", "--batch=2"], "--batch"),
         (["--fetch", "/f", "--to", "x", "--detached"], "--detached"),
         (["--fetch", "/f", "--to", "x", "-b"], "--gather"),
+        (["--fetch", "/f", "--to", "x", "--remote-path"], "--remote-path"),
     ],
 )
 def test_wrong_words_for_fetching(tmp_path: Path, words: list[str], told: str) -> None:

@@ -90,19 +90,19 @@ def test_what_names_nodes_may_be_excluded(names: str) -> None:
 
 def test_words_for_sender_and_receivers() -> None:
     plain = task("/etc/hosts")
-    assert (plain.receiver, plain.via, plain.ranked) == ([], "auto", False)
+    assert (plain.receiver, plain.via, plain.ranked) == (["--dest=/"], "auto", False)
     assert plain.sender(by_ssh=False) == ["--names=full", "--compress=auto", "--", "/etc/hosts"]
     assert plain.sender(by_ssh=True) == ["--names=full", "--loader", "--compress=never", "--", "/etc/hosts"]
     limited = task("--checksum", "--bwlimit=1k", "-x", "f")
     assert limited.sender(by_ssh=False)[2:] == ["--bwlimit=1024", "--digests", "--", "f"]
-    assert (limited.receiver, limited.compares) == (["--checksum"], True)
+    assert (limited.receiver, limited.compares) == (["--dest=/", "--checksum"], True)
 
 
 def test_a_destination_takes_the_last_part_of_each_path_unless_told_otherwise() -> None:
     assert task("--dest", "/srv", "f").names == "base"
     assert task("--dest", "/srv", "--relative", "f").names == "full"
     assert task("f").names == "full"
-    assert task("--dest", "/srv/%h", "--parents", "f").receiver == ["--parents", "--dest=/srv/%h"]
+    assert task("--dest", "/srv/%h", "--parents", "f").receiver == ["--dest=/srv/%h", "--parents"]
     assert not task("--dest", "/srv/%h%%n", "f").ranked
     assert task("--dest", "/srv/%n", "f").ranked
 

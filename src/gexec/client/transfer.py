@@ -130,7 +130,7 @@ class Pushed(Wrapped):
             self.conflict = True
             self._feed.stop()
         else:
-            self._feed.tell(answers.line_for("*", union))
+            self._feed.tell(f"* {union.words()}\n")
 
     def _lines(self, rank: int, data: bytes) -> None:
         *lines, rest = (self._begun.pop(rank, b"") + data).split(b"\n")
@@ -183,6 +183,7 @@ class Fetched(Wrapped):
         directory: absolute, is there.
         names: of the nodes.
         options: how files are written.
+        tell: called with lines for the senders that ask what is lacking here (gexec.files.answers).
 
     Attributes:
         folders: each rank's directory below the destination.
@@ -192,9 +193,19 @@ class Fetched(Wrapped):
         bytes: of all streams so far.
     """
 
-    __slots__ = ("_directory", "_left_out", "_problems", "_unpacker", "bytes", "folders", "reports")
+    __slots__ = (
+        "_answers", "_directory", "_left_out", "_problems", "_ranks", "_tell", "_unpacker", "bytes", "folders",
+        "reports",
+    )  # fmt: skip
 
-    def __init__(self, view: View, directory: str, names: Sequence[bytes], options: CopyOptions) -> None:
+    def __init__(
+        self,
+        view: View,
+        directory: str,
+        names: Sequence[bytes],
+        options: CopyOptions,
+        tell: Callable[[bytes], None],
+    ) -> None:
         super().__init__(view)
         self.folders = folders_of([os.fsdecode(name) for name in names])
         self.reports: list[Report | None] = [None] * len(names)
@@ -203,7 +214,11 @@ class Fetched(Wrapped):
         self._problems: dict[str, tuple[str, dict[str, None]]] = {}
         self._left_out = 0
         self.bytes = 0
-        self._unpacker = Unpacker(directory, options, say=self._say, tell=lambda folder, line: None)
+        self._tell = tell
+        self._ranks = {folder: rank for rank, folder in enumerate(self.folders)}
+        #: What the ranks whose bytes are taken now lack: the answer -> ranks.
+        self._answers: dict[str, list[int]] = {}
+        self._unpacker = Unpacker(directory, options, say=self._say, answer=self._answer)
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
@@ -219,6 +234,10 @@ class Fetched(Wrapped):
                     self.error = str(error)
             self.bytes += len(data)
         self.taken.append((STDOUT, ranks, len(data)))
+        for answer, members in self._answers.items():
+            whom = ",".join([f"{low}-{high - 1}" for low, high in sets.of(members)])
+            self._tell(f"{whom} {answer}\n".encode())
+        self._answers.clear()
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
         """See View."""
@@ -240,6 +259,9 @@ class Fetched(Wrapped):
             names = fold_bounded([shown(os.fsencode(folder)) for folder in self.folders if folder in folders])
             told.append(f"{names}: {printable(raw if len(folders) == 1 else sentence)}")
         return [*told, f"and {self._left_out} sentences more"] if self._left_out else told
+
+    def _answer(self, folder: str, answer: Answer) -> None:
+        self._answers.setdefault(answer.words(), []).append(self._ranks[folder])
 
     def _say(self, folder: str, sentence: str) -> None:
         general = sentence.replace(f"{self._directory}/{folder}", f"{self._directory}/%h", 1)

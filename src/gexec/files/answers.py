@@ -40,8 +40,12 @@ class Answer:
         self.doubts = doubts
 
     def line(self) -> str:
-        """Return ``gexec-answer 2 NUMBER.PHASE LACKS DOUBTS``, without a newline."""
-        return f"{MARK} {self.number}.{self.phase} {self.lacks:x} {self.doubts:x}"
+        """Return a receiver's line, without a newline."""
+        return f"{MARK} {self.words()}"
+
+    def words(self) -> str:
+        """Return ``NUMBER.PHASE LACKS DOUBTS``, as after the mark, and after the ranks in a sender's line."""
+        return f"{self.number}.{self.phase} {self.lacks:x} {self.doubts:x}"
 
 
 def parse(line: str) -> Answer | None:
@@ -60,13 +64,13 @@ def parse(line: str) -> Answer | None:
     return Answer(int(number), int(phase), sets[0], sets[1])
 
 
-def line_for(ranks: str, answer: Answer) -> str:
-    """Return a sender's line: for a sender of one of these ranks, such as ``0-7,9``; ``*``: for any."""
-    return f"{ranks} {answer.number}.{answer.phase} {answer.lacks:x} {answer.doubts:x}\n"
-
-
 def answer_for(rank: str, line: str) -> Answer | None:
-    """Return what a line from ``line_for`` says to the sender of this rank; None if nothing."""
+    """Return what a line says to the sender of this rank; None if nothing.
+
+    Args:
+        rank: a number; empty: the only sender.
+        line: ranks such as ``0-7,9-9``, or ``*`` for the only sender; then an answer's words.
+    """
     ranks, _, rest = line.partition(" ")
     if ranks != "*" and not (rank.isdigit() and _has(ranks, int(rank))):
         return None

@@ -28,12 +28,14 @@ class CopyOptions:
         keep_owner: set owner and group; needs root.
         keep_attributes: set extended attributes, if the stream has them.
         is_privileged: this process may set all of them.
+        asks_digests: where size is equal and mtime is not, ask for the digest before the contents.
         delete_max: with ``delete``: delete nothing if more entries would go; -1 = no limit.
         numeric_ids: by number, ignoring names.
         compare_content: a file of the same size is unchanged if its digest is equal, whatever its mtime.
     """
 
     __slots__ = (
+        "asks_digests",
         "backup",
         "compare_content",
         "delete",
@@ -62,6 +64,7 @@ class CopyOptions:
         keep_attributes: bool = True,
         numeric_ids: bool = False,
         compare_content: bool = False,
+        asks_digests: bool = True,
     ) -> None:
         self.task = task
         self.make_parents = make_parents
@@ -75,6 +78,7 @@ class CopyOptions:
         self.keep_attributes = keep_attributes
         self.numeric_ids = numeric_ids
         self.compare_content = compare_content
+        self.asks_digests = asks_digests
 
 
 def destination(text: str, env: Mapping[str, str]) -> str:

@@ -186,7 +186,7 @@ class Receiver:
                 "the stream has digests instead of contents: it can only be compared (--checksum)"
             )
         self._same_file.boot_id = self._decoder.boot_id
-        self._survey.may_ask = self._decoder.is_asking
+        self._survey.may_ask = self._decoder.is_asking and self._options.asks_digests
         if self._new_name:
             for entry in event.entries:
                 _rename(entry, self._new_name)

@@ -9,7 +9,7 @@ from gexec.files import walking
 from gexec.files.attributes import TooManyAttributesError, portable
 from gexec.files.attributes import read as read_attributes
 from gexec.files.entries import Directory, File, HardLink, Meta, Removal, Skipped, Symlink
-from gexec.files.identity import network_file_systems
+from gexec.files.identity import NetworkDevices
 from gexec.files.linking import LinkFinder
 from gexec.files.names import OwnerNames
 from gexec.files.reading import is_unsized, may_be_unsized, unreadable
@@ -43,7 +43,7 @@ class Lister:
         self._is_privileged = os.geteuid() == 0
         self._names = OwnerNames()
         self._links = LinkFinder()
-        self._network: dict[int, tuple[bytes, bytes]] | None = None
+        self._network = NetworkDevices()
         self._devices: set[int] = set()
         self._new_devices: set[int] = set()
         self.problems = 0
@@ -92,12 +92,7 @@ class Lister:
     def new_network_devices(self) -> list[tuple[int, bytes, bytes]]:
         """Return the devices of entries since the last call that are network file systems."""
         new, self._new_devices = self._new_devices, set()
-        if not new:
-            return []
-        if self._network is None:
-            self._network = network_file_systems()
-        known = self._network
-        return [(device, *known[device]) for device in sorted(new) if device in known]
+        return [(device, *known) for device in sorted(new) for known in sorted(self._network.of(device))]
 
     def _meta(self, found: Found) -> Meta:
         status = found.status or _NOTHING

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from gexec.files.answers import Answer
     from gexec.files.comparing import FileComparison
-    from gexec.files.entries import Entry
+    from gexec.files.entries import Entry, Meta
     from gexec.files.installing import Incoming
 
 
@@ -100,7 +100,7 @@ class Receiver:
         descriptor = _open_destination(
             destination, make_parents=options.make_parents and options.task == WRITE
         )
-        self._same_file = SameFile()
+        self._same_file: SameFile | None = None
         judge = Judge(options, FileOwners(keep=options.keep_owner, numeric=options.numeric_ids))
         self._notes = Notes()
         self._entries: Installer | Comparer = (
@@ -108,14 +108,14 @@ class Receiver:
             if options.task == WRITE
             else Comparer(options, judge, self.report, self._tell)
         )
-        self._survey = Survey(os.dup(descriptor), options, judge, self._same_file, on_step=on_step)
+        self._survey = Survey(os.dup(descriptor), options, judge, self._is_source, on_step=on_step)
         self._tree = Tree(
             descriptor,
             make_parents=options.make_parents,
             read_only=options.task != WRITE,
             on_leave=self._leave,
         )
-        self._extra = Extra(options, self._tree, self._same_file, self.report, on_step=on_step)
+        self._extra = Extra(options, self._tree, self._is_source, self.report, on_step=on_step)
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream.
@@ -173,7 +173,7 @@ class Receiver:
             known = self._lists.pop(event.number)
             self._handle_until(known, len(known.entries))
         elif isinstance(event, records.Device):
-            self._same_file.learn(event)
+            self._sources().add(event)
         elif isinstance(event, records.FilterRules):
             self._extra.protect(event.lines, self._new_name)
         elif isinstance(event, records.End):
@@ -185,15 +185,24 @@ class Receiver:
             raise UsageError(
                 "the stream has digests instead of contents: it can only be compared (--checksum)"
             )
-        self._same_file.boot_id = self._decoder.boot_id
         self._survey.may_ask = self._decoder.is_asking and self._options.asks_digests
         if self._new_name:
             for entry in event.entries:
                 _rename(entry, self._new_name)
+        self._extra.learn(event.entries)
         findings = self._survey.look(event.entries)
         self._lists[event.number] = _List(event.entries, findings)
         if self._decoder.is_asking:
             self._answer(self._survey.answer(event.number, 0, findings))
+
+    def _is_source(self, meta: Meta, status: os.stat_result) -> bool:
+        """True if an entry of this node is the very one that was sent: it stays as it is."""
+        return self._sources().is_same(meta, status)
+
+    def _sources(self) -> SameFile:
+        if self._same_file is None:
+            self._same_file = SameFile(self._decoder.boot_id)
+        return self._same_file
 
     def _digests(self, event: records.Digests) -> None:
         known = self._lists[event.number]
@@ -277,7 +286,7 @@ class Receiver:
             except FileNotFoundError:
                 pass
             else:
-                if self._same_file.is_same(entry.meta, status):
+                if self._is_source(entry.meta, status):
                     # It is the source itself, and stays as it is, with everything in it.
                     descriptor = open_below(above.descriptor, name, to_read=False)
                     self._tree.push(Place(entry.path, descriptor, above=above))

@@ -16,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gexec.files.entries import Entry
-    from gexec.files.identity import SameFile
+    from gexec.files.entries import Entry, Meta
     from gexec.files.metadata import Judge
     from gexec.files.options import CopyOptions
 
@@ -62,7 +61,7 @@ class Survey:
     Args:
         destination: an open directory; this object closes it.
         options, judge: as for writing.
-        same_file: recognizes the source itself.
+        is_source: recognizes the source itself.
         on_step: called now and then, also while one large file is read.
 
     Attributes:
@@ -74,13 +73,13 @@ class Survey:
         destination: int,
         options: CopyOptions,
         judge: Judge,
-        same_file: SameFile,
+        is_source: Callable[[Meta, os.stat_result], bool],
         *,
         on_step: Callable[[], None],
     ) -> None:
         self._options = options
         self._judge = judge
-        self._same_file = same_file
+        self._is_source = is_source
         self._buffer = bytearray()
         self.may_ask = False
         self._on_step = on_step
@@ -153,7 +152,7 @@ class Survey:
 
     def _finding(self, above: Place, name: bytes, entry: File, status: os.stat_result) -> Finding:
         task = self._options.task
-        if self._same_file.is_same(entry.meta, status):
+        if self._is_source(entry.meta, status):
             return Finding(OWN, status)
         found = Finding(RIGHT, status)
         found.differences = self._judge.differences(above, name, entry.meta, status)

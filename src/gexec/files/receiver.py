@@ -115,7 +115,16 @@ class Receiver:
             read_only=options.task != WRITE,
             on_leave=self._leave,
         )
-        self._extra = Extra(options, self._tree, self._is_source, self.report, on_step=on_step)
+        self._extra = Extra(
+            options,
+            self._tree,
+            self._is_source,
+            self.report,
+            note=self._note,
+            fail=self._fail,
+            tell=self._tell,
+            on_step=on_step,
+        )
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take the next bytes of the stream.
@@ -137,7 +146,7 @@ class Receiver:
             self._tree.leave_all()
             self.report.is_complete = self._decoder.is_complete
             if self.report.is_complete:
-                self._extra.handle(note=self._note, fail=self._fail, tell=self._tell)
+                self._extra.handle()
         finally:
             self._survey.close()
             self._tree.close()
@@ -175,7 +184,7 @@ class Receiver:
         elif isinstance(event, records.Device):
             self._sources().add(event)
         elif isinstance(event, records.FilterRules):
-            self._extra.protect(event.lines, self._new_name)
+            self._extra.protect(event.lines)
         elif isinstance(event, records.End):
             # Entries whose name could not be sent either.
             self.report.failed += max(0, event.problems - self._problems_told)
@@ -187,6 +196,7 @@ class Receiver:
             )
         self._survey.may_ask = self._decoder.is_asking and self._options.asks_digests
         if self._new_name:
+            self._extra.rename(event.entries[0].path.partition(b"/")[0], self._new_name)
             for entry in event.entries:
                 _rename(entry, self._new_name)
         self._extra.learn(event.entries)

@@ -30,6 +30,11 @@ DIRECTORY, FILE, SYMLINK, HARD_LINK, SKIPPED, REMOVAL = range(1, 7)
 UNSIZED = 1
 #: Of a file: a hard link to it follows.
 IS_LINKED = 2
+#: Attributes were read; without it, whatever a receiver has stays.
+_HAS_ATTRIBUTES = 4
+#: Of a directory: only some of its entries are sent.
+IS_PARTIAL = 8
+_FLAGS_ALL = UNSIZED | IS_LINKED | _HAS_ATTRIBUTES | IS_PARTIAL
 
 _TIME_MAX_NS = 2**63 - 1
 SIZE_MAX_BYTES = 2**63 - 1
@@ -86,9 +91,17 @@ class Entry:
 
 
 class Directory(Entry):
-    """A directory; the entries below it follow."""
+    """A directory; the entries below it follow.
 
-    __slots__ = ()
+    Attributes:
+        is_whole: all entries in it are in the stream, except those left out by the rules.
+    """
+
+    __slots__ = ("is_whole",)
+
+    def __init__(self, path: bytes, meta: Meta, *, is_whole: bool = True) -> None:
+        super().__init__(path, meta)
+        self.is_whole = is_whole
 
 
 class File(Entry):
@@ -160,6 +173,8 @@ def packed_entry(entry: Entry) -> bytes:
     if isinstance(entry, File):
         size = entry.size
         flags = UNSIZED * entry.is_unsized | IS_LINKED * entry.is_linked
+    elif isinstance(entry, Directory):
+        flags = IS_PARTIAL * (not entry.is_whole)
     elif isinstance(entry, Symlink):
         target = entry.target
     elif isinstance(entry, HardLink):
@@ -190,11 +205,6 @@ def packed_entry(entry: Entry) -> bytes:
         len(attributes),
     )
     return b"".join((fixed, meta.owner, meta.group, entry.path, target, attributes))
-
-
-#: Attributes were read; without it, whatever a receiver has stays.
-_HAS_ATTRIBUTES = 4
-_FLAGS_ALL = UNSIZED | IS_LINKED | _HAS_ATTRIBUTES
 
 
 def packed_list(entries: Iterable[bytes]) -> bytes:
@@ -250,7 +260,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
         is_linked = bool(flags & IS_LINKED)
         return File(path, meta, size, is_unsized=bool(flags & UNSIZED), is_linked=is_linked), at
     if kind == DIRECTORY and not target:
-        return Directory(path, meta), at
+        return Directory(path, meta, is_whole=not flags & IS_PARTIAL), at
     if kind == SYMLINK and 0 < len(target) <= limits.ARCHIVE_TARGET_MAX_BYTES and b"\0" not in target:
         return Symlink(path, meta, target), at
     if kind == HARD_LINK:

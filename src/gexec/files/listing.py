@@ -76,7 +76,7 @@ class Lister:
             return Skipped(found.name, self._meta(found), found.reason) if found.fits else None
         meta = self._meta(found)
         if found.kind == walking.DIRECTORY:
-            return Directory(found.name, meta)
+            return Directory(found.name, meta, is_whole=found.is_whole)
         if found.kind == walking.SYMLINK:
             return Symlink(found.name, meta, found.target)
         if found.kind == walking.REMOVAL:

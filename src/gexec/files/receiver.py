@@ -302,7 +302,7 @@ class Receiver:
                     self._tree.push(Place(entry.path, descriptor, above=above))
                     return
         place = self._entries.directory(above, name, entry)
-        if self._options.delete or self._options.task == VERIFY:
+        if entry.is_whole and (self._options.delete or self._options.task == VERIFY):
             place.names = set()
         self._tree.push(place)
 

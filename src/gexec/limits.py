@@ -195,6 +195,14 @@ ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
 ARCHIVE_LISTS_MAX: Final = 8
 #: The kernel's list of mounts: 10,000 of containers have 3 MiB.
 MOUNTS_MAX_BYTES: Final = 32 * 1024 * 1024
+#: Files with several names whose hard links are kept; each is remembered by sender and receivers.
+ARCHIVE_LINKS_MAX: Final = 1_000_000
+#: Files that one pattern of gexec --fetch may match on a node.
+ARCHIVE_MATCHES_MAX: Final = 65_536
+#: Patterns of files to leave out of a copy: each is compared with each file.
+ARCHIVE_PATTERNS_MAX: Final = 1000
+#: One of them: as long as a path.
+ARCHIVE_PATTERN_MAX_BYTES: Final = 4095
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 

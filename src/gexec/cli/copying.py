@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
-    from gexec.files.sender import SourceRoot
+    from gexec.files.roots import SourceRoot
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome

@@ -60,7 +60,7 @@ class Feed:
             os.close(answers)
 
     def tell(self, line: str) -> None:
-        """Tell it what the receivers answered: a line of gexec.files.answers. They are short: it never waits."""
+        """Tell it what the receivers answered (gexec.files.answers); short, so that it never waits."""
         if self._answers >= 0:
             try:
                 os.write(self._answers, line.encode())

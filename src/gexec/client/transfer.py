@@ -194,8 +194,8 @@ class Fetched(Wrapped):
     """
 
     __slots__ = (
-        "_answers", "_directory", "_left_out", "_problems", "_ranks", "_tell", "_unpacker", "bytes", "folders",
-        "reports",
+        "_answers", "_directory", "_left_out", "_problems", "_ranks", "_tell", "_unpacker",
+        "bytes", "folders", "reports",
     )  # fmt: skip
 
     def __init__(

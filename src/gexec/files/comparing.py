@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.entries import Directory, Entry, File, HardLink, Symlink
+    from gexec.files.entries import Directory, File, HardLink, Symlink
     from gexec.files.metadata import Judge
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report

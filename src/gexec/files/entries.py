@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     #: Extended attributes: (name, value), ascending by name.
     Attributes = tuple[tuple[bytes, bytes], ...]
 
-#: kind, flags, mode, uid, gid, mtime in ns, size, device, inode; bytes of owner, group, path, target, attributes
+#: kind, flags, mode, uid, gid, mtime in ns, size, device, inode;
+#: bytes of owner, group, path, target and attributes
 _ENTRY = Struct("!BBHIIqQQQBBHHI")
 #: bytes of a name and of its value
 _ATTRIBUTE = Struct("!BI")
@@ -274,7 +275,7 @@ def _entry(data: bytes, at: int) -> tuple[Entry, int]:
 
 
 def _attributes(data: bytes) -> Attributes:
-    found = []
+    found: list[tuple[bytes, bytes]] = []
     at = 0
     last = b""
     while at < len(data):

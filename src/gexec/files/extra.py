@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 
-from gexec.files.deletion import Removed, RemovalRules, count, remove
+from gexec.files.deletion import RemovalRules, Removed, count, remove
 from gexec.files.directories import RefusedError, reason
 from gexec.files.entries import Directory
 from gexec.files.options import VERIFY, WRITE
+from gexec.files.partial import remove_stale_below
 from gexec.files.patterns import Rules
 
 TYPE_CHECKING = False
@@ -86,9 +87,14 @@ class Extra:
 
     def note(self, place: Place) -> None:
         """Look for extra entries in a directory of the stream that is left; raises OSError."""
-        if place.names is None or place.descriptor < 0:
+        if place.descriptor < 0 or place.meta is None:
             return
-        extra = {os.fsencode(name) for name in os.listdir(place.descriptor)} - place.names
+        present = {os.fsencode(name) for name in os.listdir(place.descriptor)}
+        if self._options.task == WRITE:
+            present -= remove_stale_below(place.descriptor, present)
+        if place.names is None:
+            return
+        extra = present - place.names
         if extra:
             self._found.append((place.path, place.identity, place.names, sorted(extra)))
 
@@ -151,7 +157,9 @@ class Extra:
             for name in names if above.identity == identity else ():
                 total += count(above.descriptor, name, path + b"/" + name, self._rules, at_most=most - total)
                 if total > most:
-                    self._fail(b"", f"nothing was deleted, because it is more than {most} entries (--max-delete)")
+                    self._fail(
+                        b"", f"nothing was deleted: it would be over {most} entries (--max-delete)"
+                    )
                     return True
         return False
 

@@ -42,7 +42,7 @@ class Lister:
         self._on_problem = on_problem
         self._is_privileged = os.geteuid() == 0
         self._names = OwnerNames()
-        self._links = LinkFinder()
+        self._links = LinkFinder(on_problem)
         self._network = NetworkDevices()
         self._devices: set[int] = set()
         self._new_devices: set[int] = set()
@@ -86,7 +86,7 @@ class Lister:
         first = self._links.first_of(found.status, found.name)
         if first is not None:
             return HardLink(found.name, meta, size, first)
-        is_linked = found.status.st_nlink > 1
+        is_linked = self._links.is_remembered(found.status)
         return File(found.name, meta, size, is_unsized=found.is_unsized, is_linked=is_linked)
 
     def new_network_devices(self) -> list[tuple[int, bytes, bytes]]:

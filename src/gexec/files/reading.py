@@ -12,7 +12,7 @@ from gexec.files.digest import BLOCK_BYTES, ContentHash
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PIECE_BYTES = limits.ARCHIVE_DATA_MAX_BYTES
 _ZEROS = bytes(BLOCK_BYTES)
@@ -114,11 +114,19 @@ def _next_data(descriptor: int, position: int, size: int) -> int:
     return max(position, min(found - found % BLOCK_BYTES, last))
 
 
-def content_digest(descriptor: int, size: int, buffer: bytearray) -> bytes:
-    """Return the digest (gexec.files.digest) of an open file; raises as ``pieces`` does."""
+def content_digest(
+    descriptor: int, size: int, buffer: bytearray, on_piece: Callable[[], None] | None = None
+) -> bytes:
+    """Return the digest (gexec.files.digest) of an open file; raises as ``pieces`` does.
+
+    Args:
+        on_piece: called for each piece.
+    """
     content = ContentHash()
     for offset, data in pieces(descriptor, size, buffer):
         content.update(offset, data)
+        if on_piece is not None:
+            on_piece()
     return content.finish(size)
 
 

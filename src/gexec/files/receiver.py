@@ -103,8 +103,9 @@ class Receiver:
         self._same_file: SameFile | None = None
         judge = Judge(options, FileOwners(keep=options.keep_owner, numeric=options.numeric_ids))
         self._notes = Notes()
+        self._linker = Linker(descriptor)
         self._entries: Installer | Comparer = (
-            Installer(options, judge, Linker(descriptor), self.report, self._notes)
+            Installer(options, judge, self._linker, self.report, self._notes, on_step=on_step)
             if options.task == WRITE
             else Comparer(options, judge, self.report, self._tell)
         )
@@ -149,9 +150,10 @@ class Receiver:
                 self._extra.handle()
         finally:
             self._survey.close()
+            self._linker.close()
             self._tree.close()
-        for path, sentence in self._notes.sentences():
-            self._note(path, sentence)
+        for sentence in self._notes.sentences(self._root):
+            self._say(sentence)
         if self._said > limits.ARCHIVE_SAID_MAX:
             self._say(f"and {self._said - limits.ARCHIVE_SAID_MAX} sentences more")
         return self.report
@@ -242,6 +244,9 @@ class Receiver:
         try:
             self._file.finish(digest)
             self._file = None
+        except RefusedError as error:
+            self._fail(self._path, str(error))
+            self._drop_file()
         except OSError as error:
             self._fail(self._path, reason(error))
             self._drop_file()

@@ -123,10 +123,7 @@ class Survey:
     def _enter(self, entry: Directory) -> None:
         try:
             above, name = self._place(entry.path)
-            if above.is_missing:
-                descriptor = -1
-            else:
-                descriptor = open_below(above.descriptor, name, to_read=False)
+            descriptor = -1 if above.is_missing else open_below(above.descriptor, name, to_read=False)
         except (RefusedError, OSError):
             descriptor = -1  # what is below is missing, or is refused when it is written
         self._tree.push(Place(entry.path, descriptor, above=None))
@@ -159,11 +156,7 @@ class Survey:
         is_older = status.st_mtime_ns != entry.meta.mtime_ns
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size or entry.is_unsized:
             found.state, found.is_other = LACKS, True
-        elif (
-            task == VERIFY
-            or self._options.compare_content
-            or (is_older and self.may_ask and task == WRITE)
-        ):
+        elif task == VERIFY or self._options.compare_content or (is_older and self.may_ask and task == WRITE):
             try:
                 found.digest = self._digest(above, name, entry.size)
             except OSError:

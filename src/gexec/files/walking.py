@@ -53,7 +53,7 @@ class Found:
         is_unsized: of a file: its size is not that of its contents, as in /proc.
     """
 
-    __slots__ = ("attributes", "is_unsized", "kind", "name", "reason", "root", "status", "target")
+    __slots__ = ("attributes", "is_unsized", "is_whole", "kind", "name", "reason", "root", "status", "target")
 
     def __init__(
         self,
@@ -72,6 +72,7 @@ class Found:
         self.reason = reason
         self.attributes: Attributes | None = None
         self.is_unsized = False
+        self.is_whole = True
 
     @property
     def path(self) -> bytes:
@@ -109,6 +110,16 @@ def walk(roots: Iterable[SourceRoot], inspect: Inspect | None = None) -> Iterato
             yield Found(root, root.name, SKIPPED, reason=unreadable(error))
             continue
         yield from _below(root, above, base, inspect)
+
+
+def removals(roots: Iterable[SourceRoot]) -> Iterator[Found]:
+    """Yield what is to be removed on the nodes; ``status`` is that of this host's own file, if it has one."""
+    for root in roots:
+        try:
+            status = os.lstat(root.place)
+        except OSError:
+            status = None
+        yield Found(root, root.name, REMOVAL, status)
 
 
 def _below(root: SourceRoot, above: int, base: bytes, inspect: Inspect | None) -> Iterator[Found]:

@@ -182,6 +182,15 @@ ARCHIVE_TARGET_MAX_BYTES: Final = 4095
 ARCHIVE_UNSIZED_MAX_BYTES: Final = 64 * 1024 * 1024
 #: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
+#: Files that one pattern of gexec --fetch may match on a node.
+ARCHIVE_MATCHES_MAX: Final = 65_536
+#: Patterns of files to leave out of a copy: each is compared with each file.
+ARCHIVE_PATTERNS_MAX: Final = 1000
+#: One of them: as long as a path.
+ARCHIVE_PATTERN_MAX_BYTES: Final = 4095
+#: A list of files to copy: a million names, and memory for them.
+ARCHIVE_LIST_MAX_BYTES: Final = 256 * 1024 * 1024
+ARCHIVE_LIST_MAX: Final = 1_000_000
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 

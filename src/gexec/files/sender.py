@@ -12,6 +12,7 @@ from gexec import limits
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
 from gexec.files.names import OwnerNames
+from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.reading import (
     CHANGED,
     ShrunkError,
@@ -46,7 +47,8 @@ class Sender:
     """One archive stream of some roots.
 
     Args:
-        roots: from roots_of, or in the same order.
+        roots: from roots_of or listed_roots.
+        rules: which entries are left out.
         digests_only: send digests instead of contents, for receivers that only compare.
         on_problem: called with one sentence for each entry that is not sent.
 
@@ -56,9 +58,15 @@ class Sender:
     """
 
     def __init__(
-        self, roots: Sequence[SourceRoot], *, digests_only: bool = False, on_problem: Callable[[str], None]
+        self,
+        roots: Sequence[SourceRoot],
+        *,
+        rules: Rules = NO_RULES,
+        digests_only: bool = False,
+        on_problem: Callable[[str], None],
     ) -> None:
         self._roots = roots
+        self._rules = rules
         self._digests_only = digests_only
         self._on_problem = on_problem
         self._encoder = Encoder()
@@ -74,7 +82,7 @@ class Sender:
         """Yield the stream. Each chunk is valid until the next one is requested."""
         self._gathered += self._encoder.preamble(digests_only=self._digests_only)
         try:
-            for found in walk(self._roots):
+            for found in walk(self._roots, self._rules):
                 yield from self._entry(found)
                 if len(self._gathered) >= _GATHERED_BYTES:
                     yield self._flush()

@@ -9,14 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
+from heapq import heappop, heappush
 
 from gexec import limits
+from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.reading import may_be_unsized, unreadable
+from gexec.files.roots import ALL, NO_MATCH
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from gexec.files.roots import SourceRoot
 
@@ -40,14 +44,16 @@ class Found:
 
     Attributes:
         root: what it is, or is below.
-        name: its path in the stream.
+        name: its path in the stream; b"" if it can only be reported.
         kind: DIRECTORY, FILE, SYMLINK or SKIPPED.
         status: of fstat for a directory, of lstat for others; None if that failed.
         target: of a symbolic link.
         reason: of SKIPPED: why it is not sent although it should be; "" if its kind is not copied.
+        is_whole: of DIRECTORY: everything in it is found, except what rules leave out. False for one of which
+            only some entries are sent.
     """
 
-    __slots__ = ("kind", "name", "reason", "root", "status", "target")
+    __slots__ = ("is_whole", "kind", "name", "reason", "root", "status", "target")
 
     def __init__(
         self,
@@ -64,6 +70,12 @@ class Found:
         self.status = status
         self.target = target
         self.reason = reason
+        self.is_whole = kind == DIRECTORY
+
+    @property
+    def is_directory(self) -> bool:
+        """Return True for a directory, also one that is SKIPPED."""
+        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
 
     @property
     def path(self) -> bytes:
@@ -72,38 +84,95 @@ class Found:
 
     @property
     def fits(self) -> bool:
-        """Return False if its name is longer or deeper than a stream may have: it can only be reported."""
-        return _fits(self.name)
+        """Return False if it has no name, or one that is too long or deep for a stream: only report it."""
+        return self.name != b"" and _fits(self.name)
 
     @property
     def problem(self) -> str:
         """Return the sentence about something SKIPPED."""
+        if self.reason == NO_MATCH:
+            return f"{shown(self.path)}: {self.reason}"
         if self.reason or self.status is None:
             return f"{shown(self.path)}: not sent: {self.reason}"
         return f"{shown(self.path)}: {_special(self.status)} is not copied"
 
 
-def walk(roots: Iterable[SourceRoot]) -> Iterator[Found]:
+def walk(roots: Sequence[SourceRoot], rules: Rules = NO_RULES) -> Iterator[Found]:
     """Yield everything that is to be sent: ascending by the components of its name, directories first.
 
     Uses one descriptor for each directory that the current entry is in. Close the iterator if it is not
     used to its end.
 
     Args:
-        roots: from roots_of, or in the same order.
+        roots: from roots_of or listed_roots, in their order. A root that is below another one takes the
+            place of the entry of that name there.
+        rules: which entries are left out.
     """
-    for root in roots:
-        folder, base = os.path.split(root.place)
-        try:
-            above = os.open(folder, _ABOVE)
-        except OSError as error:
-            yield Found(root, root.name, SKIPPED, reason=unreadable(error))
-            continue
-        yield from _below(root, above, base)
+    begin = 0
+    while begin < len(roots):
+        end = begin + 1
+        while end < len(roots) and roots[end].name.startswith(roots[begin].name + b"/"):
+            end += 1
+        if end == begin + 1:
+            yield from _below(roots[begin], rules)
+        else:
+            yield from _merged(roots[begin:end], rules)
+        begin = end
 
 
-def _below(root: SourceRoot, above: int, base: bytes) -> Iterator[Found]:
-    """Yield a root and what is below it; ``above`` is its directory, and is closed at the end."""
+def _merged(roots: Sequence[SourceRoot], rules: Rules) -> Iterator[Found]:
+    """Yield what ``walk`` does for a root and others that are below it."""
+    #: (components of its name, 0 for a root itself, a number, an entry that comes next, what follows it)
+    waiting: list[tuple[list[bytes], int, int, Found, Iterator[Found]]] = []
+    begun = 0
+    last = Found(roots[0], b"", SKIPPED)
+    try:
+        while waiting or begun < len(roots):
+            while begun < len(roots) and (not waiting or roots[begun].name.split(b"/") <= waiting[0][0]):
+                root = roots[begun]
+                entries = _below(root, rules)
+                if last.name and last.kind != DIRECTORY and root.name.startswith(last.name + b"/"):
+                    what = "a symbolic link" if last.kind == SYMLINK else "no directory"
+                    reason = f"{shown(last.path)} is copied, too, and is {what}: copy one after the other"
+                    entries = iter([Found(root, b"", SKIPPED, reason=reason)])
+                _wait(waiting, begun, root, entries)
+                begun += 1
+            if not waiting:
+                continue
+            _, _, number, found, entries = heappop(waiting)
+            if found.name != last.name or not found.name:
+                last = found
+                yield found
+            _wait(waiting, number, found.root, entries, first=False)
+    finally:
+        for *_, entries in waiting:
+            if isinstance(entries, Generator):
+                entries.close()
+
+
+def _wait(
+    waiting: list[tuple[list[bytes], int, int, Found, Iterator[Found]]],
+    number: int,
+    root: SourceRoot,
+    entries: Iterator[Found],
+    first: bool = True,
+) -> None:
+    found = next(entries, None)
+    if found is not None:
+        heappush(waiting, ((found.name or root.name).split(b"/"), not first, number, found, entries))
+
+
+def _below(root: SourceRoot, rules: Rules) -> Iterator[Found]:
+    """Yield a root and what is below it."""
+    if root.reason:
+        yield Found(root, root.name, SKIPPED, reason=root.reason)
+        return
+    folder, base = os.path.split(root.place)
+    try:
+        above = os.open(folder, _ABOVE)
+    except OSError as error:
+        yield Found(root, root.name, SKIPPED, reason=unreadable(error))
+        return
     #: Open directories, what the names in them begin with, and their entries that have not been visited.
     levels = [(above, b"", iter([base]))]
     try:
@@ -120,7 +189,11 @@ def _below(root: SourceRoot, above: int, base: bytes) -> Iterator[Found]:
                 yield Found(root, name, SKIPPED, reason=reason)
                 continue
             found = _look(root, name, directory, entry, is_named=not prefix)
-            if found.kind == DIRECTORY:
+            if rules.excludes(name, found.is_directory):
+                continue
+            if found.kind == DIRECTORY and root.depth != ALL and len(levels) > root.depth:
+                found.is_whole = False
+            elif found.kind == DIRECTORY:
                 try:
                     inner = os.open(entry, _DIRECTORY | os.O_RDONLY, dir_fd=directory)
                     # First: what has been opened is closed in any case.

@@ -178,10 +178,9 @@ ARCHIVE_PATH_MAX_BYTES: Final = 16 * 1024
 ARCHIVE_DEPTH_MAX: Final = 256
 #: A symbolic link's target: the kernel's PATH_MAX, without its NUL.
 ARCHIVE_TARGET_MAX_BYTES: Final = 4095
-#: Memory that compressed records may require from their reader.
 #: Contents of a file that reports no size (/proc, /sys), which are read into memory; some have no end.
 ARCHIVE_UNSIZED_MAX_BYTES: Final = 64 * 1024 * 1024
-#: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
+#: Memory that compressed records may require from their reader.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
 #: Extended attributes of one entry: names and values; the kernel permits 64 KiB for one value.
 ARCHIVE_ATTRIBUTES_MAX_BYTES: Final = 80 * 1024
@@ -196,13 +195,16 @@ ARCHIVE_LISTS_MAX: Final = 8
 #: The kernel's list of mounts: 10,000 of containers have 3 MiB.
 MOUNTS_MAX_BYTES: Final = 32 * 1024 * 1024
 #: Files with several names whose hard links are kept; each is remembered by sender and receivers.
-ARCHIVE_LINKS_MAX: Final = 1_000_000
+ARCHIVE_LINKS_MAX: Final = 256 * 1024
 #: Files that one pattern of gexec --fetch may match on a node.
 ARCHIVE_MATCHES_MAX: Final = 65_536
 #: Patterns of files to leave out of a copy: each is compared with each file.
 ARCHIVE_PATTERNS_MAX: Final = 1000
 #: One of them: as long as a path.
 ARCHIVE_PATTERN_MAX_BYTES: Final = 4095
+#: A list of files to copy: a million names, and memory for them.
+FILES_FROM_MAX_BYTES: Final = 256 * 1024 * 1024
+FILES_FROM_MAX: Final = 1_000_000
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 

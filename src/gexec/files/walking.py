@@ -9,14 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Generator
+from heapq import heappop, heappush
 
 from gexec import limits
+from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.reading import may_be_unsized, unreadable
+from gexec.files.roots import ALL, NO_MATCH
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from gexec.files.entries import Attributes
     from gexec.files.roots import SourceRoot
@@ -36,7 +40,7 @@ _SPECIAL = {
 _ABOVE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: in case it has become a named pipe since lstat.
-FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Found:
@@ -44,16 +48,20 @@ class Found:
 
     Attributes:
         root: what it is, or is below.
-        name: its path in the stream.
+        name: its path in the stream; b"" if it can only be reported.
         kind: DIRECTORY, FILE, SYMLINK, SKIPPED, or REMOVAL: must not be there.
         status: of fstat for a directory, of lstat for others; None if that failed.
         target: of a symbolic link.
         reason: of SKIPPED: why it is not sent although it should be; "" if its kind is not copied.
+        is_whole: of DIRECTORY: everything in it is found, except what rules leave out. False for one of which
+            only some entries are sent.
         attributes: extended attributes, None if they were not asked for.
         is_unsized: of a file: its size is not that of its contents, as in /proc.
     """
 
-    __slots__ = ("attributes", "is_unsized", "is_whole", "kind", "name", "reason", "root", "status", "target")
+    __slots__ = (
+        "attributes", "is_unsized", "is_whole", "kind", "name", "reason", "root", "status", "target",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -70,9 +78,14 @@ class Found:
         self.status = status
         self.target = target
         self.reason = reason
+        self.is_whole = kind == DIRECTORY
         self.attributes: Attributes | None = None
         self.is_unsized = False
-        self.is_whole = True
+
+    @property
+    def is_directory(self) -> bool:
+        """Return True for a directory, also one that is SKIPPED."""
+        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
 
     @property
     def path(self) -> bytes:
@@ -81,35 +94,43 @@ class Found:
 
     @property
     def fits(self) -> bool:
-        """Return False if its name is longer or deeper than a stream may have: it can only be reported."""
-        return _fits(self.name)
+        """Return False if it has no name, or one that is too long or deep for a stream: only report it."""
+        return self.name != b"" and _fits(self.name)
 
     @property
     def problem(self) -> str:
         """Return the sentence about something SKIPPED."""
+        if self.reason == NO_MATCH:
+            return f"{shown(self.path)}: {self.reason}"
         if self.reason or self.status is None:
             return f"{shown(self.path)}: not sent: {self.reason}"
         return f"{shown(self.path)}: {_special(self.status)} is not copied"
 
 
-def walk(roots: Iterable[SourceRoot], inspect: Inspect | None = None) -> Iterator[Found]:
+def walk(
+    roots: Sequence[SourceRoot], rules: Rules = NO_RULES, inspect: Inspect | None = None
+) -> Iterator[Found]:
     """Yield everything that is to be sent: ascending by the components of its name, directories first.
 
     Uses one descriptor for each directory that the current entry is in. Close the iterator if it is not
     used to its end.
 
     Args:
-        roots: from roots_of, or in the same order.
+        roots: from roots_of or listed_roots, in their order. A root that is below another one takes the
+            place of the entry of that name there.
+        rules: which entries are left out.
         inspect: fills in what is to be known of each file and directory.
     """
-    for root in roots:
-        folder, base = os.path.split(root.place)
-        try:
-            above = os.open(folder, _ABOVE)
-        except OSError as error:
-            yield Found(root, root.name, SKIPPED, reason=unreadable(error))
-            continue
-        yield from _below(root, above, base, inspect)
+    begin = 0
+    while begin < len(roots):
+        end = begin + 1
+        while end < len(roots) and roots[end].name.startswith(roots[begin].name + b"/"):
+            end += 1
+        if end == begin + 1:
+            yield from _below(roots[begin], rules, inspect)
+        else:
+            yield from _merged(roots[begin:end], rules, inspect)
+        begin = end
 
 
 def removals(roots: Iterable[SourceRoot]) -> Iterator[Found]:
@@ -122,8 +143,59 @@ def removals(roots: Iterable[SourceRoot]) -> Iterator[Found]:
         yield Found(root, root.name, REMOVAL, status)
 
 
-def _below(root: SourceRoot, above: int, base: bytes, inspect: Inspect | None) -> Iterator[Found]:
-    """Yield a root and what is below it; ``above`` is its directory, and is closed at the end."""
+def _merged(roots: Sequence[SourceRoot], rules: Rules, inspect: Inspect | None) -> Iterator[Found]:
+    """Yield what ``walk`` does for a root and others that are below it."""
+    #: (components of its name, 0 for a root itself, a number, an entry that comes next, what follows it)
+    waiting: list[tuple[list[bytes], int, int, Found, Iterator[Found]]] = []
+    begun = 0
+    last = Found(roots[0], b"", SKIPPED)
+    try:
+        while waiting or begun < len(roots):
+            while begun < len(roots) and (not waiting or roots[begun].name.split(b"/") <= waiting[0][0]):
+                root = roots[begun]
+                entries = _below(root, rules, inspect)
+                if last.name and last.kind != DIRECTORY and root.name.startswith(last.name + b"/"):
+                    what = "a symbolic link" if last.kind == SYMLINK else "no directory"
+                    reason = f"{shown(last.path)} is copied, too, and is {what}: copy one after the other"
+                    entries = iter([Found(root, b"", SKIPPED, reason=reason)])
+                _wait(waiting, begun, root, entries)
+                begun += 1
+            if not waiting:
+                continue
+            _, _, number, found, entries = heappop(waiting)
+            if found.name != last.name or not found.name:
+                last = found
+                yield found
+            _wait(waiting, number, found.root, entries, first=False)
+    finally:
+        for *_, entries in waiting:
+            if isinstance(entries, Generator):
+                entries.close()
+
+
+def _wait(
+    waiting: list[tuple[list[bytes], int, int, Found, Iterator[Found]]],
+    number: int,
+    root: SourceRoot,
+    entries: Iterator[Found],
+    first: bool = True,
+) -> None:
+    found = next(entries, None)
+    if found is not None:
+        heappush(waiting, ((found.name or root.name).split(b"/"), not first, number, found, entries))
+
+
+def _below(root: SourceRoot, rules: Rules, inspect: Inspect | None) -> Iterator[Found]:
+    """Yield a root and what is below it."""
+    if root.reason:
+        yield Found(root, root.name, SKIPPED, reason=root.reason)
+        return
+    folder, base = os.path.split(root.place)
+    try:
+        above = os.open(folder, _ABOVE)
+    except OSError as error:
+        yield Found(root, root.name, SKIPPED, reason=unreadable(error))
+        return
     #: Open directories, what the names in them begin with, and their entries that have not been visited.
     levels = [(above, b"", iter([base]))]
     try:
@@ -140,7 +212,11 @@ def _below(root: SourceRoot, above: int, base: bytes, inspect: Inspect | None) -
                 yield Found(root, name, SKIPPED, reason=reason)
                 continue
             found = _look(root, name, directory, entry, is_named=not prefix)
-            if found.kind == DIRECTORY:
+            if rules.excludes(name, found.is_directory):
+                continue
+            if found.kind == DIRECTORY and root.depth != ALL and len(levels) > root.depth:
+                found.is_whole = False
+            elif found.kind == DIRECTORY:
                 try:
                     inner = os.open(entry, _DIRECTORY | os.O_RDONLY, dir_fd=directory)
                     # First: what has been opened is closed in any case.
@@ -223,7 +299,7 @@ class Opener:
         self._leave(same)
         for name in wanted[same:]:
             self._enter(name)
-        descriptor = os.open(entry, FILE_FLAGS, dir_fd=self._levels[-1][1])
+        descriptor = os.open(entry, _FILE, dir_fd=self._levels[-1][1])
         try:
             if found.status is None or not _is_same(found.status, os.fstat(descriptor)):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

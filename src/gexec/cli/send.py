@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         problems = _Problems()
         lister = Lister(keeps_attributes=_keeps_attributes(parsed), on_problem=problems)
         sender = Sender(
-            removals(roots) if parsed.flag("remove") else walk(roots, lister.inspect),
+            removals(roots) if parsed.flag("remove") else walk(roots, inspect=lister.inspect),
             lister,
             on_problem=problems,
             compressor=Compressor(parsed.value("compress", "auto")),

@@ -183,7 +183,8 @@ class Fetched(Wrapped):
         directory: absolute, is there.
         names: of the nodes.
         options: how files are written.
-        tell: called with lines for the senders that ask what is lacking here (gexec.files.answers).
+        tell: called with lines for senders that ask what is lacking here (gexec.files.answers); None: none
+            asks.
 
     Attributes:
         folders: each rank's directory below the destination.
@@ -204,7 +205,7 @@ class Fetched(Wrapped):
         directory: str,
         names: Sequence[bytes],
         options: CopyOptions,
-        tell: Callable[[bytes], None],
+        tell: Callable[[bytes], None] | None = None,
     ) -> None:
         super().__init__(view)
         self.folders = folders_of([os.fsdecode(name) for name in names])
@@ -236,7 +237,8 @@ class Fetched(Wrapped):
         self.taken.append((STDOUT, ranks, len(data)))
         for answer, members in self._answers.items():
             whom = ",".join([f"{low}-{high - 1}" for low, high in sets.of(members)])
-            self._tell(f"{whom} {answer}\n".encode())
+            if self._tell is not None:
+                self._tell(f"{whom} {answer}\n".encode())
         self._answers.clear()
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:

@@ -40,7 +40,7 @@ _SPECIAL = {
 _ABOVE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: O_NONBLOCK: in case it has become a named pipe since lstat.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class Found:
@@ -299,7 +299,7 @@ class Opener:
         self._leave(same)
         for name in wanted[same:]:
             self._enter(name)
-        descriptor = os.open(entry, _FILE, dir_fd=self._levels[-1][1])
+        descriptor = os.open(entry, FILE_FLAGS, dir_fd=self._levels[-1][1])
         try:
             if found.status is None or not _is_same(found.status, os.fstat(descriptor)):
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

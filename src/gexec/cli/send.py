@@ -17,7 +17,7 @@ from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.answers import Answer, answer_for
 from gexec.files.compression import Compressor
-from gexec.files.listing import Lister
+from gexec.files.lister import Lister
 from gexec.files.roots import roots_of
 from gexec.files.sender import Sender
 from gexec.files.walking import removals, walk

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from gexec.files.answers import Answer
     from gexec.files.compression import Compressor
-    from gexec.files.listing import Lister
+    from gexec.files.lister import Lister
     from gexec.files.walking import Found
 
     Buffer = bytes | bytearray | memoryview

@@ -192,10 +192,10 @@ ARCHIVE_LIST_MAX: Final = 2048
 ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
 #: Lists whose contents have not come yet: so many answers can be under way while contents are sent.
 ARCHIVE_LISTS_MAX: Final = 8
+#: Files with several names that a sender and each receiver remember: 60 MB.
+ARCHIVE_LINKS_MAX: Final = 256 * 1024
 #: The kernel's list of mounts: 10,000 of containers have 3 MiB.
 MOUNTS_MAX_BYTES: Final = 32 * 1024 * 1024
-#: Files with several names whose hard links are kept; each is remembered by sender and receivers.
-ARCHIVE_LINKS_MAX: Final = 256 * 1024
 #: Files that one pattern of gexec --fetch may match on a node.
 ARCHIVE_MATCHES_MAX: Final = 65_536
 #: Patterns of files to leave out of a copy: each is compared with each file.

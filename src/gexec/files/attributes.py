@@ -149,7 +149,8 @@ def apply(descriptor: int, wanted: Attributes, *, is_privileged: bool) -> list[b
         is_extra = name not in is_wanted and is_copied(name, is_privileged=is_privileged)
         if is_extra and not _change(descriptor, name, None):
             refused.append(name)
-    for name, value in wanted:
+    # ACLs last: they change the mode, and a user may set other attributes only while this user may write.
+    for name, value in sorted(wanted, key=lambda item: item[0] in _ACLS):
         is_there = name in names and _value(descriptor, name) == value
         if not is_there and not _change(descriptor, name, value):
             refused.append(name)

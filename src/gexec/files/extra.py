@@ -10,7 +10,6 @@ from gexec.files.directories import RefusedError, reason
 from gexec.files.entries import Directory
 from gexec.files.options import VERIFY, WRITE
 from gexec.files.partial import remove_stale_below
-from gexec.files.patterns import Rules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +75,8 @@ class Extra:
 
     def protect(self, lines: Sequence[bytes]) -> None:
         """Take the rules by which the sender left out entries: what they name here is no extra."""
+        from gexec.files.patterns import Rules  # most streams have none
+
         rules = Rules.parse(lines)
         self._rules.is_protected = lambda path, is_directory: rules.excludes(
             self._renamed[0] + path[len(self._renamed[1]) :], is_directory
@@ -157,9 +158,7 @@ class Extra:
             for name in names if above.identity == identity else ():
                 total += count(above.descriptor, name, path + b"/" + name, self._rules, at_most=most - total)
                 if total > most:
-                    self._fail(
-                        b"", f"nothing was deleted: it would be over {most} entries (--max-delete)"
-                    )
+                    self._fail(b"", f"nothing was deleted: it would be over {most} entries (--max-delete)")
                     return True
         return False
 

@@ -6,12 +6,13 @@ import os
 import stat
 
 from gexec.files import notes
+from gexec.files.adjusting import NotInPlaceError, may_be_set, set_in_place
 from gexec.files.attributes import apply
 from gexec.files.directories import Place, RefusedError, kind_of, open_below
 from gexec.files.entries import File, HardLink
 from gexec.files.linking import LinkImpossibleError
 from gexec.files.owners import UNCHANGED
-from gexec.files.partial import Partial, keep_old, make_symlink, set_in_place
+from gexec.files.partial import Partial, keep_old, make_symlink
 from gexec.files.reading import ShrunkError
 from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gexec.files.survey import Finding
 
 _IS_DIRECTORY = "it is a directory here: remove it first"
+_CHANGED = "it was changed during the copy; copy again"
 _NOT_SENT = "its contents were not sent, because this node answered too late; copy again"
 
 
@@ -198,11 +200,12 @@ class Installer:
         try:
             status = os.fstat(descriptor)
             if _identity(status) != _identity(known):
-                raise RefusedError("it was changed during the copy; copy again")
-            if status.st_nlink == 1 and above.guards(status):
+                raise RefusedError(_CHANGED)
+            if may_be_set(above, status):
                 uid, gid = self._judge.owners.wanted(meta)
                 refused = set_in_place(
                     descriptor,
+                    known,
                     uid=uid,
                     gid=gid,
                     mode=self._judge.mode(meta),
@@ -215,6 +218,8 @@ class Installer:
                 self._report.files += 1
             else:
                 self._copy_here(descriptor, above, name, entry)
+        except NotInPlaceError:
+            raise RefusedError(_CHANGED) from None
         finally:
             os.close(descriptor)
 
@@ -225,7 +230,7 @@ class Installer:
             partial.copy_from(descriptor, entry.size, on_step=self._on_step)
             self.publish(partial, above, name, entry)
         except ShrunkError:
-            raise RefusedError("it was changed during the copy; copy again") from None
+            raise RefusedError(_CHANGED) from None
         finally:
             partial.abort()
 

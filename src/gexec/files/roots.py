@@ -7,9 +7,9 @@ import os
 
 from gexec import limits
 from gexec.errors import ProtocolError, UsageError
+from gexec.files.entries import check_path, is_below
 from gexec.files.globbing import TooManyError, expand, has_magic
 from gexec.files.reading import unreadable
-from gexec.files.entries import check_path, is_below
 from gexec.render.text import shown
 
 TYPE_CHECKING = False

@@ -13,7 +13,7 @@ from errno import ELOOP, ENAMETOOLONG
 from gexec import limits
 from gexec.cli.flow import Run
 from gexec.cli.views import OutputForm
-from gexec.client.extent import Extent, about, extent_of
+from gexec.client.extent import about, extent_of
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
@@ -65,8 +65,6 @@ class Copy:
         self._task = task
         self._sender_status = 0
         self._problems: dict[str, None] = {}
-        #: What a sender will read, as far as it was counted.
-        self._extent = Extent()
         request = self._request = call.request(self._receiver())
         request.stdin = True
         request.remote_path = True
@@ -82,8 +80,7 @@ class Copy:
             return ["gexec-receive", f"--about=removal: {about(extent_of(()), paths)}", *task.receiver]
         if task.deletes and not any(os.path.isdir(path) and not os.path.islink(path) for path in paths):
             self._say("--delete: no directory is copied, so nothing can be deleted")
-        self._extent = extent_of(paths)
-        words = ["gexec-receive", f"--about={about(self._extent, paths)}", *task.receiver]
+        words = ["gexec-receive", f"--about={about(extent_of(paths), paths)}", *task.receiver]
         return [*words, task.floor] if task.floor else words
 
     def run(self) -> int:
@@ -226,8 +223,7 @@ class Copy:
         try:
             connection = submit(job)
             if self._run.progress is not None:
-                total = self._extent.bytes if self._extent.is_whole else 0
-                self._run.progress.measure(feed.bytes_read, lambda: total)
+                self._run.progress.measure(feed.bytes_read, feed.total)
             self._run.one(connection, Input(feed.fd), ranks, self._may_come_again)
         finally:
             self._sender_status = max(self._sender_status, feed.close())

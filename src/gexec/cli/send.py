@@ -64,6 +64,7 @@ def main(words: Sequence[str]) -> int:
             compressor=Compressor(parsed.value("compress", "auto")),
             answers=_Answers().next if parsed.flag("asking") else None,
             digests_only=parsed.flag("digests"),
+            on_lacking=_Total(parsed.integer("total", -1)),
         )
         if parsed.flag("loader"):
             from gexec.ssh.loader import archive
@@ -146,6 +147,19 @@ class _Answers:
             if not data or len(self._held) > _READ_BYTES:
                 raise BrokenPipeError  # nobody receives any more
             *self._lines, self._held = (self._held + data).split(b"\n")
+
+
+class _Total:
+    """Tells the client how much will be sent, for its progress: a number in a file of 8 bytes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._bytes = 0
+
+    def __call__(self, size: int) -> None:
+        self._bytes += size
+        if self._descriptor >= 0:
+            os.pwrite(self._descriptor, self._bytes.to_bytes(8, "big"), 0)
 
 
 class _Problems:

@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: Where it finds the file for the total.
+_TOTAL_FD = 3
 #: Of its stderr: more than the sentences that it may write.
 _SAID_MAX_BYTES = 256 * 1024
 
@@ -38,15 +40,17 @@ class Feed:
         answers, self._answers = os.pipe()
         # Its stderr is kept there: written at once, it would be in the middle of progress and output.
         self._said = os.memfd_create("gexec-send")
+        self._total = os.memfd_create("gexec-send-total")
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-X", "utf8", "-m", "gexec.cli.send", *words],
+                [sys.executable, "-I", "-X", "utf8", "-m", "gexec.cli.send", f"--total={_TOTAL_FD}", *words],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, answers, 0),
                     (os.POSIX_SPAWN_DUP2, writing, 1),
                     (os.POSIX_SPAWN_DUP2, self._said, 2),
+                    (os.POSIX_SPAWN_DUP2, self._total, _TOTAL_FD),
                 ],
                 setpgroup=0,  # ^C is the job's matter
             )
@@ -54,10 +58,15 @@ class Feed:
             os.close(self.fd)
             os.close(self._answers)
             os.close(self._said)
+            os.close(self._total)
             raise GexecError(f"the sender cannot be started: {error.strerror}") from error
         finally:
             os.close(writing)
             os.close(answers)
+
+    def total(self) -> int:
+        """Return how much it will read, as far as it is known."""
+        return int.from_bytes(os.pread(self._total, 8, 0), "big")
 
     def tell(self, line: str) -> None:
         """Tell it what the receivers answered (gexec.files.answers); short, so that it never waits."""
@@ -98,4 +107,5 @@ class Feed:
         text = os.pread(self._said, _SAID_MAX_BYTES, 0).decode("utf-8", "backslashreplace")
         self.problems = [line.removeprefix("gexec-send: ") for line in text.splitlines()]
         os.close(self._said)
+        os.close(self._total)
         return 1 if status == 1 else 0

@@ -74,6 +74,7 @@ class Sender:
         digests_only: send digests instead of contents, for receivers that only compare.
         compressor: of the contents.
         rules: by which files were left out, for the receivers.
+        on_lacking: called with the bytes of the files of each list that will be sent.
 
     Attributes:
         files, bytes: whose contents have been sent so far.
@@ -90,6 +91,7 @@ class Sender:
         answers: Callable[[], Answer | None] | None = None,
         digests_only: bool = False,
         rules: Sequence[bytes] = (),
+        on_lacking: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._found = iter(found)
         self._on_problem = on_problem
@@ -97,6 +99,7 @@ class Sender:
         self._answers = answers
         self._digests_only = digests_only
         self._rules = rules
+        self._on_lacking = on_lacking
         self._lister = lister
         self._encoder = Encoder()
         self._opener = Opener()
@@ -116,16 +119,19 @@ class Sender:
     def chunks(self) -> Iterator[Buffer]:
         """Yield the stream. Each chunk is valid until the next one is requested."""
         encoder = self._encoder
-        yield encoder.preamble(
+        self._gathered += encoder.preamble(
             asking=self._answers is not None, digests_only=self._digests_only, boot_id=boot_id()
         )
         if self._rules:
-            yield encoder.rules(self._rules)
+            self._gathered += encoder.rules(self._rules)
         try:
             while True:
                 while len(self._lists) < limits.ARCHIVE_LISTS_MAX and (entries := self._list()):
-                    yield from self._devices()
-                    yield encoder.list(self._lists[-1].number, entries)
+                    for device, kind, source in self._lister.new_network_devices():
+                        self._gathered += encoder.device(device, kind, source)
+                    self._gathered += encoder.list(self._lists[-1].number, entries)
+                    if self._answers is not None or len(self._gathered) >= _GATHERED_BYTES:
+                        yield from self._flush()
                 if not self._lists:
                     break
                 oldest = self._lists[0]
@@ -133,8 +139,6 @@ class Sender:
                 yield from self._contents(oldest)
                 self._gathered += encoder.done(oldest.number)
                 self._lists.popleft()
-                if self._answers is not None or len(self._gathered) >= _GATHERED_BYTES:
-                    yield from self._flush()
             self._gathered += encoder.end(self.problems)
             yield from self._flush()
         finally:
@@ -165,21 +169,18 @@ class Sender:
                 new.lacks = -1
         return entries
 
-    def _devices(self) -> Iterator[Buffer]:
-        for device, kind, source in self._lister.new_network_devices():
-            yield self._encoder.device(device, kind, source)
-
     def _answered(self, oldest: _List) -> Iterator[Buffer]:
         """Wait until all receivers have answered to the oldest list; send the digests that they ask for."""
         if self._answers is None:
             if self._digests_only:
-                yield from self._digests(oldest, -1)
+                self._digests(oldest, -1)
                 oldest.lacks = 0
             return
         while oldest.lacks is None or oldest.awaits_digests:
+            yield from self._flush()
             answer = self._answers()
             if answer is None:
-                yield self._encoder.wait()
+                self._gathered += self._encoder.wait()
                 continue
             for known in self._lists:
                 if known.number == answer.number:
@@ -187,17 +188,17 @@ class Sender:
                         known.awaits_digests = 0
                     elif answer.doubts:
                         known.awaits_digests = 1
-                        yield from self._digests(known, answer.doubts)
+                        self._digests(known, answer.doubts)
                     known.lacks = (known.lacks or 0) | answer.lacks
 
-    def _digests(self, known: _List, wanted: int) -> Iterator[Buffer]:
+    def _digests(self, known: _List, wanted: int) -> None:
         digests = {}
         for index, found in known.found.items():
             if wanted >> index & 1:
                 digest = self._digest(found)
                 if digest:
                     digests[index] = digest
-        yield self._encoder.digests(known.number, digests)
+        self._gathered += self._encoder.digests(known.number, digests)
 
     def _digest(self, found: Found) -> bytes:
         """Return a file's digest, empty if it cannot be read as it was listed."""
@@ -225,9 +226,12 @@ class Sender:
         assert lacks is not None
         if not lacks:
             return
-        for index, found in oldest.found.items():
-            if lacks >> index & 1:
-                yield from self._file(index, found)
+        lacking = [(index, found) for index, found in oldest.found.items() if lacks >> index & 1]
+        self._on_lacking(sum([found.status.st_size for _, found in lacking if found.status is not None]))
+        for index, found in lacking:
+            yield from self._file(index, found)
+            if len(self._gathered) >= _GATHERED_BYTES:
+                yield from self._flush()
 
     def _file(self, index: int, found: Found) -> Iterator[Buffer]:
         try:

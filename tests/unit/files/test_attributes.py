@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -350,6 +351,30 @@ def test_what_a_user_may_not_set_is_refused_and_the_rest_is_set(tmp_path: Path) 
         wanted = ((b"trusted.a", b"1"), (b"user.a", b"1"))
         assert apply(file.fileno(), wanted, is_privileged=True) == [b"trusted.a"]
     assert os.getxattr(tmp_path / "file", "user.a") == b"1"
+
+
+_WITHOUT_RIGHTS = """
+import os, sys
+from gexec.files.attributes import FileAttributes, apply
+from gexec.files.owners import FileOwners
+place = os.open(sys.argv[1], os.O_RDONLY)
+wanted = ((b"trusted.a", b"1"), (b"user.a", b"1"))
+file = os.open("file", os.O_RDWR | os.O_CREAT, dir_fd=place)
+print(apply(file, wanted, is_privileged=True))
+attributes = FileAttributes(
+    FileOwners(keep=True, numeric=False), is_privileged=True, keep_capabilities=True
+)
+device = os.fstat(place).st_dev
+print(attributes.differences(file, wanted), attributes.differences(file, wanted, device=device, try_in=place))
+"""
+
+
+@root_only
+def test_root_of_a_container_may_have_fewer_rights(place: Path) -> None:
+    needs("setpriv")
+    needs_user_attributes(place)
+    limited = ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-c", _WITHOUT_RIGHTS]
+    assert run(*limited, place).splitlines() == ["[b'trusted.a']", "['attributes'] []"]
 
 
 def test_too_many_are_an_error_that_says_so(tmp_path: Path) -> None:

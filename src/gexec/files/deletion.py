@@ -137,7 +137,7 @@ class _Walk:
             else:
                 self.leaf(above, name, status)
                 self.counts.removed += 1
-                return True
+                return not self.rules.backup  # its backup stays
         except (RefusedError, OSError) as error:
             return self._ended(above, name, path, error)
         try:

@@ -6,7 +6,7 @@ import os
 
 from gexec.cli.flow import Run
 from gexec.client.job import build, submit
-from gexec.client.transfer import Fetched, environment
+from gexec.client.transfer import INTERRUPT, Fetched, environment
 from gexec.errors import UsageError
 from gexec.files.options import CopyOptions
 from gexec.render.prefix import prefixes
@@ -42,7 +42,7 @@ def fetch(call: Call) -> int:
     view = Fetched(shown, directory, names, CopyOptions(make_parents=True))
     _make(directory)
     connection = submit(job)
-    with Run(call, job, choice, view) as run:
+    with Run(call, job, choice, view, interrupt=INTERRUPT) as run:
         if run.progress is not None:
             run.progress.measure(lambda: view.bytes, lambda: 0)
         run.one(connection)

@@ -636,6 +636,28 @@ def test_the_same_sentence_of_all_nodes_is_one_line(shell: Shell, place: Path) -
     ]
 
 
+@pytest.mark.parametrize("below", ["", "/x"])
+@pytest.mark.parametrize("parents", [[], ["--parents"]])
+@pytest.mark.parametrize("there", ["file", "dangling link", "link to a file", "nothing"])
+@pytest.mark.parametrize("name", ["at", "at-%h"])
+def test_a_destination_that_is_no_directory_is_one_line_for_all_nodes(
+    cluster: Cluster, shell: Shell, place: Path, name: str, there: str, parents: list[str], below: str
+) -> None:
+    if parents and there == "nothing":
+        pytest.skip("then it is made")
+    (place / "f").write_bytes(b"content")
+    for node in cluster.names:
+        path = place / name.replace("%h", node)
+        if there == "file":
+            path.touch()
+        elif "link" in there and not path.is_symlink():
+            path.symlink_to("f" if there == "link to a file" else "nowhere")
+    done = shell.run("ensync", "--via=gexec", *parents, "--dest", f"{place}/{name}{below}", place / "f")
+    said, failed = done.stderr.decode().splitlines()
+    assert (done.returncode, failed) == (1, "ensync: 8 of 8 nodes exited 1: node[001-008]")
+    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below} is ")
+
+
 def test_with_all_standard_descriptors_closed_the_files_arrive(
     cluster: Cluster, shell: Shell, place: Path
 ) -> None:

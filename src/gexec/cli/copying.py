@@ -18,7 +18,7 @@ from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
 from gexec.client.stdio import Input
-from gexec.client.transfer import Pushed, environment
+from gexec.client.transfer import INTERRUPT, Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.roots import roots_of
 from gexec.render.fold import fold_bounded
@@ -92,7 +92,7 @@ class Copy:
         self._names = list(job.names)
         self._view = self._shown(job)
         everyone = range(job.ranks)
-        run = self._run = Run(self._call, job, choice, self._view, several=True)
+        run = self._run = Run(self._call, job, choice, self._view, several=True, interrupt=INTERRUPT)
         with run:
             if self._task.via == "ssh":
                 outcomes = self._by_ssh(choice, everyone)

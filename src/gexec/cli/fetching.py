@@ -7,7 +7,7 @@ import os
 from gexec.cli.flow import Run
 from gexec.client.job import build, submit
 from gexec.client.told import Told
-from gexec.client.transfer import Fetched, environment
+from gexec.client.transfer import INTERRUPT, Fetched, environment
 from gexec.errors import UsageError
 from gexec.files.options import CopyOptions
 from gexec.render.prefix import prefixes
@@ -52,7 +52,7 @@ def fetch(call: Call) -> int:
     view = Fetched(shown, directory, names, _OPTIONS, tell=told.put if told is not None else None)
     _make(directory)
     connection = submit(job)
-    with Run(call, job, choice, view) as run:
+    with Run(call, job, choice, view, interrupt=INTERRUPT) as run:
         if run.progress is not None:
             run.progress.measure(lambda: view.bytes, lambda: 0)
         run.one(connection, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from gexec.errors import GexecError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
     from gexec.wire.ranks import Ranges
 
+#: What senders and receivers get at ^C. They end in the same way, but a Python that is just starting would
+#: show SIGINT as a traceback.
+INTERRUPT = signal.SIGTERM
 #: A longer line is none of a receiver's and is passed on in pieces.
 _LINE_MAX_BYTES = 64 * 1024
 _MARK = reports.MARK.encode()

@@ -27,7 +27,7 @@ from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
 from gexec.render.view import Prefixed
 from gexec.select.rounds import unreached
-from gexec.wire.jobspec import NO_STDIN
+from gexec.wire.jobspec import NO_STDIN, PROMPT
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
 
 TYPE_CHECKING = False
@@ -75,6 +75,7 @@ class Copy:
         request.remote_path = True
         request.env = environment()
         request.chdir = "/"
+        request.stall_s = task.stall_s
         call.command.choose(call.parsed, request)
         if not task.removes:
             _check_roots(task)
@@ -141,7 +142,7 @@ class Copy:
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
         if again:
-            self._try("once more", lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
+            self._try("once more", lost, outcomes, lambda: self._once_more(job, lost))
         slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
         if again:
             self._try("at their own pace", slow, outcomes, lambda: self._at_own_pace(job, slow))
@@ -149,6 +150,13 @@ class Copy:
         if again and auto:
             self._try("by ssh", left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
+
+    def _once_more(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
+        """Copy to lost nodes. None gets much time, or stands in the way of another: it may be frozen."""
+        again = part(job, ranks)
+        again.flags |= PROMPT
+        again.fanout = max(job.fanout, min(len(ranks), limits.FANOUT_DEFAULT))
+        return self._one(submit, again, ranks)
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
         """Copy to nodes that have left the run for being slow, each fed from here."""
@@ -204,6 +212,7 @@ class Copy:
             fanout=request.fanout if "fanout" in self._parsed.values else min(len(ranks), limits.FANOUT_MAX),
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
+            stall_s=request.stall_s,
         )
 
     def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:

@@ -12,6 +12,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
@@ -34,7 +35,7 @@ ROOT = -1
 class ChildLink:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
+    __slots__ = ("channel", "link", "open_by", "sent", "start", "waiting")
 
     def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
         self.link = link
@@ -42,13 +43,13 @@ class ChildLink:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
-        #: When a lost child that is asked to attach is given up.
-        self.attach_by: Deadline | None = None
+        #: When it is given up if its link is not open by then.
+        self.open_by: Deadline | None = None
 
     def close(self) -> None:
         """Cancel the timer: it is no longer a child."""
-        if self.attach_by is not None:
-            self.attach_by.cancel()
+        if self.open_by is not None:
+            self.open_by.cancel()
 
     def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
@@ -225,7 +226,7 @@ class RelayJob:
                 if child is not None:
                     child.send(effect.frame, effect.hurry)
             elif isinstance(effect, events.OpenChild):
-                self._open_child(effect.child, effect.start)
+                self._open_child(effect.child, effect.start, effect.silent)
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
             elif isinstance(effect, events.Finish):
@@ -235,7 +236,7 @@ class RelayJob:
 
     # -- children -------------------------------------------------------------------------
 
-    def _open_child(self, number: int, start: Start) -> None:
+    def _open_child(self, number: int, start: Start, silent: bool) -> None:
         child = self.children.get(number)
         if child is not None:
             if child.sent:
@@ -262,18 +263,19 @@ class RelayJob:
             self.child_link_reached(number)
         if link.opened:
             child.open()
-        elif start.attach_only:
-            overdue = partial(self._attach_overdue, number, child)
-            child.attach_by = Deadline(self._timers, timeout_s, overdue)
+        elif silent or start.attach_only or self.spec.flags & jobspec.PROMPT:
+            within_s = min(timeout_s, limits.ASK_SILENT_S) if silent else timeout_s
+            overdue = partial(self._open_overdue, number, child, within_s)
+            child.open_by = Deadline(self._timers, within_s, overdue)
 
-    def _attach_overdue(self, number: int, child: ChildLink) -> None:
-        """A lost child that is asked to attach gets only the time in which a new one must be reached.
+    def _open_overdue(self, number: int, child: ChildLink, within_s: float) -> None:
+        """A lost child that is asked again gets only the time in which a new one must be reached, or less.
 
         The kernel of a stopped daemon still accepts connections, so a reached child is not necessarily alive.
         """
         if self.children.get(number) is child and not child.sent:
             self._drop_child(number)
-            self.tell(events.ChildLost(number, "no answer when it was asked again", False))
+            self.tell(events.ChildLost(number, f"gexecd does not answer within {within_s:g} s", False))
 
     def child_link_reached(self, number: int) -> None:
         """A child's machine has answered."""
@@ -287,12 +289,12 @@ class RelayJob:
         if child is not None:
             child.open()
 
-    def child_link_closed(self, number: int, text: str) -> None:
-        """The link to a child ended, or could not be made."""
+    def child_link_closed(self, number: int, text: str, silent: bool) -> None:
+        """The link to a child ended, because the child was ``silent`` or not; or it could not be made."""
         child = self.children.pop(number, None)
         if child is not None:
             child.close()
-            self.tell(events.ChildLost(number, text, child.sent))
+            self.tell(events.ChildLost(number, text, child.sent, silent))
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)

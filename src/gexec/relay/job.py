@@ -35,7 +35,7 @@ ROOT = -1
 class ChildLink:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("channel", "link", "open_by", "sent", "start", "waiting")
+    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "start", "waiting")
 
     def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
         self.link = link
@@ -43,13 +43,14 @@ class ChildLink:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
-        #: When it is given up if its link is not open by then.
-        self.open_by: Deadline | None = None
+        #: When it is given up if its link is not open by then, or nothing has come on it since ``heard_s``.
+        self.answer_by: Deadline | None = None
+        self.heard_s = link.heard_s
 
     def close(self) -> None:
         """Cancel the timer: it is no longer a child."""
-        if self.open_by is not None:
-            self.open_by.cancel()
+        if self.answer_by is not None:
+            self.answer_by.cancel()
 
     def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
@@ -261,21 +262,28 @@ class RelayJob:
         child = self.children[number] = ChildLink(link, channel, start)
         if link.reached:
             self.child_link_reached(number)
+        prompt = bool(self.spec.flags & jobspec.PROMPT)
         if link.opened:
             child.open()
-        elif silent or start.attach_only or self.spec.flags & jobspec.PROMPT:
+            if not prompt:
+                return
+            link.send(0, frames.Ping(0))
+        if silent or start.attach_only or prompt:
             within_s = min(timeout_s, limits.ASK_SILENT_S) if silent else timeout_s
-            overdue = partial(self._open_overdue, number, child, within_s)
-            child.open_by = Deadline(self._timers, within_s, overdue)
+            overdue = partial(self._answer_overdue, number, child, within_s)
+            child.answer_by = Deadline(self._timers, within_s, overdue)
 
-    def _open_overdue(self, number: int, child: ChildLink, within_s: float) -> None:
+    def _answer_overdue(self, number: int, child: ChildLink, within_s: float) -> None:
         """A lost child that is asked again gets only the time in which a new one must be reached, or less.
 
         The kernel of a stopped daemon still accepts connections, so a reached child is not necessarily alive.
         """
-        if self.children.get(number) is child and not child.sent:
+        if self.children.get(number) is not child:
+            return
+        if not child.sent or (self.spec.flags & jobspec.PROMPT and child.link.heard_s == child.heard_s):
             self._drop_child(number)
-            self.tell(events.ChildLost(number, f"gexecd does not answer within {within_s:g} s", False))
+            text = f"gexecd does not answer within {within_s:g} s"
+            self.tell(events.ChildLost(number, text, child.sent, silent=child.sent))
 
     def child_link_reached(self, number: int) -> None:
         """A child's machine has answered."""

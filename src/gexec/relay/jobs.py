@@ -97,6 +97,8 @@ class Jobs:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
         link = self.around.dial(name, addresses, timeout_s)
         party = self._parties.setdefault(link, Party())
+        if not (party.children or party.parents):
+            link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
         channel = next(party.numbers) & 0xFFFFFFFF
         party.children[channel] = (job, child)
         self._beat_within(self._settings.heartbeat_s)

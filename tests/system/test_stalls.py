@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,8 @@ from gexec.wire import outcome as outcomes
 
 from . import ssh_jobs
 from .commands import Shell
-from .conftest import BIN, DEADLINE_S, Cluster, wait_until
+from .conftest import BIN, Cluster, wait_until
+from .frozen import frozen_at
 from .must_hold import end, wait_gone
 from .sshd import Sshd
 from .test_ensync import begun, root_only, to_each, told
@@ -185,7 +185,7 @@ def test_a_receiver_whose_storage_hangs_cannot_be_killed_and_holds_nobody(
     cluster: Cluster, shell: Shell, place: Path
 ) -> None:
     """node002 writes to a file system that is frozen: its receiver does not end, even by SIGKILL."""
-    with frozen_at(place / "to/node002", place / "disk") as freeze:
+    with frozen_at(place / "to/node002") as freeze:
         client, _ = begun(shell, place, "-f", "1", "--stall=1")
         pid = receiver_on(cluster, "node002")
         freeze()
@@ -199,39 +199,6 @@ def test_a_receiver_whose_storage_hangs_cannot_be_killed_and_holds_nobody(
         assert b"node002 here\n" in done.stdout
         assert done.returncode == 0
     wait_gone(str(place))
-
-
-class frozen_at:
-    """A small file system at a directory, which ``freeze`` freezes; thawed and gone at the end."""
-
-    def __init__(self, where: Path, disk: Path) -> None:
-        self._where = where
-        self._disk = disk
-        self._frozen = False
-
-    def __enter__(self) -> Callable[[], None]:
-        self._where.mkdir()
-        with self._disk.open("wb") as file:
-            file.truncate(64 << 20)
-        for words in (["mkfs.ext4", "-q", self._disk], ["mount", "-o", "loop", self._disk, self._where]):
-            if shutil.which(str(words[0])) is None or _run(*words):
-                pytest.skip(f"{words[0]} does not work here")
-        (self._where / "lost+found").rmdir()
-        return self._freeze
-
-    def _freeze(self) -> None:
-        assert not _run("fsfreeze", "-f", self._where)
-        self._frozen = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._frozen:
-            assert not _run("fsfreeze", "-u", self._where)
-        wait_until(lambda: not _run("umount", self._where), "the file system stays in use")
-
-
-def _run(*words: object) -> int:
-    done = subprocess.run(list(map(str, words)), capture_output=True, timeout=DEADLINE_S, check=False)
-    return done.returncode
 
 
 # -- daemons --------------------------------------------------------------------------------------

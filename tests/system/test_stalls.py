@@ -228,6 +228,23 @@ def test_a_frozen_gexecd_is_lost_and_may_go_on_later(
     received(place, cluster.names, "large")
 
 
+def test_a_frozen_gexecd_of_the_client_itself_ends_the_run(
+    cluster_of: Callable[..., Cluster], place: Path, tmp_path: Path
+) -> None:
+    cluster = cluster_of(2)
+    shell = Shell(cluster.env, tmp_path)
+    client, _ = begun(shell, place, "--connect-timeout=1")
+    relay = cluster.daemon("node001")[1]
+    os.kill(relay.pid, signal.SIGSTOP)
+    try:
+        out, err = end(client)
+    finally:
+        os.kill(relay.pid, signal.SIGCONT)
+    assert (client.returncode, out) == (255, b"")
+    assert b"ensync: gexecd did not take the job within 1 s\n" in err
+    assert b"ensync: 2 of 2 nodes lost: the local gexecd has not answered for 15 s" in err
+
+
 # -- over ssh -------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
+    from gexec.client.connection import Connection
     from gexec.render.view import View
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
@@ -156,7 +157,7 @@ class Copy:
         again = part(job, ranks)
         again.flags |= PROMPT
         again.fanout = max(job.fanout, min(len(ranks), limits.FANOUT_DEFAULT))
-        return self._one(submit, again, ranks)
+        return self._one(_submit_promptly, again, ranks)
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
         """Copy to nodes that have left the run for being slow, each fed from here."""
@@ -247,6 +248,13 @@ class Copy:
             f"{files} files {done} on {len(reports)} of {len(self._names)} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
+
+
+def _submit_promptly(job: JobSpec) -> Connection:
+    """Submit a job to a gexecd that may be frozen itself."""
+    connection = submit(job)
+    connection.accept_within(job.connect_timeout_s)
+    return connection
 
 
 def _check_roots(task: CopyTask) -> None:

@@ -199,7 +199,7 @@ class OpenChild(Record):
     """Reach rank ``start.low``'s node and send it ``start``; ChildLost if that fails.
 
     If the child is already being dialled, the frame replaces the one that waits; if it is connected, the
-    frame is sent. ``silent``: it is asked again because it was silent, so it gets only ASK_SILENT_S.
+    frame is sent. ``silent``: it is asked again because it was silent.
     """
 
     __slots__ = ("child", "silent", "start")

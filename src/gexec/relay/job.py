@@ -268,8 +268,9 @@ class RelayJob:
             if not prompt:
                 return
             link.send(0, frames.Ping(0))
-        if silent or start.attach_only or prompt:
-            within_s = min(timeout_s, limits.ASK_SILENT_S) if silent else timeout_s
+        hurry = silent and (prompt or self.spec.stall_s > 0)  # in other jobs it may take its time
+        if hurry or start.attach_only or prompt:
+            within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
             overdue = partial(self._answer_overdue, number, child, within_s)
             child.answer_by = Deadline(self._timers, within_s, overdue)
 

@@ -118,9 +118,14 @@ def test_a_lost_child_that_does_not_attach_in_time_is_lost() -> None:
     assert again.sent == []
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_child_that_was_silent_is_asked_again_for_a_moment_only(answered: bool) -> None:
-    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S))
+@pytest.mark.parametrize(
+    ("stall_s", "answered", "within_s"),
+    [(30.0, True, limits.ASK_SILENT_S), (30.0, False, limits.ASK_SILENT_S), (0.0, True, TIMEOUT_S)],
+)
+def test_a_child_that_was_silent_is_asked_again_for_a_moment_where_stdin_waits_for_it(
+    stall_s: float, answered: bool, within_s: float
+) -> None:
+    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S, stall_s=stall_s))
     client = daemon.submit()
     [child] = daemon.dialled
     daemon.open(child)
@@ -131,7 +136,7 @@ def test_a_child_that_was_silent_is_asked_again_for_a_moment_only(answered: bool
     assert child.ended == "no answer for 15 s"
     daemon.jobs.link_closed(child, child.ended)
     [_, again] = daemon.dialled
-    daemon.run_until(daemon.timers.time() + limits.ASK_SILENT_S - 0.05)
+    daemon.run_until(daemon.timers.time() + within_s - 0.05)
     assert ended(client) == {}
     daemon.run_until(daemon.timers.time() + 0.1)
     assert ended(client) == {0: outcomes.lost("no answer for 15 s")}

@@ -82,7 +82,8 @@ class Simulation:
         deadline_s = self.quiet_s + ENDS_WITHIN_S
         self._run_until(deadline_s, self._job_over, "the job does not end")
         ended_s = self.world.now_s
-        deadline_s = max(ended_s, self.quiet_s) + GONE_WITHIN_S
+        # A process that not even SIGKILL ends is given up after the stall time.
+        deadline_s = max(ended_s, self.quiet_s) + GONE_WITHIN_S + self.made.spec.stall_s
         self._run_until(deadline_s, self._all_gone, "something of the job is left after its end")
         if self.client.done:
             self._check_outcomes()

@@ -113,6 +113,14 @@ LATE_S: Final = 1.0
 #: Then the deadline is delayed by this much, so that what arrived during the pause is read first.
 SETTLE_S: Final = 1.0
 LINK_IDLE_S: Final = 300.0
+#: In a job with a stall time, a lost child that was silent is asked again for so long: it has had
+#: LOST_AFTER_S already, and the others wait for it with their stdin.
+ASK_SILENT_S: Final = 1.0
+#: ensync gives up a node whose receiver makes no progress for this long, without --stall.
+STALL_S: Final = 30.0
+#: Bounds of that time in a job: progress is measured once a second.
+STALL_MIN_S: Final = 1.0
+STALL_MAX_S: Final = 24 * 3600.0
 
 # -- authd -----------------------------------------------------------------------------------
 AUTHD_IO_DEADLINE_S: Final = 2.0

@@ -41,6 +41,9 @@ from gexec.wire.jobspec import JobSpec
 from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
 
+from .conftest import wait_until
+from .frozen import frozen_at
+
 DEADLINE_S = 30.0
 KEY = SigningKey.load(
     Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -826,3 +829,35 @@ def test_attack_80_audit_holds_no_control_characters(rig: Rig) -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.root
+@needs_root
+def test_a_task_that_sigkill_does_not_end_costs_its_user_no_other_task(
+    make: Callable[..., Rig], tmp_path: Path
+) -> None:
+    """Its storage hangs. Their helper has done what it can, and is left alone."""
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents:
+        if above.name.startswith("pytest"):
+            above.chmod(0o755)
+    rig = make()
+    with frozen_at(tmp_path / "disk", NOBODY.pw_uid) as freeze:
+        other = rig.sh("echo up; read line; echo $line", user=NOBODY.pw_uid)
+        assert other.line() == b"up"
+        hung = rig.sh(f"cd {tmp_path}/disk && echo up && read line && echo x >file", user=NOBODY.pw_uid)
+        assert hung.line() == b"up"
+        pid = hung.started()
+        freeze()
+        os.write(hung.stdin, b"go\n")
+        status = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: " D " in status.read_text(), "it does not hang")
+        rig.relay.kill(hung.number, True)
+        text = f"process {pid} of nobody does not end on SIGKILL: its storage hangs?"
+        wait_until(lambda: text in rig.log_path.read_text(), "nobody reports it")
+        os.write(other.stdin, b"still here\n")
+        assert other.line() == b"still here"
+        assert other.outcome() == Outcome(EXITED, 0)
+        last = rig.sh("echo new", user=NOBODY.pw_uid)
+        assert last.output() == b"new\n"
+    assert hung.outcome() == Outcome(KILLED, 9)

@@ -27,7 +27,7 @@ from gexec.render.text import printable, shown
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
 from gexec.select.rounds import unreached
-from gexec.wire.jobspec import NO_STDIN
+from gexec.wire.jobspec import NO_STDIN, PROMPT
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
+    from gexec.client.connection import Connection
     from gexec.files.roots import SourceRoot
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
@@ -70,6 +71,7 @@ class Copy:
         request.remote_path = True
         request.env = environment()
         request.chdir = "/"
+        request.stall_s = task.stall_s
         call.command.choose(call.parsed, request)
 
     def _receiver(self) -> list[str]:
@@ -151,7 +153,7 @@ class Copy:
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
         if again:
-            self._try("once more", lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
+            self._try("once more", lost, outcomes, lambda: self._once_more(job, lost))
         slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
         if again:
             self._try("at their own pace", slow, outcomes, lambda: self._at_own_pace(job, slow))
@@ -159,6 +161,13 @@ class Copy:
         if again and auto:
             self._try("by ssh", left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
+
+    def _once_more(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
+        """Copy to lost nodes. None gets much time, or stands in the way of another: it may be frozen."""
+        again = part(job, ranks)
+        again.flags |= PROMPT
+        again.fanout = max(job.fanout, min(len(ranks), limits.FANOUT_DEFAULT))
+        return self._one(_submit_promptly, again, ranks)
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
         """Copy to nodes that have left the run for being slow, each fed from here."""
@@ -214,6 +223,7 @@ class Copy:
             fanout=request.fanout if "fanout" in self._parsed.values else min(len(ranks), limits.FANOUT_MAX),
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
+            stall_s=request.stall_s,
         )
 
     def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
@@ -259,6 +269,13 @@ class Copy:
             f"{files} files {done} on {len(reports)} of {len(self._names)} nodes, {same} were right already: "
             f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
         )
+
+
+def _submit_promptly(job: JobSpec) -> Connection:
+    """Submit a job to a gexecd that may be frozen itself."""
+    connection = submit(job)
+    connection.accept_within(job.connect_timeout_s)
+    return connection
 
 
 def _checked_roots(task: CopyTask) -> list[SourceRoot]:

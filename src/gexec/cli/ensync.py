@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from gexec import limits
 from gexec.cli.command import run
 from gexec.cli.enexec import Wrapper
 from gexec.cli.table import options_of
@@ -59,6 +60,7 @@ class CopyTask:
         ranked: the destination has the rank in it, so that every node must keep its rank.
         bytes_per_s: 0 = no limit.
         compress: auto, always or never.
+        stall_s: a node that takes nothing for so long is given up; 0 = never.
     """
 
     def __init__(self, parsed: Parsed) -> None:
@@ -77,6 +79,7 @@ class CopyTask:
         self.compares = parsed.flag("checksum") or parsed.flag("dry-run")
         self.bytes_per_s = parsed.size("bwlimit")
         self.compress = parsed.value("compress", "auto")
+        self.stall_s = 0.0 if self.removes else _stall_s(parsed)
         dest = parsed.last("dest")
         self.names = "full" if dest is None or parsed.flag("relative") else "base"
         self.ranked = False
@@ -137,6 +140,16 @@ class CopyTask:
         for path in self.paths:
             if os.path.normpath(path) != path or not path.startswith("/") or path == "/":
                 raise UsageError(f"--remove {path[:200]!r}: expected an absolute path without `.` and `..`")
+
+
+def _stall_s(parsed: Parsed) -> float:
+    stall_s = parsed.seconds("stall", limits.STALL_S)
+    if stall_s and not limits.STALL_MIN_S <= stall_s <= limits.STALL_MAX_S:
+        raise UsageError(
+            f"option --stall: expected 0, or seconds from {limits.STALL_MIN_S:g} to {limits.STALL_MAX_S:g}, "
+            f"not {parsed.last('stall')!r}"
+        )
+    return stall_s
 
 
 def _check_excluded(names: str) -> None:

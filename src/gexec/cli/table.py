@@ -92,6 +92,7 @@ GROUPS = (
         ("bwlimit", "", "N[kMG]", _SEND, "send at most N bytes a second from this host"),
         ("min-rate", "", "N[kMG]", "ensync", "nodes that write fewer bytes a second come last; not over ssh"),
         ("min-rate", "", "N[kMG]", "gexec-receive", "give up if fewer bytes a second are written, over 5 s"),
+        ("stall", "", "S", "ensync", "give up a node that takes nothing for S seconds; default 30; 0: never"),
         ("via", "", "WAY", "ensync", "gexec, ssh, or auto (default): ssh where gexecd fails"),
     )),
     ("When something fails", (

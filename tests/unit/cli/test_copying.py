@@ -27,7 +27,7 @@ from gexec.wire.frames import (
     Stdin,
     StdinTaken,
 )
-from gexec.wire.jobspec import NO_STDIN, REMOTE_PATH, STRICT, JobSpec
+from gexec.wire.jobspec import NO_STDIN, PROMPT, REMOTE_PATH, STRICT, JobSpec
 from gexec.wire.outcome import Outcome, denied, exited, lost, not_started
 
 _NODES = "127.0.0.1 127.0.0.2 127.0.0.3"
@@ -116,6 +116,18 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
     assert script.stdin[1] == script.stdin[0]
+    # They may be frozen: they get little time, and none of them is in the way of another.
+    assert [bool(job.flags & PROMPT) for job in script.jobs] == [False, True]
+    assert [job.fanout for job in script.jobs] == [1, 2]
+    assert [job.stall_s for job in script.jobs] == [30.0, 30.0]
+
+
+@pytest.mark.parametrize(("word", "stall_s"), [("--stall=7.5", 7.5), ("--stall=0", 0.0)])
+def test_the_stall_time_goes_with_the_job(tmp_path: Path, file: Path, word: str, stall_s: float) -> None:
+    script = Script([exited(0)] * 3)
+    with daemons(tmp_path, script) as running:
+        assert ensync(running.env, "--via=gexec", word, file).returncode == 0
+    assert script.jobs[0].stall_s == stall_s
 
 
 def test_json_has_one_report_and_one_outcome_of_a_node_that_is_tried_again(

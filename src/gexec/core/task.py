@@ -315,7 +315,7 @@ class Task:
             # It was requested before, here or by another parent, so the spawner will refuse it.
             self._missed_stdin = True
             return
-        fresh = data[self._fed - offset :]
+        fresh = data if offset == self._fed else data[self._fed - offset :]  # compiled slices are copies
         if fresh:
             self._fed += len(fresh)
             self._emit(events.WriteStdin(fresh))

@@ -104,16 +104,17 @@ def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
         elif root.reason:
             if root.name != above[-1].name or root.reason != above[-1].reason:
                 reported.append(SourceRoot(root.path, b"", reason=root.reason))
-        elif root.place == above[-1].place + root.name[len(above[-1].name) :]:
-            pass  # it is sent with what is above it
         elif root.name == above[-1].name:
-            if not above[-1].reason:
+            if above[-1].reason:
+                reported.append(SourceRoot(root.path, b"", reason=above[-1].reason))
+                above[-1].place, above[-1].reason = root.place, ""
+            elif root.place != above[-1].place:
                 raise UsageError(
                     f"{shown(above[-1].place)} and {shown(root.place)} would both become {shown(root.name)}: "
                     "copy them one after the other to different destinations"
                 )
-            reported.append(SourceRoot(root.path, b"", reason=above[-1].reason))
-            above[-1].place, above[-1].reason = root.place, ""
+        elif root.place == above[-1].place + root.name[len(above[-1].name) :]:
+            pass  # it is sent with what is above it
         else:
             kept.append(root)
             above.append(root)

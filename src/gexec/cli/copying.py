@@ -19,6 +19,7 @@ from gexec.client.stdio import Input
 from gexec.client.transfer import Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.roots import roots_of
+from gexec.files.walking import FILE, walk
 from gexec.render.fold import fold_bounded
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences
@@ -242,7 +243,12 @@ class Copy:
 
 def _check_roots(task: CopyTask) -> None:
     try:
-        roots = roots_of(task.paths, task.names)
+        if task.filters.has_list:
+            task.filters.source(task.paths, task.names)  # what it names is reported by the sender
+            return
+        roots_of(task.paths, task.names)
+        # One by one: none is left out because it would be below another one.
+        roots = [root for path in task.paths for root in roots_of([path], task.names)]
     except OSError as error:
         raise UsageError(
             f"the working directory is not known ({error.strerror}): give absolute paths"
@@ -270,19 +276,10 @@ def _missing(path: bytes) -> str:
 
 def _bytes_of(task: CopyTask) -> int:
     """Return the bytes that a sender will read, holes left out; 0 if there are too many files to know."""
-    total = count = 0
-    waiting = [root.path for root in roots_of(task.paths, task.names)]
-    while waiting:
-        path = waiting.pop()
-        try:
-            if os.path.isdir(path) and not os.path.islink(path):
-                waiting += [os.path.join(path, name) for name in os.listdir(path)]
-            else:
-                status = os.lstat(path)
-                total += min(status.st_size, status.st_blocks * 512)
-        except OSError:
-            pass  # the sender reports it
-        count += 1
+    total = 0
+    for count, found in enumerate(walk(*task.filters.source(task.paths, task.names))):
+        if found.kind == FILE and found.status is not None:
+            total += min(found.status.st_size, found.status.st_blocks * 512)
         if count > _COUNTED_MAX:
             return 0
     return total

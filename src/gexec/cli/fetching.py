@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from gexec.cli.filters import Filters
 from gexec.cli.flow import Run
 from gexec.client.job import build, submit
 from gexec.client.transfer import Fetched, environment
@@ -26,7 +27,10 @@ def fetch(call: Call) -> int:
     """Fetch; return the exit status."""
     parsed = call.parsed
     directory = _directory(parsed)
-    request = call.request(("gexec-send", "--", *parsed.all("fetch")))
+    filters = Filters(parsed)
+    request = call.request(
+        ("gexec-send", "--names=asked", "--glob", *filters.words(), "--", *parsed.all("fetch"))
+    )
     request.stdin = False
     request.remote_path = True
     request.env = environment()

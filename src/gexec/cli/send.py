@@ -12,11 +12,11 @@ import sys
 import time
 
 from gexec import limits
+from gexec.cli.filters import Filters
 from gexec.cli.options import parse
 from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.compression import compressed
-from gexec.files.roots import roots_of
 from gexec.files.sender import Sender
 
 TYPE_CHECKING = False
@@ -43,11 +43,12 @@ def main(words: Sequence[str]) -> int:
 
             sys.stdout.write(help_page("gexec-send"))
             return 0
-        if not parsed.rest:
+        filters = Filters(parsed)
+        if not parsed.rest and not filters.has_list:
             raise UsageError("gexec-send needs at least one path")
-        roots = roots_of(parsed.rest, parsed.value("names", "full"))
+        roots, rules = filters.source(parsed.rest, parsed.value("names", "full"), expands=parsed.flag("glob"))
         problems = _Problems()
-        sender = Sender(roots, digests_only=parsed.flag("digests"), on_problem=problems)
+        sender = Sender(roots, rules=rules, digests_only=parsed.flag("digests"), on_problem=problems)
         if parsed.flag("loader"):
             from gexec.ssh.loader import archive
 

@@ -19,6 +19,7 @@ _RUN = "gexec enexec ensh"
 _DAEMON = "gexec enexec"
 _RECEIVE = "ensync gexec-receive"
 _SEND = "ensync gexec-send"
+_FILTER = "gexec ensync gexec-send"
 #: Headings, and below each: name, letters, argument, commands, help.
 #:
 #: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
@@ -59,6 +60,13 @@ GROUPS = (
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
+        ("exclude-files", "", "PATTERN", _FILTER,
+         "leave out files that match, as rsync does; the first pattern that matches counts"),
+        ("include-files", "", "PATTERN", _FILTER, "keep files that match"),
+        ("exclude-files-from", "", "FILE", "ensync gexec-send", "patterns in a file; - reads stdin"),
+        ("files-from", "", "FILE", _SEND,
+         "the files that a list names, below FILE or /; - reads the list from stdin"),
+        ("from0", "", "", _SEND, "names in lists end with NUL, as of find -print0"),
         ("dest", "", "DIR", _RECEIVE, "below DIR; %h in it is the node's name, %n its rank, %% a %"),
         ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
         ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
@@ -73,7 +81,9 @@ GROUPS = (
         ("setuid", "", "", _RECEIVE, "keep set-uid and set-gid bits; without it they are removed"),
         ("numeric-ids", "", "", _RECEIVE, "set owners by number, not by name"),
         ("no-owner", "", "", _RECEIVE, "do not set owners"),
-        ("names", "", "full|base", "gexec-send", "whole paths (full, the default) or their last parts"),
+        ("names", "", "WHICH", "gexec-send",
+         "full (default): whole paths; base: last parts; asked: whole, as written, also of links"),
+        ("glob", "", "", "gexec-send", "with --names=asked: paths may have wildcards"),
         ("digests", "", "", "gexec-send", "digests instead of contents; for receivers that only compare"),
         ("loader", "", "", "gexec-send", "before the files the receiver's modules; for nodes without gexec"),
         ("compress", "", "WHEN", _SEND, "zstd: auto (the default, if it helps), always, never"),
@@ -135,7 +145,7 @@ _CHOICES = {
     "color": _AUTO,
     "compress": _AUTO,
     "via": ("gexec", "ssh", "auto"),
-    "names": ("full", "base"),
+    "names": ("full", "base", "asked"),
 }
 #: Each of these options on the left excludes all on the right, and why.
 EXCLUDES = (
@@ -151,17 +161,24 @@ EXCLUDES = (
     ("checksum", "dry-run", "neither writes anything"),
     ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
      " no-owner", "nothing is copied"),
+    ("remove", "exclude-files include-files exclude-files-from files-from", "nothing is copied"),
+    ("files-from", "delete checksum", "a list does not say what else is in a directory"),
+    ("delete checksum", "exclude-files include-files exclude-files-from",
+     "receivers do not know what is left out"),
     ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
     ("min-rate", "via=ssh", "over ssh no node waits for another"),
 )
 # fmt: on
-#: The first option of each needs the second, and why.
+#: The first option of each needs the second, in commands that have both, and why.
 NEEDS = (
     ("live", "gather", "it applies to groups of equal output"),
     ("batch-delay", "batch", "it applies between batches"),
     ("max-failures", "batch", "it applies between batches"),
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
+    ("exclude-files", "fetch", "it is about files that are copied"),
+    ("include-files", "fetch", "it is about files that are copied"),
+    ("from0", "files-from", "it is about the list"),
     ("relative", "dest", "without it every path stays whole"),
 )
 
@@ -188,7 +205,7 @@ def check_combination(parsed: Parsed) -> None:
                 if _given(parsed, other):
                     raise UsageError(f"options --{one} and --{other}: {why}; give only one of them")
     for one, needed, why in NEEDS:
-        if parsed.given(one) and not parsed.given(needed):
+        if parsed.given(one) and parsed.knows(needed.partition("=")[0]) and not _given(parsed, needed):
             raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
 
 

@@ -226,6 +226,110 @@ def test_owners_and_set_id_bits(shell: Shell, place: Path) -> None:
     assert (place / "f").stat().st_mode & 0o7777 == 0o4755
 
 
+# -- which files ----------------------------------------------------------------------------------
+
+
+def files_of(place: Path, node: str = "node001") -> list[str]:
+    """Return what is below a node's folder; directories have a slash."""
+    top = place / "to" / node
+    return sorted(
+        f"{path.relative_to(top)}{'/' * (path.is_dir() and not path.is_symlink())}" for path in top.rglob("*")
+    )
+
+
+def new_tree(place: Path) -> Path:
+    for name in ("d/a.o", "d/a.c", "d/cache/f", "d/sub/b.o", "d/sub/keep.o", "d/sub/cache/g", "x.o"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(name.encode())
+    return place / "d"
+
+
+def test_patterns_leave_out_files_and_the_first_that_matches_counts(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    words = ["-n", "node[001-002]", *to_each(place)]
+    rules = ["--include-files=keep.o", "--exclude-files", "*.o", "--exclude-files=/d/cache/"]
+    assert told(shell.run("ensync", *words, *rules, tree, place / "x.o")) == (0, b"", b"")
+    kept = ["d/", "d/a.c", "d/sub/", "d/sub/cache/", "d/sub/cache/g", "d/sub/keep.o"]
+    assert files_of(place) == files_of(place, "node002") == kept
+    # The other way round nothing is kept; whole paths below the destination change nothing.
+    shutil.rmtree(place / "to")
+    (place / "rules").write_text("# the same in a file\n*.o\n/d/cache/\n+ keep.o\n")
+    rules = [f"--exclude-files-from={place}/rules", "--relative"]
+    assert told(shell.run("ensync", *words, *rules, tree)) == (0, b"", b"")
+    prefix = f"{place}/"[1:]
+    found = [name.removeprefix(prefix) for name in files_of(place) if name.startswith(f"{prefix}d")]
+    assert found == ["d/", "d/a.c", "d/sub/", "d/sub/cache/", "d/sub/cache/g"]
+
+
+def test_a_list_names_the_files(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    tree.chmod(0o750)
+    os.utime(tree / "sub", ns=(1, 1_234_567_890_000_000_000))
+    (place / "list").write_text("# some\n/sub/keep.o\ncache/\nnone\nsub/../a.c\na.c\n\nnone\n")
+    words = ["-n", "node[001-002]", *to_each(place), f"--files-from={place}/list", tree]
+    done = shell.run("ensync", *words)
+    assert done.returncode == 1
+    assert done.stderr.count(b"d/none: not sent: there is no such file\n") == 1
+    assert files_of(place) == files_of(place, "node002") == ["a.c", "cache/", "cache/f", "sub/", "sub/keep.o"]
+    assert (place / "to/node001/sub").stat().st_mtime_ns == 1_234_567_890_000_000_000
+    (place / "list").write_text("sub\n")
+    shutil.rmtree(place / "to")
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    assert files_of(place) == ["sub/"]
+
+
+def test_a_list_may_come_from_stdin_and_from_a_pipe_and_be_below_the_root(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    words = ["-n", "node001", *to_each(place), "--files-from=-", "--from0"]
+    done = shell.run("ensync", *words, input=f"{tree}/a.c\0{tree}/sub/keep.o".encode())
+    assert told(done) == (0, b"", b"")
+    assert [name for name in files_of(place) if not name.endswith("/")] == [
+        f"{tree}/a.c"[1:],
+        f"{tree}/sub/keep.o"[1:],
+    ]
+    # Without a destination: the same paths.
+    assert told(shell.run("ensync", "-n", "node001", "--files-from=-", input=f"{tree}/a.c".encode())) == (
+        0,
+        b"",
+        b"",
+    )
+    done = shell.run("ensync", "-n", "-", "--files-from=-", "--dest=/tmp", input=b"node001")
+    assert (done.returncode, b"stdin can be only one of them" in done.stderr) == (2, True)
+
+
+def test_an_empty_list_copies_nothing(shell: Shell, place: Path) -> None:
+    done = shell.run("ensync", "-n", "node001", *to_each(place), "--files-from=-", input=b"\n# none\n")
+    assert told(done) == (0, b"", b"")
+    assert files_of(place) == []
+
+
+def test_a_missing_file_below_another_one_is_told(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    done = shell.run("ensync", "-n", "node001", *to_each(place), tree, tree / "none")
+    assert (done.returncode, b"d/none: there is no such file or directory on this host" in done.stderr) == (
+        2,
+        True,
+    )
+    done = shell.run("ensync", "-n", "node001", *to_each(place), f"{tree}/*.none")
+    assert b"no file matches the pattern, or it was quoted and no shell expanded it" in done.stderr
+
+
+def test_a_log_that_is_written_to_all_the_time_is_copied(shell: Shell, place: Path) -> None:
+    line = b"one more line of a busy log\n"
+    (place / "log").write_bytes(line * 200_000)
+    loop = f"while :; do echo one more line of a busy log; done >>{place}/log"
+    with subprocess.Popen(["sh", "-c", loop]) as writer:
+        try:
+            done = shell.run("ensync", "-n", "node[001-003]", *to_each(place), place / "log", "/proc/version")
+        finally:
+            writer.kill()
+    assert told(done) == (0, b"", b"")
+    found = (place / "to/node003/log").read_bytes()
+    assert len(found) >= len(line) * 200_000
+    assert found == (line * (len(found) // len(line) + 1))[: len(found)]
+    assert (place / "to/node003/version").read_bytes() == Path("/proc/version").read_bytes()
+
+
 # -- comparing, deleting --------------------------------------------------------------------------
 
 

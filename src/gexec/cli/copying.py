@@ -13,7 +13,7 @@ from errno import ELOOP, ENAMETOOLONG
 from gexec import limits
 from gexec.cli.flow import Run
 from gexec.cli.views import OutputForm
-from gexec.client.extent import about, extent_of
+from gexec.client.extent import Extent, about, extent_of
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
@@ -21,6 +21,7 @@ from gexec.client.stdio import Input
 from gexec.client.transfer import INTERRUPT, Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.roots import roots_of
+from gexec.files.walking import walk
 from gexec.render.fold import fold_bounded
 from gexec.render.sentences import Sentences
 from gexec.render.text import printable, shown
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
     from gexec.client.connection import Connection
-    from gexec.files.roots import SourceRoot
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
@@ -77,12 +77,14 @@ class Copy:
     def _receiver(self) -> list[str]:
         """Look at what is copied; return the command for it, in which audit logs find that."""
         task = self._task
-        paths = [root.path for root in _checked_roots(task)]
+        _check(task)
+        roots, rules = task.filters.source(task.paths, task.names)
+        paths = [os.path.abspath(os.fsencode(path)) for path in task.paths]
         if task.removes:
-            return ["gexec-receive", f"--about=removal: {about(extent_of(()), paths)}", *task.receiver]
+            return ["gexec-receive", f"--about=removal: {about(Extent(), paths)}", *task.receiver]
         if task.deletes and not any(os.path.isdir(path) and not os.path.islink(path) for path in paths):
             self._say("--delete: no directory is copied, so nothing can be deleted")
-        words = ["gexec-receive", f"--about={about(extent_of(paths), paths)}", *task.receiver]
+        words = ["gexec-receive", f"--about={about(extent_of(walk(roots, rules)), paths)}", *task.receiver]
         return [*words, task.floor] if task.floor else words
 
     def run(self) -> int:
@@ -278,10 +280,15 @@ def _submit_promptly(job: JobSpec) -> Connection:
     return connection
 
 
-def _checked_roots(task: CopyTask) -> list[SourceRoot]:
-    """Return what is copied; UsageError for what is not there."""
+def _check(task: CopyTask) -> None:
+    """Raise UsageError for what is not there."""
     try:
-        roots = roots_of(task.paths, task.names)
+        if task.filters.has_list:
+            task.filters.source(task.paths, task.names)  # what it names is reported by the sender
+            return
+        roots_of(task.paths, task.names)
+        # One by one: none is left out because it would be below another one.
+        roots = [root for path in task.paths for root in roots_of([path], task.names)]
     except OSError as error:
         raise UsageError(
             f"the working directory is not known ({error.strerror}): give absolute paths"
@@ -289,7 +296,6 @@ def _checked_roots(task: CopyTask) -> list[SourceRoot]:
     for root in () if task.removes else roots:
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: {_missing(root.path)}")
-    return roots
 
 
 def _missing(path: bytes) -> str:

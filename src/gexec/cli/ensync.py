@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gexec.cli.command import Call
+    from gexec.cli.filters import Filters
     from gexec.cli.options import Parsed
 
 #: Options that the receivers get as they are.
@@ -50,6 +51,7 @@ class CopyTask:
 
     Attributes:
         paths: what is copied, or removed.
+        filters: which of it.
         via: gexec, ssh or auto (never with --strict, which only gexecd can do).
         deletes: what the source lacks goes.
         removes: the paths are deleted on the nodes; nothing is copied.
@@ -64,7 +66,8 @@ class CopyTask:
     """
 
     def __init__(self, parsed: Parsed) -> None:
-        if not parsed.rest:
+        self.filters = _filters(parsed)
+        if not parsed.rest and not self.filters.has_list:
             raise UsageError("no file: give what to copy, such as ensync /etc/hosts; ensync -h shows more")
         for names in parsed.all("exclude"):
             _check_excluded(names)
@@ -123,7 +126,7 @@ class CopyTask:
             words.append(f"--bwlimit={self.bytes_per_s}")
         if self.removes:
             words.append("--remove")
-        return [*words, "--", *self.paths]
+        return [*words, *self.filters.words(), "--", *self.paths]
 
     def _target(self, parsed: Parsed) -> str:
         """Return what --dest is (docs/files.md, --target); UsageError if it cannot be."""
@@ -152,6 +155,23 @@ def _stall_s(parsed: Parsed) -> float:
     return stall_s
 
 
+def _filters(parsed: Parsed) -> Filters:
+    """Return what options say about the files; UsageError if two things would be read from stdin."""
+    readers = [
+        f"--{long}"
+        for long in ("nodes", "files-from", "exclude-files-from")
+        for value in parsed.all(long)
+        if value == "-"
+    ]
+    if len(readers) > 1:
+        raise UsageError(f"{readers[0]} - and {readers[1]} -: stdin can be only one of them; use a file")
+    from gexec.cli.filters import Filters
+
+    filters = Filters(parsed)
+    filters.keep_list()
+    return filters
+
+
 def _check_excluded(names: str) -> None:
     """Raise UsageError for what can only be a pattern of files: --exclude leaves out nodes."""
     for name in names.replace(",", " ").split():
@@ -161,8 +181,8 @@ def _check_excluded(names: str) -> None:
         is_path = "/" in name and not name.startswith("@")
         if is_path or is_suffix or name.endswith("~"):
             raise UsageError(
-                f"--exclude {name[:80]!r}: it excludes nodes, not files; name the files to copy instead, "
-                "or give a longer pattern for nodes, such as node*"
+                f"--exclude {name[:80]!r}: it excludes nodes, not files; for files give --exclude-files, "
+                "for nodes a longer pattern, such as node*"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from gexec.cli.filters import Filters
 from gexec.cli.flow import Run
 from gexec.client.job import build, submit
 from gexec.client.told import Told
@@ -68,7 +69,8 @@ def fetch(call: Call) -> int:
 
 def _sender(parsed: Parsed, *, asking: bool) -> list[str]:
     """Return the command that runs on the nodes. ``asking``: it sends what is lacking here."""
-    return ["gexec-send", *(["--asking"] if asking else []), "--", *parsed.all("fetch")]
+    words = ["--names=asked", "--glob", *Filters(parsed).words(), *(["--asking"] if asking else [])]
+    return ["gexec-send", *words, "--", *parsed.all("fetch")]
 
 
 def _has_files(directory: str) -> bool:

@@ -12,13 +12,13 @@ import sys
 import time
 
 from gexec import limits
+from gexec.cli.filters import Filters
 from gexec.cli.options import parse
 from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.answers import Answer, answer_for
 from gexec.files.compression import Compressor
 from gexec.files.lister import Lister
-from gexec.files.roots import roots_of
 from gexec.files.sender import Sender
 from gexec.files.walking import removals, walk
 
@@ -52,17 +52,19 @@ def main(words: Sequence[str]) -> int:
 
             sys.stdout.write(help_page("gexec-send"))
             return 0
-        if not parsed.rest:
+        filters = Filters(parsed)
+        if not parsed.rest and not filters.has_list:
             raise UsageError("gexec-send needs at least one path")
-        roots = roots_of(parsed.rest, parsed.value("names", "full"))
+        roots, rules = filters.source(parsed.rest, parsed.value("names", "full"), expands=parsed.flag("glob"))
         problems = _Problems()
         lister = Lister(keeps_attributes=_keeps_attributes(parsed), on_problem=problems)
         sender = Sender(
-            removals(roots) if parsed.flag("remove") else walk(roots, inspect=lister.inspect),
+            removals(roots) if parsed.flag("remove") else walk(roots, rules, lister.inspect),
             lister,
             on_problem=problems,
             compressor=Compressor(parsed.value("compress", "auto")),
             answers=_Answers().next if parsed.flag("asking") else None,
+            rules=rules.lines() if rules else (),
             digests_only=parsed.flag("digests"),
             on_lacking=_Total(parsed.integer("total", -1)),
         )

@@ -19,6 +19,7 @@ _RUN = "gexec enexec ensh"
 _DAEMON = "gexec enexec"
 _RECEIVE = "ensync gexec-receive"
 _SEND = "ensync gexec-send"
+_FILTER = "gexec ensync gexec-send"
 #: Headings, and below each: name, letters, argument, commands, help.
 #:
 #: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
@@ -60,6 +61,13 @@ GROUPS = (
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
+        ("exclude-files", "", "PATTERN", _FILTER,
+         "leave out files that match, as rsync does; the first pattern that matches counts"),
+        ("include-files", "", "PATTERN", _FILTER, "keep files that match"),
+        ("exclude-files-from", "", "FILE", "ensync gexec-send", "patterns in a file; - reads stdin"),
+        ("files-from", "", "FILE", _SEND,
+         "the files that a list names, below FILE or /; - reads the list from stdin"),
+        ("from0", "", "", _SEND, "names in lists end with NUL, as of find -print0"),
         ("dest", "", "PATH", _RECEIVE,
          "below the directory PATH, or one file as PATH; %h in it is the node's name, %n its rank, %% a %"),
         ("no-target-directory", "T", "", "ensync", "with --dest: what is copied is called PATH itself"),
@@ -81,9 +89,11 @@ GROUPS = (
         ("setuid", "", "", _RECEIVE, "keep set-uid and set-gid bits; without it they are removed"),
         ("numeric-ids", "", "", _RECEIVE, "set owners by number, not by name"),
         ("no-owner", "", "", _RECEIVE, "do not set owners"),
+        ("names", "", "WHICH", "gexec-send",
+         "full (default): whole paths; base: last parts; asked: whole, as written, also of links"),
+        ("glob", "", "", "gexec-send", "with --names=asked: paths may have wildcards"),
         ("xattrs", "", "", _SEND, "keep extended attributes, ACLs and capabilities; the default for root"),
         ("no-xattrs", "", "", "ensync gexec-send gexec-receive", "do not keep them"),
-        ("names", "", "full|base", "gexec-send", "whole paths (full, the default) or their last parts"),
         ("asking", "", "", "gexec-send", "send what receivers lack: their answers come on stdin"),
         ("total", "", "FD", "gexec-send", "write how many bytes will be sent to this descriptor, as 8 bytes"),
         ("digests", "", "", "gexec-send", "digests instead of contents; for receivers that only compare"),
@@ -139,7 +149,7 @@ _RANGES = {
     "nprocs": (0, limits.RANKS_MAX),
     "pick": (1, limits.RANKS_MAX),
     "retries": (0, 100),
-    "total": (0, 1023),
+    "total": (0, 1_000_000),
     "max-delete": (0, 1_000_000_000),
     "fanout": (limits.FANOUT_MIN, limits.FANOUT_MAX),
     "port": (1, 65535),
@@ -150,7 +160,7 @@ _CHOICES = {
     "color": _AUTO,
     "compress": _AUTO,
     "via": ("gexec", "ssh", "auto"),
-    "names": ("full", "base"),
+    "names": ("full", "base", "asked"),
     "target": ("directory", "name", "either"),
 }
 #: Each of these options on the left excludes all on the right, and why. With a value: only this value.
@@ -175,6 +185,8 @@ EXCLUDES = (
     ("strict", "via=ssh via=auto", "only gexecd can start on all nodes or on none"),
     ("strict", "ssh-option ask", "only gexecd can start on all nodes or on none, and ssh is not used"),
     ("via=gexec", "ssh-option ask", "they are about ssh, which is not used"),
+    ("remove", "exclude-files include-files exclude-files-from files-from", "nothing is copied"),
+    ("files-from", "delete", "a list does not say what else is in a directory"),
     ("min-rate", "via=ssh", "over ssh no node waits for another"),
     ("compress=always", "via=ssh", "over ssh nothing is compressed"),
     ("checksum", "backup checksum-compare sync min-rate", "nothing is written"),
@@ -190,6 +202,9 @@ NEEDS = (
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
     ("max-delete", "delete", "it bounds what is deleted"),
+    ("exclude-files", "fetch", "it is about files that are copied"),
+    ("include-files", "fetch", "it is about files that are copied"),
+    ("from0", "files-from", "it is about the list"),
     ("relative", "dest", "without it every path stays whole"),
     ("no-target-directory", "dest", "without it every path stays whole"),
     ("user", "via=ssh", "through gexecd files are written as you"),

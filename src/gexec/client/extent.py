@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
-from stat import S_ISDIR
 
+from gexec.files.walking import DIRECTORY, FILE
 from gexec.render.text import shown
 from gexec.render.text import size as shown_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from gexec.files.walking import Found
 
 #: A walk ends after so many entries, and after so long (a file server may need a millisecond for each): the
 #: job is submitted only then.
@@ -39,30 +40,18 @@ class Extent:
         self.is_whole = True
 
 
-def extent_of(paths: Iterable[bytes]) -> Extent:
-    """Count what is at absolute paths and below them; links are not followed. Never raises OSError."""
+def extent_of(entries: Iterable[Found]) -> Extent:
+    """Count what a walk finds."""
     extent = Extent()
     until_s = time.monotonic() + COUNTED_MAX_S
-    waiting, entries = list(paths), 0
-    while waiting:
-        path = waiting.pop()
-        try:
-            status = os.lstat(path)
-            if S_ISDIR(status.st_mode):
-                with os.scandir(path) as found:
-                    for entry in found:
-                        waiting.append(entry.path)
-                        if len(waiting) > COUNTED_MAX:
-                            break
-            else:
-                extent.files += 1
-                extent.bytes += min(status.st_size, status.st_blocks * 512)
-        except OSError:
-            pass  # the sender reports it
-        entries += 1
-        if waiting and (entries >= COUNTED_MAX or time.monotonic() > until_s):
+    for count, found in enumerate(entries):
+        if count >= COUNTED_MAX or time.monotonic() > until_s:
             extent.is_whole = False
             break
+        if found.kind != DIRECTORY:
+            extent.files += 1
+            if found.kind == FILE and found.status is not None:
+                extent.bytes += min(found.status.st_size, found.status.st_blocks * 512)
     return extent
 
 

@@ -13,8 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Where it finds the file for the total.
-_TOTAL_FD = 3
 #: Of its stderr: more than the sentences that it may write.
 _SAID_MAX_BYTES = 256 * 1024
 
@@ -40,17 +38,25 @@ class Feed:
         answers, self._answers = os.pipe()
         # Its stderr is kept there: written at once, it would be in the middle of progress and output.
         self._said = os.memfd_create("gexec-send")
-        self._total = os.memfd_create("gexec-send-total")
+        self._total = os.memfd_create("gexec-send-total", 0)  # the sender inherits it
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-X", "utf8", "-m", "gexec.cli.send", f"--total={_TOTAL_FD}", *words],
+                [
+                    sys.executable,
+                    "-I",
+                    "-X",
+                    "utf8",
+                    "-m",
+                    "gexec.cli.send",
+                    f"--total={self._total}",
+                    *words,
+                ],
                 os.environ,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, answers, 0),
                     (os.POSIX_SPAWN_DUP2, writing, 1),
                     (os.POSIX_SPAWN_DUP2, self._said, 2),
-                    (os.POSIX_SPAWN_DUP2, self._total, _TOTAL_FD),
                 ],
                 setpgroup=0,  # ^C is the job's matter
             )

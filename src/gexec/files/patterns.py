@@ -126,16 +126,21 @@ def _matcher(pattern: bytes) -> Callable[[str, bool], bool]:
     is_anchored = text.startswith("/")
     text = text[is_anchored:]
     body = expression(text) if has_magic else re.escape(text)
-    last_only = not slashes and not crosses
-    if not last_only and not is_anchored and not begins_anywhere:
-        # It fits the end of a path: from the start, or from after a slash.
+    #: The last parts of a path that it is compared with; 0: all.
+    count = 0 if is_anchored or crosses else slashes + 1
+    if crosses and not is_anchored and not begins_anywhere:
         body = f"(?:.*/)?{body}"
     fits = re.compile(body, re.DOTALL).fullmatch
 
     def matches(path: str, is_directory: bool) -> bool:
         if not path or (only_directories and not is_directory):
             return False
-        subject = path.rpartition("/")[2] if last_only else path
+        subject = path
+        if count:
+            parts = path.rsplit("/", count)
+            if len(parts) < count:
+                return False
+            subject = "/".join(parts[-count:])
         if begins_anywhere:
             subject = "/" + subject
         if takes_slash and is_directory:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: How far below a root entries are sent: ALL, or this many levels.
 ALL = -1
 NO_MATCH = "no file matches there"
-_TOO_LONG = "its path is longer or deeper than can be copied"
+TOO_LONG = "its path is longer or deeper than can be copied"
 _WHOLE = "/ cannot be copied as a whole: name what is in it"
 
 
@@ -31,18 +31,27 @@ class SourceRoot:
         name: its path in the stream, below the receiver's destination. b"" if it can only be reported.
         place: its absolute path for opening. Links in the directories above it are followed, it is not.
         depth: how many levels below it are sent; ALL for everything.
+        is_certain: rules do not leave it out, only what is below it.
         reason: why it cannot be sent; "" if that is not known before it is opened.
     """
 
-    __slots__ = ("depth", "name", "path", "place", "reason")
+    __slots__ = ("depth", "is_certain", "name", "path", "place", "reason")
 
     def __init__(
-        self, path: bytes, name: bytes, place: bytes = b"", *, depth: int = ALL, reason: str = ""
+        self,
+        path: bytes,
+        name: bytes,
+        place: bytes = b"",
+        *,
+        depth: int = ALL,
+        is_certain: bool = False,
+        reason: str = "",
     ) -> None:
         self.path = path
         self.name = name
         self.place = place or path
         self.depth = depth
+        self.is_certain = is_certain
         self.reason = reason
 
     @property
@@ -95,7 +104,7 @@ def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
         try:
             parts = check_path(root.name)
         except ProtocolError as error:
-            raise UsageError(f"{shown(root.path)}: {_TOO_LONG}; move it to a shorter path") from error
+            raise UsageError(f"{shown(root.path)}: {TOO_LONG}; move it to a shorter path") from error
         while above and not is_below(parts, above[-1].name.split(b"/")):
             above.pop()
         if not above:
@@ -104,16 +113,17 @@ def _distinct(roots: list[SourceRoot]) -> list[SourceRoot]:
         elif root.reason:
             if root.name != above[-1].name or root.reason != above[-1].reason:
                 reported.append(SourceRoot(root.path, b"", reason=root.reason))
-        elif root.place == above[-1].place + root.name[len(above[-1].name) :]:
-            pass  # it is sent with what is above it
         elif root.name == above[-1].name:
-            if not above[-1].reason:
+            if above[-1].reason:
+                reported.append(SourceRoot(root.path, b"", reason=above[-1].reason))
+                above[-1].place, above[-1].reason = root.place, ""
+            elif root.place != above[-1].place:
                 raise UsageError(
                     f"{shown(above[-1].place)} and {shown(root.place)} would both become {shown(root.name)}: "
                     "copy them one after the other to different destinations"
                 )
-            reported.append(SourceRoot(root.path, b"", reason=above[-1].reason))
-            above[-1].place, above[-1].reason = root.place, ""
+        elif root.place == above[-1].place + root.name[len(above[-1].name) :]:
+            pass  # it is sent with what is above it
         else:
             kept.append(root)
             above.append(root)
@@ -157,11 +167,11 @@ def _asked(path: bytes) -> SourceRoot:
         elif path.endswith((b"/", b"/.")) and not os.path.isdir(place):
             reason = "it is not a directory, as the / at its end requires"
     except OSError as error:
-        place, reason = plain, _absent(plain, error)
+        place, reason = plain, absent(plain, error)
     try:
         check_path(name)
     except ProtocolError:
-        name, reason = b"", reason or _TOO_LONG
+        name, reason = b"", reason or TOO_LONG
     return SourceRoot(plain, name, place, reason=reason)
 
 
@@ -177,7 +187,7 @@ def _working_directory() -> bytes:
     return os.getcwdb()
 
 
-def _absent(path: bytes, error: OSError) -> str:
+def absent(path: bytes, error: OSError) -> str:
     """Return why nothing is at a path."""
     if error.errno == errno.ENOTDIR:
         return "a part of its path is a file, not a directory"

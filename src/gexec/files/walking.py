@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from gexec import limits
 from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.reading import may_be_unsized, unreadable
-from gexec.files.roots import ALL, NO_MATCH
+from gexec.files.roots import ALL, NO_MATCH, TOO_LONG
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
@@ -208,11 +208,10 @@ def _below(root: SourceRoot, rules: Rules, inspect: Inspect | None) -> Iterator[
                 continue
             name = prefix + entry if prefix else root.name
             if not _fits(name):
-                reason = "its path is longer or deeper than can be copied"
-                yield Found(root, name, SKIPPED, reason=reason)
+                yield Found(root, name, SKIPPED, reason=TOO_LONG)
                 continue
             found = _look(root, name, directory, entry, is_named=not prefix)
-            if rules.excludes(name, found.is_directory):
+            if not (root.is_certain and not prefix) and rules.excludes(name, found.is_directory):
                 continue
             if found.kind == DIRECTORY and root.depth != ALL and len(levels) > root.depth:
                 found.is_whole = False

@@ -358,9 +358,9 @@ def test_the_manual_has_every_option() -> None:
     text = (Path(__file__).parents[3] / "docs/ensync.md").read_text()
     wanted = {f"--{option.long}" for option in ENSYNC.options}
     options = text.partition("\n## Options\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", options)) == wanted
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", options)) == wanted
     others = {f"--{option.long}" for option in GEXEC.options}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= wanted | others
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= wanted | others
     letters = {letter for option in ENSYNC.options for letter in option.short}
     assert set(re.findall(r"`-(\w)`", options)) == letters
 
@@ -380,7 +380,7 @@ def sending(data: bytes) -> Callable[[Peer], None]:
     def script(peer: Peer) -> None:
         job = peer.accept()
         everyone = ((0, job.ranks),)
-        assert job.argv[:2] == [b"gexec-send", b"--"]
+        assert job.argv[:4] == [b"gexec-send", b"--names=asked", b"--glob", b"--"]
         assert (job.flags, job.cwd) == (REMOTE_PATH | NO_STDIN, b"/")
         peer.say(RanksStarted(everyone), Output(everyone, STDOUT, 0, data))
         peer.finish(job.ranks, lengths=(len(data), 0))

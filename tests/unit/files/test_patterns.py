@@ -36,6 +36,7 @@ def excludes(patterns: Sequence[bytes], path: bytes, is_directory: bool = False)
         (b"d/**", [b"t/d/x", b"t/d/x/y"], [b"t/d"]),
         (b"/t/**", [b"t/x"], [b"t", b"x/t/x"]),
         (b"*", [b"t", b"t/f"], []),
+        (b"[a/]b", [], [b"ab", b"t/ab"]),  # it has a slash, so it is compared with two parts
         (b"\xff?", [b"t/\xffx", b"\xff\xfe"], [b"\xff"]),
         (b"a\\b", [b"t/a\\b"], [b"t/ab"]),  # without a wildcard a backslash is a backslash
         (b"a\\b*", [b"t/ab", b"t/abc"], [b"t/a\\b"]),

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from descriptors import open_now
+from gexec.files.patterns import Rules
 from gexec.files.reading import unreadable
-from gexec.files.roots import SourceRoot, roots_of
+from gexec.files.roots import NO_MATCH, SourceRoot, roots_of
 from gexec.files.walking import DIRECTORY, FILE, SKIPPED, SYMLINK, Found, Opener, walk
 
 
@@ -193,3 +194,87 @@ def test_links_above_a_root_are_followed(tree: Path) -> None:
     assert (link.kind, link.target) == (SYMLINK, os.fsencode(tree))
     assert link.status is not None
     assert stat.S_ISLNK(link.status.st_mode)
+
+
+# -- roots below others, and rules --------------------------------------------------------------------
+
+
+def names_of(found: list[Found]) -> list[str]:
+    return [f"{os.fsdecode(entry.name)}{'/' * (entry.kind == DIRECTORY)}" for entry in found]
+
+
+def test_a_root_below_another_takes_the_place_of_its_entry(tree: Path) -> None:
+    top = os.fsencode(tree)
+    before = open_now()
+    found = list(
+        walk(
+            [
+                SourceRoot(top, b"t"),
+                SourceRoot(top + b"/a/b", b"t/a/b", top + b"/empty"),
+                SourceRoot(top + b"/link", b"t/link", top + b"/a"),
+                SourceRoot(top + b"/link/c", b"t/link/c", top + b"/z"),
+                SourceRoot(top + b"/z", b"u"),
+            ]
+        )
+    )
+    assert names_of(found) == [
+        *("t/", "t/a/", "t/a/b/", "t/a/b/f", "t/a/b-", "t/a/c", "t/a-", "t/empty/"),
+        *("t/link/", "t/link/b/", "t/link/b/f", "t/link/b-", "t/link/c", "t/pipe", "t/z", "u"),
+    ]
+    opener = Opener()
+    by_name = {entry.name: entry for entry in found}
+    assert content(opener, by_name[b"t/link/b/f"]) == b"a/b/f"
+    assert content(opener, by_name[b"t/link/c"]) == b"z"
+    opener.close()
+    assert open_now() == before
+
+
+def test_nothing_is_below_a_link(tree: Path) -> None:
+    top = os.fsencode(tree)
+    roots = [SourceRoot(top, b"t"), SourceRoot(top + b"/link/c", b"t/link/c", top + b"/a/c")]
+    found = list(walk(roots))
+    (problem,) = [entry for entry in found if not entry.fits]
+    assert problem.problem == (
+        f"{tree}/link/c: not sent: {tree}/link is copied, too, and is a symbolic link: "
+        "copy one after the other"
+    )
+    assert names_of([entry for entry in found if entry.fits]) == names_of(list(walk(roots[:1])))
+
+
+def test_a_merged_walk_that_is_given_up_leaves_nothing_open(tree: Path) -> None:
+    top = os.fsencode(tree)
+    before = open_now()
+    entries = walk([SourceRoot(top, b"t"), SourceRoot(top + b"/a/b", b"t/a/b")])
+    for _ in range(4):
+        next(entries)
+    entries.close()  # type: ignore[attr-defined]
+    assert open_now() == before
+
+
+def test_only_so_many_levels(tree: Path) -> None:
+    top = os.fsencode(tree)
+    (alone,) = walk([SourceRoot(top, b"t", depth=0)])
+    assert (alone.name, alone.is_whole) == (b"t", False)
+    found = list(walk([SourceRoot(top, b"t", depth=1)]))
+    assert names_of(found) == ["t/", "t/a/", "t/a-", "t/empty/", "t/link", "t/pipe", "t/z"]
+    assert [entry.is_whole for entry in found if entry.kind == DIRECTORY] == [True, False, False]
+    assert all(entry.is_whole for entry in found_below(tree) if entry.kind == DIRECTORY)
+
+
+def test_what_cannot_be_sent_is_found_with_its_reason(tmp_path: Path) -> None:
+    gone = SourceRoot(b"/x/*", b"", reason=NO_MATCH)
+    link = SourceRoot(b"/x/l", b"x/l", reason="it is a link")
+    first, second = walk([gone, link])
+    assert (first.fits, first.problem) == (False, "/x/*: no file matches there")
+    assert (second.fits, second.problem) == (True, "/x/l: not sent: it is a link")
+
+
+def test_what_rules_exclude_is_not_found_and_not_entered(tree: Path) -> None:
+    (tree / "a/secret").mkdir(mode=0)
+    roots = roots_of([os.fspath(tree)], "base")
+    excluded = (b"secret/", b"[cz]", b"/t/a/b/**", b"pipe")
+    rules = Rules([(False, b"/t/a/c"), *[(True, pattern) for pattern in excluded]])
+    assert names_of(list(walk(roots, rules))) == [
+        *("t/", "t/a/", "t/a/b/", "t/a/b-", "t/a/c", "t/a-", "t/empty/", "t/link"),
+    ]
+    assert list(walk(roots, Rules([(True, b"t")]))) == []

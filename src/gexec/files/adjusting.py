@@ -57,7 +57,7 @@ def set_in_place(
         descriptor: the file, open for reading.
         status: what ``may_be_set`` was asked for.
         uid, gid: UNCHANGED: they stay.
-        attributes: with this host's values; None: they stay.
+        attributes: with this host's values; None: they stay, but capabilities end with the old owner.
 
     Returns:
         The names of attributes that this file system or the system refuses.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from gexec import limits
 from gexec.files.acls import ACCESS, DEFAULT, DamagedAclError, with_names, with_numbers
@@ -65,8 +66,7 @@ def read(target: bytes | int, *, is_privileged: bool) -> Attributes:
     """Return the attributes of a file or directory that are copied, with this host's values, by name.
 
     Args:
-        target: an open descriptor, or a path whose last part is not followed if it is a link
-            (``path_below``).
+        target: an open descriptor, or a path whose last part is not followed if it is a link.
         is_privileged: the process is root.
 
     Returns:
@@ -157,9 +157,26 @@ def apply(descriptor: int, wanted: Attributes, *, is_privileged: bool) -> list[b
     return refused
 
 
-def path_below(above: int, name: bytes) -> bytes:
-    """Return a path of an entry of an open directory, for ``read``: the directory is not looked up again."""
-    return b"/proc/self/fd/%d/%s" % (above, name)
+def read_below(above: int, name: bytes, *, is_privileged: bool) -> Attributes:
+    """Return the attributes of an entry of an open directory; a link is not followed. Raises as ``read``.
+
+    Args:
+        above: O_PATH is enough.
+    """
+    try:
+        return read(b"/proc/self/fd/%d/%s" % (above, name), is_privileged=is_privileged)
+    except FileNotFoundError:
+        if os.path.exists("/proc/self/fd"):
+            raise
+    # Without /proc it must be opened. Opening a device or a pipe has effects; they have no contents to copy.
+    if stat.S_IFMT(os.lstat(name, dir_fd=above).st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        return ()
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    descriptor = os.open(name, flags, dir_fd=above)
+    try:
+        return read(descriptor, is_privileged=is_privileged)
+    finally:
+        os.close(descriptor)
 
 
 class FileAttributes:
@@ -207,35 +224,38 @@ class FileAttributes:
         """True if the entry has capabilities, and they are not kept."""
         return not self._keep_capabilities and any(name == CAPABILITY for name, _ in meta.attributes or ())
 
-    def differences(
-        self, target: bytes | int, wanted: Attributes | None, *, device: int = 0, try_in: int = -1
-    ) -> list[str]:
+    def differences(self, above: int, name: bytes, meta: Meta, *, is_writing: bool = False) -> list[str]:
         """Return how the attributes of an existing entry differ: ``acl``, ``capabilities``, ``attributes``.
 
         Args:
-            target: as for ``read``.
-            wanted: from ``wanted``; None: never different.
-            device: of the entry (st_dev).
-            try_in: an open directory of this device, in which a file without a name is made, once, to find
-                out what this file system refuses: that is not a difference, or such files would be written
-                again in each run. -1: nothing is tried.
+            above, name: an entry of an open directory, as for ``read_below``.
+            meta: the entry's, in the stream. A file that already has its capabilities keeps them, even
+                without ``keep_capabilities``.
+            is_writing: what this file system refuses is not a difference, or such files would be written
+                again in each run. It is found out by a file without a name in the directory, once for each
+                device.
 
         Raises:
+            RefusedError: as ``wanted``.
             OSError: they cannot be read.
         """
+        wanted = self.wanted(meta)
         if wanted is None:
             return []
         try:
-            found = read(target, is_privileged=self._is_privileged)
+            found = read_below(above, name, is_privileged=self._is_privileged)
         except TooManyAttributesError:
             return ["attributes"]
         if found == wanted:
             return []
-        different = {name for name, _ in set(found) ^ set(wanted)}
-        if try_in >= 0:
-            missing = [(name, value) for name, value in wanted if name in different]
-            self._try(device, try_in, missing)
-            different -= {name for name, _ in missing if self._is_refused(device, name)}
+        different = {key for key, _ in set(found) ^ set(wanted)}
+        if CAPABILITY in different and (CAPABILITY, dict(found).get(CAPABILITY)) in (meta.attributes or ()):
+            different.remove(CAPABILITY)
+        if is_writing:
+            device = os.fstat(above).st_dev
+            missing = [(key, value) for key, value in wanted if key in different]
+            self._try(device, above, missing)
+            different -= {key for key, _ in missing if self._is_refused(device, key)}
         return _words(different)
 
     def _is_refused(self, device: int, name: bytes) -> bool:

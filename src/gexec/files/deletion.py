@@ -59,18 +59,19 @@ class Removed:
     Attributes:
         removed: entries that are gone under their names, those in removed directories included.
         backed_up: those of them that are kept as NAME~.
-        protected: entries that stay because they are protected, or are earlier backups; what is below them is
-            not counted.
+        protected: entries that stay because they are protected; what is below them is not counted.
+        earlier_backups: entries that stay because their names end with ~.
         own: entries that stay because they are the source itself.
         failed: entries that could not be removed, without the directories above them.
     """
 
-    __slots__ = ("backed_up", "failed", "own", "protected", "removed")
+    __slots__ = ("backed_up", "earlier_backups", "failed", "own", "protected", "removed")
 
     def __init__(self) -> None:
         self.removed = 0
         self.backed_up = 0
         self.protected = 0
+        self.earlier_backups = 0
         self.own = 0
         self.failed = 0
 
@@ -168,8 +169,10 @@ class _Walk:
         if rules.is_own is not None and rules.is_own(status):
             self.counts.own += 1
             return True
-        is_earlier_backup = rules.backup and name.endswith(_SUFFIX)
-        if is_earlier_backup or (rules.is_protected is not None and rules.is_protected(path, is_directory)):
+        if rules.backup and name.endswith(_SUFFIX):
+            self.counts.earlier_backups += 1
+            return True
+        if rules.is_protected is not None and rules.is_protected(path, is_directory):
             self.counts.protected += 1
             return True
         return False

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from gexec.files.entries import Entry
 
-#: What lstat would return for something that cannot be looked at.
-_NOTHING = os.stat_result((0,) * 10)
-
 
 class Lister:
     """Makes entries.
@@ -95,7 +92,9 @@ class Lister:
         return [(device, *known) for device in sorted(new) for known in sorted(self._network.of(device))]
 
     def _meta(self, found: Found) -> Meta:
-        status = found.status or _NOTHING
+        status = found.status
+        if status is None:
+            return Meta(0, 0, 0, 0, b"", b"")
         if status.st_dev not in self._devices:
             self._devices.add(status.st_dev)
             self._new_devices.add(status.st_dev)

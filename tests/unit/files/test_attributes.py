@@ -6,12 +6,14 @@ import grp
 import os
 import pwd
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from descriptors import open_now
+from descriptors import directory
 from filesystems import KINDS, empty_place, mounted, needs, needs_user_attributes, run
 from gexec import limits
 from gexec.files.attributes import (
@@ -20,9 +22,9 @@ from gexec.files.attributes import (
     TooManyAttributesError,
     apply,
     is_copied,
-    path_below,
     portable,
     read,
+    read_below,
 )
 from gexec.files.directories import RefusedError
 from gexec.files.entries import Meta
@@ -95,6 +97,12 @@ def copy(source: Path, target: Path, *, uid: int = -1) -> list[bytes]:
     return refused
 
 
+def different(path: Path, attributes: Attributes | None, *, keep_capabilities: bool = True) -> list[str]:
+    with directory(path.parent) as above:
+        found = here(keep_capabilities=keep_capabilities)
+        return found.differences(above, os.fsencode(path.name), meta(attributes))
+
+
 def facl(path: Path) -> str:
     return run("getfacl", "--absolute-names", "--omit-header", "--numeric", path)
 
@@ -148,10 +156,10 @@ def test_an_entry_is_read_through_its_directory(place: Path) -> None:
     (place / "link").symlink_to("file")
     above = os.open(place, os.O_PATH)
     try:
-        assert read(path_below(above, b"file"), is_privileged=False) == ((b"user.a", b"1"),)
-        assert read(path_below(above, b"link"), is_privileged=False) == ()
+        assert read_below(above, b"file", is_privileged=False) == ((b"user.a", b"1"),)
+        assert read_below(above, b"link", is_privileged=False) == ()
         with pytest.raises(FileNotFoundError):
-            read(path_below(above, b"nothing"), is_privileged=False)
+            read_below(above, b"nothing", is_privileged=False)
     finally:
         os.close(above)
 
@@ -190,6 +198,14 @@ def test_capabilities_are_left_out_unless_wanted(place: Path) -> None:
     assert here(keep_capabilities=False).wanted(entry) == ()
     assert here(keep_capabilities=False).leaves_out(entry)
     assert not here(keep_capabilities=False).leaves_out(meta(None))
+    # A file that has them keeps them; one that has others, or should have none, does not.
+    assert different(place / "source", entry.attributes, keep_capabilities=False) == []
+    assert different(place / "source", (), keep_capabilities=False) == ["capabilities"]
+    run("setcap", "cap_net_admin+ep", place / "source")
+    assert different(place / "source", entry.attributes, keep_capabilities=False) == ["capabilities"]
+    (place / "other").touch()
+    assert different(place / "other", entry.attributes, keep_capabilities=False) == []
+    assert different(place / "other", entry.attributes) == ["capabilities"]
 
 
 # -- ACLs ----------------------------------------------------------------------------------------
@@ -206,9 +222,7 @@ def test_an_acl_and_the_mode_are_both_those_of_the_source(place: Path, mode: int
     assert copy(place / "source", place / "target") == []
     assert facl(place / "target") == facl(place / "source")
     assert stat.S_IMODE((place / "target").stat().st_mode) == mode
-    assert (
-        here().differences(os.fsencode(place / "target"), here().wanted(meta(sent(place / "source")))) == []
-    )
+    assert different(place / "target", sent(place / "source")) == []
 
 
 def test_an_inherited_acl_goes_if_the_source_has_none(place: Path) -> None:
@@ -284,49 +298,35 @@ def test_differences_are_words(place: Path) -> None:
     needs_user_attributes(place)
     (place / "file").touch()
     (place / "other").touch()
-    path = os.fsencode(place / "file")
-    assert here().differences(path, None) == []
-    assert here().differences(path, ()) == []
+    assert different(place / "file", None) == []
+    assert different(place / "file", ()) == []
     os.setxattr(place / "file", "user.a", b"1")
     run("setfacl", "-m", f"u:{USER.pw_uid}:rw", place / "file")
-    wanted = here().wanted(meta(sent(place / "file")))
-    assert here().differences(path, wanted) == []
-    assert here().differences(path, None) == []
-    assert here().differences(path, ()) == ["acl", "attributes"]
-    assert here().differences(os.fsencode(place / "other"), wanted) == ["acl", "attributes"]
+    wanted = sent(place / "file")
+    assert different(place / "file", wanted) == []
+    assert different(place / "file", None) == []
+    assert different(place / "file", ()) == ["acl", "attributes"]
+    assert different(place / "other", wanted) == ["acl", "attributes"]
     os.setxattr(place / "file", "user.a", b"2")
-    assert here().differences(path, wanted) == ["attributes"]
+    assert different(place / "file", wanted) == ["attributes"]
 
 
 def test_what_a_file_system_refuses_is_no_difference_for_a_writer(without_attributes: Path) -> None:
     (without_attributes / "file").touch()
-    path = os.fsencode(without_attributes / "file")
-    wanted = ((b"user.a", b"1"), (b"user.b", b"2"))
+    wanted = meta(((b"user.a", b"1"), (b"user.b", b"2")))
     attributes = here()
-    assert attributes.differences(path, wanted) == ["attributes"]
-    above = os.open(without_attributes, os.O_PATH | os.O_DIRECTORY)
-    before = open_now()
-    try:
-        device = os.fstat(above).st_dev
-        assert attributes.differences(path, wanted, device=device, try_in=above) == []
-        assert attributes.differences(path, wanted, device=device, try_in=above) == []
-    finally:
-        os.close(above)
-    assert open_now() == before - {above}
+    with directory(without_attributes) as above:
+        assert attributes.differences(above, b"file", wanted) == ["attributes"]
+        assert attributes.differences(above, b"file", wanted, is_writing=True) == []
+        assert attributes.differences(above, b"file", wanted, is_writing=True) == []
     assert os.listdir(without_attributes) == ["file"]
 
 
 def test_what_a_file_system_takes_is_a_difference_for_a_writer(place: Path) -> None:
     needs_user_attributes(place)
     (place / "file").touch()
-    above = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        device = os.fstat(above).st_dev
-        found = here().differences(
-            os.fsencode(place / "file"), ((b"user.a", b"1"),), device=device, try_in=above
-        )
-    finally:
-        os.close(above)
+    with directory(place) as above:
+        found = here().differences(above, b"file", meta(((b"user.a", b"1"),)), is_writing=True)
     assert found == ["attributes"]
     assert os.listdir(place) == ["file"]
 
@@ -350,6 +350,63 @@ def test_what_a_user_may_not_set_is_refused_and_the_rest_is_set(tmp_path: Path) 
         wanted = ((b"trusted.a", b"1"), (b"user.a", b"1"))
         assert apply(file.fileno(), wanted, is_privileged=True) == [b"trusted.a"]
     assert os.getxattr(tmp_path / "file", "user.a") == b"1"
+
+
+_WITHOUT_RIGHTS = """
+import os, sys
+from gexec.files.attributes import FileAttributes, apply
+from gexec.files.entries import Meta
+from gexec.files.owners import FileOwners
+place = os.open(sys.argv[1], os.O_RDONLY)
+wanted = ((b"trusted.a", b"1"), (b"user.a", b"1"))
+file = os.open("file", os.O_RDWR | os.O_CREAT, dir_fd=place)
+print(apply(file, wanted, is_privileged=True))
+attributes = FileAttributes(
+    FileOwners(keep=True, numeric=False), is_privileged=True, keep_capabilities=True
+)
+meta = Meta(0o644, 0, 0, 0, b"", b"", attributes=wanted)
+print(attributes.differences(place, b"file", meta))
+print(attributes.differences(place, b"file", meta, is_writing=True))
+"""
+
+
+@root_only
+def test_root_of_a_container_may_have_fewer_rights(place: Path) -> None:
+    needs("setpriv")
+    needs_user_attributes(place)
+    limited = ["setpriv", "--bounding-set", "-sys_admin", sys.executable, "-c", _WITHOUT_RIGHTS]
+    assert run(*limited, place).splitlines() == ["[b'trusted.a']", "['attributes']", "[]"]
+
+
+_WITHOUT_PROC = """
+import os, subprocess, sys
+from gexec.files.attributes import read_below
+subprocess.run(["umount", "--lazy", "/proc"], check=True)
+place = os.open(sys.argv[1], os.O_PATH)
+for name in (b"file", b"directory", b"link", b"pipe"):
+    print(read_below(place, name, is_privileged=True))
+try:
+    read_below(place, b"nothing", is_privileged=True)
+except FileNotFoundError as error:
+    print(error.strerror)
+"""
+
+
+@root_only
+def test_without_proc_attributes_are_read_too(place: Path) -> None:
+    needs_user_attributes(place)
+    (place / "file").touch()
+    (place / "directory").mkdir()
+    for name in ("file", "directory"):
+        os.setxattr(place / name, "user.a", b"1")
+    (place / "link").symlink_to("file")
+    os.mkfifo(place / "pipe")
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs a container that permits mounts")
+    found = "((b'user.a', b'1'),)"
+    done = run(*unshare, sys.executable, "-c", _WITHOUT_PROC, place)
+    assert done.splitlines() == [found, found, "()", "()", "No such file or directory"]
 
 
 def test_too_many_are_an_error_that_says_so(tmp_path: Path) -> None:

@@ -216,12 +216,12 @@ def test_with_backup_files_and_links_are_renamed_and_empty_directories_go(above:
     assert count(above, b"a", b"a", rules, at_most=100) == 3
     removed = remove(above, b"a", b"a", rules)
     assert failures == []
-    assert (removed.removed, removed.backed_up, removed.protected) == (3, 2, 2)
+    assert (removed.removed, removed.backed_up, removed.earlier_backups) == (3, 2, 2)
     assert sorted(os.listdir(tmp_path / "a")) == ["earlier~", "file~", "link~"]
     assert (tmp_path / "a/file~").read_text() == "new"
     assert (tmp_path / "a/link~").is_symlink()
     again = remove(above, b"a", b"a", rules)
-    assert (again.removed, again.protected) == (0, 3)
+    assert (again.removed, again.earlier_backups, again.protected) == (0, 3, 0)
 
 
 def test_a_backup_that_is_the_same_file_remains_alone(above: int, tmp_path: Path) -> None:

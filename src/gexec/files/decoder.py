@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gexec.files.compression import Inflater
-    from gexec.files.entries import Entry
+    from gexec.files.entries import StreamEntry
 
 _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 
@@ -71,7 +71,7 @@ class ArchiveDecoder:
         self._left_bytes = 0
         self._checker = _OrderChecker()
         #: Lists that are not done, the oldest first.
-        self._lists: dict[int, Sequence[Entry]] = {}
+        self._lists: dict[int, Sequence[StreamEntry]] = {}
         self._next_list = 0
         #: Of the last file of the oldest list whose contents came.
         self._index = -1
@@ -221,7 +221,7 @@ class ArchiveDecoder:
                 raise ProtocolError(f"list {number} of the archive stream cannot be done")
             del self._lists[number]
             self._index = -1
-            self._on_event(records.Done(number))
+            self._on_event(records.ListDone(number))
         elif kind == records.DEVICES:
             device, kind_bytes = records.DEVICE.unpack_from(payload)
             names = payload[records.DEVICE.size :]
@@ -306,7 +306,7 @@ class _OrderChecker:
         self._last: list[bytes] = []
         self._last_is_leaf = False
 
-    def advance(self, entry: Entry) -> None:
+    def advance(self, entry: StreamEntry) -> None:
         parts = check_path(entry.path)
         if parts <= self._last:
             raise ProtocolError("entries of the archive stream are not in order, or there is a duplicate")

@@ -78,7 +78,7 @@ class Meta:
         self.inode = inode
 
 
-class Entry:
+class StreamEntry:
     """An entry. ``path`` is relative, its components joined by ``/`` (checked by check_path)."""
 
     __slots__: tuple[str, ...] = ("meta", "path")
@@ -91,7 +91,7 @@ class Entry:
         return f"{type(self).__name__}({self.path!r})"
 
 
-class Directory(Entry):
+class Directory(StreamEntry):
     """A directory; the entries below it follow.
 
     Attributes:
@@ -105,7 +105,7 @@ class Directory(Entry):
         self.is_whole = is_whole
 
 
-class File(Entry):
+class File(StreamEntry):
     """A regular file of ``size`` bytes.
 
     Attributes:
@@ -124,7 +124,7 @@ class File(Entry):
         self.is_linked = is_linked
 
 
-class Symlink(Entry):
+class Symlink(StreamEntry):
     """A symbolic link to ``target``, which is bytes without NUL and is never followed."""
 
     __slots__ = ("target",)
@@ -134,7 +134,7 @@ class Symlink(Entry):
         self.target = target
 
 
-class HardLink(Entry):
+class HardLink(StreamEntry):
     """One more name of the file ``first``, an earlier entry of the stream."""
 
     __slots__ = ("first", "size")
@@ -145,7 +145,7 @@ class HardLink(Entry):
         self.first = first
 
 
-class Skipped(Entry):
+class Skipped(StreamEntry):
     """Something that is not sent. No reason: its kind is not copied."""
 
     __slots__ = ("reason",)
@@ -155,19 +155,19 @@ class Skipped(Entry):
         self.reason = reason
 
 
-class Removal(Entry):
+class Removal(StreamEntry):
     """What must not be there. ``meta`` is that of the sender's own entry of this path, if it has one."""
 
     __slots__ = ()
 
 
-_KINDS: dict[type[Entry], int] = {
+_KINDS: dict[type[StreamEntry], int] = {
     Directory: DIRECTORY, File: FILE, Symlink: SYMLINK, HardLink: HARD_LINK, Skipped: SKIPPED,
     Removal: REMOVAL,
 }  # fmt: skip
 
 
-def packed_entry(entry: Entry) -> bytes:
+def packed_entry(entry: StreamEntry) -> bytes:
     """Return an entry's bytes in a list, before compression."""
     size = flags = 0
     target = b""
@@ -213,7 +213,7 @@ def packed_list(entries: Iterable[bytes]) -> bytes:
     return zlib.compress(b"".join(entries), 1)
 
 
-def unpacked_list(packed: bytes) -> list[Entry]:
+def unpacked_list(packed: bytes) -> list[StreamEntry]:
     """Return the entries of a list.
 
     Raises:
@@ -226,7 +226,7 @@ def unpacked_list(packed: bytes) -> list[Entry]:
         raise ProtocolError(f"a list in the archive stream is damaged: {error}") from error
     if not inflater.eof or inflater.unused_data:
         raise ProtocolError(f"a list in the archive stream is over {limits.ARCHIVE_LIST_MAX_BYTES} bytes")
-    entries: list[Entry] = []
+    entries: list[StreamEntry] = []
     position = 0
     try:
         while position < len(data):
@@ -239,7 +239,7 @@ def unpacked_list(packed: bytes) -> list[Entry]:
     return entries
 
 
-def _entry(data: bytes, at: int) -> tuple[Entry, int]:
+def _entry(data: bytes, at: int) -> tuple[StreamEntry, int]:
     (
         kind, flags, mode, uid, gid, mtime_ns, size, device, inode,
         owner_bytes, group_bytes, path_bytes, target_bytes, attributes_bytes,

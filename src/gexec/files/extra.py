@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gexec.files.directories import Place, Tree
-    from gexec.files.entries import Entry, Meta, Removal
+    from gexec.files.entries import Meta, Removal, StreamEntry
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
 
@@ -67,7 +67,7 @@ class Extra:
             on_step=on_step,
         )
 
-    def learn(self, entries: Sequence[Entry]) -> None:
+    def learn(self, entries: Sequence[StreamEntry]) -> None:
         """Remember which entries are the source itself: none of them is removed, whatever leads to them."""
         for entry in entries:
             if isinstance(entry, Directory) or b"/" not in entry.path:

@@ -7,7 +7,7 @@ import stat
 
 from gexec.files import notes
 from gexec.files.adjusting import NotInPlaceError, may_be_set, set_in_place
-from gexec.files.attributes import apply
+from gexec.files.attributes import apply, read
 from gexec.files.directories import Place, RefusedError, kind_of, open_below
 from gexec.files.entries import File, HardLink
 from gexec.files.linking import LinkImpossibleError
@@ -104,8 +104,7 @@ class Installer:
         if uid != UNCHANGED and (status.st_uid, status.st_gid) != (uid, gid):
             os.fchown(descriptor, uid, gid)
         extended = self._judge.extended(meta)
-        if self._judge.attributes.differences(descriptor, extended):
-            assert extended is not None
+        if extended is not None and read(descriptor, is_privileged=self._options.is_privileged) != extended:
             refused = apply(descriptor, extended, is_privileged=self._options.is_privileged)
             self._notes.add_refused(refused, place.path)
         # The set-id bits of a directory give no right.

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.entries import Entry
+    from gexec.files.entries import StreamEntry
 
 
 class Lister:
@@ -65,7 +65,7 @@ class Lister:
             finally:
                 os.close(descriptor)
 
-    def entry(self, found: Found) -> Entry | None:
+    def entry(self, found: Found) -> StreamEntry | None:
         """Return its entry; None if it can only be reported. Reports what is not sent."""
         if found.kind == walking.SKIPPED:
             self._on_problem(found.problem)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-from gexec.files.attributes import FileAttributes, path_below
+from gexec.files.attributes import FileAttributes
 from gexec.files.options import WRITE
 from gexec.files.owners import UNCHANGED
 
@@ -58,16 +58,9 @@ class Judge:
             found.append("mode")
         if self.owner_differs(meta, status):
             found.append("owner")
-        wanted = self.extended(meta)
-        if wanted is not None:
-            # While nothing is written, nothing is tried either.
-            may_try = self._options.task == WRITE
-            found += self.attributes.differences(
-                path_below(above.descriptor, name),
-                wanted,
-                device=status.st_dev,
-                try_in=above.descriptor if may_try else -1,
-            )
+        if self._options.keep_attributes:
+            is_writing = self._options.task == WRITE
+            found += self.attributes.differences(above.descriptor, name, meta, is_writing=is_writing)
         return found
 
     def owner_differs(self, meta: Meta, status: os.stat_result) -> bool:

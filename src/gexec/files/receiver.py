@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from gexec.files.answers import Answer
     from gexec.files.comparing import FileComparison
-    from gexec.files.entries import Entry, Meta
+    from gexec.files.entries import Meta, StreamEntry
     from gexec.files.installing import Incoming
 
 
@@ -44,7 +44,7 @@ class _List:
 
     __slots__ = ("entries", "findings", "next")
 
-    def __init__(self, entries: Sequence[Entry], findings: dict[int, Finding]) -> None:
+    def __init__(self, entries: Sequence[StreamEntry], findings: dict[int, Finding]) -> None:
         self.entries = entries
         self.findings = findings
         #: Index of the first entry that was not handled.
@@ -180,7 +180,7 @@ class Receiver:
             self._listed(event)
         elif isinstance(event, records.Digests):
             self._digests(event)
-        elif isinstance(event, records.Done):
+        elif isinstance(event, records.ListDone):
             known = self._lists.pop(event.number)
             self._handle_until(known, len(known.entries))
         elif isinstance(event, records.Device):
@@ -264,7 +264,7 @@ class Receiver:
             self._on_step()
         known.next = end
 
-    def _handle_entry(self, entry: Entry, finding: Finding | None, *, has_contents: bool) -> None:
+    def _handle_entry(self, entry: StreamEntry, finding: Finding | None, *, has_contents: bool) -> None:
         above_path, _, name = entry.path.rpartition(b"/")
         if isinstance(entry, Skipped):
             self._skipped(entry, above_path, name)
@@ -352,7 +352,7 @@ class Receiver:
         self._tell_line(f"{line}: {details}" if details else line)
 
 
-def _rename(entry: Entry, name: bytes) -> None:
+def _rename(entry: StreamEntry, name: bytes) -> None:
     """Give an entry the root's new name."""
     _, slash, below = entry.path.partition(b"/")
     entry.path = name + slash + below

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gexec.files.entries import Entry
+    from gexec.files.entries import StreamEntry
 
 MAGIC = b"gexfiles"
 VERSION = 2
@@ -98,7 +98,7 @@ class Listed(Event):
 
     __slots__ = ("entries", "number")
 
-    def __init__(self, number: int, entries: Sequence[Entry]) -> None:
+    def __init__(self, number: int, entries: Sequence[StreamEntry]) -> None:
         self.number = number
         self.entries = entries
 
@@ -158,7 +158,7 @@ class FileBad(Event):
         self.reason = reason
 
 
-class Done(Event):
+class ListDone(Event):
     """All contents of the oldest list have come."""
 
     __slots__ = ("number",)

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gexec.files.entries import Entry, Meta
+    from gexec.files.entries import Meta, StreamEntry
     from gexec.files.metadata import Judge
     from gexec.files.options import CopyOptions
 
@@ -89,7 +89,7 @@ class Survey:
         """Close the directories."""
         self._tree.close()
 
-    def look(self, entries: Sequence[Entry]) -> dict[int, Finding]:
+    def look(self, entries: Sequence[StreamEntry]) -> dict[int, Finding]:
         """Return what the node has of the files in a list, by index."""
         findings = {}
         for index, entry in enumerate(entries):
@@ -101,7 +101,7 @@ class Survey:
         return findings
 
     def compare(
-        self, entries: Sequence[Entry], findings: Mapping[int, Finding], digests: Mapping[int, bytes]
+        self, entries: Sequence[StreamEntry], findings: Mapping[int, Finding], digests: Mapping[int, bytes]
     ) -> None:
         """Settle the doubts about a list's files. The sender has no digest of a file that it cannot read."""
         for index, finding in findings.items():

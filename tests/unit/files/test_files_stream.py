@@ -22,12 +22,12 @@ from gexec.files.digest import BLOCK_BYTES, ContentHash
 from gexec.files.encoder import Encoder, packed
 from gexec.files.entries import (
     Directory,
-    Entry,
     File,
     HardLink,
     Meta,
     Removal,
     Skipped,
+    StreamEntry,
     Symlink,
     packed_entry,
     packed_list,
@@ -66,7 +66,7 @@ def digest(*parts: tuple[int, bytes], size: int) -> bytes:
     return content.finish(size)
 
 
-def listed(encoder: Encoder, *entries: Entry, number: int = 0) -> bytes:
+def listed(encoder: Encoder, *entries: StreamEntry, number: int = 0) -> bytes:
     return encoder.list(number, [packed_entry(entry) for entry in entries])
 
 
@@ -130,8 +130,8 @@ def test_one_of_everything() -> None:
         "FileEnd",
         "Contents",
         "FileBad",
-        "Done",
-        "Done",
+        "ListDone",
+        "ListDone",
         "End",
     ]
     assert WHOLE[6].startswith("b'hello'")

@@ -17,7 +17,7 @@ from gexec.files.compression import Compressor
 from gexec.files.decoder import ArchiveDecoder
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.entries import Directory, Entry, File, Meta, Symlink, packed_entry
+from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink, packed_entry
 from gexec.files.lister import Lister
 from gexec.files.options import CopyOptions
 from gexec.files.patterns import NO_RULES, Rules
@@ -208,6 +208,8 @@ class Copying:
                 if received.error:
                     self._pending += self._union.gone([rank])
             on_chunk(self.stream)
+            if all(received.error for received in self.received):
+                break  # the job has ended, and so does its sender
         for received in self.received:
             received.finish()
         return self
@@ -266,7 +268,7 @@ class OneCopy:
 
 
 def hand_made(
-    *entries: Entry,
+    *entries: StreamEntry,
     contents: dict[bytes, bytes] | None = None,
     asking: bool = False,
     boot_id: bytes = b"",
@@ -304,7 +306,7 @@ def contents_of(encoder: Encoder, index: int, content: bytes, mtime_ns: int = MT
     return encoder.contents(index, len(content), mtime_ns) + data + encoder.file_end(end)
 
 
-def of_files(files: dict[bytes, bytes], *others: Entry, file_meta: Meta | None = None) -> bytes:
+def of_files(files: dict[bytes, bytes], *others: StreamEntry, file_meta: Meta | None = None) -> bytes:
     """Return a stream of files with these contents, and other entries, in order."""
     entries = [File(path, _copy(file_meta or MINE), len(content)) for path, content in files.items()]
     ordered = sorted([*entries, *others], key=lambda entry: entry.path.split(b"/"))
@@ -326,14 +328,14 @@ def events_of(stream: bytes | bytearray) -> list[Event]:
 
 def paths_with_contents(stream: bytes | bytearray) -> list[bytes]:
     """Return the paths of files whose contents are in a whole stream."""
-    from gexec.files.records import Done, Listed
+    from gexec.files.records import ListDone, Listed
 
-    lists: dict[int, Sequence[Entry]] = {}
+    lists: dict[int, Sequence[StreamEntry]] = {}
     found = []
     for event in events_of(stream):
         if isinstance(event, Listed):
             lists[event.number] = event.entries
-        elif isinstance(event, Done):
+        elif isinstance(event, ListDone):
             del lists[event.number]
         elif isinstance(event, Contents):
             found.append(next(iter(lists.values()))[event.index].path)

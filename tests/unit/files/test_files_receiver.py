@@ -28,7 +28,7 @@ from file_streams import (
 from gexec import limits
 from gexec.errors import GexecError, ProtocolError
 from gexec.files.digest import BLOCK_BYTES
-from gexec.files.entries import Directory, Entry, File, Meta, Symlink
+from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
 from gexec.files.partial import Partial, temporary_name
 from gexec.files.receiver import Receiver
@@ -126,10 +126,10 @@ def test_a_huge_sparse_file_stays_sparse(copy: OneCopy, tmp_path: Path, here: Pa
     stream = sent(sparse)
     assert len(stream) < 2**20
     done = Received(stream, here)
-    copy = here / "sparse"
-    assert done.report.bytes == copy.stat().st_size == size
-    assert copy.stat().st_blocks * 512 < 2**20
-    with copy.open("rb") as file:
+    arrived = here / "sparse"
+    assert done.report.bytes == arrived.stat().st_size == size
+    assert arrived.stat().st_blocks * 512 < 2**20
+    with arrived.open("rb") as file:
         assert file.read(5) == b"begin"
         assert os.pread(file.fileno(), 8, 3 * 2**30 - 1) == b"\0middle\0"
     assert copy(sparse, digests_only=True, to=here, options=CopyOptions(task=VERIFY)).report.differing == 0
@@ -147,15 +147,15 @@ def test_one_digest_for_holes_and_zeros(copy: OneCopy, tmp_path: Path, here: Pat
 
 
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(0, 3))
-def test_any_contents(
-    copy: OneCopy, tmp_path_factory: pytest.TempPathFactory, end: bytes, zeros: int, ones: int
-) -> None:
+def test_any_contents(tmp_path_factory: pytest.TempPathFactory, end: bytes, zeros: int, ones: int) -> None:
     place = tmp_path_factory.mktemp("any")
-    (place / "to").mkdir()
     content = bytes(zeros * BLOCK_BYTES) + b"1" * (ones * BLOCK_BYTES) + bytes(zeros) + end
     (place / "f").write_bytes(content)
-    copy(place / "f", to=place / "to")
-    assert (place / "to" / "f").read_bytes() == content
+    for asking in (False, True):
+        to = place / f"to{asking}"
+        to.mkdir()
+        OneCopy(asking=asking)(place / "f", to=to)
+        assert (to / "f").read_bytes() == content
 
 
 # -- the sender's problems --------------------------------------------------------------------------
@@ -559,7 +559,7 @@ def test_owners_are_kept_by_name_then_by_number(here: Path) -> None:
     theirs = Meta(0o600, 4444, 5555, 1, b"daemon", b"daemon")
     unknown = Meta(0o600, 54321, 54322, 1, b"no-such-user", b"no-such-group")
     mixed = Meta(0o600, 1, 54322, 1, b"no-such-user", b"")
-    entries: list[Entry] = [
+    entries: list[StreamEntry] = [
         *[File(name, each, 1) for name, each in ((b"a", theirs), (b"b", unknown), (b"c", mixed))],
         Symlink(b"d", Meta(0o777, 54321, 54322, 1, b"", b""), b"x"),
         Directory(b"e", Meta(0o711, 54321, 54322, 1, b"", b"")),
@@ -634,5 +634,5 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, here: Path) -> None:
 def test_a_fault_of_the_caller_is_no_protocol_error(here: Path) -> None:
     receiver = Receiver(str(here), CopyOptions(), say=lambda _: None, tell=lambda _: None)
     with pytest.raises(ProtocolError, match="not an archive stream"):
-        receiver.feed(b"#!/bin/sh\n")
+        receiver.feed(b"#!/bin/sh\n" * 3)
     assert not receiver.finish().is_complete

@@ -54,7 +54,9 @@ class Comparer:
             return missing
         differences = self._judge.differences(above, name, entry.meta, old, is_directory=True)
         self._differs(entry.path, differences)
-        return Place(entry.path, open_below(above.descriptor, name, to_read=True), above=above)
+        place = Place(entry.path, open_below(above.descriptor, name, to_read=True), above=above)
+        place.meta = entry.meta
+        return place
 
     def leave(self, place: Place) -> None:
         """Does nothing."""

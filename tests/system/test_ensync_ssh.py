@@ -140,13 +140,16 @@ def test_a_node_without_python_is_told(shell: Shell, place: Path) -> None:
 
 def test_remove_over_ssh(shell: Shell, place: Path) -> None:
     (place / "f").touch()
-    assert told(shell.run("ensync", "-n", "node1", "--via=ssh", "--remove", place / "f")) == (0, b"", b"")
-    assert not (place / "f").exists()
+    done = shell.run("ensync", "-n", "node1", "--via=ssh", "--remove", place / "f", place / "none")
+    assert done.returncode == 0
+    assert b"f: left alone, because it is this host's own file" in done.stderr
+    assert (place / "f").exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_when_ensync_ends_so_do_the_receivers(sshd: Sshd, shell: Shell, place: Path, signum: int) -> None:
-    (place / "large").write_bytes(os.urandom(20 << 20))
+    # Longer than the ssh that brings the signal can take.
+    (place / "large").write_bytes(os.urandom(1 << 20) * 100)
     words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=5M", *to_each(place), place / "large"]
     client = shell.start("ensync", *words)
     sender = sender_of(client)

@@ -13,7 +13,7 @@ from errno import ELOOP, ENAMETOOLONG
 from gexec import limits
 from gexec.cli.flow import Run
 from gexec.cli.views import OutputForm
-from gexec.client.extent import Extent, about, extent_of
+from gexec.client.extent import about, extent_of
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
@@ -81,7 +81,7 @@ class Copy:
         roots, rules = task.filters.source(task.paths, task.names)
         paths = [os.path.abspath(os.fsencode(path)) for path in task.paths]
         if task.removes:
-            return ["gexec-receive", f"--about=removal: {about(Extent(), paths)}", *task.receiver]
+            return ["gexec-receive", f"--about={about(None, paths)}", *task.receiver]
         if task.deletes and not any(os.path.isdir(path) and not os.path.islink(path) for path in paths):
             self._say("--delete: no directory is copied, so nothing can be deleted")
         words = ["gexec-receive", f"--about={about(extent_of(walk(roots, rules)), paths)}", *task.receiver]
@@ -230,7 +230,8 @@ class Copy:
 
     def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
         """Run one job, whose ranks are these of the run, and return how they ended."""
-        feed = Feed(self._task.sender(by_ssh))
+        # Over ssh only so many nodes are reached at a time.
+        feed = Feed(self._task.sender(by_ssh, at_once=not by_ssh or job.fanout >= len(ranks)))
         self._view.ask(feed, ranks)
         try:
             connection = submit(job)

@@ -117,11 +117,14 @@ class CopyTask:
 
         return line_for_all
 
-    def sender(self, by_ssh: bool) -> list[str]:
-        """Return the sender's arguments; by ssh the receiver is sent first, and nodes may have no zstd."""
+    def sender(self, by_ssh: bool, *, at_once: bool = True) -> list[str]:
+        """Return the sender's arguments; by ssh the receiver is sent first, and nodes may have no zstd.
+
+        ``at_once``: all receivers run at the same time, so that the sender can wait for their answers.
+        """
         words = [f"--names={self.names}"]
         words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
-        words += ["--asking", *self._extended]
+        words += [*(["--asking"] if at_once else ["--digests"] if self.compares else []), *self._extended]
         if self.bytes_per_s:
             words.append(f"--bwlimit={self.bytes_per_s}")
         if self.removes:

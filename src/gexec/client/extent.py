@@ -55,13 +55,20 @@ def extent_of(entries: Iterable[Found]) -> Extent:
     return extent
 
 
-def about(extent: Extent, paths: Sequence[bytes]) -> str:
+def about(extent: Extent | None, paths: Sequence[bytes]) -> str:
     """Return ``12 files, 3.1 MiB: /etc/hosts /opt/gexec`` in at most 240 bytes, safe to print.
 
     Of many paths only the first ones are named, and how many more there are.
+
+    Args:
+        extent: what is copied; None: the paths are removed.
     """
-    count = f"{extent.files} file{'' if extent.files == 1 else 's'}, {shown_size(extent.bytes)}"
-    text = f"{count if extent.is_whole else f'over {extent.files} files'}:"
+    if extent is None:
+        text = f"removal of {_files(len(paths))}:"
+    elif extent.is_whole:
+        text = f"{_files(extent.files)}, {shown_size(extent.bytes)}:"
+    else:
+        text = f"over {_files(extent.files)}:"
     for number, path in enumerate(paths):
         name = f" {shlex.quote(shown(path))}"
         rest = f" and {len(paths) - number} more"
@@ -76,3 +83,7 @@ def about(extent: Extent, paths: Sequence[bytes]) -> str:
 def _cut(text: str, end: str) -> str:
     """Return the beginning of a text that is too long, and what it ends with."""
     return text.encode()[: _ABOUT_MAX_BYTES - len(end)].decode(errors="ignore") + end
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"

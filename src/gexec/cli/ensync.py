@@ -124,6 +124,9 @@ class CopyTask:
         words += ["--asking", *self._extended]
         if self.bytes_per_s:
             words.append(f"--bwlimit={self.bytes_per_s}")
+        if self.compares:
+            # No receiver takes contents; so files that cannot be read are reported when they are compared.
+            words.append("--digests")
         if self.removes:
             words.append("--remove")
         return [*words, *self.filters.words(), "--", *self.paths]

@@ -68,7 +68,7 @@ def told(done: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
 
 def to_each(place: Path) -> list[object]:
     """The options that give each node a folder of its own."""
-    return ["--parents", "--dest", place / "to" / "%h"]
+    return ["--parents", "--dest", f"{place}/to/%h/"]
 
 
 def sender_of(client: subprocess.Popen[bytes]) -> int:
@@ -174,7 +174,7 @@ def test_one_large_file_arrives_on_all_nodes_whole(cluster: Cluster, shell: Shel
 def test_the_rank_in_the_destination_and_a_node_that_stands_twice(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
     nodes = "node002 node001 node002"
-    done = shell.run("ensync", "-n", nodes, "--parents", "--dest", place / "to" / "%n-%h%%", place / "f")
+    done = shell.run("ensync", "-n", nodes, "--parents", "--dest", f"{place}/to/%n-%h%%/", place / "f")
     assert told(done) == (0, b"", b"")
     found = sorted(path.parent.name for path in (place / "to").glob("*/f"))
     assert found == ["0-node002%", "1-node001%", "2-node002%"]
@@ -494,7 +494,7 @@ def test_a_directory_in_the_way_stays(shell: Shell, place: Path) -> None:
 
 def test_nothing_is_made_above_without_parents(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
-    done = shell.run("ensync", "-n", "node001", "--dest", place / "to/%h", place / "f")
+    done = shell.run("ensync", "-n", "node001", "--dest", f"{place}/to/%h/", place / "f")
     assert done.returncode == 1
     assert b"is missing (--parents makes it)" in done.stderr
 
@@ -653,7 +653,7 @@ def test_a_node_that_writes_slowly_comes_after_the_others(
     (folder / "gexec-receive").chmod(0o755)
     (place / "f").write_bytes(os.urandom(3 << 20))
     env = {"PATH": f"{folder}:{os.environ['PATH']}"}
-    words = ("--min-rate", "900G", "--parents", "--dest", place / "to" / "%h", place / "f")
+    words = ("--min-rate", "900G", "--parents", "--dest", f"{place}/to/%h/", place / "f")
     done = shell.run("ensync", *words, env=env)
     assert done.returncode == 0, done.stderr
     assert b"a second are written here: given up (--min-rate)" in done.stderr
@@ -731,11 +731,11 @@ def test_what_is_named_and_not_delivered_shows_in_the_status(shell: Shell, place
 
 def test_the_same_sentence_of_all_nodes_is_one_line(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
-    done = shell.run("ensync", place / "f", "--dest", place / "to/%h")
+    done = shell.run("ensync", place / "f", "--dest", f"{place}/to/%h/")
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
     assert lines == [
-        f"node[001-008] gexec-receive: the destination {place}/to/%h is missing (--parents makes it)",
+        f"node[001-008] gexec-receive: the destination {place}/to/%h/ is missing (--parents makes it)",
         "ensync: 8 of 8 nodes exited 1: node[001-008]",
     ]
 
@@ -756,10 +756,10 @@ def test_a_destination_that_is_no_directory_is_one_line_for_all_nodes(
             path.touch()
         elif "link" in there and not path.is_symlink():
             path.symlink_to("f" if there == "link to a file" else "nowhere")
-    done = shell.run("ensync", "--via=gexec", *parents, "--dest", f"{place}/{name}{below}", place / "f")
+    done = shell.run("ensync", "--via=gexec", *parents, "--dest", f"{place}/{name}{below}/", place / "f")
     said, failed = done.stderr.decode().splitlines()
     assert (done.returncode, failed) == (1, "ensync: 8 of 8 nodes exited 1: node[001-008]")
-    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below} is ")
+    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below}/ is ")
 
 
 def test_with_all_standard_descriptors_closed_the_files_arrive(

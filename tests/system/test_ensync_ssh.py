@@ -122,7 +122,7 @@ def test_auto_takes_ssh_to_nodes_where_no_gexecd_answers(
     for name in ("node001", "node1", "node002", "node2"):
         assert (place / "to" / name / "f").read_bytes() == (place / "f").read_bytes()
     # Ranks are those of the run, so that there is no second job where they are in the destination.
-    words = ["-n", "node001 node1", "--parents", "--dest", place / "n%n", place / "f"]
+    words = ["-n", "node001 node1", "--parents", "--dest", f"{place}/n%n/", place / "f"]
     done = shell.run("ensync", *words)
     assert done.returncode == 255
     assert b"ensync: node1: not started: " in done.stderr

@@ -16,7 +16,7 @@ import pytest
 from gexec.cluster import processes
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.records import Meta
+from gexec.files.entries import File, Meta, packed_entry
 
 from .commands import Shell
 from .conftest import BIN, DEADLINE_S, Cluster, wait_until
@@ -300,9 +300,9 @@ def test_a_dry_run_fetches_nothing(shell: Shell, place: Path) -> None:
 
 def test_a_hostile_node_writes_nothing_outside_its_folder(shell: Shell, place: Path) -> None:
     encoder = Encoder()
-    stream = encoder.preamble()
-    stream += encoder.file(b"../../f", Meta(0o4755, 0, 0, 1, b"", b""), 0)
-    stream += encoder.file_end(ContentHash().finish(0)) + encoder.end(0)
+    evil = File(b"../../f", Meta(0o4755, 0, 0, 1, b"", b""), 0)
+    stream = encoder.preamble() + encoder.list(0, [packed_entry(evil)]) + encoder.contents(0, 0, 1)
+    stream += encoder.file_end(ContentHash().finish(0)) + encoder.done(0) + encoder.end(0)
     (place / "evil").write_bytes(stream)
     (place / "f").write_bytes(b"mine")
     env = fake_sender(place, f"case $GEXEC_NODE in node002) exec cat {place}/evil;; esac")
@@ -359,7 +359,8 @@ def test_kill_9_of_a_node_costs_its_own_files_only(
     (place / "f").write_bytes(b"content")
     # The node that is to be killed sends the beginning of a file and waits.
     encoder = Encoder()
-    begin = encoder.preamble() + encoder.file(b"f", Meta(0o644, 0, 0, 1, b"", b""), 1 << 20)
+    file = File(b"f", Meta(0o644, 0, 0, 1, b"", b""), 1 << 20)
+    begin = encoder.preamble() + encoder.list(0, [packed_entry(file)]) + encoder.contents(0, 1 << 20, 1)
     (place / "begin").write_bytes(begin + encoder.data(0, 65536) + bytes(65536))
     wait = f"cat {place}/begin; touch {place}/begun; exec sleep 1000"
     env = fake_sender(place, f"case $GEXEC_NODE in node003) {wait};; esac")

@@ -20,9 +20,9 @@ import pytest
 
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
+from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink, packed_entry
 from gexec.files.options import CopyOptions
 from gexec.files.receiver import Receiver
-from gexec.files.records import Meta
 from gexec.files.report import Report, parse
 
 from .conftest import DEADLINE_S, wait_until
@@ -65,18 +65,22 @@ def report_of(stdout: bytes) -> Report:
 def stream_of(*files: tuple[bytes, bytes], mode: int = 0o644, owner: int = -1, folder: bytes = b"") -> bytes:
     """Return a stream of small files, below a directory if one is given."""
     uid = os.geteuid() if owner < 0 else owner
-    encoder = Encoder()
-    stream = encoder.preamble()
+    entries: list[StreamEntry] = []
     if folder:
-        stream += encoder.directory(folder, Meta(0o755, uid, uid, 1, b"", b""))
+        entries.append(Directory(folder, Meta(0o755, uid, uid, 1, b"", b"")))
         folder += b"/"
+    first = len(entries)
     for name, content in files:
+        entries.append(File(folder + name, Meta(mode, uid, uid, 1, b"", b""), len(content)))
+    encoder = Encoder()
+    stream = encoder.preamble() + encoder.list(0, map(packed_entry, entries))
+    for index, (_, content) in enumerate(files, first):
         hashed = ContentHash()
         hashed.update(0, content)
-        stream += encoder.file(folder + name, Meta(mode, uid, uid, 1, b"", b""), len(content))
+        stream += encoder.contents(index, len(content), 1)
         stream += encoder.data(0, len(content)) + content
         stream += encoder.file_end(hashed.finish(len(content)))
-    return stream + encoder.end(0)
+    return stream + encoder.done(0) + encoder.end(0)
 
 
 # -- commands ---------------------------------------------------------------------------------------
@@ -457,8 +461,8 @@ def test_attack_79_owner_and_mode_of_a_file_exchanged_for_a_link(
     attacker(put_links, theirs / "files", precious)
     encoder = Encoder()
     stream = stream_of((b"files/evil", b"evil"), mode=0o666, owner=OTHER)
-    links = encoder.preamble() + encoder.symlink(b"files/link", Meta(0o777, OTHER, OTHER, 1, b"", b""), b"x")
-    links += encoder.end(0)
+    link = Symlink(b"files/link", Meta(0o777, OTHER, OTHER, 1, b"", b""), b"x")
+    links = encoder.preamble() + encoder.list(0, [packed_entry(link)]) + encoder.done(0) + encoder.end(0)
     for _ in range(300):
         receive_here(theirs, stream, CopyOptions())
         receive_here(theirs, stream, CopyOptions(backup=True, compare_content=True))

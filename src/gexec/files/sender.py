@@ -119,7 +119,8 @@ class Sender:
     def chunks(self) -> Iterator[Buffer]:
         """Yield the stream. Each chunk is valid until the next one is requested."""
         encoder = self._encoder
-        self._gathered += encoder.preamble(
+        # Not gathered: it is never compressed.
+        yield encoder.preamble(
             asking=self._answers is not None, digests_only=self._digests_only, boot_id=boot_id()
         )
         if self._rules:

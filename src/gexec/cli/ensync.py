@@ -127,6 +127,9 @@ class CopyTask:
         words += [*(["--asking"] if at_once else ["--digests"] if self.compares else []), *self._extended]
         if self.bytes_per_s:
             words.append(f"--bwlimit={self.bytes_per_s}")
+        if self.compares:
+            # No receiver takes contents; so files that cannot be read are reported when they are compared.
+            words.append("--digests")
         if self.removes:
             words.append("--remove")
         return [*words, *self.filters.words(), "--", *self.paths]

@@ -218,6 +218,8 @@ class Sender:
         assert found.status is not None
         as_listed = found.status.st_size, found.status.st_mtime_ns
         is_same = as_listed == (before.st_size, before.st_mtime_ns) and not changed(before, after)
+        if not is_same and self._digests_only:
+            self._problem(found.path, CHANGED)
         return digest if is_same else b""
 
     # -- contents ---------------------------------------------------------------------------------

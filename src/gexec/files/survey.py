@@ -136,16 +136,23 @@ class Survey:
         try:
             above, name = self._place(entry.path)
             if above.is_missing:
-                return Finding(LACKS)
+                return self._absent(entry)
             try:
                 status = os.lstat(name, dir_fd=above.descriptor)
             except FileNotFoundError:
-                return Finding(LACKS)
+                return self._absent(entry)
             return self._finding(above, name, entry, status)
         except RefusedError as error:
             return Finding(UNKNOWN, why=str(error))
         except OSError as error:
             return Finding(UNKNOWN, why=reason(error))
+
+    def _absent(self, entry: File) -> Finding:
+        if self._options.task == WRITE:
+            # An owner who is refused is refused before the contents are sent.
+            self._judge.owners.wanted(entry.meta)
+            self._judge.extended(entry.meta)
+        return Finding(LACKS)
 
     def _finding(self, above: Place, name: bytes, entry: File, status: os.stat_result) -> Finding:
         task = self._options.task
@@ -167,7 +174,9 @@ class Survey:
         elif is_older:
             found.state = LACKS
         elif found.differences:
-            found.state = ATTRIBUTES
+            # Its contents must be readable here to be kept.
+            is_readable = os.access(name, os.R_OK, dir_fd=above.descriptor, effective_ids=True)
+            found.state = ATTRIBUTES if is_readable else LACKS
         return found
 
     def _digest(self, above: Place, name: bytes, size: int) -> bytes:

@@ -144,7 +144,10 @@ class _Listed:
         """Take a root. Return False if it was there already, with all that is above it."""
         known = self.roots.get(name)
         if known is None:
-            self.roots[name] = SourceRoot(path, name, place, depth=depth, is_certain=True)
+            # One text for both, if they are equal: lists can be long.
+            self.roots[name] = SourceRoot(
+                path, name, b"" if place == path else place, depth=depth, is_certain=True
+            )
         elif known.place == place:
             known.depth = max(known.depth, depth)
         elif is_implied or depth:

@@ -97,6 +97,9 @@ def _without_zeros(content: bytes | bytearray, length: int) -> Iterator[tuple[in
 
 def parts(content: bytes) -> Iterator[tuple[int, memoryview]]:
     """Yield (offset, data) of contents as ``pieces`` does, each of at most ARCHIVE_DATA_MAX_BYTES."""
+    if 0 < len(content) < BLOCK_BYTES:
+        yield 0, memoryview(content)
+        return
     for position in range(0, len(content), _PIECE_BYTES):
         piece = content[position : position + _PIECE_BYTES]
         for start, data in _without_zeros(piece, len(piece)):

@@ -272,11 +272,14 @@ class Opener:
     the walk.
     """
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_above", "_levels", "_root")
 
     def __init__(self) -> None:
         #: Names and descriptors of open directories; the first one is the path that a root is in.
         self._levels: list[tuple[bytes, int]] = []
+        #: The last one is this directory of the stream, of this root.
+        self._above: bytes | None = None
+        self._root: SourceRoot | None = None
 
     def open(self, found: Found) -> int:
         """Return a descriptor for reading a FILE; the caller closes it.
@@ -287,17 +290,14 @@ class Opener:
             OSError: it cannot be opened. ELOOP: it is not the file that was found, but another one that has
                 replaced it, or a link. ``reading.unreadable`` has the sentence.
         """
-        folder, base = os.path.split(found.root.place)
-        *above, entry = (base + found.name[len(found.root.name) :]).split(b"/")
-        wanted = [folder, *above]
-        same = 0
-        for (name, _), other in zip(self._levels, wanted, strict=False):
-            if name != other:
-                break
-            same += 1
-        self._leave(same)
-        for name in wanted[same:]:
-            self._enter(name)
+        above, _, entry = found.name.rpartition(b"/")
+        if len(found.name) == len(found.root.name):
+            folder, entry = os.path.split(found.root.place)
+            self._go_to([folder])
+        elif found.root is not self._root or above != self._above:
+            folder, base = os.path.split(found.root.place)
+            self._go_to([folder, *(base + above[len(found.root.name) :]).split(b"/")])
+            self._root, self._above = found.root, above
         descriptor = os.open(entry, FILE_FLAGS, dir_fd=self._levels[-1][1])
         try:
             if found.status is None or not _is_same(found.status, os.fstat(descriptor)):
@@ -309,7 +309,20 @@ class Opener:
 
     def close(self) -> None:
         """Close all directories."""
+        self._above = None
         self._leave(0)
+
+    def _go_to(self, wanted: Sequence[bytes]) -> None:
+        """Open these directories, each in the one before; those that are open already stay so."""
+        self._above = None
+        same = 0
+        for (name, _), other in zip(self._levels, wanted, strict=False):
+            if name != other:
+                break
+            same += 1
+        self._leave(same)
+        for name in wanted[same:]:
+            self._enter(name)
 
     def _enter(self, name: bytes) -> None:
         if self._levels:

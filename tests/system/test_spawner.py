@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -834,18 +835,20 @@ def _children(pid: int) -> list[int]:
 @pytest.mark.root
 @needs_root
 def test_a_task_that_sigkill_does_not_end_costs_its_user_no_other_task(
-    make: Callable[..., Rig], tmp_path: Path
+    make: Callable[..., Rig],
 ) -> None:
     """Its storage hangs. Their helper has done what it can, and is left alone."""
-    tmp_path.chmod(0o755)
-    for above in tmp_path.parents:
-        if above.name.startswith("pytest"):
-            above.chmod(0o755)
     rig = make()
-    with frozen_at(tmp_path / "disk", NOBODY.pw_uid) as freeze:
+    with TemporaryDirectory(prefix="gxf", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        _one_hangs(rig, Path(folder) / "disk")
+
+
+def _one_hangs(rig: Rig, disk: Path) -> None:
+    with frozen_at(disk, NOBODY.pw_uid) as freeze:
         other = rig.sh("echo up; read line; echo $line", user=NOBODY.pw_uid)
         assert other.line() == b"up"
-        hung = rig.sh(f"cd {tmp_path}/disk && echo up && read line && echo x >file", user=NOBODY.pw_uid)
+        hung = rig.sh(f"cd {disk} && echo up && read line && echo x >file", user=NOBODY.pw_uid)
         assert hung.line() == b"up"
         pid = hung.started()
         freeze()

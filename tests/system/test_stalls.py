@@ -21,7 +21,10 @@ from .must_hold import end, wait_gone
 from .sshd import Sshd
 from .test_ensync import begun, root_only, to_each, told
 
-_NOTHING_TAKEN = b"lost: took none of its input for 1 s: given up"
+#: Short, and yet longer than what a receiver needs to begin. On a busy machine one that has not stopped may
+#: be given up too: it gets its files once more, so only the end of a run is certain.
+_STALL_S = 2
+_NOTHING_TAKEN = b"lost: took none of its input for 2 s: given up"
 #: Far more than what pipes, sockets and windows hold.
 _SIZE = 12 << 20
 
@@ -85,11 +88,20 @@ def test_receivers_that_stop_are_lost_and_the_nodes_behind_them_have_every_byte(
     cluster: Cluster, shell: Shell, place: Path, fanout: int
 ) -> None:
     env = stopping(place, "node002", "node005")
-    words = ("--via=gexec", "--compress=never", "--stall=1", "-f", fanout, *to_each(place), place / "file")
+    words = (
+        "--via=gexec",
+        "--compress=never",
+        f"--stall={_STALL_S}",
+        "-f",
+        fanout,
+        *to_each(place),
+        place / "file",
+    )
     done = shell.run("ensync", *words, env=env)
     assert done.returncode == 255
     [again, both] = done.stderr.splitlines()
-    assert again == b"ensync: once more: 2 of 8 nodes (%s): node002 node005" % _NOTHING_TAKEN
+    assert again.startswith(b"ensync: once more: ")
+    assert b" nodes (%s): " % _NOTHING_TAKEN in again
     assert both == b"ensync: 2 of 8 nodes %s: node002 node005" % _NOTHING_TAKEN
     received(place, [name for name in cluster.names if name not in ("node002", "node005")])
     wait_gone(str(place))
@@ -97,7 +109,7 @@ def test_receivers_that_stop_are_lost_and_the_nodes_behind_them_have_every_byte(
 
 def test_all_receivers_stop(cluster: Cluster, shell: Shell, place: Path) -> None:
     env = stopping(place, "node*", after_bytes=0)
-    words = ("--via=gexec", "--compress=never", "--stall=1", *to_each(place), place / "file")
+    words = ("--via=gexec", "--compress=never", f"--stall={_STALL_S}", *to_each(place), place / "file")
     done = shell.run("ensync", *words, env=env)
     assert done.returncode == 255
     assert done.stderr.splitlines()[-1] == b"ensync: 8 of 8 nodes %s: node[001-008]" % _NOTHING_TAKEN
@@ -108,7 +120,7 @@ def test_all_receivers_stop(cluster: Cluster, shell: Shell, place: Path) -> None
 def test_one_that_stops_after_the_end_of_its_input_is_lost(shell: Shell, place: Path) -> None:
     (place / "small").write_bytes(b"content")
     env = stopping(place, "node002", after_bytes=0)
-    words = ("-n", "node[001-003]", "--via=gexec", "--stall=1", *to_each(place), place / "small")
+    words = ("-n", "node[001-003]", "--via=gexec", f"--stall={_STALL_S}", *to_each(place), place / "small")
     done = shell.run("ensync", *words, env=env)
     assert done.returncode == 255
     assert b"node002: lost: " in done.stderr
@@ -119,12 +131,14 @@ def test_one_that_stops_after_the_end_of_its_input_is_lost(shell: Shell, place: 
 def test_one_that_was_stopped_once_gets_its_file_once_more(
     cluster: Cluster, shell: Shell, place: Path
 ) -> None:
-    client, _ = begun(shell, place, "-f", "1", "--stall=1")
+    client, _ = begun(shell, place, "-f", "1", f"--stall={_STALL_S}")
     pid = receiver_on(cluster, "node003")
     os.kill(pid, signal.SIGSTOP)
     out, err = end(client)
     assert (client.returncode, out) == (0, b"")
-    assert err == b"ensync: once more: 1 of 8 nodes (%s): node003\n" % _NOTHING_TAKEN
+    assert err.startswith(b"ensync: once more: ")
+    assert err.count(b"\n") == 1
+    assert b"(%s): " % _NOTHING_TAKEN in err
     assert not os.path.exists(f"/proc/{pid}")  # it was killed, although it was stopped
     received(place, cluster.names, "large")
 
@@ -144,7 +158,7 @@ def _state(pid: int) -> str:
 
 
 def test_a_slow_node_is_not_one_that_stands_still(shell: Shell, place: Path) -> None:
-    """It takes something within every second, and writes nothing; the others have its pace."""
+    """It takes little at a time, and writes nothing; the others have its pace."""
     folder = place / "bin"
     folder.mkdir()
     (folder / "gexec-receive").write_text(
@@ -154,7 +168,7 @@ def test_a_slow_node_is_not_one_that_stands_still(shell: Shell, place: Path) -> 
     )
     (folder / "gexec-receive").chmod(0o755)
     env = {"PATH": f"{folder}:{os.environ['PATH']}"}
-    words = ("-n", "node[001-003]", "--via=gexec", "--compress=never", "--stall=2", *to_each(place))
+    words = ("-n", "node[001-003]", "--via=gexec", "--compress=never", "--stall=20", *to_each(place))
     done = shell.run("ensync", *words, place / "file", env=env)
     assert told(done) == (0, b"", b"")
     received(place, ["node001", "node003"])
@@ -186,7 +200,7 @@ def test_a_receiver_whose_storage_hangs_cannot_be_killed_and_holds_nobody(
 ) -> None:
     """node002 writes to a file system that is frozen: its receiver does not end, even by SIGKILL."""
     with frozen_at(place / "to/node002") as freeze:
-        client, _ = begun(shell, place, "-f", "1", "--stall=1")
+        client, _ = begun(shell, place, "-f", "1", f"--stall={_STALL_S}")
         pid = receiver_on(cluster, "node002")
         freeze()
         out, err = end(client)
@@ -251,8 +265,8 @@ def test_a_frozen_gexecd_of_the_client_itself_ends_the_run(
 def test_over_ssh_a_command_that_stops_is_lost_and_the_others_have_every_byte(sshd: Sshd) -> None:
     script = 'if test "$GEXEC_MY_VNN" = 1; then echo $$; kill -STOP $$; fi; wc -c'
     names = ["node1", "node2", "node3"]
-    done = ssh_jobs.run(sshd, names, "sh", "-c", script, stdin=bytes(_SIZE), stall_s=1.0)
-    lost = outcomes.lost("took none of its input for 1 s: given up")
+    done = ssh_jobs.run(sshd, names, "sh", "-c", script, stdin=bytes(_SIZE), stall_s=4.0)
+    lost = outcomes.lost("took none of its input for 4 s: given up")
     assert done.outcomes == [outcomes.exited(0), lost, outcomes.exited(0)]
     assert [done.stdout(rank).split()[-1] for rank in (0, 2)] == [b"%d" % _SIZE] * 2
     ssh_jobs.gone(int(done.stdout(1)))
@@ -267,5 +281,5 @@ def test_over_ssh_a_command_that_stops_after_its_input_is_lost(sshd: Sshd) -> No
 
 def test_over_ssh_a_command_that_writes_is_not_given_up(sshd: Sshd) -> None:
     script = "cat >/dev/null; for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done"
-    done = ssh_jobs.run(sshd, ["node1", "node2"], "sh", "-c", script, stdin=b"x", stall_s=2.0)
+    done = ssh_jobs.run(sshd, ["node1", "node2"], "sh", "-c", script, stdin=b"x", stall_s=20.0)
     assert done.outcomes == [outcomes.exited(0)] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from gexec.posix.loop import PollLoop
 from gexec.ssh.process import SshProcess
@@ -48,6 +49,8 @@ def test_who_takes_nothing_is_given_up_once_and_others_are_not() -> None:
         process.stalled = why
         given_up.append((process.rank, why))
 
+    while reader.unread_stdin():
+        time.sleep(0.01)
     stalls = Stalls(1.0, stdin, dict(enumerate(processes)), loop, give_up)
     try:
         loop.turn(None)  # the first measurement

@@ -21,6 +21,7 @@ BIN = Path(sys.executable).parent
 #: Longer than anything takes; reached only when something hangs. Orphans may run for 20 s.
 DEADLINE_S = 90.0
 _STEP_S = 0.005
+_PYTHON_BYTES = 430_000
 #: What can happen: to one node or the client while the copy runs, or (a full disk) from its beginning.
 FAULTS = ("node", "receiver", "client", "sender", "interrupt", "full")
 
@@ -178,6 +179,8 @@ class RunningCopy:
             TimeoutError: it does not end.
         """
         try:
+            # Before, it is Python that starts, and a signal is Python's matter.
+            _until(lambda: self._client.poll() is not None or self._has_sender(), DEADLINE_S)
             began_s = time.monotonic()
             for fault in sorted(self._plan.faults, key=lambda fault: (fault.progress, fault.delay_s)):
                 if fault.kind != "full" and self._until(fault, began_s) and self._apply(fault):
@@ -223,14 +226,15 @@ class RunningCopy:
         return _until(has_come, DEADLINE_S) and self._client.poll() is None
 
     def _bytes_read(self) -> int:
-        """Return how much the sender has read, -1 before it runs."""
-        if not self._sender:
-            for pid in children_of(self._client.pid):
-                if b"gexec.cli.send" in _read(f"/proc/{pid}/cmdline"):
-                    self._sender = pid
+        """Return how much the sender has read of the files, about: without what Python reads at its start."""
         counted = _read(f"/proc/{self._sender}/io").partition(b"rchar: ")[2].split(maxsplit=1)
-        # What Python itself reads at its start, about, is left out.
-        return int(counted[0]) - 600_000 if counted else -1
+        return max(0, int(counted[0]) - _PYTHON_BYTES) if counted else 0
+
+    def _has_sender(self) -> bool:
+        for pid in children_of(self._client.pid):
+            if b"gexec.cli.send" in _read(f"/proc/{pid}/cmdline"):
+                self._sender = pid
+        return self._sender > 0
 
     def _apply(self, fault: CopyFault) -> bool:
         """Let it happen; return False if that on which it would happen is not there."""
@@ -249,7 +253,6 @@ class RunningCopy:
             self.killed.add(fault.node)
             return True
         if fault.kind == "sender":
-            self._bytes_read()
             return self._sender > 0 and _kill(self._sender, signal.SIGKILL)
         asks = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         self._client.send_signal(signal.SIGKILL if fault.kind == "client" else asks[fault.choice % 3])

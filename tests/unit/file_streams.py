@@ -17,12 +17,12 @@ from gexec.files.compression import Compressor
 from gexec.files.decoder import ArchiveDecoder
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink, packed_entry
+from gexec.files.entries import File, Meta, StreamEntry, packed_entry
 from gexec.files.lister import Lister
 from gexec.files.options import CopyOptions
 from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.receiver import Receiver
-from gexec.files.records import Contents, Event
+from gexec.files.records import Contents, Event, ListDone, Listed
 from gexec.files.report import Report
 from gexec.files.roots import roots_of
 from gexec.files.sender import Sender
@@ -109,7 +109,11 @@ class Sent:
     Args:
         paths: what is sent; each by its last name.
         answers: as for Sender.
-        problems: False: any problem is an error.
+        remove: they are to be removed.
+        on_found: called with each entry, before it is listed.
+
+    Attributes:
+        problems: what could not be sent.
     """
 
     def __init__(
@@ -328,8 +332,6 @@ def events_of(stream: bytes | bytearray) -> list[Event]:
 
 def paths_with_contents(stream: bytes | bytearray) -> list[bytes]:
     """Return the paths of files whose contents are in a whole stream."""
-    from gexec.files.records import ListDone, Listed
-
     lists: dict[int, Sequence[StreamEntry]] = {}
     found = []
     for event in events_of(stream):
@@ -364,23 +366,11 @@ def snapshot(place: Path) -> dict[str, tuple[int, int, bytes]]:
     return found
 
 
-__all__ = [
-    "MINE",
-    "MINE_DIRECTORY",
-    "MTIME_NS",
-    "Copying",
-    "Directory",
-    "File",
-    "OneCopy",
-    "Received",
-    "Sent",
-    "Symlink",
-    "contents_of",
-    "events_of",
-    "hand_made",
-    "meta",
-    "of_files",
-    "paths_with_contents",
-    "sent",
-    "snapshot",
-]
+def names_of_one_file(top: Path) -> set[frozenset[str]]:
+    """Return the sets of paths that are one file."""
+    names: dict[int, set[str]] = {}
+    for folder, _, files in os.walk(top):
+        for name in files:
+            path = Path(folder, name)
+            names.setdefault(path.lstat().st_ino, set()).add(str(path.relative_to(top)))
+    return {frozenset(each) for each in names.values() if len(each) > 1}

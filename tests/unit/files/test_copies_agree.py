@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from file_streams import MTIME_NS, Copying, paths_with_contents
+from file_streams import MTIME_NS, Copying, names_of_one_file, paths_with_contents
 from gexec.files.digest import BLOCK_BYTES
 from gexec.files.options import CopyOptions
 
@@ -142,16 +142,6 @@ def state(top: Path) -> dict[str, Any]:
     return found
 
 
-def names_of_one(top: Path) -> set[frozenset[str]]:
-    """Return the sets of paths that are one file."""
-    names: dict[int, set[str]] = {}
-    for folder, _, files in os.walk(top):
-        for name in files:
-            path = Path(folder, name)
-            names.setdefault(path.lstat().st_ino, set()).add(str(path.relative_to(top)))
-    return {frozenset(each) for each in names.values() if len(each) > 1}
-
-
 @pytest.mark.parametrize("how", ["plain", "checksum-compare", "delete", "backup"])
 @settings(max_examples=15)
 @given(trees, links, st.lists(st.tuples(changes, extras), min_size=3, max_size=3))
@@ -192,7 +182,7 @@ def test_three_directories_become_equal_to_the_source(
             assert found.keys() == wanted.keys()
         else:
             assert was.keys() <= found.keys()
-        for names in names_of_one(source):
+        for names in names_of_one_file(source):
             assert len({(top / name).lstat().st_ino for name in names}) == 1
         single = {name for name in known if known[name].st_nlink == 1 and (source / name).exists()}
         for name in single:

@@ -15,6 +15,10 @@ import pytest
 from client_peers import DEADLINE_S, Peer, daemons, sign_all
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
+from gexec.files.answers import Answer
+from gexec.files.decoder import ArchiveDecoder
+from gexec.files.entries import File
+from gexec.files.records import Event, Listed
 from gexec.wire.frames import (
     OFFSET_ALL,
     REFUSED_BUSY,
@@ -65,19 +69,35 @@ class Script:
         self.jobs.append(job)
         self.stdin.append(b"")
         peer.say(RanksStarted(((0, job.ranks),)))
+        answers: list[bytes] = []
+        decoder = ArchiveDecoder(lambda event: answers.extend(_answers(event)))
         eof = bool(job.flags & NO_STDIN)
+        told = 0
         while not eof:
             frame = peer.until(Stdin)
             assert isinstance(frame, Stdin)
             self.stdin[-1] += frame.data
+            decoder.feed(frame.data)
+            for answer in answers:
+                peer.say(Output(((0, job.ranks),), STDOUT, told, answer))
+                told += len(answer)
+            answers.clear()
             eof = frame.eof
             peer.say(StdinTaken(OFFSET_ALL if eof else frame.offset + len(frame.data)))
         for rank, outcome in enumerate(self._endings.pop(0)):
             said = _REPORT if outcome.ok else b""
             if said:
-                peer.say(Output(((rank, rank + 1),), STDOUT, 0, said))
-            peer.say(Ended(((rank, rank + 1),), outcome, len(said), 0))
+                peer.say(Output(((rank, rank + 1),), STDOUT, told, said))
+            peer.say(Ended(((rank, rank + 1),), outcome, told + len(said), 0))
         peer.finish(0)
+
+
+def _answers(event: Event) -> list[bytes]:
+    """Return what receivers answer that have nothing yet."""
+    if not isinstance(event, Listed):
+        return []
+    files = sum([1 << index for index, entry in enumerate(event.entries) if isinstance(entry, File)])
+    return [Answer(event.number, 0, files, 0).line().encode() + b"\n"]
 
 
 GONE, REFUSED = lost("connection reset"), not_started("connection refused")
@@ -246,7 +266,7 @@ def test_removing_is_a_job_without_files(tmp_path: Path) -> None:
         done = ensync(running.env, "--remove", "/a b", "/c")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     [job] = script.jobs
-    assert job.argv == [b"rm", b"-f", b"--", b"/a b", b"/c"]
+    assert job.argv == [b"gexec-receive", b"--about=removal of 2 files: '/a b' /c", b"--dest=/"]
     assert job.flags == REMOTE_PATH | NO_STDIN
 
 

@@ -183,6 +183,7 @@ def test_json_ends_with_the_exit_status_also_after_a_signal_or_a_file_that_was_n
     def interrupted(peer: Peer) -> None:
         job = peer.accept()
         peer.say(RanksStarted(((0, job.ranks),)))
+        peer.until(Stdin)  # from now on it catches signals
         client[0].send_signal(signal.SIGINT)
         got = peer.until(Signal)
         assert isinstance(got, Signal)

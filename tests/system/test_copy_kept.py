@@ -242,7 +242,7 @@ def test_capabilities_acls_and_attributes_are_kept_by_root(
     tree.mkdir()
     file = tree / "program"
     file.write_bytes(b"x")
-    commands = (
+    commands: tuple[list[str | Path], ...] = (
         ["setfacl", "-m", "u:daemon:r,g:bin:rw", file],
         ["setfacl", "-d", "-m", "u:daemon:rwx", tree],
         ["setfattr", "-n", "user.note", "-v", "kept", file],

@@ -148,12 +148,11 @@ def test_remove_over_ssh(shell: Shell, place: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_when_ensync_ends_so_do_the_receivers(sshd: Sshd, shell: Shell, place: Path, signum: int) -> None:
-    # Longer than the ssh that brings the signal can take.
-    (place / "large").write_bytes(os.urandom(1 << 20) * 100)
-    words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=5M", *to_each(place), place / "large"]
+    (place / "large").write_bytes(os.urandom(20 << 20))
+    words = ["-n", "node[1-2]", "--via=ssh", "--bwlimit=1M", *to_each(place), place / "large"]
     client = shell.start("ensync", *words)
     sender = sender_of(client)
-    wait_read(sender, 5 << 20)
+    wait_read(sender, 2 << 20)  # much is left: a signal by ssh may need seconds
     client.send_signal(signum)
     _, err = end(client)
     assert client.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)

@@ -211,7 +211,7 @@ class Copying:
                 received.feed(chunk)
                 if received.error:
                     self._pending += self._union.gone([rank])
-            on_chunk(self.stream)
+            on_chunk(bytes(self.stream))
             if all(received.error for received in self.received):
                 break  # the job has ended, and so does its sender
         for received in self.received:

@@ -124,7 +124,7 @@ class CopyTask:
         """
         words = [f"--names={self.names}"]
         words += ["--loader", "--compress=never"] if by_ssh else [f"--compress={self.compress}"]
-        words += [*(["--asking"] if at_once else ["--digests"] if self.compares else []), *self._extended]
+        words += [*(["--asking"] if at_once else []), *self._extended]
         if self.bytes_per_s:
             words.append(f"--bwlimit={self.bytes_per_s}")
         if self.compares:

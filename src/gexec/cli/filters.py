@@ -7,14 +7,14 @@ import os
 from gexec.errors import UsageError
 from gexec.files.listing import listed_roots, read_list
 from gexec.files.patterns import Rules
-from gexec.files.roots import roots_of
+from gexec.files.roots import SourceRoot, roots_of
+from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gexec.cli.options import Parsed
-    from gexec.files.roots import SourceRoot
 
 
 class Filters:
@@ -75,7 +75,9 @@ class Filters:
         """
         if not self._list:
             roots = roots_of(paths, naming, expands=expands)
-            return roots, self._rules.below({root.top for root in roots})
+            rules = self._rules.below({root.top for root in roots})
+            hidden = _hidden(paths, naming, expands, roots, rules) if rules else ()
+            return [*hidden, *roots], rules
         if len(paths) > 1:
             raise UsageError(
                 f"--files-from: expected one directory, which its names are below, but {paths[1][:200]!r} is "
@@ -88,6 +90,22 @@ class Filters:
             rules=self._rules,
             ends_with_nul=self._ends_with_nul,
         )
+
+
+def _hidden(
+    paths: Sequence[str], naming: str, expands: bool, roots: Sequence[SourceRoot], rules: Rules
+) -> Iterator[SourceRoot]:
+    """Yield what is named, but is in a directory that is left out, as something to report."""
+    names = {root.name for root in roots}
+    for path in paths:
+        for root in roots_of([path], naming, expands=expands):
+            above = root.name
+            while above and above not in names:
+                above = above.rpartition(b"/")[0]
+                if above and rules.excludes(above, True):
+                    reason = f"a pattern leaves out {shown(b'/' + above)}, in which it is; copy it on its own"
+                    yield SourceRoot(root.path, b"", reason=reason)
+                    break
 
 
 def _patterns(parsed: Parsed) -> Iterator[tuple[bool, bytes]]:

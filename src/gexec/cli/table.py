@@ -179,7 +179,6 @@ EXCLUDES = (
     ("checksum", "dry-run", "neither writes anything"),
     ("xattrs", "no-xattrs", "one is the opposite of the other"),
     ("no-target-directory", "relative", "the path is PATH itself"),
-    ("asking", "digests", "receivers ask for the digests that they need"),
     ("remove", "dest relative parents delete checksum checksum-compare sync setuid numeric-ids no-owner"
      " xattrs no-xattrs bwlimit compress min-rate", "nothing is copied"),
     ("strict", "via=ssh via=auto", "only gexecd can start on all nodes or on none"),

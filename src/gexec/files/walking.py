@@ -163,7 +163,9 @@ def _merged(roots: Sequence[SourceRoot], rules: Rules, inspect: Inspect | None) 
             if not waiting:
                 continue
             _, _, number, found, entries = heappop(waiting)
-            if found.name != last.name or not found.name:
+            if not found.name:
+                yield found
+            elif found.name != last.name:
                 last = found
                 yield found
             _wait(waiting, number, found.root, entries, first=False)

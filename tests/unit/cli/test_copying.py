@@ -15,6 +15,11 @@ import pytest
 from client_peers import DEADLINE_S, Peer, daemons, sign_all
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
+from gexec.files.answers import Answer
+from gexec.files.decoder import ArchiveDecoder
+from gexec.files.encoder import Encoder
+from gexec.files.entries import File
+from gexec.files.records import Event, Listed
 from gexec.wire.frames import (
     OFFSET_ALL,
     REFUSED_BUSY,
@@ -65,19 +70,37 @@ class Script:
         self.jobs.append(job)
         self.stdin.append(b"")
         peer.say(RanksStarted(((0, job.ranks),)))
+        answers: list[bytes] = []
+        decoder = ArchiveDecoder(lambda event: answers.extend(_answers(event, decoder)))
         eof = bool(job.flags & NO_STDIN)
+        told = 0
         while not eof:
             frame = peer.until(Stdin)
             assert isinstance(frame, Stdin)
             self.stdin[-1] += frame.data
+            decoder.feed(frame.data)
+            for answer in answers:
+                peer.say(Output(((0, job.ranks),), STDOUT, told, answer))
+                told += len(answer)
+            answers.clear()
             eof = frame.eof
             peer.say(StdinTaken(OFFSET_ALL if eof else frame.offset + len(frame.data)))
         for rank, outcome in enumerate(self._endings.pop(0)):
             said = _REPORT if outcome.ok else b""
             if said:
-                peer.say(Output(((rank, rank + 1),), STDOUT, 0, said))
-            peer.say(Ended(((rank, rank + 1),), outcome, len(said), 0))
+                peer.say(Output(((rank, rank + 1),), STDOUT, told, said))
+            peer.say(Ended(((rank, rank + 1),), outcome, told + len(said), 0))
         peer.finish(0)
+
+
+def _answers(event: Event, decoder: ArchiveDecoder) -> list[bytes]:
+    """Return what receivers answer that have nothing yet."""
+    if not isinstance(event, Listed):
+        return []
+    if decoder.digests_only:
+        return [Answer(event.number, 0, 0, 0).line().encode() + b"\n"]
+    files = sum([1 << index for index, entry in enumerate(event.entries) if isinstance(entry, File)])
+    return [Answer(event.number, 0, files, 0).line().encode() + b"\n"]
 
 
 GONE, REFUSED = lost("connection reset"), not_started("connection refused")
@@ -98,7 +121,7 @@ def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
     assert b"3 files written on 3 of 3 nodes" in done.stderr
     [job] = script.jobs
     about = f"--about=1 file, 7 bytes: {file}"
-    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup"]
+    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup", b"--target=either"]
     assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
     [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
     assert path.endswith(b":" + str(Path(sys.executable).parent).encode())
@@ -163,6 +186,7 @@ def test_json_ends_with_the_exit_status_also_after_a_signal_or_a_file_that_was_n
     def interrupted(peer: Peer) -> None:
         job = peer.accept()
         peer.say(RanksStarted(((0, job.ranks),)))
+        peer.until(Stdin)  # from now on it catches signals
         client[0].send_signal(signal.SIGINT)
         got = peer.until(Signal)
         assert isinstance(got, Signal)
@@ -246,8 +270,8 @@ def test_removing_is_a_job_without_files(tmp_path: Path) -> None:
         done = ensync(running.env, "--remove", "/a b", "/c")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     [job] = script.jobs
-    assert job.argv == [b"rm", b"-f", b"--", b"/a b", b"/c"]
-    assert job.flags == REMOTE_PATH | NO_STDIN
+    assert job.argv == [b"gexec-receive", b"--about=removal of 2 files: '/a b' /c", b"--dest=/"]
+    assert job.flags == REMOTE_PATH
 
 
 def test_a_daemon_that_refuses_is_told(tmp_path: Path, file: Path) -> None:
@@ -401,7 +425,7 @@ def test_nodes_that_send_no_whole_stream_are_failures(tmp_path: Path, data: byte
 def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     (tmp_path / "to/127.0.0.1").symlink_to("/")
-    with daemons(tmp_path, sending(b"gexfiles\1\0")) as running:
+    with daemons(tmp_path, sending(Encoder().preamble())) as running:
         done = fetch(running.env, "--fetch", "/f", "--to", tmp_path / "to")
         assert done.returncode == 255
         assert b"127.0.0.1 is a symbolic link: remove it first; the job is ended\n" in done.stderr

@@ -61,6 +61,19 @@ def test_patterns_begin_where_a_file_is(top: Path, naming: str) -> None:
     assert len(names(filters, top / "a.c", top / "a.o", naming=naming)) == 1
 
 
+@pytest.mark.parametrize("naming", ["full", "asked"])
+def test_what_is_named_but_in_a_directory_that_is_left_out_is_reported(top: Path, naming: str) -> None:
+    filters = Filters(parsed("--exclude-files=d/"))
+    roots, rules = filters.source([str(path) for path in (top, top / "d/b.c", top / "a.c")], naming)
+    found = list(walk(roots, rules))
+    assert [os.path.basename(entry.name) for entry in found if entry.fits] == [b"top", b"a.c", b"a.o"]
+    assert [entry.problem for entry in found if not entry.fits] == [
+        f"{top}/d/b.c: not sent: a pattern leaves out {top}/d, in which it is; copy it on its own"
+    ]
+    # On its own nothing above it is looked at.
+    assert names(filters, top / "d/b.c") == ["b.c"]
+
+
 def test_patterns_of_a_file_may_end_with_nul(top: Path, tmp_path: Path) -> None:
     (tmp_path / "patterns").write_bytes(b"*.o\0a.c\0")
     (tmp_path / "list").write_bytes(b"a.c\0d/\0")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from gexec.client import extent
 from gexec.client.extent import Extent, about, extent_of
+from gexec.files.roots import roots_of
+from gexec.files.walking import walk
 
 
 def counted(files: int, size: int = 0, is_whole: bool = True) -> Extent:
@@ -18,13 +19,12 @@ def counted(files: int, size: int = 0, is_whole: bool = True) -> Extent:
 
 
 def test_a_tree_is_counted_without_directories_holes_and_what_links_lead_to(tmp_path: Path) -> None:
-    top = os.fsencode(tmp_path)
     (tmp_path / "d/e").mkdir(parents=True)
     (tmp_path / "d/e/f").write_bytes(b"seven !")
     (tmp_path / "d/link").symlink_to("/")
     with (tmp_path / "d/sparse").open("wb") as file:
         file.truncate(1 << 30)
-    found = extent_of([top + b"/d", top + b"/none"])
+    found = extent_of(walk(roots_of([f"{tmp_path}/d"])))
     assert (found.files, found.is_whole) == (3, True)
     assert 7 <= found.bytes < 1 << 20
 
@@ -35,14 +35,14 @@ def test_a_walk_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nest
         folder = tmp_path / (str(number // 2) if nested else "d")
         folder.mkdir(exist_ok=True)
         (folder / str(number)).touch()
-    top = os.fsencode(tmp_path)
-    assert extent_of([top]).files == 12
+    roots = roots_of([str(tmp_path)])
+    assert extent_of(walk(roots)).files == 12
     monkeypatch.setattr(extent, "COUNTED_MAX", 10)
-    found = extent_of([top])
+    found = extent_of(walk(roots))
     assert found.files <= 10
     assert not found.is_whole
     monkeypatch.setattr(extent, "COUNTED_MAX_S", -1.0)
-    found = extent_of([top])
+    found = extent_of(walk(roots))
     assert (found.files, found.is_whole) == (0, False)
 
 

@@ -237,8 +237,8 @@ def test_more_names_of_a_file(here: Here, task: int, words: tuple[str, str]) -> 
     (here.path / "link").symlink_to("file")
     comparer = here.comparer(task)
     here.file(comparer, File(b"file", meta(), 5, is_linked=True), b"12345")
-    for name in (b"right", b"other", b"link", b"none"):
-        comparer.hard_link(here.above, name, HardLink(name, meta(), 5, b"file"))
+    for other in (b"right", b"other", b"link", b"none"):
+        comparer.hard_link(here.above, other, HardLink(other, meta(), 5, b"file"))
     assert here.told == [(differs, b"other", "link"), (differs, b"link", "kind"), (missing, b"none", "")]
     assert counted(here.report) == (3, 0, 0, 0, 2)
 

@@ -231,13 +231,18 @@ def test_a_root_below_another_takes_the_place_of_its_entry(tree: Path) -> None:
 
 def test_nothing_is_below_a_link(tree: Path) -> None:
     top = os.fsencode(tree)
-    roots = [SourceRoot(top, b"t"), SourceRoot(top + b"/link/c", b"t/link/c", top + b"/a/c")]
+    names = ("b", "b/f", "c")
+    inner = [
+        SourceRoot(b"%b/link/%b" % (top, n), b"t/link/%b" % n, b"%b/a/%b" % (top, n))
+        for n in map(str.encode, names)
+    ]
+    roots = [SourceRoot(top, b"t"), *inner]
     found = list(walk(roots))
-    (problem,) = [entry for entry in found if not entry.fits]
-    assert problem.problem == (
-        f"{tree}/link/c: not sent: {tree}/link is copied, too, and is a symbolic link: "
+    assert [entry.problem for entry in found if not entry.fits] == [
+        f"{tree}/link/{name}: not sent: {tree}/link is copied, too, and is a symbolic link: "
         "copy one after the other"
-    )
+        for name in names
+    ]
     assert names_of([entry for entry in found if entry.fits]) == names_of(list(walk(roots[:1])))
 
 

@@ -335,6 +335,26 @@ def test_attack_79_a_user_writes_only_what_that_user_may(place: Path) -> None:
     assert ((place / "open").stat().st_uid, stat.S_IMODE((place / "open").stat().st_mode)) == (0, 0o777)
 
 
+def test_a_file_that_its_owner_may_not_read_is_written_again(place: Path) -> None:
+    """Only its mode differs, but nobody could copy its contents here."""
+    (place / "d").mkdir()
+    (place / "d" / "f").write_bytes(b"same")
+    os.utime(place / "d" / "f", ns=(1, 1))
+    (place / "d" / "f").chmod(0)
+    if IS_ROOT:
+        for path in (place / "d", place / "d" / "f"):
+            os.chown(path, OTHER, OTHER)
+    stream = stream_of((b"f", b"same"), owner=OTHER, folder=b"d")
+
+    def copy() -> None:
+        report = receive_here(place, stream, CopyOptions())
+        assert (report.files, report.failed) == (1, 0)
+
+    _, status = os.waitpid(as_other(copy), 0)
+    assert status == 0
+    assert stat.S_IMODE((place / "d" / "f").stat().st_mode) == 0o644
+
+
 # -- races ----------------------------------------------------------------------------------------------
 
 #: More turns than any test needs: an attacker whose test died ends by itself.

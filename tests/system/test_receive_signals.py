@@ -59,6 +59,10 @@ class Receiving:
         assert ready
         return self.process.stdout.readline().decode().rstrip("\n")
 
+    def has_written(self) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
     def wait_reading(self) -> None:
         """Wait until it has taken all that was given, and waits for more."""
 
@@ -158,7 +162,7 @@ def test_while_a_large_file_is_read_for_its_digest(place: Path, signum: int) -> 
 
     def reads_or_has_read() -> bool:
         try:
-            return is_reading() or bool(select.select([receiving.process.stdout], [], [], 0)[0])
+            return is_reading() or receiving.has_written()
         except FileNotFoundError:
             return False  # a descriptor that was just closed
 

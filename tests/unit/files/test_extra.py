@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from file_streams import OneCopy, Received, hand_made, meta
+from gexec.files.directories import Tree
 from gexec.files.entries import Directory, Removal, Skipped, Symlink
+from gexec.files.extra import Extra
 from gexec.files.identity import boot_id
 from gexec.files.options import DRY_RUN, CopyOptions
 from gexec.files.patterns import Rules
+from gexec.files.report import Report
 
 DELETE = CopyOptions(delete=True)
 NOT_ALL = "nothing was deleted, because not everything arrived"
@@ -178,6 +181,30 @@ def test_a_directory_that_was_replaced_keeps_its_entries(tmp_path: Path) -> None
     ]
     assert (done.report.deleted, done.report.failed) == (0, 1)
     assert names_in(tmp_path) == ["d", "d/extra", "e", "moved", "moved/extra"]
+
+
+def test_a_directory_that_is_only_passed_through_has_no_extra_entries(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "f").touch()
+    said: list[tuple[object, ...]] = []
+    tree = Tree(
+        os.open(tmp_path, os.O_PATH), make_parents=False, read_only=False, on_leave=lambda place: None
+    )
+    extra = Extra(
+        DELETE,
+        tree,
+        lambda meta, status: False,
+        Report(),
+        note=lambda *words: said.append(words),
+        fail=lambda *words: said.append(words),
+        tell=lambda *words: said.append(words),
+        on_step=lambda: None,
+    )
+    extra.note(tree.enter(b"d"))
+    tree.leave_all()
+    extra.handle()
+    tree.close()
+    assert (said, names_in(tmp_path)) == ([], ["d", "d/f"])
 
 
 # -- removal by name ----------------------------------------------------------------------------------

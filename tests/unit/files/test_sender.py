@@ -41,13 +41,11 @@ def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 class Answering:
     """A sender whose answers are given by a function of the events so far; None: there is none yet."""
 
-    def __init__(
-        self, path: Path, answer: Callable[[list[Event]], ListAnswer | None], **options: bool
-    ) -> None:
+    def __init__(self, path: Path, answer: Callable[[list[Event]], ListAnswer | None]) -> None:
         self.events: list[Event] = []
         self.waits = 0
         self._answer = answer
-        self.sent = Sent([path], answers=self._next, **options)
+        self.sent = Sent([path], answers=self._next)
         self._decoder = ArchiveDecoder(self.events.append)
 
     def chunks(self) -> Iterator[None]:

@@ -89,9 +89,8 @@ def test_what_a_receiver_has(here: Here, entry: File, told: int, asked: int) -> 
 
 @pytest.mark.parametrize("task", [WRITE, DRY_RUN, VERIFY])
 def test_contents_are_compared_where_that_is_wanted(here: Here, task: int) -> None:
-    options = {"task": task} if task == VERIFY else {"task": task, "compare_content": True}
     for may_ask in (False, True):
-        survey = here.survey(may_ask=may_ask, **options)
+        survey = here.survey(may_ask=may_ask, task=task, compare_content=task != VERIFY)
         assert states(survey, File(b"file", meta(), 5), File(b"file", TOUCHED, 5)) == [DOUBT, DOUBT]
         assert states(survey, File(b"file", meta(), 6)) == [LACKS]
 

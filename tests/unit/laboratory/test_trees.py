@@ -10,7 +10,7 @@ import pytest
 
 from laboratory import trees
 from laboratory.copies import FAULTS, CopyPlan
-from laboratory.trees import TreeRules, Tree, TreeEntry, older, random_tree
+from laboratory.trees import Tree, TreeEntry, TreeRules, older, random_tree
 
 
 def entry(content: bytes, kind: str = "file", mode: int = 0o644) -> TreeEntry:

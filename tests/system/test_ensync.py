@@ -701,7 +701,7 @@ def test_a_signal_ends_all_and_leaves_no_file(
     out, err = end(client)
     assert (client.returncode, out) == (128 + signum, b"")
     assert b"Traceback" not in err
-    said = [line for line in err.splitlines() if b"before the stream was whole" in line]
+    said = [line for line in err.splitlines() if b"before everything was done" in line]
     assert len(said) == 1
     assert said[0].startswith(b"node[001-008] gexec-receive: ended by signal ")
     assert b"8 of 8 nodes exited 3" in err
@@ -731,7 +731,7 @@ def test_a_timeout_ends_receivers_with_one_sentence_and_no_traceback(shell: Shel
     done = shell.run("ensync", *words)
     assert done.returncode == 124
     assert b"Traceback" not in done.stderr
-    assert done.stderr.count(b"before the stream was whole") == 1
+    assert done.stderr.count(b"before everything was done") == 1
     no_file_below(place / "to")
 
 

@@ -137,7 +137,7 @@ def test_at_any_moment_of_a_stream(place: Path, moment: str, signum: int) -> Non
     receiving.wait_reading()
     receiving.process.send_signal(signum)
     status, stdout, stderr = receiving.ended()
-    assert stderr == [f"gexec-receive: ended by signal {int(signum)} before the stream was whole"]
+    assert stderr == [f"gexec-receive: ended by signal {int(signum)} before everything was done"]
     assert status == 3
     [line] = stdout
     report = parse(line)
@@ -171,7 +171,7 @@ def test_while_a_large_file_is_read_for_its_digest(place: Path, signum: int) -> 
     status, _, stderr = receiving.ended()
     assert (status, stderr) == (
         3,
-        [f"gexec-receive: ended by signal {int(signum)} before the stream was whole"],
+        [f"gexec-receive: ended by signal {int(signum)} before everything was done"],
     )
     assert ((place / "f").stat().st_mtime_ns, os.listdir(place)) == (5, ["f"])
 
@@ -197,6 +197,6 @@ def test_while_extra_entries_are_deleted_each_is_there_or_gone(place: Path, sign
     left = len(os.listdir(place / "d"))
     if status:
         assert (status, report.is_complete) == (3, False)
-        assert stderr == [f"gexec-receive: ended by signal {int(signum)} before the stream was whole"]
+        assert stderr == [f"gexec-receive: ended by signal {int(signum)} before everything was done"]
     else:  # it was quicker
         assert (left, report.deleted, stderr) == (0, 30_000, [])

@@ -50,13 +50,13 @@ class _Turns:
     the signal, and wakes who waits for the stream.
     """
 
-    __slots__ = ("_at_s", "_number", "_poll", "_wakes", "is_asked")
+    __slots__ = ("_at_s", "_is_heard", "_number", "_poll", "_wakes")
 
     def __init__(self) -> None:
         self._number = 0
         self._at_s = time.monotonic()
-        #: The sender reads what we write.
-        self.is_asked = False
+        #: A program reads what we write.
+        self._is_heard = bool(os.environ.get("GEXEC_NODE"))
         self._wakes, waking = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(waking, False)
         _signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
@@ -69,14 +69,13 @@ class _Turns:
     def step(self) -> None:
         """Raise _StoppedError if a signal came; write a sign of life if it is time."""
         if self._number:
-            raise _StoppedError(f"ended by signal {self._number} before the stream was whole")
-        if self.is_asked and (now_s := time.monotonic()) - self._at_s >= _ALIVE_S:
+            raise _StoppedError(f"ended by signal {self._number} before everything was done")
+        if self._is_heard and (now_s := time.monotonic()) - self._at_s >= _ALIVE_S:
             self._at_s = now_s
             _tell(answers.ALIVE)
 
     def answer(self, answer: ListAnswer) -> None:
         """Write an answer to the sender."""
-        self.is_asked = True
         _tell(answer.line())
 
     def wait(self) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gexec.files.report import Report
     from gexec.files.survey import FileFinding
 
+#: With --sync, a file is flushed after so much: one long flush at its end would look like a hung disk.
+_FLUSHED_BYTES = 32 * 1024 * 1024
 _IS_DIRECTORY = "it is a directory here: remove it first"
 _CHANGED = "it was changed during the copy; copy again"
 _NOT_SENT = "its contents were not sent, because this node answered too late; copy again"
@@ -61,6 +63,11 @@ class Installer:
         self._report = report
         self._notes = notes
         self._on_step = on_step
+
+    @property
+    def is_syncing(self) -> bool:
+        """True if files are flushed to the disk."""
+        return self._options.sync
 
     # -- directories ------------------------------------------------------------------------------
 
@@ -286,7 +293,7 @@ class Installer:
 class Incoming:
     """A file that is being written. After a RefusedError or OSError of a method: ``abort``."""
 
-    __slots__ = ("_above", "_entry", "_finding", "_installer", "_name", "_partial")
+    __slots__ = ("_above", "_entry", "_finding", "_installer", "_name", "_partial", "_unflushed")
 
     def __init__(
         self, installer: Installer, above: Place, name: bytes, entry: File, finding: FileFinding
@@ -300,10 +307,15 @@ class Incoming:
         self._entry = entry
         self._finding = finding
         self._partial = Partial(above.descriptor, name)
+        self._unflushed = 0
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write data of the file."""
         self._partial.write(offset, data)
+        self._unflushed += len(data)
+        if self._unflushed >= _FLUSHED_BYTES and self._installer.is_syncing:
+            self._partial.flush()
+            self._unflushed = 0
 
     def finish(self, digest: bytes) -> None:
         """Publish the file, whose contents have this digest."""

@@ -113,6 +113,10 @@ class Partial:
             os.fsync(self._descriptor)
         return refused
 
+    def flush(self) -> None:
+        """Write what came so far to the disk."""
+        os.fdatasync(self._descriptor)
+
     def status(self) -> os.stat_result:
         """Return the file's status, until ``publish``."""
         return os.fstat(self._descriptor)

@@ -14,6 +14,7 @@ import argparse
 import os
 import resource
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -110,6 +111,8 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=25, help="jobs of each kind (default: 25)")
     parser.add_argument("--copy", type=int, default=0, metavar="MIB", help="copy a file of this size instead")
     options = parser.parse_args()
+    # If this is ended from outside, end the clusters too.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     with ExitStack() as clusters:
         versions = []
         for text in options.checkouts:

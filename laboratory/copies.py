@@ -15,7 +15,7 @@ from typing import NamedTuple
 from gexec.cluster import control, processes
 from gexec.cluster.layout import Layout, State, environment
 from gexec.posix.descendants import children_of
-from laboratory.trees import Rules, Tree, older, random_tree
+from laboratory.trees import Tree, TreeRules, older, random_tree
 
 BIN = Path(sys.executable).parent
 #: Longer than anything takes; reached only when something hangs. Orphans may run for 20 s.
@@ -70,7 +70,7 @@ class CopyPlan:
         self.old: list[Tree] = [{} if rng.random() < 0.1 else older(rng, self.new) for _ in range(count)]
         self.bytes = sum(len(entry.content) for entry in self.new.values())
         chosen = {name: rng.random() < 0.35 for name in ("delete", "backup", "checksum-compare", "sync")}
-        self.rules = Rules(chosen["delete"], chosen["backup"], chosen["checksum-compare"])
+        self.rules = TreeRules(chosen["delete"], chosen["backup"], chosen["checksum-compare"])
         self.options = [f"--{name}" for name, given in chosen.items() if given]
         if rng.random() < 0.5:
             self.options.append(f"--fanout={rng.choice((1, 2, 3, 16))}")

@@ -136,7 +136,7 @@ class _Seed:
         self.is_harmed = bool(copy.dead)
         self.happened += copy.happened + ["full"] * len(self._mounted)
         findings += self._judged(copy, status)
-        wrong = trees.Rules(delete=True).missing(trees.read(self._source), {}, self._plan.new)
+        wrong = trees.TreeRules(delete=True).missing(trees.read(self._source), {}, self._plan.new)
         if trees.fingerprint(self._source) != before or wrong:
             findings.append("the source is not as it was")
         return findings or self._again(copy)

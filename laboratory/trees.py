@@ -143,7 +143,7 @@ def fingerprint(top: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-class Rules:
+class TreeRules:
     """What a copy with some options may leave.
 
     Args:

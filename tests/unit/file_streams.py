@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gexec import limits
 from gexec.errors import GexecError
-from gexec.files.answers import Answer, Union
+from gexec.files.answers import ListAnswer, Union
 from gexec.files.compression import Compressor
 from gexec.files.decoder import ArchiveDecoder
 from gexec.files.digest import ContentHash
@@ -59,11 +59,11 @@ class Received:
         options: CopyOptions | None = None,
         *,
         new_name: bytes = b"",
-        answer: Callable[[Answer], None] = lambda answer: None,
+        answer: Callable[[ListAnswer], None] = lambda answer: None,
     ) -> None:
         self.said: list[str] = []
         self.told: list[str] = []
-        self.answers: list[Answer] = []
+        self.answers: list[ListAnswer] = []
         self.error = ""
         self.report = Report()
         self._on_answer = answer
@@ -98,7 +98,7 @@ class Received:
         finally:
             self.report = self.receiver.finish()
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: ListAnswer) -> None:
         self.answers.append(answer)
         self._on_answer(answer)
 
@@ -120,7 +120,7 @@ class Sent:
         self,
         paths: Iterable[Path],
         *,
-        answers: Callable[[], Answer | None] | None = None,
+        answers: Callable[[], ListAnswer | None] | None = None,
         digests_only: bool = False,
         rules: Rules = NO_RULES,
         remove: bool = False,
@@ -187,7 +187,7 @@ class Copying:
     ) -> None:
         self.stream = bytearray()
         self.waits = 0
-        self._pending: deque[Answer] = deque()
+        self._pending: deque[ListAnswer] = deque()
         self._union = Union(range(len(places)))
         self.sent = Sent(
             paths,
@@ -218,15 +218,15 @@ class Copying:
             received.finish()
         return self
 
-    def _answering(self, rank: int) -> Callable[[Answer], None]:
-        def answer(answer: Answer) -> None:
+    def _answering(self, rank: int) -> Callable[[ListAnswer], None]:
+        def answer(answer: ListAnswer) -> None:
             union = self._union.answered(rank, answer)
             if union is not None:
                 self._pending.append(union)
 
         return answer
 
-    def _next(self) -> Answer | None:
+    def _next(self) -> ListAnswer | None:
         if self._pending:
             return self._pending.popleft()
         self.waits += 1

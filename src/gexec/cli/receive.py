@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import signal as _signal
     from collections.abc import Sequence
 
-    from gexec.files.answers import Answer
+    from gexec.files.answers import ListAnswer
 else:
     import _signal
 
@@ -74,7 +74,7 @@ class _Turns:
             self._at_s = now_s
             _tell(answers.ALIVE)
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: ListAnswer) -> None:
         """Write an answer to the sender."""
         self.is_asked = True
         _tell(answer.line())

@@ -16,7 +16,7 @@ from gexec.cli.filters import Filters
 from gexec.cli.options import parse
 from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
-from gexec.files.answers import Answer, answer_for
+from gexec.files.answers import ListAnswer, answer_for
 from gexec.files.compression import Compressor
 from gexec.files.lister import Lister
 from gexec.files.sender import Sender
@@ -136,7 +136,7 @@ class _Answers:
         self._poll = select.poll()
         self._poll.register(0, select.POLLIN)
 
-    def next(self) -> Answer | None:
+    def next(self) -> ListAnswer | None:
         """Wait for the next answer; None if none comes for a while."""
         while True:
             while self._lines:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from gexec.client.feed import Feed
-    from gexec.files.answers import Answer
+    from gexec.files.answers import ListAnswer
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
     from gexec.render.view import View
@@ -127,7 +127,7 @@ class Pushed(Wrapped):
         for union in self._union.gone(sets.members(ranks)):
             self._tell(union)
 
-    def _tell(self, union: Answer) -> None:
+    def _tell(self, union: ListAnswer) -> None:
         """Pass on what all receivers lack, unless they would not copy to the same place."""
         assert self._feed is not None
         if self.into_directory and self.into_name:
@@ -266,7 +266,7 @@ class Fetched(Wrapped):
             told.append(f"{names}: {printable(raw if len(folders) == 1 else sentence)}")
         return [*told, f"and {self._left_out} sentences more"] if self._left_out else told
 
-    def _answer(self, folder: str, answer: Answer) -> None:
+    def _answer(self, folder: str, answer: ListAnswer) -> None:
         self._answers.setdefault(answer.words(), []).append(self._ranks[folder])
 
     def _say(self, folder: str, sentence: str) -> None:

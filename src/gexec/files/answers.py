@@ -21,7 +21,7 @@ INTO_DIRECTORY, INTO_NAME = f"{MARK} into directory", f"{MARK} into name"
 _DIGITS_MAX = (limits.ARCHIVE_LIST_MAX + 3) // 4
 
 
-class Answer:
+class ListAnswer:
     """One answer.
 
     Attributes:
@@ -48,7 +48,7 @@ class Answer:
         return f"{self.number}.{self.phase} {self.lacks:x} {self.doubts:x}"
 
 
-def parse(line: str) -> Answer | None:
+def parse(line: str) -> ListAnswer | None:
     """Return a line's answer; None if it is none."""
     words = line.split(" ")
     if len(words) != 5 or " ".join(words[:2]) != MARK:
@@ -61,10 +61,10 @@ def parse(line: str) -> Answer | None:
         if not 0 < len(word) <= _DIGITS_MAX or word.strip("0123456789abcdef"):
             return None
         sets.append(int(word, 16))
-    return Answer(int(number), int(phase), sets[0], sets[1])
+    return ListAnswer(int(number), int(phase), sets[0], sets[1])
 
 
-def answer_for(rank: str, line: str) -> Answer | None:
+def answer_for(rank: str, line: str) -> ListAnswer | None:
     """Return what a line says to the sender of this rank; None if nothing.
 
     Args:
@@ -98,10 +98,10 @@ class Union:
     def __init__(self, ranks: Iterable[int]) -> None:
         self._awaited = set(ranks)
         #: (number, phase) -> (who has answered, the union so far), of answers that are not complete.
-        self._answers: dict[tuple[int, int], tuple[set[int], Answer]] = {}
+        self._answers: dict[tuple[int, int], tuple[set[int], ListAnswer]] = {}
         self._complete: set[tuple[int, int]] = set()
 
-    def answered(self, rank: int, answer: Answer) -> Answer | None:
+    def answered(self, rank: int, answer: ListAnswer) -> ListAnswer | None:
         """A receiver has answered; return the union if it was the last one."""
         key = answer.number, answer.phase
         if key in self._complete or rank not in self._awaited:
@@ -110,20 +110,20 @@ class Union:
         if known is None:
             if len(self._answers) >= 2 * limits.ARCHIVE_LISTS_MAX:
                 return None  # it answers what nobody asked
-            known = self._answers[key] = set(), Answer(*key, 0, 0)
+            known = self._answers[key] = set(), ListAnswer(*key, 0, 0)
         ranks, union = known
         ranks.add(rank)
         union.lacks |= answer.lacks
         union.doubts |= answer.doubts
         return self._completed(key)
 
-    def gone(self, ranks: Iterable[int]) -> list[Answer]:
+    def gone(self, ranks: Iterable[int]) -> list[ListAnswer]:
         """Receivers have ended: they are not awaited. Return the unions that are complete now."""
         self._awaited.difference_update(ranks)
         completed = [self._completed(key) for key in list(self._answers)]
         return [union for union in completed if union is not None]
 
-    def _completed(self, key: tuple[int, int]) -> Answer | None:
+    def _completed(self, key: tuple[int, int]) -> ListAnswer | None:
         ranks, union = self._answers[key]
         if not self._awaited <= ranks:
             return None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gexec.files.metadata import Judge
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
-    from gexec.files.survey import Finding
+    from gexec.files.survey import FileFinding
 
 
 class Comparer:
@@ -62,7 +62,7 @@ class Comparer:
         """Does nothing."""
 
     def file(
-        self, above: Place, name: bytes, entry: File, finding: Finding, *, has_contents: bool
+        self, above: Place, name: bytes, entry: File, finding: FileFinding, *, has_contents: bool
     ) -> FileComparison | None:
         """Compare a file; None if its contents are not needed."""
         status = finding.status
@@ -86,7 +86,7 @@ class Comparer:
             self.compared(entry, finding)
         return None
 
-    def compared(self, entry: File, finding: Finding) -> None:
+    def compared(self, entry: File, finding: FileFinding) -> None:
         """Report a file about whose contents there is no doubt."""
         status = finding.status
         assert status is not None
@@ -149,7 +149,7 @@ class FileComparison:
 
     __slots__ = ("_comparer", "_entry", "_finding")
 
-    def __init__(self, comparer: Comparer, entry: File, finding: Finding) -> None:
+    def __init__(self, comparer: Comparer, entry: File, finding: FileFinding) -> None:
         self._comparer = comparer
         self._entry = entry
         self._finding = finding

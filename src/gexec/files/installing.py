@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gexec.files.notes import Notes
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
-    from gexec.files.survey import Finding
+    from gexec.files.survey import FileFinding
 
 _IS_DIRECTORY = "it is a directory here: remove it first"
 _CHANGED = "it was changed during the copy; copy again"
@@ -118,7 +118,7 @@ class Installer:
     # -- files --------------------------------------------------------------------------------------
 
     def file(
-        self, above: Place, name: bytes, entry: File, finding: Finding, *, has_contents: bool
+        self, above: Place, name: bytes, entry: File, finding: FileFinding, *, has_contents: bool
     ) -> Incoming | None:
         """Begin a file; None if its contents are not needed.
 
@@ -144,7 +144,7 @@ class Installer:
             raise RefusedError(_NOT_SENT)
         return Incoming(self, above, name, entry, finding)
 
-    def settled(self, above: Place, name: bytes, entry: File, finding: Finding) -> None:
+    def settled(self, above: Place, name: bytes, entry: File, finding: FileFinding) -> None:
         """Handle a file whose contents turned out to be right."""
         if finding.state == RIGHT:
             self._right(entry, finding.status)
@@ -193,7 +193,7 @@ class Installer:
             self._notes.add(notes.SET_ID, entry.path)
         self._notes.add_refused(refused, entry.path)
 
-    def _set_attributes(self, above: Place, name: bytes, entry: File, finding: Finding) -> None:
+    def _set_attributes(self, above: Place, name: bytes, entry: File, finding: FileFinding) -> None:
         """Set mode, owner, attributes and mtime of a file with the right contents: in place where nobody
         else can have put another file there, else of a copy that replaces it.
         """
@@ -294,7 +294,7 @@ class Incoming:
     __slots__ = ("_above", "_entry", "_finding", "_installer", "_name", "_partial")
 
     def __init__(
-        self, installer: Installer, above: Place, name: bytes, entry: File, finding: Finding
+        self, installer: Installer, above: Place, name: bytes, entry: File, finding: FileFinding
     ) -> None:
         old = _status(above, name)
         if old is not None and stat.S_ISDIR(old.st_mode):

@@ -26,14 +26,14 @@ from gexec.files.notes import Notes
 from gexec.files.options import VERIFY, WRITE, CopyOptions
 from gexec.files.owners import FileOwners
 from gexec.files.report import Report
-from gexec.files.survey import LACKS, OWN, Finding, Survey
+from gexec.files.survey import LACKS, OWN, FileFinding, Survey
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.files.answers import Answer
+    from gexec.files.answers import ListAnswer
     from gexec.files.comparing import FileComparison
     from gexec.files.entries import Meta, StreamEntry
     from gexec.files.installing import Incoming
@@ -44,7 +44,7 @@ class _List:
 
     __slots__ = ("entries", "findings", "next")
 
-    def __init__(self, entries: Sequence[StreamEntry], findings: dict[int, Finding]) -> None:
+    def __init__(self, entries: Sequence[StreamEntry], findings: dict[int, FileFinding]) -> None:
         self.entries = entries
         self.findings = findings
         #: Index of the first entry that was not handled.
@@ -79,7 +79,7 @@ class Receiver:
         *,
         say: Callable[[str], None],
         tell: Callable[[str], None],
-        answer: Callable[[Answer], None] = lambda answer: None,
+        answer: Callable[[ListAnswer], None] = lambda answer: None,
         new_name: bytes = b"",
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
@@ -264,7 +264,7 @@ class Receiver:
             self._on_step()
         known.next = end
 
-    def _handle_entry(self, entry: StreamEntry, finding: Finding | None, *, has_contents: bool) -> None:
+    def _handle_entry(self, entry: StreamEntry, finding: FileFinding | None, *, has_contents: bool) -> None:
         above_path, _, name = entry.path.rpartition(b"/")
         if isinstance(entry, Skipped):
             self._skipped(entry, above_path, name)
@@ -363,19 +363,29 @@ def _rename(entry: StreamEntry, name: bytes) -> None:
 
 def _open_destination(destination: str, *, make_parents: bool) -> int:
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    shown_path = shown(os.fsencode(destination))
     try:
         if make_parents:
             os.makedirs(destination, mode=0o755, exist_ok=True)
         return os.open(destination, flags)
-    except FileNotFoundError as error:
-        raise GexecError(
-            f"the destination {shown(os.fsencode(destination))} is missing (--parents makes it)"
-        ) from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise GexecError(
-            f"the destination {shown(os.fsencode(destination))} is not a directory: remove what is there"
-        ) from error
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        obstacle = _obstacle(destination)
+        if obstacle == os.path.normpath(destination):
+            why = "is not a directory: remove what is there"
+        elif obstacle:
+            why = f"cannot be used: {shown(os.fsencode(obstacle))} is not a directory; remove what is there"
+        else:
+            why = "is missing (--parents makes it)"
+        raise GexecError(f"the destination {shown_path} {why}") from error
     except OSError as error:
-        raise GexecError(
-            f"the destination {shown(os.fsencode(destination))} cannot be used: {reason(error)}"
-        ) from error
+        raise GexecError(f"the destination {shown_path} cannot be used: {reason(error)}") from error
+
+
+def _obstacle(path: str) -> str:
+    """Return the first part of a path that is there and no directory; empty if only parts are missing."""
+    so_far = "/"
+    for part in os.path.normpath(path).split("/")[1:]:
+        so_far = os.path.join(so_far, part)
+        if os.path.lexists(so_far) and not os.path.isdir(so_far):
+            return so_far
+    return ""

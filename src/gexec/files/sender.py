@@ -33,7 +33,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from gexec.files.answers import Answer
+    from gexec.files.answers import ListAnswer
     from gexec.files.compression import Compressor
     from gexec.files.lister import Lister
     from gexec.files.walking import Found
@@ -88,7 +88,7 @@ class Sender:
         *,
         on_problem: Callable[[str], None],
         compressor: Compressor,
-        answers: Callable[[], Answer | None] | None = None,
+        answers: Callable[[], ListAnswer | None] | None = None,
         digests_only: bool = False,
         rules: Sequence[bytes] = (),
         on_lacking: Callable[[int], None] = lambda size: None,

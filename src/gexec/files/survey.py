@@ -6,7 +6,7 @@ import os
 import stat
 
 from gexec import limits
-from gexec.files.answers import Answer
+from gexec.files.answers import ListAnswer
 from gexec.files.directories import Place, RefusedError, Tree, open_below, reason
 from gexec.files.entries import Directory, File
 from gexec.files.options import VERIFY, WRITE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RIGHT, OWN, ATTRIBUTES, LACKS, DOUBT, UNKNOWN = range(6)
 
 
-class Finding:
+class FileFinding:
     """What the node has of one file.
 
     Attributes:
@@ -89,7 +89,7 @@ class Survey:
         """Close the directories."""
         self._tree.close()
 
-    def look(self, entries: Sequence[StreamEntry]) -> dict[int, Finding]:
+    def look(self, entries: Sequence[StreamEntry]) -> dict[int, FileFinding]:
         """Return what the node has of the files in a list, by index."""
         findings = {}
         for index, entry in enumerate(entries):
@@ -101,7 +101,10 @@ class Survey:
         return findings
 
     def compare(
-        self, entries: Sequence[StreamEntry], findings: Mapping[int, Finding], digests: Mapping[int, bytes]
+        self,
+        entries: Sequence[StreamEntry],
+        findings: Mapping[int, FileFinding],
+        digests: Mapping[int, bytes],
     ) -> None:
         """Settle the doubts about a list's files. The sender has no digest of a file that it cannot read."""
         for index, finding in findings.items():
@@ -110,9 +113,9 @@ class Survey:
             elif finding.state == DOUBT and self._options.task == WRITE:
                 finding.state = LACKS
 
-    def answer(self, number: int, phase: int, findings: Mapping[int, Finding]) -> Answer:
+    def answer(self, number: int, phase: int, findings: Mapping[int, FileFinding]) -> ListAnswer:
         """Return the answer to a list or to its digests; nothing is needed where nothing is written."""
-        answer = Answer(number, phase, 0, 0)
+        answer = ListAnswer(number, phase, 0, 0)
         for index, finding in findings.items():
             if finding.state == LACKS and self._options.task == WRITE:
                 answer.lacks |= 1 << index
@@ -132,7 +135,7 @@ class Survey:
         above_path, _, name = path.rpartition(b"/")
         return self._tree.enter(above_path), name
 
-    def _file(self, entry: File) -> Finding:
+    def _file(self, entry: File) -> FileFinding:
         try:
             above, name = self._place(entry.path)
             if above.is_missing:
@@ -143,22 +146,22 @@ class Survey:
                 return self._absent(entry)
             return self._finding(above, name, entry, status)
         except RefusedError as error:
-            return Finding(UNKNOWN, why=str(error))
+            return FileFinding(UNKNOWN, why=str(error))
         except OSError as error:
-            return Finding(UNKNOWN, why=reason(error))
+            return FileFinding(UNKNOWN, why=reason(error))
 
-    def _absent(self, entry: File) -> Finding:
+    def _absent(self, entry: File) -> FileFinding:
         if self._options.task == WRITE:
             # An owner who is refused is refused before the contents are sent.
             self._judge.owners.wanted(entry.meta)
             self._judge.extended(entry.meta)
-        return Finding(LACKS)
+        return FileFinding(LACKS)
 
-    def _finding(self, above: Place, name: bytes, entry: File, status: os.stat_result) -> Finding:
+    def _finding(self, above: Place, name: bytes, entry: File, status: os.stat_result) -> FileFinding:
         task = self._options.task
         if self._is_source(entry.meta, status):
-            return Finding(OWN, status)
-        found = Finding(RIGHT, status)
+            return FileFinding(OWN, status)
+        found = FileFinding(RIGHT, status)
         found.differences = self._judge.differences(above, name, entry.meta, status)
         is_older = status.st_mtime_ns != entry.meta.mtime_ns
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size or entry.is_unsized:

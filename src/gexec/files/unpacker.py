@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gexec.files.answers import Answer
+    from gexec.files.answers import ListAnswer
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
 
@@ -51,7 +51,7 @@ class Unpacker:
         options: CopyOptions,
         *,
         say: Callable[[str, str], None],
-        answer: Callable[[str, Answer], None],
+        answer: Callable[[str, ListAnswer], None],
     ) -> None:
         self._directory = directory
         self._options = options

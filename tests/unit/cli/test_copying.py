@@ -15,7 +15,7 @@ import pytest
 from client_peers import DEADLINE_S, Peer, daemons, sign_all
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
-from gexec.files.answers import Answer
+from gexec.files.answers import ListAnswer
 from gexec.files.decoder import ArchiveDecoder
 from gexec.files.encoder import Encoder
 from gexec.files.entries import File
@@ -98,9 +98,9 @@ def _answers(event: Event, decoder: ArchiveDecoder) -> list[bytes]:
     if not isinstance(event, Listed):
         return []
     if decoder.digests_only:
-        return [Answer(event.number, 0, 0, 0).line().encode() + b"\n"]
+        return [ListAnswer(event.number, 0, 0, 0).line().encode() + b"\n"]
     files = sum([1 << index for index, entry in enumerate(event.entries) if isinstance(entry, File)])
-    return [Answer(event.number, 0, files, 0).line().encode() + b"\n"]
+    return [ListAnswer(event.number, 0, files, 0).line().encode() + b"\n"]
 
 
 GONE, REFUSED = lost("connection reset"), not_started("connection refused")
@@ -404,8 +404,9 @@ def sending(data: bytes) -> Callable[[Peer], None]:
     def script(peer: Peer) -> None:
         job = peer.accept()
         everyone = ((0, job.ranks),)
-        assert job.argv[:4] == [b"gexec-send", b"--names=asked", b"--glob", b"--"]
-        assert (job.flags, job.cwd) == (REMOTE_PATH | NO_STDIN, b"/")
+        asking = [b"--asking"] if b"--asking" in job.argv else []
+        assert job.argv[: 4 + len(asking)] == [b"gexec-send", b"--names=asked", b"--glob", *asking, b"--"]
+        assert (job.flags, job.cwd) == (REMOTE_PATH | (0 if asking else NO_STDIN), b"/")
         peer.say(RanksStarted(everyone), Output(everyone, STDOUT, 0, data))
         peer.finish(job.ranks, lengths=(len(data), 0))
 

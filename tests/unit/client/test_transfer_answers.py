@@ -11,7 +11,7 @@ from descriptors import open_now
 from file_streams import MTIME_NS, hand_made, meta, paths_with_contents, sent
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
-from gexec.files.answers import Answer
+from gexec.files.answers import ListAnswer
 from gexec.files.entries import File
 from gexec.files.options import CopyOptions
 from gexec.render.prefix import prefixes
@@ -54,7 +54,7 @@ class Pushing:
 
 
 def answer(number: int, lacks: int, doubts: int = 0, phase: int = 0) -> bytes:
-    return Answer(number, phase, lacks, doubts).line().encode() + b"\n"
+    return ListAnswer(number, phase, lacks, doubts).line().encode() + b"\n"
 
 
 # -- ensync -------------------------------------------------------------------------------------------

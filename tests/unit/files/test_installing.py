@@ -21,7 +21,7 @@ from gexec.files.notes import Notes
 from gexec.files.options import CopyOptions
 from gexec.files.owners import FileOwners
 from gexec.files.report import Report
-from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN, Finding, Survey
+from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN, FileFinding, Survey
 
 LEFT_OUT = "set-uid and set-gid bits of 1 file are left out (--setuid keeps them): /file"
 NOT_SENT = r"^its contents were not sent, because this node answered too late; copy again$"
@@ -54,7 +54,7 @@ class Here:
         self._surveys.append(survey)
         return Installer(asked, judge, self.linker, self.report, self._notes, on_step=lambda: None)
 
-    def look(self, entry: File) -> Finding:
+    def look(self, entry: File) -> FileFinding:
         """Return what the last installer's survey finds."""
         return self._surveys[-1].look([entry])[0]
 
@@ -205,7 +205,7 @@ def test_a_file_whose_contents_do_not_come_is_refused(here: Here) -> None:
 def test_what_could_not_be_looked_at_is_refused_for_that_reason(here: Here) -> None:
     with pytest.raises(RefusedError, match=r"^the reason$"):
         here.installer().file(
-            here.above, b"f", File(b"f", meta(), 1), Finding(UNKNOWN, why="the reason"), has_contents=True
+            here.above, b"f", File(b"f", meta(), 1), FileFinding(UNKNOWN, why="the reason"), has_contents=True
         )
 
 
@@ -215,7 +215,7 @@ def test_contents_of_a_file_that_is_right_or_the_source_are_not_taken(here: Here
     here.file(installer, b"content", meta())
     status = (here.path / "file").stat()
     entry = File(b"file", meta(), 7, is_linked=True)
-    found = Finding(state, status)
+    found = FileFinding(state, status)
     assert installer.file(here.above, b"file", entry, found, has_contents=True) is None
     assert here.counted == (1, 7, 0, 0, 1)
     assert here.linker.is_made(b"file", status)

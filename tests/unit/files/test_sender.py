@@ -13,7 +13,7 @@ from file_contents import digest
 from file_streams import Copying, Sent, events_of, paths_with_contents
 from gexec import limits
 from gexec.files import records, sender
-from gexec.files.answers import Answer
+from gexec.files.answers import ListAnswer
 from gexec.files.decoder import ArchiveDecoder
 from gexec.files.entries import Directory, File
 from gexec.files.options import VERIFY, CopyOptions
@@ -41,7 +41,7 @@ def short_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 class Answering:
     """A sender whose answers are given by a function of the events so far; None: there is none yet."""
 
-    def __init__(self, path: Path, answer: Callable[[list[Event]], Answer | None]) -> None:
+    def __init__(self, path: Path, answer: Callable[[list[Event]], ListAnswer | None]) -> None:
         self.events: list[Event] = []
         self.waits = 0
         self._answer = answer
@@ -60,7 +60,7 @@ class Answering:
             pass
         return self.events
 
-    def _next(self) -> Answer | None:
+    def _next(self) -> ListAnswer | None:
         answer = self._answer(self.events)
         if answer is None:
             self.waits += 1
@@ -76,7 +76,7 @@ def listed(events: list[Event]) -> list[Listed]:
     return [event for event in events if isinstance(event, Listed)]
 
 
-def in_order(*answers: Answer | None) -> Callable[[list[Event]], Answer | None]:
+def in_order(*answers: ListAnswer | None) -> Callable[[list[Event]], ListAnswer | None]:
     left = deque(answers)
     return lambda events: left.popleft()
 
@@ -93,19 +93,19 @@ def test_without_answers_all_contents_follow_their_list(source: Path) -> None:
 
 def test_only_what_is_lacking_is_sent(source: Path) -> None:
     # The directory has index 0.
-    events = Answering(source, in_order(Answer(0, 0, 0b0100, 0))).run()
+    events = Answering(source, in_order(ListAnswer(0, 0, 0b0100, 0))).run()
     assert [event.index for event in events if isinstance(event, Contents)] == [2]
     assert kinds(events)[-2:] == ["ListDone", "End"]
-    assert kinds(Answering(source, in_order(Answer(0, 0, 0, 0))).run()) == ["Listed", "ListDone", "End"]
+    assert kinds(Answering(source, in_order(ListAnswer(0, 0, 0, 0))).run()) == ["Listed", "ListDone", "End"]
 
 
 def test_indexes_that_are_no_files_are_not_sent(source: Path) -> None:
-    events = Answering(source, in_order(Answer(0, 0, (1 << 2000) - 1, 0))).run()
+    events = Answering(source, in_order(ListAnswer(0, 0, (1 << 2000) - 1, 0))).run()
     assert [event.index for event in events if isinstance(event, Contents)] == [1, 2, 3]
 
 
 def test_digests_are_only_of_what_is_doubted(source: Path) -> None:
-    answers = in_order(Answer(0, 0, 0b0010, 0b1100), Answer(0, 1, 0b0100, 0))
+    answers = in_order(ListAnswer(0, 0, 0b0010, 0b1100), ListAnswer(0, 1, 0b0100, 0))
     events = Answering(source, answers).run()
     [found] = [event for event in events if isinstance(event, Digests)]
     assert (found.number, found.digests) == (0, {2: digest(b"bbbb"), 3: digest(b"")})
@@ -113,7 +113,7 @@ def test_digests_are_only_of_what_is_doubted(source: Path) -> None:
 
 
 def test_while_no_answer_comes_the_sender_says_that_it_waits(source: Path) -> None:
-    answering = Answering(source, in_order(None, None, Answer(0, 0, 0, 0)))
+    answering = Answering(source, in_order(None, None, ListAnswer(0, 0, 0, 0)))
     chunks = b""
     for chunk in answering.sent.sender.chunks():
         chunks += bytes(chunk)
@@ -136,10 +136,10 @@ def test_lists_go_ahead_of_contents_up_to_the_limit(
         (source / f"{number:03}").write_bytes(b"x")
     ahead: list[int] = []
 
-    def answer(events: list[Event]) -> Answer:
+    def answer(events: list[Event]) -> ListAnswer:
         done = sum(isinstance(event, ListDone) for event in events)
         ahead.append(len(listed(events)) - done)
-        return Answer(done, 0, ALL & 3, 0)
+        return ListAnswer(done, 0, ALL & 3, 0)
 
     events = Answering(source, answer).run()
     assert max(ahead) == limits.ARCHIVE_LISTS_MAX
@@ -150,7 +150,7 @@ def test_lists_go_ahead_of_contents_up_to_the_limit(
 def test_answers_may_come_before_their_turn_and_for_lists_that_are_done(
     source: Path, short_lists: None
 ) -> None:
-    answers = in_order(Answer(1, 0, 0b10, 0), Answer(77, 0, 3, 3), Answer(0, 0, 0b10, 0))
+    answers = in_order(ListAnswer(1, 0, 0b10, 0), ListAnswer(77, 0, 3, 3), ListAnswer(0, 0, 0b10, 0))
     events = Answering(source, answers).run()
     assert kinds(events) == [
         "Listed", "Listed", "Contents", "FileEnd", "ListDone", "Contents", "FileEnd", "ListDone", "End",
@@ -196,10 +196,10 @@ def test_digests_without_contents(source: Path) -> None:
 
 
 def test_a_file_that_changed_since_it_was_listed_is_sent_as_it_is_now(source: Path) -> None:
-    def answer(events: list[Event]) -> Answer:
+    def answer(events: list[Event]) -> ListAnswer:
         (source / "b").write_bytes(b"longer than before")
         os.utime(source / "b", ns=(1, 12345))
-        return Answer(0, 0, 0b0100, 0)
+        return ListAnswer(0, 0, 0b0100, 0)
 
     events = Answering(source, answer).run()
     entry = listed(events)[0].entries[2]
@@ -212,9 +212,9 @@ def test_a_file_that_changed_since_it_was_listed_is_sent_as_it_is_now(source: Pa
 def test_a_file_that_vanished_is_named_and_the_rest_is_sent(source: Path, size: int) -> None:
     (source / "b").write_bytes(b"x" * size)
 
-    def answer(events: list[Event]) -> Answer:
+    def answer(events: list[Event]) -> ListAnswer:
         (source / "b").unlink()
-        return Answer(0, 0, 0b1110, 0)
+        return ListAnswer(0, 0, 0b1110, 0)
 
     answering = Answering(source, answer)
     events = answering.run()
@@ -227,7 +227,7 @@ def test_a_file_that_vanished_is_named_and_the_rest_is_sent(source: Path, size: 
 
 @pytest.mark.parametrize("kind", ["link", "directory", "pipe"])
 def test_what_became_something_else_is_not_sent(source: Path, kind: str) -> None:
-    def answer(events: list[Event]) -> Answer:
+    def answer(events: list[Event]) -> ListAnswer:
         (source / "b").unlink()
         if kind == "link":
             (source / "b").symlink_to("/etc/passwd")
@@ -235,7 +235,7 @@ def test_what_became_something_else_is_not_sent(source: Path, kind: str) -> None
             (source / "b").mkdir()
         else:
             os.mkfifo(source / "b")
-        return Answer(0, 0, 0b0100, 0)
+        return ListAnswer(0, 0, 0b0100, 0)
 
     answering = Answering(source, answer)
     events = answering.run()

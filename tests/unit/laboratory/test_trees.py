@@ -10,7 +10,7 @@ import pytest
 
 from laboratory import trees
 from laboratory.copies import FAULTS, CopyPlan
-from laboratory.trees import Rules, Tree, TreeEntry, older, random_tree
+from laboratory.trees import Tree, TreeEntry, TreeRules, older, random_tree
 
 
 def entry(content: bytes, kind: str = "file", mode: int = 0o644) -> TreeEntry:
@@ -40,44 +40,44 @@ def test_a_seed_is_a_tree_that_can_be_written_and_read(tmp_path: Path, seed: int
         assert {path: one[:2] for path, one in found.items()} == {
             path: one[:2] for path, one in version.items()
         }
-        assert Rules().broken(found, old, tree) == [
+        assert TreeRules().broken(found, old, tree) == [
             f"{path!r} was there and is not any more" for path in old if path not in found
         ]
-        assert Rules().missing(found, {}, version) == []
-    assert Rules().missing(trees.read(tmp_path / "1"), old, tree)
+        assert TreeRules().missing(found, {}, version) == []
+    assert TreeRules().missing(trees.read(tmp_path / "1"), old, tree)
 
 
 def test_what_is_left_by_a_copy_that_ended_anywhere() -> None:
     for found in (OLD, {**OLD, **NEW}, {**OLD, "tree/fresh": NEW["tree/fresh"]}):
-        assert Rules().broken(found, OLD, NEW) == []
-    assert Rules(delete=True).broken(NEW, OLD, NEW) == []
-    assert Rules().broken(NEW, OLD, NEW) == ["'tree/gone' was there and is not any more"]
+        assert TreeRules().broken(found, OLD, NEW) == []
+    assert TreeRules(delete=True).broken(NEW, OLD, NEW) == []
+    assert TreeRules().broken(NEW, OLD, NEW) == ["'tree/gone' was there and is not any more"]
     without = {path: one for path, one in OLD.items() if path != "tree/both"}
-    assert Rules(delete=True).broken(without, OLD, NEW) == ["'tree/both' was there and is not any more"]
+    assert TreeRules(delete=True).broken(without, OLD, NEW) == ["'tree/both' was there and is not any more"]
     for wrong in (b"ne", b"", b"new\0", b"old\n"):
-        assert len(Rules().broken({**OLD, "tree/both": entry(wrong)}, OLD, NEW)) == 1
-    assert len(Rules().broken({**OLD, "tree/both": entry(b"new", "link")}, OLD, NEW)) == 1
-    assert len(Rules().broken({**OLD, "tree/.gexec-12": entry(b"new")}, OLD, NEW)) == 1
+        assert len(TreeRules().broken({**OLD, "tree/both": entry(wrong)}, OLD, NEW)) == 1
+    assert len(TreeRules().broken({**OLD, "tree/both": entry(b"new", "link")}, OLD, NEW)) == 1
+    assert len(TreeRules().broken({**OLD, "tree/.gexec-12": entry(b"new")}, OLD, NEW)) == 1
     backed = {**OLD, **NEW, "tree/both~": entry(b"old")}
-    assert Rules(backup=True).broken(backed, OLD, NEW) == []
-    assert len(Rules().broken(backed, OLD, NEW)) == 1
-    assert len(Rules(backup=True).broken({**backed, "tree/both~": entry(b"new")}, OLD, NEW)) == 1
+    assert TreeRules(backup=True).broken(backed, OLD, NEW) == []
+    assert len(TreeRules().broken(backed, OLD, NEW)) == 1
+    assert len(TreeRules(backup=True).broken({**backed, "tree/both~": entry(b"new")}, OLD, NEW)) == 1
 
 
 def test_what_a_whole_copy_must_have() -> None:
     whole = {**OLD, **NEW}
-    assert Rules().missing(whole, OLD, NEW) == []
-    assert Rules(delete=True).missing(whole, OLD, NEW) == ["'tree/gone' is not deleted"]
-    assert Rules(backup=True).missing(whole, OLD, NEW) == ["'tree/both' was replaced without a backup"]
-    assert Rules().missing(OLD, OLD, NEW) == [
+    assert TreeRules().missing(whole, OLD, NEW) == []
+    assert TreeRules(delete=True).missing(whole, OLD, NEW) == ["'tree/gone' is not deleted"]
+    assert TreeRules(backup=True).missing(whole, OLD, NEW) == ["'tree/both' was replaced without a backup"]
+    assert TreeRules().missing(OLD, OLD, NEW) == [
         f"'tree/{name}' is not the new one" for name in ("both", "fresh", "link")
     ]
-    assert Rules().missing({**whole, "tree/both": entry(b"new", mode=0o600)}, OLD, NEW) == [
+    assert TreeRules().missing({**whole, "tree/both": entry(b"new", mode=0o600)}, OLD, NEW) == [
         "'tree/both' has mode 600, not 644"
     ]
     later = {**whole, "tree/both": NEW["tree/both"]._replace(mtime_ns=5)}
-    assert Rules().missing(later, OLD, NEW) == ["'tree/both' has another time"]
-    assert Rules(by_content=True).missing(later, OLD, NEW) == []
+    assert TreeRules().missing(later, OLD, NEW) == ["'tree/both' has another time"]
+    assert TreeRules(by_content=True).missing(later, OLD, NEW) == []
 
 
 def test_what_a_reader_does_not_change_is_seen_when_it_changes(tmp_path: Path) -> None:

@@ -786,7 +786,8 @@ def test_a_destination_that_is_no_directory_is_one_line_for_all_nodes(
     done = shell.run("ensync", "--via=gexec", *parents, "--dest", f"{place}/{name}{below}/", place / "f")
     said, failed = done.stderr.decode().splitlines()
     assert (done.returncode, failed) == (1, "ensync: 8 of 8 nodes exited 1: node[001-008]")
-    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below}/ is ")
+    why = "cannot be used: " if below and there != "nothing" else "is "
+    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below}/ {why}")
 
 
 def test_with_all_standard_descriptors_closed_the_files_arrive(

@@ -106,14 +106,19 @@ class CopyTask:
         """Return what writes --dest as it was given into a node's line; None if it is the same on all."""
         if "%" not in self._dest:
             return None
-        given = os.fsencode(self._dest)
+        given_parts = os.fsencode(self._dest).rstrip(b"/").split(b"/")
 
         def line_for_all(rank: int, line: bytes) -> bytes:
             try:
                 own = _destination(self._dest, str(rank), os.fsdecode(names[rank]))
             except UsageError:
                 return line  # this name cannot be in a path; the node reports that
-            return line.replace(os.fsencode(own).rstrip(b"/"), given.rstrip(b"/"), 1)
+            parts = os.fsencode(own).rstrip(b"/").split(b"/")
+            # Also a directory above, if it is what is wrong.
+            for end in range(len(parts), 0, -1):
+                if parts[:end] != given_parts[:end]:
+                    line = line.replace(b"/".join(parts[:end]), b"/".join(given_parts[:end]), 1)
+            return line
 
         return line_for_all
 

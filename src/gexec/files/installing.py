@@ -136,6 +136,11 @@ class Installer:
         if finding.state == UNKNOWN:
             raise RefusedError(finding.why)
         if finding.state in (RIGHT, OWN):
+            if self._options.backup:
+                # An entry that was written since may have got its backup under this name.
+                now = _status(above, name)
+                if now is None or finding.status is None or _identity(now) != _identity(finding.status):
+                    raise RefusedError(_CHANGED)
             self._right(entry, finding.status)
             return None
         if finding.state == ATTRIBUTES:

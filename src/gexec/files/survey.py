@@ -161,6 +161,8 @@ class Survey:
         task = self._options.task
         if self._is_source(entry.meta, status):
             return FileFinding(OWN, status)
+        if stat.S_ISDIR(status.st_mode) and task == WRITE:
+            raise RefusedError("it is a directory here: remove it first")
         found = FileFinding(RIGHT, status)
         found.differences = self._judge.differences(above, name, entry.meta, status)
         is_older = status.st_mtime_ns != entry.meta.mtime_ns

@@ -229,6 +229,28 @@ def test_a_link_to_a_file_that_no_list_has_is_refused(tmp_path: Path) -> None:
     assert (done.report.failed, os.listdir(tmp_path)) == (1, ["secret"])
 
 
+# -- backups ------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_a_backup_has_replaced_is_no_longer_right(copy: OneCopy, tmp_path: Path) -> None:
+    """It was looked at before its list was handled."""
+    source = tmp_path / "s"
+    source.mkdir()
+    (source / "f").write_bytes(b"new")
+    (source / "f~").write_bytes(b"own")
+    to = tmp_path / "to"
+    to.mkdir()
+    copy(source, to=to)
+    (to / "s" / "f").write_bytes(b"older")
+    done = copy(source, to=to, options=CopyOptions(backup=True))
+    assert (to / "s" / "f").read_bytes() == b"new"
+    assert done.said == [f"{to}/s/f~: it was changed during the copy; copy again"]
+    assert done.report.failed == 1
+    again = copy(source, to=to, options=CopyOptions(backup=True))
+    assert (again.report.failed, again.report.files) == (0, 1)
+    assert (to / "s" / "f~").read_bytes() == b"own"
+
+
 # -- the source itself --------------------------------------------------------------------------------
 
 

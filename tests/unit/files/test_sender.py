@@ -304,3 +304,20 @@ def test_a_file_that_cannot_be_read_is_reported_when_it_is_compared(
         or len(copying.problems) == 1
     )
     assert (received.report.failed, received.told) == (1, [])
+
+
+def test_a_file_that_changed_since_it_was_listed_is_reported_when_it_is_compared(
+    source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "to").mkdir()
+    Copying([source], [tmp_path / "to"]).run()
+
+    def change(stream: bytes) -> None:
+        if copying.received[0].answers:
+            (source / "b").write_bytes(b"longer")
+
+    copying = Copying([source], [tmp_path / "to"], CopyOptions(task=VERIFY), digests_only=True)
+    copying.run(change)
+    [problem] = copying.problems
+    assert problem.startswith(f"{source}/b: not sent: ")
+    assert (copying.received[0].report.failed, copying.received[0].told) == (1, [])

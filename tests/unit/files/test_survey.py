@@ -99,12 +99,20 @@ def test_a_dry_run_takes_size_and_time_for_contents(here: Here) -> None:
     assert states(here.survey(task=DRY_RUN), File(b"file", TOUCHED, 5)) == [LACKS]
 
 
-def test_links_and_special_files_lack_contents_and_directories_too(here: Here) -> None:
+def test_where_a_link_or_special_file_is_contents_are_lacking(here: Here) -> None:
     (here.path / "link").symlink_to("file")
     os.mkfifo(here.path / "pipe")  # which nobody waits for
+    entries = [File(name, TOUCHED, 5) for name in (b"link", b"pipe")]
+    assert states(here.survey(compare_content=True), *entries) == [LACKS] * 2
+
+
+@pytest.mark.parametrize(("task", "state"), [(WRITE, UNKNOWN), (VERIFY, LACKS), (DRY_RUN, LACKS)])
+def test_for_a_directory_in_the_way_no_contents_are_asked(here: Here, task: int, state: int) -> None:
     (here.path / "dir").mkdir()
-    entries = [File(name, TOUCHED, 5) for name in (b"link", b"pipe", b"dir")]
-    assert states(here.survey(compare_content=True), *entries) == [LACKS] * 3
+    survey = here.survey(task=task)
+    findings = survey.look([File(b"dir", meta(), 5)])
+    assert findings[0].state == state
+    assert survey.answer(0, 0, findings).lacks == 0
 
 
 def test_the_source_itself_is_known_before_anything_else(here: Here) -> None:

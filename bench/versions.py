@@ -1,9 +1,10 @@
-"""Compares checkouts of gexec: warm jobs on a local cluster of each, in turns.
+"""Compares checkouts of gexec: warm jobs, or copies, on a local cluster of each, in turns.
 
-Usage: python bench/versions.py CHECKOUT CHECKOUT... [--nodes 64] [--repeat 25]
+Usage: python bench/versions.py CHECKOUT CHECKOUT... [--nodes 64] [--repeat 25] [--copy MIB]
 
 Run `make native` in each checkout first; `CHECKOUT=no` runs its daemons interpreted. All clusters are up
 at the same time, so that other load on the machine affects all of them alike.
+With --copy a file of random bytes is copied to all nodes by ensync, instead of the jobs, and by cat.
 Exit status: 0 measured, 1 a job failed.
 """
 
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +22,8 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+
+from copying import MIB, Place, by_cat
 
 #: Jobs before the measured ones, as in bench/run.py.
 WARM_UP = 5
@@ -58,14 +63,22 @@ class Version:
             [self._bin / "gexecctl", *words], env=self._env, check=True, stdout=subprocess.PIPE, text=True
         ).stdout
 
-    def run(self, *words: str) -> float:
-        """Run gexec; return the seconds that it took. CalledProcessError: it failed."""
+    def run(self, *words: str, command: str = "gexec") -> float:
+        """Run a command; return the seconds that it took. CalledProcessError: it failed."""
         begin_s = time.monotonic()
-        subprocess.run([self._bin / "gexec", *words], env=self._env, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([self._bin / command, *words], env=self._env, check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - begin_s
 
+    def copy(self, place: Place) -> float:
+        """Copy the place's file to all nodes; return the seconds that it took."""
+        place.clear()
+        words = ["--via=gexec", "--nodes", ",".join(place.names), "--dest", f"{place.target}/%h"]
+        return self.run(*words, str(place.source), command="ensync")
+
     def cpu_s(self) -> dict[str, float]:
-        """Return the CPU time that the cluster's relays, spawners and starters have had."""
+        """Return the CPU time that the cluster's relays, spawners and starters have had, and, as
+        ``receivers``, the processes that they have started and that have ended.
+        """
         spent: dict[str, float] = {}
         mark = self._place.encode()
         for process in Path("/proc").iterdir():
@@ -74,10 +87,13 @@ class Version:
                     environ = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
                     name = (process / "comm").read_text().strip()
                     run_ns = int((process / "schedstat").read_text().split()[0])
+                    ended = (process / "stat").read_text().rpartition(")")[2].split()[13:15]
                 except (OSError, ValueError):
                     continue
                 if mark in environ and name.startswith("gexecd-"):
                     spent[name] = spent.get(name, 0.0) + run_ns / 1e9
+                    ended_s = sum(map(int, ended)) / os.sysconf("SC_CLK_TCK")
+                    spent["receivers"] = spent.get("receivers", 0.0) + ended_s
         return spent
 
     def down(self) -> None:
@@ -93,14 +109,20 @@ def main() -> int:
     )
     parser.add_argument("--nodes", type=int, default=64, help="of each cluster (default: 64)")
     parser.add_argument("--repeat", type=int, default=25, help="jobs of each kind (default: 25)")
+    parser.add_argument("--copy", type=int, default=0, metavar="MIB", help="copy a file of this size instead")
     options = parser.parse_args()
+    # If this is ended from outside, end the clusters too.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     with ExitStack() as clusters:
         versions = []
         for text in options.checkouts:
             versions.append(Version(text, options.nodes))
             clusters.callback(versions[-1].down)
         try:
-            _measure(versions, options.nodes, options.repeat)
+            if options.copy:
+                _measure_copies(versions, options.nodes, options.repeat, options.copy)
+            else:
+                _measure(versions, options.nodes, options.repeat)
         except subprocess.CalledProcessError as error:
             sys.stderr.write(f"versions: {shlex.join(map(str, error.cmd))}: exited {error.returncode}\n")
             return 1
@@ -129,6 +151,46 @@ def _measure(versions: list[Version], nodes: int, repeat: int) -> None:
                 f"least {min(times):.4f} s; CPU ms a node and job: {cpu}",
                 flush=True,
             )
+
+
+def _measure_copies(versions: list[Version], nodes: int, repeat: int, mib: int) -> None:
+    gib = mib * nodes / 1024
+    with tempfile.TemporaryDirectory(prefix="gexec-versions-", dir="/dev/shm") as folder:
+        place = Place(Path(folder), nodes)
+        with open(place.source, "wb") as file:
+            for _ in range(mib):
+                file.write(os.urandom(MIB))
+        taken_s: dict[str, list[float]] = {name: [] for name in ("cat", *[one.name for one in versions])}
+        cpu_s: dict[str, list[dict[str, float]]] = {name: [] for name in taken_s}
+        for turn in range(repeat):
+            place.clear()
+            before_s, begin_s = _children_s(), time.monotonic()
+            by_cat(place)
+            taken_s["cat"].append(time.monotonic() - begin_s)
+            cpu_s["cat"].append({"cat": _children_s() - before_s})
+            for version in versions if turn % 2 == 0 else reversed(versions):
+                before, before_s = version.cpu_s(), _children_s()
+                taken_s[version.name].append(version.copy(place))
+                spent = {"client and sender": _children_s() - before_s}
+                spent |= {name: now_s - before.get(name, 0.0) for name, now_s in version.cpu_s().items()}
+                cpu_s[version.name].append(spent)
+    for name, times in taken_s.items():
+        ratio = statistics.median([mine / cat for mine, cat in zip(times, taken_s["cat"], strict=True)])
+        every = statistics.median([sum(spent.values()) for spent in cpu_s[name]]) / gib
+        kinds = {
+            kind: f"{statistics.median([spent.get(kind, 0.0) for spent in cpu_s[name]]) / gib:.2f}"
+            for kind in sorted(cpu_s[name][-1])
+        }
+        print(
+            f"{mib} MiB to {nodes} nodes: {name}: median {statistics.median(times):.2f} s, "
+            f"{ratio:.2f} times cat; CPU s for each GiB delivered: {every:.2f}, {kinds}",
+            flush=True,
+        )
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

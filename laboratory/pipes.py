@@ -163,6 +163,14 @@ class SimPipes:
         self.close_output()
         self._end_stdin()
 
+    def unread_stdin(self) -> int:
+        """Return how many bytes of stdin the process has not read; 0 if its pipe is closed on this side."""
+        return 0 if self._stdin_ended else len(self._stdin)
+
+    def drop_stdin(self) -> None:
+        """Close stdin, and drop the bytes that wait to be written."""
+        self._end_stdin()
+
     # -- stdin, at the relay --------------------------------------------------------------
 
     def write(self, data: bytes) -> None:

@@ -38,6 +38,9 @@ class Plan:
     leaves_s: float = 0.0
     #: The leftover writes to it without end.
     chatters: bool = False
+    #: After so many bytes of stdin it does nothing more: it is stopped; with ``hangs`` not even KILL ends it.
+    stops_at: int | None = None
+    hangs: bool = False
 
 
 @dataclass
@@ -146,7 +149,7 @@ class SimProcess:
         return not self.record.stdin_eof and (wanted is None or read < wanted)
 
     def _read_stdin(self) -> None:
-        if not self.runs:
+        if not self.runs or self._stopped:
             return
         count = self._world.rng.randrange(1, PIPE_BYTES)
         if self._plan.reads is not None:
@@ -159,12 +162,16 @@ class SimProcess:
         self.record.stdin_eof = not piece
         self._after(0.002, self._next)
 
+    @property
+    def _stopped(self) -> bool:
+        return self._plan.stops_at is not None and len(self.record.stdin) >= self._plan.stops_at
+
     def _came(self) -> None:
         if self._hungry:
             self._read_stdin()
 
     def _end(self, outcome: Outcome) -> None:
-        if not self.runs:
+        if not self.runs or (self._plan.hangs and self._stopped):
             return
         self.die(outcome)
         leaves_s = 0.0 if self._asked else self._plan.leaves_s

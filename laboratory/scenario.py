@@ -70,6 +70,8 @@ def scenario(seed: int) -> Scenario:
         _break(rng, made, rng.choice(KINDS))
     _pause(Random(f"pauses of {seed}"), made)
     _rare(Random(f"rare things of {seed}"), made)
+    if with_stdin:
+        _stall(Random(f"stalled readers of {seed}"), made)
     made.faults.sort(key=lambda fault: fault.at_s)
     return made
 
@@ -88,6 +90,24 @@ def _pause(rng: Random, made: Scenario) -> None:
         for plan in made.plans:
             plan.leaves_s = rng.choice((0.0, 1.0, 10.0, 30.0))
             plan.chatters = rng.random() < 0.3
+
+
+def _stall(rng: Random, made: Scenario) -> None:
+    """Measure progress in half of the jobs with stdin, and stop some processes in most of these."""
+    if rng.random() < 0.5:
+        return
+    spec = made.spec
+    spec.stall_s = rng.choice((2.0, 5.0, 30.0))
+    if rng.random() < 0.2:
+        spec.flags |= jobspec.PROMPT
+    stopped = rng.choice((0, 1, 1, 2, spec.ranks))
+    for rank in rng.sample(range(spec.ranks), min(stopped, spec.ranks)):
+        plan = made.plans[rank]
+        if plan.refusal is None:
+            plan.reads = None
+            plan.stops_at = rng.choice((0, 0, rng.randrange(1 + len(made.habits.stdin))))
+            plan.stubborn = True
+            plan.hangs = rng.random() < 0.5
 
 
 def _rare(rng: Random, made: Scenario) -> None:

@@ -82,7 +82,8 @@ class Simulation:
         deadline_s = self.quiet_s + ENDS_WITHIN_S
         self._run_until(deadline_s, self._job_over, "the job does not end")
         ended_s = self.world.now_s
-        deadline_s = max(ended_s, self.quiet_s) + GONE_WITHIN_S
+        # A process that not even SIGKILL ends is given up after the stall time.
+        deadline_s = max(ended_s, self.quiet_s) + GONE_WITHIN_S + self.made.spec.stall_s
         self._run_until(deadline_s, self._all_gone, "something of the job is left after its end")
         if self.client.done:
             self._check_outcomes()
@@ -109,7 +110,8 @@ class Simulation:
 
     def _all_gone(self) -> bool:
         return not any(daemon.jobs.by_key for daemon in self.cluster.daemons) and not any(
-            record.running for record in self.cluster.records
+            record.running and not plan.hangs
+            for record, plan in zip(self.cluster.records, self.made.plans, strict=True)
         )
 
     def _left(self) -> str:
@@ -171,6 +173,8 @@ class Simulation:
         for rank, outcome in sorted(self.client.outcomes.items()):
             self.world.suspects = [rank]
             self._check_truth(rank, outcome)
+            if self._check_stall(rank, outcome, untouched[rank]):
+                continue
             refusal = self.made.plans[rank].refusal
             if untouched[rank] and refusal is not None and outcome == outcomes.lost(refusal.text):
                 continue  # the parent could not know that it was the first
@@ -182,6 +186,17 @@ class Simulation:
                 expected = plan.refusal or outcomes.exited(status)
                 if (outcome.kind, outcome.value) != (expected.kind, expected.value):
                     raise Violation(f"rank {rank} is {outcome.describe()}: expected {expected.describe()}")
+
+    def _check_stall(self, rank: int, outcome: outcomes.Outcome, untouched: bool) -> bool:
+        """Check that what stopped was given up, and nothing else; return whether this rank stopped."""
+        stops = self.made.plans[rank].stops_at is not None
+        given_up = outcome.kind == outcomes.LOST and outcome.text.endswith("given up")
+        if given_up and not stops:
+            raise Violation(f"rank {rank} is {outcome.describe()}, but it did not stand still")
+        ended = self.made.disturbed or self.made.spec.flags & jobspec.STRICT
+        if stops and untouched and not ended and not given_up:
+            raise Violation(f"rank {rank} is {outcome.describe()}, but it stood still")
+        return stops
 
     @property
     def _detached(self) -> bool:

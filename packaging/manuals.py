@@ -30,8 +30,8 @@ _SECTION = re.compile(
 
 def _row(option: Option) -> str:
     names = [f"`-{letter}`" for letter in option.short] + [f"`{shown(option)}`"]
-    meaning = re.sub(r"--[a-z][a-z-]*(=\w+)?", r"`\g<0>`", option.meaning)
-    return f"| {', '.join(names)} | {meaning} |".replace("N|P%", r"N\|P%").replace("full|base", r"full\|base")
+    meaning = re.sub(r"--[a-z][a-z0-9-]*(=\w+)?", r"`\g<0>`", option.meaning)
+    return f"| {', '.join(names)} | {meaning} |".replace("N|P%", r"N\|P%")
 
 
 def section(command: str) -> str:

@@ -113,6 +113,14 @@ LATE_S: Final = 1.0
 #: Then the deadline is delayed by this much, so that what arrived during the pause is read first.
 SETTLE_S: Final = 1.0
 LINK_IDLE_S: Final = 300.0
+#: In a job with a stall time, a lost child that was silent is asked again for so long: it has had
+#: LOST_AFTER_S already, and the others wait for it with their stdin.
+ASK_SILENT_S: Final = 1.0
+#: ensync gives up a node whose receiver makes no progress for this long, without --stall.
+STALL_S: Final = 30.0
+#: Bounds of that time in a job: progress is measured once a second.
+STALL_MIN_S: Final = 1.0
+STALL_MAX_S: Final = 24 * 3600.0
 
 # -- authd -----------------------------------------------------------------------------------
 AUTHD_IO_DEADLINE_S: Final = 2.0
@@ -178,8 +186,33 @@ ARCHIVE_PATH_MAX_BYTES: Final = 16 * 1024
 ARCHIVE_DEPTH_MAX: Final = 256
 #: A symbolic link's target: the kernel's PATH_MAX, without its NUL.
 ARCHIVE_TARGET_MAX_BYTES: Final = 4095
-#: Memory that a compressed stream may require from its reader; zstd's own levels up to 19 need no more.
+#: Contents of a file that reports no size (/proc, /sys), which are read into memory; some have no end.
+ARCHIVE_UNSIZED_MAX_BYTES: Final = 64 * 1024 * 1024
+#: Memory that compressed records may require from their reader.
 ARCHIVE_WINDOW_MAX_BYTES: Final = 8 * 1024 * 1024
+#: Extended attributes of one entry: names and values; the kernel permits 64 KiB for one value.
+ARCHIVE_ATTRIBUTES_MAX_BYTES: Final = 80 * 1024
+#: Extended attributes of one entry.
+ARCHIVE_ATTRIBUTES_MAX: Final = 256
+#: Entries of one list: what receivers answer at a time.
+ARCHIVE_LIST_MAX: Final = 2048
+#: Bytes of one list, before compression. A sender ends a list at half of it; one entry more fits.
+ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
+#: Lists whose contents have not come yet: so many answers can be under way while contents are sent.
+ARCHIVE_LISTS_MAX: Final = 8
+#: Files with several names that a sender and each receiver remember: 60 MB.
+ARCHIVE_LINKS_MAX: Final = 256 * 1024
+#: The kernel's list of mounts: 10,000 of containers have 3 MiB.
+MOUNTS_MAX_BYTES: Final = 32 * 1024 * 1024
+#: Files that one pattern of gexec --fetch may match on a node.
+ARCHIVE_MATCHES_MAX: Final = 65_536
+#: Patterns of files to leave out of a copy: each is compared with each file.
+ARCHIVE_PATTERNS_MAX: Final = 1000
+#: One of them: as long as a path.
+ARCHIVE_PATTERN_MAX_BYTES: Final = 4095
+#: A list of files to copy: a million names, and memory for them.
+FILES_FROM_MAX_BYTES: Final = 256 * 1024 * 1024
+FILES_FROM_MAX: Final = 1_000_000
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 

@@ -10,9 +10,11 @@ import os
 
 import pytest
 
-from laboratory.scenario import scenario
+from gexec.core.stall import Stall
+from laboratory.scenario import Scenario, scenario
 from laboratory.simulate import run_one
 from laboratory.simulator import simulate
+from laboratory.world import Violation
 
 FIRST = 1000
 EACH = 50
@@ -54,3 +56,27 @@ def test_seeds_cover_every_kind_of_fault() -> None:
 @pytest.mark.parametrize("seed", range(1200, 1210))
 def test_same_seed_gives_the_same_trace(seed: int) -> None:
     assert simulate(seed).digest == simulate(seed).digest
+
+
+def test_seeds_have_tasks_that_stop_reading_and_that_no_signal_ends() -> None:
+    plans = [plan for seed in range(FIRST, FIRST + 300) for plan in scenario(seed).plans]
+    stopped = [plan for plan in plans if plan.stops_at is not None]
+    assert {plan.hangs for plan in stopped} == {False, True}
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_a_task_that_is_never_or_wrongly_given_up_is_found(
+    monkeypatch: pytest.MonkeyPatch, still: bool
+) -> None:
+    """The checks of the result see a defect of the clock, either way."""
+    seed = next(seed for seed in range(FIRST, FIRST + 300) if _only_stops(scenario(seed)))
+    simulate(seed)
+    monkeypatch.setattr(Stall, "stands_still", lambda *_, **__: still)
+    with pytest.raises(Violation, match="it did not stand still" if still else "the job does not end"):
+        simulate(seed)
+
+
+def _only_stops(made: Scenario) -> bool:
+    stops = [plan.stops_at is not None for plan in made.plans]
+    slow = all(plan.writes for plan, stopped in zip(made.plans, stops, strict=True) if not stopped)
+    return any(stops) and not all(stops) and slow and not (made.faults or made.disturbed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +68,7 @@ def told(done: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
 
 def to_each(place: Path) -> list[object]:
     """The options that give each node a folder of its own."""
-    return ["--parents", "--dest", place / "to" / "%h"]
+    return ["--parents", "--dest", f"{place}/to/%h/"]
 
 
 def sender_of(client: subprocess.Popen[bytes]) -> int:
@@ -172,7 +174,7 @@ def test_one_large_file_arrives_on_all_nodes_whole(cluster: Cluster, shell: Shel
 def test_the_rank_in_the_destination_and_a_node_that_stands_twice(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
     nodes = "node002 node001 node002"
-    done = shell.run("ensync", "-n", nodes, "--parents", "--dest", place / "to" / "%n-%h%%", place / "f")
+    done = shell.run("ensync", "-n", nodes, "--parents", "--dest", f"{place}/to/%n-%h%%/", place / "f")
     assert told(done) == (0, b"", b"")
     found = sorted(path.parent.name for path in (place / "to").glob("*/f"))
     assert found == ["0-node002%", "1-node001%", "2-node002%"]
@@ -210,7 +212,7 @@ def test_owners_and_set_id_bits(shell: Shell, place: Path) -> None:
     os.chown(place / "f", 12345, 23456)
     (place / "f").chmod(0o4755)
     done = shell.run("ensync", "-n", "node001", *to_each(place), place / "f")
-    assert (done.returncode, done.stderr.count(b"set-uid and set-gid bits are left out")) == (0, 1)
+    assert (done.returncode, done.stderr.count(b"set-uid and set-gid bits of 1 file are left out")) == (0, 1)
     status = (place / "to/node001/f").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (12345, 23456, 0o755)
     done = shell.run("ensync", "-n", "node001", *to_each(place), "--setuid", "--numeric-ids", place / "f")
@@ -222,6 +224,110 @@ def test_owners_and_set_id_bits(shell: Shell, place: Path) -> None:
     # To its own place: it is what it is already, and keeps what it has.
     assert told(shell.run("ensync", "-n", "node001", place / "f")) == (0, b"", b"")
     assert (place / "f").stat().st_mode & 0o7777 == 0o4755
+
+
+# -- which files ----------------------------------------------------------------------------------
+
+
+def files_of(place: Path, node: str = "node001") -> list[str]:
+    """Return what is below a node's folder; directories have a slash."""
+    top = place / "to" / node
+    return sorted(
+        f"{path.relative_to(top)}{'/' * (path.is_dir() and not path.is_symlink())}" for path in top.rglob("*")
+    )
+
+
+def new_tree(place: Path) -> Path:
+    for name in ("d/a.o", "d/a.c", "d/cache/f", "d/sub/b.o", "d/sub/keep.o", "d/sub/cache/g", "x.o"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(name.encode())
+    return place / "d"
+
+
+def test_patterns_leave_out_files_and_the_first_that_matches_counts(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    words = ["-n", "node[001-002]", *to_each(place)]
+    rules = ["--include-files=keep.o", "--exclude-files", "*.o", "--exclude-files=/d/cache/"]
+    assert told(shell.run("ensync", *words, *rules, tree, place / "x.o")) == (0, b"", b"")
+    kept = ["d/", "d/a.c", "d/sub/", "d/sub/cache/", "d/sub/cache/g", "d/sub/keep.o"]
+    assert files_of(place) == files_of(place, "node002") == kept
+    # The other way round nothing is kept; whole paths below the destination change nothing.
+    shutil.rmtree(place / "to")
+    (place / "rules").write_text("# the same in a file\n*.o\n/d/cache/\n+ keep.o\n")
+    rules = [f"--exclude-files-from={place}/rules", "--relative"]
+    assert told(shell.run("ensync", *words, *rules, tree)) == (0, b"", b"")
+    prefix = f"{place}/"[1:]
+    found = [name.removeprefix(prefix) for name in files_of(place) if name.startswith(f"{prefix}d")]
+    assert found == ["d/", "d/a.c", "d/sub/", "d/sub/cache/", "d/sub/cache/g"]
+
+
+def test_a_list_names_the_files(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    tree.chmod(0o750)
+    os.utime(tree / "sub", ns=(1, 1_234_567_890_000_000_000))
+    (place / "list").write_text("# some\n/sub/keep.o\ncache/\nnone\nsub/../a.c\na.c\n\nnone\n")
+    words = ["-n", "node[001-002]", *to_each(place), f"--files-from={place}/list", tree]
+    done = shell.run("ensync", *words)
+    assert done.returncode == 1
+    assert done.stderr.count(b"d/none: not sent: there is no such file\n") == 1
+    assert files_of(place) == files_of(place, "node002") == ["a.c", "cache/", "cache/f", "sub/", "sub/keep.o"]
+    assert (place / "to/node001/sub").stat().st_mtime_ns == 1_234_567_890_000_000_000
+    (place / "list").write_text("sub\n")
+    shutil.rmtree(place / "to")
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    assert files_of(place) == ["sub/"]
+
+
+def test_a_list_may_come_from_stdin_and_from_a_pipe_and_be_below_the_root(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    words = ["-n", "node001", *to_each(place), "--files-from=-", "--from0"]
+    done = shell.run("ensync", *words, input=f"{tree}/a.c\0{tree}/sub/keep.o".encode())
+    assert told(done) == (0, b"", b"")
+    assert [name for name in files_of(place) if not name.endswith("/")] == [
+        f"{tree}/a.c"[1:],
+        f"{tree}/sub/keep.o"[1:],
+    ]
+    # Without a destination: the same paths.
+    assert told(shell.run("ensync", "-n", "node001", "--files-from=-", input=f"{tree}/a.c".encode())) == (
+        0,
+        b"",
+        b"",
+    )
+    done = shell.run("ensync", "-n", "-", "--files-from=-", "--dest=/tmp", input=b"node001")
+    assert (done.returncode, b"stdin can be only one of them" in done.stderr) == (2, True)
+
+
+def test_an_empty_list_copies_nothing(shell: Shell, place: Path) -> None:
+    done = shell.run("ensync", "-n", "node001", *to_each(place), "--files-from=-", input=b"\n# none\n")
+    assert told(done) == (0, b"", b"")
+    assert files_of(place) == []
+
+
+def test_a_missing_file_below_another_one_is_told(shell: Shell, place: Path) -> None:
+    tree = new_tree(place)
+    done = shell.run("ensync", "-n", "node001", *to_each(place), tree, tree / "none")
+    assert (done.returncode, b"d/none: there is no such file or directory on this host" in done.stderr) == (
+        2,
+        True,
+    )
+    done = shell.run("ensync", "-n", "node001", *to_each(place), f"{tree}/*.none")
+    assert b"no file matches the pattern, or it was quoted and no shell expanded it" in done.stderr
+
+
+def test_a_log_that_is_written_to_all_the_time_is_copied(shell: Shell, place: Path) -> None:
+    line = b"one more line of a busy log\n"
+    (place / "log").write_bytes(line * 200_000)
+    loop = f"while :; do echo one more line of a busy log; done >>{place}/log"
+    with subprocess.Popen(["sh", "-c", loop]) as writer:
+        try:
+            done = shell.run("ensync", "-n", "node[001-003]", *to_each(place), place / "log", "/proc/version")
+        finally:
+            writer.kill()
+    assert told(done) == (0, b"", b"")
+    found = (place / "to/node003/log").read_bytes()
+    assert len(found) >= len(line) * 200_000
+    assert found == (line * (len(found) // len(line) + 1))[: len(found)]
+    assert (place / "to/node003/version").read_bytes() == Path("/proc/version").read_bytes()
 
 
 # -- comparing, deleting --------------------------------------------------------------------------
@@ -291,7 +397,7 @@ def test_backup_and_equal_contents(shell: Shell, place: Path) -> None:
     target.parent.mkdir()
     target.write_bytes(b"old")
     words = ["-n", "node001", *to_each(place), place / "f"]
-    assert told(shell.run("ensync", "--backup", *words)) == (0, b"", b"")
+    assert told(shell.run("ensync", "-b", *words)) == (0, b"", b"")
     assert (target.read_bytes(), Path(f"{target}~").read_bytes()) == (b"new", b"old")
     os.utime(target, ns=(1, 1))
     inode = target.stat().st_ino
@@ -301,16 +407,83 @@ def test_backup_and_equal_contents(shell: Shell, place: Path) -> None:
     assert target.stat().st_mtime_ns == (place / "f").stat().st_mtime_ns
 
 
+def fake_source(place: Path) -> dict[str, str]:
+    """Return an environment in which nodes find a receiver that takes this host for another one."""
+    folder = place / "bin"
+    folder.mkdir()
+    (folder / "gexec-receive").write_text(
+        f"#!{sys.executable}\n"
+        "import sys\n"
+        "from gexec.cli import receive\n"
+        "from gexec.files import identity\n"
+        "identity.SameFile.is_same = lambda self, meta, status: False\n"
+        "sys.exit(receive.main(sys.argv[1:]))\n"
+    )
+    (folder / "gexec-receive").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
 def test_remove_deletes_files_on_the_nodes(shell: Shell, place: Path) -> None:
     (place / "a b").touch()
     (place / "d").mkdir()
-    done = shell.run("ensync", "-n", "node001", "--remove", place / "a b", place / "none")
+    env = fake_source(place)
+    done = shell.run("ensync", "-n", "node001", "--remove", place / "a b", place / "none", env=env)
     assert told(done) == (0, b"", b"")
     assert not (place / "a b").exists()
-    done = shell.run("ensync", "-n", "node001", "--remove", place / "d")
+    (place / "a b").touch()
+    done = shell.run("ensync", "-n", "node001", "--remove", "--dry-run", place / "a b", env=env)
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (1, [b"delete " + bytes(place / "a b")])
+    done = shell.run("ensync", "-n", "node001", "--remove", "--backup", place / "a b", env=env)
+    assert told(done) == (0, b"", b"")
+    assert (place / "a b~").exists()
+    done = shell.run("ensync", "-n", "node001", "--remove", place / "d", env=env)
     assert done.returncode == 1
-    assert b"node001 rm: " in done.stderr
+    assert b"d: it is a directory; only files and links are removed" in done.stderr
     assert (place / "d").exists()
+
+
+def accepted(cluster: Cluster, about: str) -> list[dict[str, Any]]:
+    """Return the lines of all nodes' audit logs about accepted jobs with this text among their arguments."""
+    found = []
+    for name in cluster.names:
+        lines = map(json.loads, cluster.place.audit(name).read_text().splitlines())
+        found += [
+            line
+            for line in lines
+            if line["event"] == "accept" and any(about in word for word in line["argv"])
+        ]
+    return found
+
+
+def test_audit_logs_have_what_was_copied_and_where(cluster: Cluster, shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    for number in range(5):
+        (place / f"d/{number}").touch()
+    words = ["-n", "node[001-003]", "--backup", *to_each(place), place / "d"]
+    assert told(shell.run("ensync", *words)) == (0, b"", b"")
+    lines = accepted(cluster, str(place / "d"))
+    assert [line["node"] for line in lines] == ["node001", "node002", "node003"]
+    expected = [
+        "gexec-receive",
+        f"--about=5 files, 0 bytes: {place}/d",
+        f"--dest={place}/to/%h/",
+        "--parents",
+        "--backup",
+        "--target=directory",
+    ]
+    for line in lines:
+        assert line["argv"] == expected
+        assert line["program"] == "gexec-receive"
+    # Onto itself: the destination is named also where none was given.
+    assert told(shell.run("ensync", "-n", "node004", place / "d/1")) == (0, b"", b"")
+    [line] = accepted(cluster, f"--about=1 file, 0 bytes: {place}/d/1")
+    assert (line["node"], line["argv"][2:]) == ("node004", ["--dest=/"])
+    many = [place / f"{'x' * 100}{number}" for number in range(400)]
+    assert told(shell.run("ensync", "-n", "node005", "--remove", *many)) == (0, b"", b"")
+    [line] = accepted(cluster, str(many[0]))
+    assert line["argv"][0] == "gexec-receive"
+    assert line["argv"][1].startswith(f"--about=removal of 400 files: {many[0]} ")
+    assert line["argv"][1].endswith(" more")
 
 
 # -- what fails ---------------------------------------------------------------------------------------------
@@ -348,7 +521,7 @@ def test_a_directory_in_the_way_stays(shell: Shell, place: Path) -> None:
 
 def test_nothing_is_made_above_without_parents(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
-    done = shell.run("ensync", "-n", "node001", "--dest", place / "to/%h", place / "f")
+    done = shell.run("ensync", "-n", "node001", "--dest", f"{place}/to/%h/", place / "f")
     assert done.returncode == 1
     assert b"is missing (--parents makes it)" in done.stderr
 
@@ -507,7 +680,7 @@ def test_a_node_that_writes_slowly_comes_after_the_others(
     (folder / "gexec-receive").chmod(0o755)
     (place / "f").write_bytes(os.urandom(3 << 20))
     env = {"PATH": f"{folder}:{os.environ['PATH']}"}
-    words = ("--min-rate", "900G", "--parents", "--dest", place / "to" / "%h", place / "f")
+    words = ("--min-rate", "900G", "--parents", "--dest", f"{place}/to/%h/", place / "f")
     done = shell.run("ensync", *words, env=env)
     assert done.returncode == 0, done.stderr
     assert b"a second are written here: given up (--min-rate)" in done.stderr
@@ -528,7 +701,7 @@ def test_a_signal_ends_all_and_leaves_no_file(
     out, err = end(client)
     assert (client.returncode, out) == (128 + signum, b"")
     assert b"Traceback" not in err
-    said = [line for line in err.splitlines() if b"before the stream was whole" in line]
+    said = [line for line in err.splitlines() if b"before everything was done" in line]
     assert len(said) == 1
     assert said[0].startswith(b"node[001-008] gexec-receive: ended by signal ")
     assert b"8 of 8 nodes exited 3" in err
@@ -558,7 +731,7 @@ def test_a_timeout_ends_receivers_with_one_sentence_and_no_traceback(shell: Shel
     done = shell.run("ensync", *words)
     assert done.returncode == 124
     assert b"Traceback" not in done.stderr
-    assert done.stderr.count(b"before the stream was whole") == 1
+    assert done.stderr.count(b"before everything was done") == 1
     no_file_below(place / "to")
 
 
@@ -569,29 +742,52 @@ def test_what_is_named_and_not_delivered_shows_in_the_status(shell: Shell, place
     (place / "socket").unlink()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place / "socket"))
-        names = ["/dev/null", "/proc/version", place / "pipe", place / "socket", place / "f"]
+        names = ["/dev/null", "/proc/self/mem", place / "pipe", place / "socket", place / "f"]
         done = shell.run("ensync", "-n", "node[001-002]", *names, *to_each(place))
     assert done.returncode == 1
     for name, why in (
         ("/dev/null", "it is a device"),
         (f"{place}/pipe", "it is a named pipe"),
         (f"{place}/socket", "it is a socket"),
-        ("/proc/version", "its size is not that of its contents"),
+        ("mem", "its contents cannot be read: Input/output error"),  # its path has the sender's pid
     ):
-        assert done.stderr.count(f"ensync: {name}: not sent: {why}".encode()) == 1, done.stderr
+        assert done.stderr.count(f"{name}: not sent: {why}".encode()) == 1, done.stderr
     assert (place / "to/node002/f").read_bytes() == b"content"
     assert shell.run("ensync", "-n", "node001", "/dev/null", *to_each(place)).returncode == 1
 
 
 def test_the_same_sentence_of_all_nodes_is_one_line(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
-    done = shell.run("ensync", place / "f", "--dest", place / "to/%h")
+    done = shell.run("ensync", place / "f", "--dest", f"{place}/to/%h/")
     assert done.returncode == 1
     lines = done.stderr.decode().splitlines()
     assert lines == [
-        f"node[001-008] gexec-receive: the destination {place}/to/%h is missing (--parents makes it)",
+        f"node[001-008] gexec-receive: the destination {place}/to/%h/ is missing (--parents makes it)",
         "ensync: 8 of 8 nodes exited 1: node[001-008]",
     ]
+
+
+@pytest.mark.parametrize("below", ["", "/x"])
+@pytest.mark.parametrize("parents", [[], ["--parents"]])
+@pytest.mark.parametrize("there", ["file", "dangling link", "link to a file", "nothing"])
+@pytest.mark.parametrize("name", ["at", "at-%h"])
+def test_a_destination_that_is_no_directory_is_one_line_for_all_nodes(
+    cluster: Cluster, shell: Shell, place: Path, name: str, there: str, parents: list[str], below: str
+) -> None:
+    if parents and there == "nothing":
+        pytest.skip("then it is made")
+    (place / "f").write_bytes(b"content")
+    for node in cluster.names:
+        path = place / name.replace("%h", node)
+        if there == "file":
+            path.touch()
+        elif "link" in there and not path.is_symlink():
+            path.symlink_to("f" if there == "link to a file" else "nowhere")
+    done = shell.run("ensync", "--via=gexec", *parents, "--dest", f"{place}/{name}{below}/", place / "f")
+    said, failed = done.stderr.decode().splitlines()
+    assert (done.returncode, failed) == (1, "ensync: 8 of 8 nodes exited 1: node[001-008]")
+    why = "cannot be used: " if below and there != "nothing" else "is "
+    assert said.startswith(f"node[001-008] gexec-receive: the destination {place}/{name}{below}/ {why}")
 
 
 def test_with_all_standard_descriptors_closed_the_files_arrive(
@@ -639,6 +835,68 @@ def test_progress_on_a_terminal_has_bytes_and_the_end_has_a_report(shell: Shell,
     lines = terminal.end()
     assert lines[0].startswith("ensync: 3 files written on 3 of 3 nodes, 0 were right already: 36.0 MiB in ")
     assert "".join(lines).endswith("/s in all")
+
+
+def events_of(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_json_has_reports_differences_and_what_receivers_say(shell: Shell, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d/f").write_bytes(b"content")
+    (place / "to/node002").touch()  # a file in the way
+    words = ["-n", "node001 node002", *to_each(place), place / "d"]
+    done = shell.run("ensync", "--json", *words)
+    assert (done.returncode, done.stderr) == (1, b"ensync: node002: exited 1\n")
+    events = events_of(done)
+    assert [event["event"] for event in events if event.get("rank") == 0] == ["started", "report", "exited"]
+    [report] = [event for event in events if event["event"] == "report"]
+    assert [report[name] for name in ("complete", "files", "directories", "bytes")] == [True, 1, 1, 7]
+    [said] = [event for event in events if event["event"] == "stderr"]
+    assert (said["node"], said["newline"]) == ("node002", True)
+    assert str(said["text"]).startswith(f"gexec-receive: the destination {place}/to/node002/ is not a dir")
+    assert (events[0]["event"], events[-1]["event"], events[-1]["exit_status"]) == ("job", "end", 1)
+    (place / "d/f").write_bytes(b"CONTENT")
+    (place / "to/node002").unlink()
+    done = shell.run("ensync", "--json", "--checksum", "-n", "node001", *to_each(place), place / "d")
+    [difference] = [event for event in events_of(done) if event["event"] == "stdout"]
+    assert difference["text"] == "differs d/f: content"
+    [report] = [event for event in events_of(done) if event["event"] == "report"]
+    assert (report["differing"], done.returncode) == (1, 1)
+    done = shell.run("ensync", "--json", "--remove", "-n", "node001", place / "to/node001/d/f")
+    assert {"job", "started", "report", "exited", "end"} <= {event["event"] for event in events_of(done)}
+
+
+def test_quiet_has_failures_and_what_receivers_say_and_nothing_else(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    assert told(shell.run("ensync", "-q", *to_each(place), place / "f")) == (0, b"", b"")
+    (place / "f").write_bytes(b"CONTENT")
+    done = shell.run("ensync", "--quiet", "--checksum", *to_each(place), place / "f")
+    assert told(done) == (1, b"", b"ensync: 8 of 8 nodes exited 1: node[001-008]\n")
+    for name in ("node002", "node003"):
+        shutil.rmtree(place / "to" / name)
+        (place / "to" / name).touch()
+    terminal = Terminal()
+    client = shell.start("ensync", "-q", *to_each(place), place / "f", stdout=terminal.fd, stderr=terminal.fd)
+    terminal.close()
+    assert client.wait(DEADLINE_S) == 1
+    lines = terminal.end()
+    assert "".join(lines).startswith(f"node002 node003 gexec-receive: the destination {place}/to/%h/ is")
+    assert lines[-1] == "ensync: 2 of 8 nodes exited 1: node002 node003"
+
+
+def test_summary_names_those_that_succeeded(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    done = shell.run("ensync", "--summary", "-n", "node[001-003]", *to_each(place), place / "f")
+    assert told(done) == (0, b"", b"ensync: 3 of 3 nodes exited 0: node[001-003]\n")
+
+
+def test_headings_of_differences_have_colours_if_that_is_wanted(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    words = ["--checksum", "-n", "node001", "--dest", place / "to", place / "f"]
+    assert b"\x1b" not in shell.run("ensync", *words).stdout
+    done = shell.run("ensync", "--color=always", *words)
+    assert done.stdout == b"\x1b[1m--- node001 (1) exited 1\x1b[0m\nmissing f\n"
 
 
 def test_help_fits_a_screen(shell: Shell) -> None:

@@ -16,7 +16,7 @@ import pytest
 from gexec.cluster import processes
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
-from gexec.files.records import Meta
+from gexec.files.entries import File, Meta, packed_entry
 
 from .commands import Shell
 from .conftest import BIN, DEADLINE_S, Cluster, wait_until
@@ -125,6 +125,161 @@ def test_a_large_file_of_many_nodes_is_whole(cluster: Cluster, shell: Shell, pla
         assert hashlib.sha256(found).digest() == digest
 
 
+# -- what cat would show ------------------------------------------------------------------------------
+
+
+def fetched(
+    shell: Shell, place: Path, *paths: object, more: tuple[object, ...] = ()
+) -> tuple[int, str, Path]:
+    """Fetch paths of two nodes; return the status, stderr, and where the files of node001 are."""
+    shutil.rmtree(place / "to", ignore_errors=True)
+    words = [word for path in paths for word in ("--fetch", path)]
+    done = shell.gexec("-w", "node[001-002]", *words, "--to", place / "to", *more)
+    assert done.stdout == b""
+    assert files_below(place / "to/node001") == files_below(place / "to/node002")
+    return done.returncode, done.stderr.decode(), Path(f"{place}/to/node001")
+
+
+def test_a_link_that_is_asked_for_brings_its_contents(shell: Shell, place: Path) -> None:
+    (place / "real/sub").mkdir(parents=True)
+    (place / "real/f").write_bytes(b"content")
+    (place / "real/sub/inner").symlink_to("../f")
+    (place / "way").symlink_to("real")
+    (place / "file").symlink_to("way/f")
+    for path, found in {
+        "file": ["file"],
+        "way/f": ["way/f"],
+        "way": ["way/f", "way/sub/inner"],
+        "way/": ["way/f", "way/sub/inner"],
+        "real/.": ["real/f", "real/sub/inner"],
+        "way/../real//./f": ["real/f"],
+    }.items():
+        status, err, top = fetched(shell, place, f"{place}/{path}")
+        assert (status, err) == (0, "")
+        assert files_below(Path(f"{top}{place}")) == found
+        contents = [Path(f"{top}{place}/{name}") for name in found if not name.endswith("inner")]
+        assert all(not file.is_symlink() and file.read_bytes() == b"content" for file in contents)
+    assert fetched(shell, place, "/bin/sh")[0] == 0
+    assert (place / "to/node001/bin/sh").read_bytes() == Path("/bin/sh").read_bytes()
+    assert files_below(place / "to/node002") == ["bin/sh"]
+
+
+def test_links_that_lead_nowhere_have_a_reason(shell: Shell, place: Path) -> None:
+    (place / "f").write_bytes(b"content")
+    (place / "dangling").symlink_to("nowhere")
+    (place / "circle").symlink_to("circle")
+    (place / "top").symlink_to("/")
+    names = ("dangling", "circle", "f/", "top", "f")
+    status, err, top = fetched(shell, place, *[f"{place}/{name}" for name in names])
+    assert status == 1
+    for name, reason in {
+        "dangling": "it is a symbolic link to nowhere, and nothing is there",
+        "circle": "its symbolic links lead in a circle",
+        "f": "it is not a directory, as the / at its end requires",
+        "top": "it leads to the directory /; / cannot be copied as a whole: name what is in it",
+    }.items():
+        # The same of both nodes is one line.
+        assert err.count(f"node001 node002 gexec-send: {place}/{name}: not sent: {reason}\n") == 1
+    assert files_below(Path(f"{top}{place}")) == ["f"]
+
+
+def test_what_is_asked_for_twice_arrives_once(shell: Shell, place: Path) -> None:
+    (place / "d/sub").mkdir(parents=True)
+    (place / "d/sub/f").write_bytes(b"content")
+    (place / "else").write_bytes(b"else")
+    (place / "d/link").symlink_to("../else")
+    (place / "way").symlink_to("d")
+    paths = [f"{place}/{name}" for name in ("d", "d/sub/f", "d", "d/sub/", "d/link", "way", "way/sub/f")]
+    status, err, top = fetched(shell, place, *paths)
+    assert (status, err) == (0, "")
+    found = files_below(Path(f"{top}{place}"))
+    assert found == ["d/link", "d/sub/f", "way/link", "way/sub/f"]
+    assert Path(f"{top}{place}/d/link").read_bytes() == b"else"
+    assert os.readlink(f"{top}{place}/way/link") == "../else"
+    status, err, top = fetched(shell, place, f"{place}/d", f"{place}/d/sub/none")
+    assert status == 1
+    assert f"{place}/d/sub/none: not sent: there is no such file" in err
+    assert files_below(Path(f"{top}{place}")) == ["d/link", "d/sub/f"]
+
+
+def test_wildcards_are_expanded_on_the_nodes(cluster: Cluster, shell: Shell, place: Path) -> None:
+    for name in ("a.log", "b.log", ".hidden.log", "c.txt", "[ab].log", "sub/d.log", "new\nline.log"):
+        (place / "log" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "log" / name).write_bytes(name.encode())
+    (place / "log/link.log").symlink_to("c.txt")
+    for pattern, found in {
+        "*.log": ["[ab].log", "a.log", "b.log", "link.log", "new\nline.log"],
+        ".*.log": [".hidden.log"],
+        "[ab].log": ["[ab].log"],
+        "?.log": ["a.log", "b.log"],
+        "*/*.log": ["sub/d.log"],
+        "s*": ["sub/d.log"],
+        "[!a-z]*.log": ["[ab].log"],
+    }.items():
+        status, err, top = fetched(shell, place, f"{place}/log/{pattern}")
+        assert (status, err) == (0, ""), pattern
+        assert files_below(Path(f"{top}{place}/log")) == found
+    assert fetched(shell, place, f"{place}/log/l*.log")[0] == 0
+    assert Path(f"{top}{place}/log/link.log").read_bytes() == b"c.txt"
+    status, err, top = fetched(shell, place, "log/*.txt", "lo[g]/a.log", more=("--chdir", place))
+    assert (status, err) == (0, "")
+    assert files_below(Path(f"{top}{place}")) == ["log/a.log", "log/c.txt"]
+
+
+def test_nodes_where_nothing_matches_say_so_and_the_others_send(
+    cluster: Cluster, shell: Shell, place: Path
+) -> None:
+    (place / "f1").write_bytes(b"content")
+    # On node002 the sender looks at another place, which has no such files.
+    env = fake_sender(place, 'case $GEXEC_NODE in node002) set -- --names=asked --glob -- "/none/f*";; esac')
+    words = ["-w", "node[001-003]", "--fetch", f"{place}/f*", "--to", place / "to"]
+    done = shell.gexec(*words, env=env)
+    assert done.returncode == 1
+    assert b"node002 gexec-send: /none/f*: no file matches there\n" in done.stderr
+    assert files_below(place / "to") == [f"node001{place}/f1", f"node003{place}/f1"]
+    status, err, _ = fetched(shell, place, f"{place}/x*", f"{place}/f1")
+    assert status == 1
+    assert err.count(f"node001 node002 gexec-send: {place}/x*: no file matches there\n") == 1
+
+
+def test_files_of_proc_and_sys_have_their_contents(shell: Shell, place: Path) -> None:
+    status, err, top = fetched(shell, place, "/proc/version", "/sys/class/net/lo/mtu", "/proc/self/environ")
+    assert (status, err) == (0, "")
+    assert Path(f"{top}/proc/version").read_bytes() == Path("/proc/version").read_bytes()
+    assert Path(f"{top}/sys/class/net/lo/mtu").read_bytes() == Path("/sys/class/net/lo/mtu").read_bytes()
+    assert b"GEXEC_NODE=node001\0" in Path(f"{top}/proc/self/environ").read_bytes()
+
+
+def test_a_log_that_is_written_to_all_the_time_arrives(shell: Shell, place: Path) -> None:
+    line = b"one more line of a busy log\n"
+    (place / "log").write_bytes(line * 200_000)
+    loop = f"while :; do echo one more line of a busy log; done >>{place}/log"
+    with subprocess.Popen(["sh", "-c", loop]) as writer:
+        try:
+            status, err, top = fetched(shell, place, place / "log")
+        finally:
+            writer.kill()
+    assert (status, err) == (0, "")
+    found = Path(f"{top}{place}/log").read_bytes()
+    assert len(found) >= len(line) * 200_000
+    assert found == (line * (len(found) // len(line) + 1))[: len(found)]
+
+
+def test_patterns_leave_out_files(shell: Shell, place: Path) -> None:
+    for name in ("d/a.o", "d/a.c", "d/cache/f", "d/sub/b.o", "d/sub/keep.o"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).touch()
+    rules = ("--include-files=keep.o", "--exclude-files=*.o", "--exclude-files=/d/cache/")
+    status, err, top = fetched(shell, place, place / "d", more=rules)
+    assert (status, err) == (0, "")
+    assert files_below(Path(f"{top}{place}")) == ["d/a.c", "d/sub/keep.o"]
+    done = shell.gexec("--exclude-files=*.o", "true")
+    assert (done.returncode, b"needs --fetch" in done.stderr) == (2, True)
+
+
+# -- nodes ----------------------------------------------------------------------------------------------
+
+
 def test_a_node_that_stands_twice_and_one_that_is_dead(shell: Shell, place: Path) -> None:
     (place / "f").write_bytes(b"content")
     done = shell.gexec("-w", "node001 dead node001", "--fetch", place / "f", "--to", place / "to")
@@ -145,9 +300,9 @@ def test_a_dry_run_fetches_nothing(shell: Shell, place: Path) -> None:
 
 def test_a_hostile_node_writes_nothing_outside_its_folder(shell: Shell, place: Path) -> None:
     encoder = Encoder()
-    stream = encoder.preamble()
-    stream += encoder.file(b"../../f", Meta(0o4755, 0, 0, 1, b"", b""), 0)
-    stream += encoder.file_end(ContentHash().finish(0)) + encoder.end(0)
+    evil = File(b"../../f", Meta(0o4755, 0, 0, 1, b"", b""), 0)
+    stream = encoder.preamble() + encoder.list(0, [packed_entry(evil)]) + encoder.contents(0, 0, 1)
+    stream += encoder.file_end(ContentHash().finish(0)) + encoder.done(0) + encoder.end(0)
     (place / "evil").write_bytes(stream)
     (place / "f").write_bytes(b"mine")
     env = fake_sender(place, f"case $GEXEC_NODE in node002) exec cat {place}/evil;; esac")
@@ -204,7 +359,8 @@ def test_kill_9_of_a_node_costs_its_own_files_only(
     (place / "f").write_bytes(b"content")
     # The node that is to be killed sends the beginning of a file and waits.
     encoder = Encoder()
-    begin = encoder.preamble() + encoder.file(b"f", Meta(0o644, 0, 0, 1, b"", b""), 1 << 20)
+    file = File(b"f", Meta(0o644, 0, 0, 1, b"", b""), 1 << 20)
+    begin = encoder.preamble() + encoder.list(0, [packed_entry(file)]) + encoder.contents(0, 1 << 20, 1)
     (place / "begin").write_bytes(begin + encoder.data(0, 65536) + bytes(65536))
     wait = f"cat {place}/begin; touch {place}/begun; exec sleep 1000"
     env = fake_sender(place, f"case $GEXEC_NODE in node003) {wait};; esac")

@@ -20,9 +20,9 @@ import pytest
 
 from gexec.files.digest import ContentHash
 from gexec.files.encoder import Encoder
+from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink, packed_entry
 from gexec.files.options import CopyOptions
 from gexec.files.receiver import Receiver
-from gexec.files.records import Meta
 from gexec.files.report import Report, parse
 
 from .conftest import DEADLINE_S, wait_until
@@ -65,18 +65,22 @@ def report_of(stdout: bytes) -> Report:
 def stream_of(*files: tuple[bytes, bytes], mode: int = 0o644, owner: int = -1, folder: bytes = b"") -> bytes:
     """Return a stream of small files, below a directory if one is given."""
     uid = os.geteuid() if owner < 0 else owner
-    encoder = Encoder()
-    stream = encoder.preamble()
+    entries: list[StreamEntry] = []
     if folder:
-        stream += encoder.directory(folder, Meta(0o755, uid, uid, 1, b"", b""))
+        entries.append(Directory(folder, Meta(0o755, uid, uid, 1, b"", b"")))
         folder += b"/"
+    first = len(entries)
     for name, content in files:
+        entries.append(File(folder + name, Meta(mode, uid, uid, 1, b"", b""), len(content)))
+    encoder = Encoder()
+    stream = encoder.preamble() + encoder.list(0, map(packed_entry, entries))
+    for index, (_, content) in enumerate(files, first):
         hashed = ContentHash()
         hashed.update(0, content)
-        stream += encoder.file(folder + name, Meta(mode, uid, uid, 1, b"", b""), len(content))
+        stream += encoder.contents(index, len(content), 1)
         stream += encoder.data(0, len(content)) + content
         stream += encoder.file_end(hashed.finish(len(content)))
-    return stream + encoder.end(0)
+    return stream + encoder.done(0) + encoder.end(0)
 
 
 # -- commands ---------------------------------------------------------------------------------------
@@ -331,6 +335,26 @@ def test_attack_79_a_user_writes_only_what_that_user_may(place: Path) -> None:
     assert ((place / "open").stat().st_uid, stat.S_IMODE((place / "open").stat().st_mode)) == (0, 0o777)
 
 
+def test_a_file_that_its_owner_may_not_read_is_written_again(place: Path) -> None:
+    """Only its mode differs, but nobody could copy its contents here."""
+    (place / "d").mkdir()
+    (place / "d" / "f").write_bytes(b"same")
+    os.utime(place / "d" / "f", ns=(1, 1))
+    (place / "d" / "f").chmod(0)
+    if IS_ROOT:
+        for path in (place / "d", place / "d" / "f"):
+            os.chown(path, OTHER, OTHER)
+    stream = stream_of((b"f", b"same"), owner=OTHER, folder=b"d")
+
+    def copy() -> None:
+        report = receive_here(place, stream, CopyOptions())
+        assert (report.files, report.failed) == (1, 0)
+
+    _, status = os.waitpid(as_other(copy), 0)
+    assert status == 0
+    assert stat.S_IMODE((place / "d" / "f").stat().st_mode) == 0o644
+
+
 # -- races ----------------------------------------------------------------------------------------------
 
 #: More turns than any test needs: an attacker whose test died ends by itself.
@@ -457,8 +481,8 @@ def test_attack_79_owner_and_mode_of_a_file_exchanged_for_a_link(
     attacker(put_links, theirs / "files", precious)
     encoder = Encoder()
     stream = stream_of((b"files/evil", b"evil"), mode=0o666, owner=OTHER)
-    links = encoder.preamble() + encoder.symlink(b"files/link", Meta(0o777, OTHER, OTHER, 1, b"", b""), b"x")
-    links += encoder.end(0)
+    link = Symlink(b"files/link", Meta(0o777, OTHER, OTHER, 1, b"", b""), b"x")
+    links = encoder.preamble() + encoder.list(0, [packed_entry(link)]) + encoder.done(0) + encoder.end(0)
     for _ in range(300):
         receive_here(theirs, stream, CopyOptions())
         receive_here(theirs, stream, CopyOptions(backup=True, compare_content=True))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -40,6 +41,9 @@ from gexec.wire import jobspec, launches, messages
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
+
+from .conftest import wait_until
+from .frozen import frozen_at
 
 DEADLINE_S = 30.0
 KEY = SigningKey.load(
@@ -826,3 +830,37 @@ def test_attack_80_audit_holds_no_control_characters(rig: Rig) -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.root
+@needs_root
+def test_a_task_that_sigkill_does_not_end_costs_its_user_no_other_task(
+    make: Callable[..., Rig],
+) -> None:
+    """Its storage hangs. Their helper has done what it can, and is left alone."""
+    rig = make()
+    with TemporaryDirectory(prefix="gxf", dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        _one_hangs(rig, Path(folder) / "disk")
+
+
+def _one_hangs(rig: Rig, disk: Path) -> None:
+    with frozen_at(disk, NOBODY.pw_uid) as freeze:
+        other = rig.sh("echo up; read line; echo $line", user=NOBODY.pw_uid)
+        assert other.line() == b"up"
+        hung = rig.sh(f"cd {disk} && echo up && read line && echo x >file", user=NOBODY.pw_uid)
+        assert hung.line() == b"up"
+        pid = hung.started()
+        freeze()
+        os.write(hung.stdin, b"go\n")
+        status = Path(f"/proc/{pid}/stat")
+        wait_until(lambda: " D " in status.read_text(), "it does not hang")
+        rig.relay.kill(hung.number, True)
+        text = f"process {pid} of nobody does not end on SIGKILL: its storage hangs?"
+        wait_until(lambda: text in rig.log_path.read_text(), "nobody reports it")
+        os.write(other.stdin, b"still here\n")
+        assert other.line() == b"still here"
+        assert other.outcome() == Outcome(EXITED, 0)
+        last = rig.sh("echo new", user=NOBODY.pw_uid)
+        assert last.output() == b"new\n"
+    assert hung.outcome() == Outcome(KILLED, 9)

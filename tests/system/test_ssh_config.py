@@ -341,7 +341,7 @@ def test_ensync(shell: Shell) -> None:
         pytest.skip("needs the system's python3, 3.11 or newer, which sessions by ssh find")
     data = os.urandom(1 << 20)
     (shell.folder / "file").write_bytes(data)
-    dest = shell.folder / "to-%n"
+    dest = f"{shell.folder}/to-%n/"
     done = shell.run(
         "ensync", "-n", "node[1-3]", "--via=ssh", "--parents", "--dest", dest, shell.folder / "file"
     )

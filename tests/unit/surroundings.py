@@ -74,6 +74,7 @@ class Pipes:
     def __init__(self) -> None:
         self.child_fds = (10, 11, 12)
         self.pieces: list[events.Event] = []
+        self.unread_bytes = 0
         self.asked: list[str] = []
 
     def close_child_ends(self) -> None:
@@ -99,6 +100,12 @@ class Pipes:
 
     def close_stdin(self) -> None:
         self.asked.append("close stdin")
+
+    def unread_stdin(self) -> int:
+        return self.unread_bytes
+
+    def drop_stdin(self) -> None:
+        self.asked.append("drop stdin")
 
     def close_output(self) -> None:
         self.asked.append("close output")

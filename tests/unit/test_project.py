@@ -111,7 +111,7 @@ def test_protocol_document_has_every_outcome_as_it_is() -> None:
 
 
 def options_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
 
 
 def section(document: str, heading: str) -> str:

@@ -12,22 +12,23 @@ from errno import ELOOP, ENAMETOOLONG
 
 from gexec import limits
 from gexec.cli.flow import Run
+from gexec.cli.views import OutputForm
+from gexec.client.extent import about, extent_of
 from gexec.client.feed import Feed
 from gexec.client.job import build, part, submit
 from gexec.client.nodes import choose
 from gexec.client.stdio import Input
-from gexec.client.transfer import Pushed, environment
+from gexec.client.transfer import INTERRUPT, Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
-from gexec.files.sender import roots_of
+from gexec.files.roots import roots_of
+from gexec.files.walking import walk
 from gexec.render.fold import fold_bounded
-from gexec.render.prefix import prefixes
 from gexec.render.sentences import Sentences
 from gexec.render.text import printable, shown
 from gexec.render.text import seconds as shown_seconds
 from gexec.render.text import size as shown_size
-from gexec.render.view import Prefixed
 from gexec.select.rounds import unreached
-from gexec.wire.jobspec import NO_STDIN
+from gexec.wire.jobspec import NO_STDIN, PROMPT
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, exited
 
 TYPE_CHECKING = False
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from gexec.cli.command import Call, Submit
     from gexec.cli.ensync import CopyTask
-    from gexec.render.view import View
+    from gexec.client.connection import Connection
     from gexec.select.sources import Choice
     from gexec.wire.jobspec import JobSpec
     from gexec.wire.outcome import Outcome
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 CHAIN_MAX = 32
 #: How a receiver ends that has given up for --min-rate (cli/receive.py, SLOW).
 _SLOW = exited(4)
-#: For larger trees the progress shows no total: counting takes too long.
-_COUNTED_MAX = 20_000
 
 
 class Copy:
@@ -67,17 +66,26 @@ class Copy:
         self._task = task
         self._sender_status = 0
         self._problems: dict[str, None] = {}
-        argv = ["rm", "-f", "--", *task.paths] if task.removes else ["gexec-receive", *task.receiver]
-        if task.floor:
-            argv.append(task.floor)
-        request = self._request = call.request(argv)
-        request.stdin = not task.removes
+        request = self._request = call.request(self._receiver())
+        request.stdin = True
         request.remote_path = True
         request.env = environment()
         request.chdir = "/"
+        request.stall_s = task.stall_s
         call.command.choose(call.parsed, request)
-        if not task.removes:
-            _check_roots(task)
+
+    def _receiver(self) -> list[str]:
+        """Look at what is copied; return the command for it, in which audit logs find that."""
+        task = self._task
+        _check(task)
+        roots, rules = task.filters.source(task.paths, task.names)
+        paths = [os.path.abspath(os.fsencode(path)) for path in task.paths]
+        if task.removes:
+            return ["gexec-receive", f"--about={about(None, paths)}", *task.receiver]
+        if task.deletes and not any(os.path.isdir(path) and not os.path.islink(path) for path in paths):
+            self._say("--delete: no directory is copied, so nothing can be deleted")
+        words = ["gexec-receive", f"--about={about(extent_of(walk(roots, rules)), paths)}", *task.receiver]
+        return [*words, task.floor] if task.floor else words
 
     def run(self) -> int:
         """Copy; return the exit status."""
@@ -86,9 +94,9 @@ class Copy:
         job, choice = self._plan()
         self._call.verbose(f"{job.ranks} nodes from {choice.source}")
         self._names = list(job.names)
-        self._view = Pushed(self._shown(), job.ranks)
+        self._view = self._shown(job)
         everyone = range(job.ranks)
-        run = self._run = Run(self._call, job, choice, self._view, several=True)
+        run = self._run = Run(self._call, job, choice, self._view, several=True, interrupt=INTERRUPT)
         with run:
             if self._task.via == "ssh":
                 outcomes = self._by_ssh(choice, everyone)
@@ -108,19 +116,25 @@ class Copy:
             choice = choose(request)
             return self._ssh_job(choice, range(len(choice.nodes))), choice
         job, choice = build(request)
-        if not self._task.removes:
-            job.flags &= ~NO_STDIN  # names that came from stdin leave a job without
-            if "fanout" not in self._parsed.values:
-                job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
+        job.flags &= ~NO_STDIN  # names that came from stdin leave a job without
+        if "fanout" not in self._parsed.values:
+            job.fanout = 1 if job.ranks <= CHAIN_MAX else 2
         return job, choice
 
-    def _shown(self) -> View:
-        names = self._names
-        if self._task.compares:
-            from gexec.render.gather import Gathered
+    def _shown(self, job: JobSpec) -> Pushed:
+        form = OutputForm(self._parsed, "host", "gather" if self._task.compares else "", self._judge)
+        view = form.view(job)
+        if form.form != "json":
+            return Pushed(Sentences(view, self._names, self._task.neutral(self._names)), job.ranks)
+        from gexec.render.jsonl import Jsonl
 
-            return Sentences(Gathered(names), names, self._task.neutral(names))
-        return Sentences(Prefixed(prefixes("host", names, ()), len(names)), names, self._task.neutral(names))
+        assert isinstance(view, Jsonl)
+        told = view.told
+        return Pushed(view, job.ranks, lambda rank, report: told("report", rank, report.fields()))
+
+    def _judge(self, outcomes: Sequence[Outcome], status: int) -> int:
+        """Return the exit status, if this is what the policy makes of the outcomes."""
+        return max(self._run.status_by_signal(outcomes) or status, self._sender_status)
 
     def _may_come_again(self, outcome: Outcome) -> bool:
         """Return True if a node may be tried again. What it reported of differences must not come twice."""
@@ -141,7 +155,7 @@ class Copy:
             return self._by_ssh(choice, ranks)
         lost = [rank for rank in ranks if outcomes[rank].kind == LOST and not self._task.compares]
         if again:
-            self._try("once more", lost, outcomes, lambda: self._one(submit, part(job, lost), lost))
+            self._try("once more", lost, outcomes, lambda: self._once_more(job, lost))
         slow = [rank for rank in ranks if outcomes[rank] == _SLOW]
         if again:
             self._try("at their own pace", slow, outcomes, lambda: self._at_own_pace(job, slow))
@@ -149,6 +163,13 @@ class Copy:
         if again and auto:
             self._try("by ssh", left, outcomes, lambda: self._by_ssh(choice, left))
         return outcomes
+
+    def _once_more(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
+        """Copy to lost nodes. None gets much time, or stands in the way of another: it may be frozen."""
+        again = part(job, ranks)
+        again.flags |= PROMPT
+        again.fanout = max(job.fanout, min(len(ranks), limits.FANOUT_DEFAULT))
+        return self._one(_submit_promptly, again, ranks)
 
     def _at_own_pace(self, job: JobSpec, ranks: Sequence[int]) -> list[Outcome]:
         """Copy to nodes that have left the run for being slow, each fed from here."""
@@ -198,36 +219,49 @@ class Copy:
         nodes = [(name, (port or request.port) if only_ssh else 0) for name, port in choice.nodes]
         return prepare(
             [nodes[rank] for rank in ranks],
-            request.argv if self._task.removes else words(self._task.receiver),
-            stdin=request.stdin,
+            words(self._task.receiver),
+            stdin=True,
             # One stream, which all read at the same time, unless the user wants less.
             fanout=request.fanout if "fanout" in self._parsed.values else min(len(ranks), limits.FANOUT_MAX),
             timeout_s=request.timeout_s,
             connect_timeout_s=request.connect_timeout_s,
+            stall_s=request.stall_s,
         )
 
     def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
         """Run one job, whose ranks are these of the run, and return how they ended."""
-        if self._task.removes:
-            connection = submit(job)
-            self._run.one(connection, None, ranks, self._may_come_again)
-            return connection.session.ended_outcomes()
-        feed = Feed(self._task.sender(by_ssh))
+        # Over ssh only so many nodes are reached at a time.
+        feed = Feed(self._task.sender(by_ssh, at_once=not by_ssh or job.fanout >= len(ranks)))
+        self._view.ask(feed, ranks)
         try:
             connection = submit(job)
             if self._run.progress is not None:
-                self._run.progress.measure(feed.bytes_read, lambda: _bytes_of(self._task))
+                self._run.progress.measure(feed.bytes_read, feed.total)
             self._run.one(connection, Input(feed.fd), ranks, self._may_come_again)
         finally:
             self._sender_status = max(self._sender_status, feed.close())
             self._problems.update(dict.fromkeys(feed.problems))
+        if self._view.conflict:
+            raise UsageError(self._conflict())
         return connection.session.ended_outcomes()
+
+    def _conflict(self) -> str:
+        directory, name = [
+            fold_bounded([shown(self._names[rank]) for rank in sorted(ranks)])
+            for ranks in (self._view.into_directory, self._view.into_name)
+        ]
+        dest = printable(self._parsed.value("dest", ""))
+        return (
+            f"--dest {dest} is a directory on {directory}, and not on {name}: nothing was copied. "
+            f"Say {dest}/ to copy into a directory, or -T to copy to this name"
+        )
 
     # -- reports -------------------------------------------------------------------------------
 
     def _tell_reports(self) -> None:
         reports = [report for report in self._view.reports if report is not None]
-        if not reports or not (self._parsed.flag("verbose") or os.isatty(2)):
+        is_wanted = os.isatty(2) and not self._parsed.flag("quiet")
+        if not reports or not (self._parsed.flag("verbose") or is_wanted):
             return
         total = sum([report.bytes for report in reports])
         files = sum([report.files + report.links for report in reports])
@@ -240,14 +274,27 @@ class Copy:
         )
 
 
-def _check_roots(task: CopyTask) -> None:
+def _submit_promptly(job: JobSpec) -> Connection:
+    """Submit a job to a gexecd that may be frozen itself."""
+    connection = submit(job)
+    connection.accept_within(job.connect_timeout_s)
+    return connection
+
+
+def _check(task: CopyTask) -> None:
+    """Raise UsageError for what is not there."""
     try:
-        roots = roots_of(task.paths, task.names)
+        if task.filters.has_list:
+            task.filters.source(task.paths, task.names)  # what it names is reported by the sender
+            return
+        roots_of(task.paths, task.names)
+        # One by one: none is left out because it would be below another one.
+        roots = [root for path in task.paths for root in roots_of([path], task.names)]
     except OSError as error:
         raise UsageError(
             f"the working directory is not known ({error.strerror}): give absolute paths"
         ) from error
-    for root in roots:
+    for root in () if task.removes else roots:
         if not os.path.lexists(root.path):
             raise UsageError(f"{os.fsdecode(root.path)}: {_missing(root.path)}")
 
@@ -266,23 +313,3 @@ def _missing(path: bytes) -> str:
         if error.errno in (ENAMETOOLONG, ELOOP):
             return f"the path cannot be followed: {error.strerror}"
     return "there is no such file or directory on this host"
-
-
-def _bytes_of(task: CopyTask) -> int:
-    """Return the bytes that a sender will read, holes left out; 0 if there are too many files to know."""
-    total = count = 0
-    waiting = [root.path for root in roots_of(task.paths, task.names)]
-    while waiting:
-        path = waiting.pop()
-        try:
-            if os.path.isdir(path) and not os.path.islink(path):
-                waiting += [os.path.join(path, name) for name in os.listdir(path)]
-            else:
-                status = os.lstat(path)
-                total += min(status.st_size, status.st_blocks * 512)
-        except OSError:
-            pass  # the sender reports it
-        count += 1
-        if count > _COUNTED_MAX:
-            return 0
-    return total

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from gexec.cli.filters import Filters
 from gexec.cli.flow import Run
 from gexec.client.job import build, submit
-from gexec.client.transfer import Fetched, environment
+from gexec.client.told import Told
+from gexec.client.transfer import INTERRUPT, Fetched, environment
 from gexec.errors import UsageError
 from gexec.files.options import CopyOptions
 from gexec.render.prefix import prefixes
@@ -14,6 +16,7 @@ from gexec.render.sentences import Sentences
 from gexec.render.text import printable
 from gexec.render.text import size as shown_size
 from gexec.render.view import Prefixed
+from gexec.wire.jobspec import NO_STDIN
 from gexec.wire.outcome import Outcome, lost
 
 TYPE_CHECKING = False
@@ -22,12 +25,18 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
 
 
+#: Digests are not compared: one process for all nodes would have to read what is here. What nodes say of
+#: attributes is not trusted.
+_OPTIONS = CopyOptions(make_parents=True, asks_digests=False, keep_attributes=False)
+
+
 def fetch(call: Call) -> int:
     """Fetch; return the exit status."""
     parsed = call.parsed
     directory = _directory(parsed)
-    request = call.request(("gexec-send", "--", *parsed.all("fetch")))
-    request.stdin = False
+    told = Told() if _has_files(directory) else None
+    request = call.request(_sender(parsed, asking=told is not None))
+    request.stdin = told is not None
     request.remote_path = True
     request.env = environment()
     request.chdir = request.chdir or "/"
@@ -39,13 +48,15 @@ def fetch(call: Call) -> int:
     call.verbose(f"{job.ranks} nodes from {choice.source}")
     names = list(job.names)
     shown = Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names)
-    view = Fetched(shown, directory, names, CopyOptions(make_parents=True))
+    if told is not None:
+        job.flags &= ~NO_STDIN
+    view = Fetched(shown, directory, names, _OPTIONS, tell=told.put if told is not None else None)
     _make(directory)
     connection = submit(job)
-    with Run(call, job, choice, view) as run:
+    with Run(call, job, choice, view, interrupt=INTERRUPT) as run:
         if run.progress is not None:
             run.progress.measure(lambda: view.bytes, lambda: 0)
-        run.one(connection)
+        run.one(connection, told)
     run.finish(_judged(connection.session.ended_outcomes(), view))
     for problem in view.problems:
         call.say(problem, escape=False)
@@ -54,6 +65,21 @@ def fetch(call: Call) -> int:
         where = printable(directory)
         call.say(f"{files} files in {where}, {shown_size(view.bytes)} in {call.elapsed()}", escape=False)
     return run.conclude(by_signal=True)
+
+
+def _sender(parsed: Parsed, *, asking: bool) -> list[str]:
+    """Return the command that runs on the nodes. ``asking``: it sends what is lacking here."""
+    words = ["--names=asked", "--glob", *Filters(parsed).words(), *(["--asking"] if asking else [])]
+    return ["gexec-send", *words, "--", *parsed.all("fetch")]
+
+
+def _has_files(directory: str) -> bool:
+    """Return True if something is there already: perhaps not everything must be sent again."""
+    try:
+        with os.scandir(directory) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
 
 
 def _directory(parsed: Parsed) -> str:

@@ -45,6 +45,7 @@ class Run:
         choice: of these nodes.
         view: shows all jobs; None = lines with plain prefixes.
         several: further jobs may follow the first one.
+        interrupt: what the processes get at ^C; None = SIGINT.
 
     Attributes:
         view: as above.
@@ -54,12 +55,19 @@ class Run:
     """
 
     def __init__(
-        self, call: Call, job: JobSpec, choice: Choice, view: View | None = None, several: bool = False
+        self,
+        call: Call,
+        job: JobSpec,
+        choice: Choice,
+        view: View | None = None,
+        several: bool = False,
+        interrupt: int | None = None,
     ) -> None:
         self._call = call
         self._names = list(job.names)
         self._choice = choice
         self._several = several
+        self._interrupt = interrupt
         self._outcomes: Sequence[Outcome] = ()
         self._sinks = standard_sinks()
         self._interrupts: Interrupts | None = None
@@ -125,6 +133,7 @@ class Run:
             last=not self._several,
             names=[self._names[rank] for rank in ranks],
             progress=self.progress,
+            interrupt=self._interrupt,
         )
         ending = console.ending
         try:
@@ -194,9 +203,11 @@ class Run:
                 status = 255
         if self.status is not None:
             return self.status
-        if by_signal and self._signum and not all(outcome.ok for outcome in outcomes):
-            return 128 + self._signum
-        return status
+        return (self.status_by_signal(outcomes) if by_signal else 0) or status
+
+    def status_by_signal(self, outcomes: Sequence[Outcome]) -> int:
+        """Return the status of the signal that asked for the end; 0 if none did, or all nodes succeeded."""
+        return 128 + self._signum if self._signum and not all(outcome.ok for outcome in outcomes) else 0
 
     def _summarise(self, outcomes: Sequence[Outcome]) -> int:
         parsed, say = self._call.parsed, self._call.say

@@ -74,7 +74,8 @@ carries them. Owner, group, mode and times are kept (owner and group as root).
 Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM
 Write files and directories as a stream for `python -m gexec.cli.receive`.
 """,
-        "names digests compress bwlimit loader",
+        "names glob exclude-files include-files exclude-files-from files-from from0 xattrs no-xattrs remove"
+        " asking total digests compress bwlimit loader",
         "Status: 0; 1 something could not be sent; 2 usage error; 3 nobody reads.",
     ),
     "gexec-receive": (
@@ -82,8 +83,8 @@ Write files and directories as a stream for `python -m gexec.cli.receive`.
 Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
 Unpack what `python -m gexec.cli.send` writes.
 """,
-        "dest parents delete checksum checksum-compare dry-run backup sync setuid"
-        " numeric-ids no-owner min-rate",
+        "dest target about parents delete max-delete checksum checksum-compare dry-run backup sync setuid"
+        " numeric-ids no-owner no-xattrs min-rate",
         "Status: 0; 1 a file failed or differs; 2 usage error; 3 incomplete; 4 too slow.",
     ),
 }
@@ -110,8 +111,10 @@ def page(command: str) -> str:
         if option.heading != heading:
             heading = option.heading
             lines += ["", f"{heading}:"]
-        first, *more = wrap(option.meaning, _WIDTH - _COLUMN)
-        lines += [_left(option) + first, *[" " * _COLUMN + line for line in more]]
+        left = _left(option)
+        # Where the option is longer than its column, its meaning begins later.
+        first, *more = wrap(option.meaning, _WIDTH - _COLUMN, initial_indent=" " * (len(left) - _COLUMN))
+        lines += [left + first.lstrip(), *[" " * _COLUMN + line for line in more]]
     return "\n".join([*lines, "", "Long options may be shortened if they stay unique.", status]) + "\n"
 
 

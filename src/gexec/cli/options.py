@@ -104,15 +104,18 @@ class Parsed:
     Attributes:
         flags: how often each option was given without a value, by long name.
         values: the values of each option that takes one, by long name, in their order.
+        order: long name and value of all options that take one, in their order.
         rest: the non-option arguments: all from the first one on, or, of a command that takes options
             anywhere, all that are no options.
     """
 
-    __slots__ = ("flags", "rest", "values")
+    __slots__ = ("_table", "flags", "order", "rest", "values")
 
-    def __init__(self) -> None:
+    def __init__(self, table: Sequence[Option]) -> None:
+        self._table = table
         self.flags: dict[str, int] = {}
         self.values: dict[str, list[str]] = {}
+        self.order: list[tuple[str, str]] = []
         self.rest: list[str] = []
 
     def add(self, option: Option, value: str | None) -> None:
@@ -121,6 +124,11 @@ class Parsed:
             self.flags[option.long] = self.flags.get(option.long, 0) + 1
         else:
             self.values.setdefault(option.long, []).append(option.checked(value))
+            self.order.append((option.long, self.values[option.long][-1]))
+
+    def knows(self, long: str) -> bool:
+        """Tell whether the command has this option."""
+        return any(option.long == long for option in self._table)
 
     def flag(self, long: str) -> bool:
         """Tell whether the option without a value was given."""
@@ -163,7 +171,7 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere:
 
     ``anywhere``: options may follow other arguments; ``--`` ends them.
     """
-    parsed = Parsed()
+    parsed = Parsed(table)
     shorts = {letter: option for option in table for letter in option.short}
     waiting = iter(words)
     for word in waiting:

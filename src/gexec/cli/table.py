@@ -19,6 +19,7 @@ _RUN = "gexec enexec ensh"
 _DAEMON = "gexec enexec"
 _RECEIVE = "ensync gexec-receive"
 _SEND = "ensync gexec-send"
+_FILTER = "gexec ensync gexec-send"
 #: Headings, and below each: name, letters, argument, commands, help.
 #:
 #: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
@@ -49,23 +50,38 @@ GROUPS = (
         ("gather", "b", "", _RUN, "equal output once, below the names of its nodes"),
         ("live", "", "", _RUN, "with --gather: each group as soon as its first node has ended"),
         ("diff", "", "[=NODE]", _RUN, "differences from the output of most nodes, or of NODE"),
-        ("json", "", "", _RUN, "one JSON object on a line for each event"),
+        ("json", "", "", _ALL, "one JSON object on a line for each event"),
         ("output-dir", "", "DIR", _RUN, "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
-        ("quiet", "", "", _RUN, "no output of the processes"),
+        ("quiet", "q", "", _RUN, "no output of the processes"),
+        ("quiet", "q", "", "ensync", "only failures; of --checksum and --dry-run only the status"),
         ("summary", "", "", _ALL, "at the end, how all nodes ended; also those that succeeded"),
-        ("color", "", "WHEN", _RUN, "auto (on a terminal, unless NO_COLOR is set), always or never"),
+        ("color", "", "WHEN", _ALL, "auto (on a terminal, unless NO_COLOR is set), always or never"),
         ("no-progress", "", "", _ALL, "do not show the progress on the terminal"),
     )),
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
-        ("dest", "", "DIR", _RECEIVE, "below DIR; %h in it is the node's name, %n its rank, %% a %"),
+        ("exclude-files", "", "PATTERN", _FILTER,
+         "leave out files that match, as rsync does; the first pattern that matches counts"),
+        ("include-files", "", "PATTERN", _FILTER, "keep files that match"),
+        ("exclude-files-from", "", "FILE", "ensync gexec-send", "patterns in a file; - reads stdin"),
+        ("files-from", "", "FILE", _SEND,
+         "the files that a list names, below FILE or /; - reads the list from stdin"),
+        ("from0", "", "", _SEND, "names in lists end with NUL, as of find -print0"),
+        ("dest", "", "PATH", _RECEIVE,
+         "below the directory PATH, or one file as PATH; %h in it is the node's name, %n its rank, %% a %"),
+        ("no-target-directory", "T", "", "ensync", "with --dest: what is copied is called PATH itself"),
+        ("target", "", "KIND", "gexec-receive",
+         "what PATH is: directory (default), name, either; name: of what is copied; either: as it is there"),
         ("relative", "", "", "ensync", "with --dest: below it the whole path; not only its last part"),
+        ("about", "", "TEXT", "gexec-receive", "not used: what is copied, for the audit log"),
         ("parents", "", "", _RECEIVE, "create missing directories above; without it they are an error"),
         ("delete", "", "", _RECEIVE,
          "in copied directories, delete what the source lacks; at the end, if all has arrived"),
+        ("max-delete", "", "N", _RECEIVE, "delete nothing if more than N entries would go; with `--delete`"),
         ("remove", "", "", "ensync", "delete these files on the nodes; absolute paths, no directories"),
-        ("backup", "", "", _RECEIVE, "keep what is replaced as NAME~"),
+        ("remove", "", "", "gexec-send", "the receivers delete these paths"),
+        ("backup", "b", "", _RECEIVE, "keep what is replaced as NAME~"),
         ("checksum", "", "", _RECEIVE, "write nothing, report differences by contents; once for equal nodes"),
         ("dry-run", "", "", _RECEIVE, "write nothing, report what would be done"),
         ("checksum-compare", "", "", _RECEIVE, "do not write equal contents, whatever the times"),
@@ -73,13 +89,20 @@ GROUPS = (
         ("setuid", "", "", _RECEIVE, "keep set-uid and set-gid bits; without it they are removed"),
         ("numeric-ids", "", "", _RECEIVE, "set owners by number, not by name"),
         ("no-owner", "", "", _RECEIVE, "do not set owners"),
-        ("names", "", "full|base", "gexec-send", "whole paths (full, the default) or their last parts"),
+        ("names", "", "WHICH", "gexec-send",
+         "full (default): whole paths; base: last parts; asked: whole, as written, also of links"),
+        ("glob", "", "", "gexec-send", "with --names=asked: paths may have wildcards"),
+        ("xattrs", "", "", _SEND, "keep extended attributes, ACLs and capabilities; the default for root"),
+        ("no-xattrs", "", "", "ensync gexec-send gexec-receive", "do not keep them"),
+        ("asking", "", "", "gexec-send", "send what receivers lack: their answers come on stdin"),
+        ("total", "", "FD", "gexec-send", "tell this descriptor how much will be sent; in 8 bytes"),
         ("digests", "", "", "gexec-send", "digests instead of contents; for receivers that only compare"),
         ("loader", "", "", "gexec-send", "before the files the receiver's modules; for nodes without gexec"),
         ("compress", "", "WHEN", _SEND, "zstd: auto (the default, if it helps), always, never"),
         ("bwlimit", "", "N[kMG]", _SEND, "send at most N bytes a second from this host"),
         ("min-rate", "", "N[kMG]", "ensync", "nodes that write fewer bytes a second come last; not over ssh"),
         ("min-rate", "", "N[kMG]", "gexec-receive", "give up if fewer bytes a second are written, over 5 s"),
+        ("stall", "", "S", "ensync", "give up a node that takes nothing for S seconds; default 30; 0: never"),
         ("via", "", "WAY", "ensync", "gexec, ssh, or auto (default): ssh where gexecd fails"),
     )),
     ("When something fails", (
@@ -126,6 +149,8 @@ _RANGES = {
     "nprocs": (0, limits.RANKS_MAX),
     "pick": (1, limits.RANKS_MAX),
     "retries": (0, 100),
+    "total": (0, 1_000_000),
+    "max-delete": (0, 1_000_000_000),
     "fanout": (limits.FANOUT_MIN, limits.FANOUT_MAX),
     "port": (1, 65535),
 }
@@ -135,34 +160,53 @@ _CHOICES = {
     "color": _AUTO,
     "compress": _AUTO,
     "via": ("gexec", "ssh", "auto"),
-    "names": ("full", "base"),
+    "names": ("full", "base", "asked"),
+    "target": ("directory", "name", "either"),
 }
-#: Each of these options on the left excludes all on the right, and why.
+#: Each of these options on the left excludes all on the right, and why. With a value: only this value.
 EXCLUDES = (
     ("rerun", "nodelist", "both name a file of nodes"),
     ("gather diff", "json quiet", "output has one form"),
     ("json", "quiet", "output has one form"),
+    ("prefix-type", "gather diff json quiet", "prefixes are of lines that are shown as they come"),
+    ("color=always", "json quiet", "nothing of it has colours"),
     ("live", "diff", "--diff shows all nodes at the end"),
     ("detached", "gather diff output-dir", "the output of detached processes is discarded"),
     ("detached", "batch", "a batch ends with its processes, and nothing waits for detached ones"),
     ("strict", "batch", "whether all nodes can start is only known of one batch at a time"),
     ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
-     " max-failures retries", "files are fetched, and no command runs"),
+     " max-failures retries remote-path", "files are fetched, and no command runs"),
     ("checksum", "dry-run", "neither writes anything"),
-    ("remove", "dest relative parents delete backup checksum dry-run checksum-compare sync setuid numeric-ids"
-     " no-owner", "nothing is copied"),
-    ("strict", "via=ssh", "only gexecd can start on all nodes or on none"),
+    ("xattrs", "no-xattrs", "one is the opposite of the other"),
+    ("no-target-directory", "relative", "the path is PATH itself"),
+    ("remove", "dest relative parents delete checksum checksum-compare sync setuid numeric-ids no-owner"
+     " xattrs no-xattrs bwlimit compress min-rate", "nothing is copied"),
+    ("strict", "via=ssh via=auto", "only gexecd can start on all nodes or on none"),
+    ("strict", "ssh-option ask", "only gexecd can start on all nodes or on none, and ssh is not used"),
+    ("via=gexec", "ssh-option ask", "they are about ssh, which is not used"),
+    ("remove", "exclude-files include-files exclude-files-from files-from", "nothing is copied"),
+    ("files-from", "delete", "a list does not say what else is in a directory"),
     ("min-rate", "via=ssh", "over ssh no node waits for another"),
+    ("compress=always", "via=ssh", "over ssh nothing is compressed"),
+    ("checksum", "backup checksum-compare sync min-rate", "nothing is written"),
+    ("numeric-ids", "no-owner", "no owner is set"),
+    ("serial", "fanout", "one node comes after the other"),
 )
 # fmt: on
-#: The first option of each needs the second, and why.
+#: The first option of each needs the second, in commands that have both, and why.
 NEEDS = (
     ("live", "gather", "it applies to groups of equal output"),
     ("batch-delay", "batch", "it applies between batches"),
     ("max-failures", "batch", "it applies between batches"),
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
+    ("max-delete", "delete", "it bounds what is deleted"),
+    ("exclude-files", "fetch", "it is about files that are copied"),
+    ("include-files", "fetch", "it is about files that are copied"),
+    ("from0", "files-from", "it is about the list"),
     ("relative", "dest", "without it every path stays whole"),
+    ("no-target-directory", "dest", "without it every path stays whole"),
+    ("user", "via=ssh", "through gexecd files are written as you"),
 )
 
 
@@ -184,11 +228,11 @@ def check_combination(parsed: Parsed) -> None:
     """Raise UsageError for options that exclude each other, and for one that needs another."""
     for left, right, why in EXCLUDES:
         for one in left.split():
-            for other in right.split() if parsed.given(one) else ():
+            for other in right.split() if _given(parsed, one) else ():
                 if _given(parsed, other):
                     raise UsageError(f"options --{one} and --{other}: {why}; give only one of them")
     for one, needed, why in NEEDS:
-        if parsed.given(one) and not parsed.given(needed):
+        if parsed.given(one) and parsed.knows(needed.partition("=")[0]) and not _given(parsed, needed):
             raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
 
 

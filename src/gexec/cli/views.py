@@ -10,7 +10,7 @@ from gexec.render.view import Prefixed, View
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gexec.cli.options import Parsed
     from gexec.wire.jobspec import JobSpec
@@ -26,14 +26,27 @@ class OutputForm:
     Args:
         parsed: the command line.
         kind: of prefix.
+        form: one of _FORMS, unless an option chooses another; "" = lines.
+        judge: returns the exit status that JSON ends with, from the outcomes and what the policy makes of
+            them; None = the latter.
+
+    Attributes:
+        form: what has stdout: one of _FORMS, or "" for lines.
     """
 
-    def __init__(self, parsed: Parsed, kind: str) -> None:
+    def __init__(
+        self,
+        parsed: Parsed,
+        kind: str,
+        form: str = "",
+        judge: Callable[[Sequence[Outcome], int], int] | None = None,
+    ) -> None:
         self._parsed = parsed
         self._kind = kind
         self._reference = parsed.last("diff") or ""
-        forms = [form for form in _FORMS if parsed.given(form)]
-        self._form = forms[-1] if forms else ""
+        forms = [name for name in _FORMS if parsed.given(name)]
+        self.form = forms[-1] if forms else form
+        self._judge = judge
         self._gathered = "gather" in forms
         terminal = os.isatty(1)
         self._colour = wants_colour(parsed.value("color", "auto"), terminal, os.environ)
@@ -52,22 +65,22 @@ class OutputForm:
         return view
 
     def _shown(self, names: Sequence[bytes], addresses: Sequence[bytes]) -> View:
-        if self._form == "json":
+        if self.form == "json":
             from gexec.render.jsonl import Jsonl
 
             return Jsonl(names, addresses, self._status)
-        if self._form == "gather":
+        if self.form == "gather":
             from gexec.render.gather import Gathered
 
             return Gathered(names, live=self._parsed.flag("live"), colour=self._colour)
-        if self._form == "diff":
+        if self.form == "diff":
             from gexec.render.diff import Diff
 
             reference = os.fsencode(self._reference)
             if reference and reference not in names:
                 raise UsageError(f"option --diff: {self._reference[:80]!r} is none of the job's nodes")
             return Diff(names, reference, gathered=self._gathered, colour=self._colour)
-        if self._form == "quiet":
+        if self.form == "quiet":
             from gexec.render.quiet import Quiet
 
             return Quiet()
@@ -79,4 +92,5 @@ class OutputForm:
     def _status(self, outcomes: Sequence[Outcome]) -> int:
         from gexec.render.policy import parse_policy, policy_status
 
-        return policy_status(parse_policy(self._parsed.last("exit-policy") or "worst"), outcomes)
+        status = policy_status(parse_policy(self._parsed.last("exit-policy") or "worst"), outcomes)
+        return status if self._judge is None else self._judge(outcomes, status)

@@ -38,7 +38,7 @@ class Connection:
         gone: gexecd has closed the connection or counts as lost; nothing more comes.
     """
 
-    __slots__ = ("_accept_by_s", "_sock", "_unsent", "gone", "session")
+    __slots__ = ("_accept_by_s", "_accept_s", "_sock", "_unsent", "gone", "session")
 
     def __init__(self, sock: _socket.socket, session: JobSession) -> None:
         now_s = time.monotonic()
@@ -46,8 +46,14 @@ class Connection:
         self.session = session
         self.gone = False
         self._sock = sock
+        self._accept_s = ACCEPT_TIMEOUT_S
         self._accept_by_s = now_s + ACCEPT_TIMEOUT_S
         self._unsent = memoryview(b"")
+
+    def accept_within(self, accept_s: float) -> None:
+        """Give gexecd so many seconds from now to take the job; without this ACCEPT_TIMEOUT_S."""
+        self._accept_s = accept_s
+        self._accept_by_s = time.monotonic() + accept_s
 
     def fileno(self) -> int:
         """Return the descriptor to wait for, -1 once it is closed."""
@@ -115,7 +121,7 @@ class Connection:
             DaemonError: it has not taken the job in time.
         """
         if self.session.state == SUBMITTED and now_s > self._accept_by_s:
-            raise DaemonError(f"gexecd did not take the job within {ACCEPT_TIMEOUT_S:g} s")
+            raise DaemonError(f"gexecd did not take the job within {self._accept_s:g} s")
         reason = self.session.silence(now_s)
         return self._lost(reason) if reason else []
 

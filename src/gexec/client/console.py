@@ -44,6 +44,7 @@ class Console:
         last: no other job's output comes after this one in the same view.
         names: of this job's ranks, for the list of those that still run; None = it is not written.
         progress: draws on the terminal, or None.
+        interrupt: what the processes get at ^C; None = SIGINT.
 
     Attributes:
         ending: whether and how the job was ended early.
@@ -61,6 +62,7 @@ class Console:
         last: bool = True,
         names: Sequence[bytes] | None = None,
         progress: Progress | None = None,
+        interrupt: int | None = None,
     ) -> None:
         self._connection = connection
         self._session = connection.session
@@ -74,7 +76,7 @@ class Console:
         self._progress = progress
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
-        self.ending = Ending(connection, interrupts, self.say, names, last)
+        self.ending = Ending(connection, interrupts, self.say, names, last, interrupt)
 
     def run(self) -> None:
         """Return when the job is over and all output is written, or it is time to leave.

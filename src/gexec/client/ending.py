@@ -46,6 +46,7 @@ class Ending:
         say: writes a sentence for the user.
         names: of the job's ranks, for the list of those that still run; None = it is not written.
         last: no other job follows in the same run.
+        interrupt: what the processes get at ^C; None = SIGINT.
 
     Attributes:
         status: an exit status that overrides the job's own, or None.
@@ -62,6 +63,7 @@ class Ending:
         say: Callable[[str], None],
         names: Sequence[bytes] | None,
         last: bool,
+        interrupt: int | None = None,
     ) -> None:
         self._connection = connection
         self._session = connection.session
@@ -69,6 +71,7 @@ class Ending:
         self._say = say
         self._names = names
         self._last = last
+        self._interrupt_with = interrupt or _signal.SIGINT
         self._interrupted_s = -DOUBLE_INTERRUPT_S
         #: The first TERM or HUP, and when it came.
         self._ended_by = 0
@@ -149,7 +152,7 @@ class Ending:
         elif self._ended_by:
             self._kill_at_once(f"^C after {_name(self._ended_by)}")
         else:
-            self._session.signal(_signal.SIGINT)
+            self._session.signal(self._interrupt_with)
             self._tell_running()
         self._interrupted_s = now_s
 

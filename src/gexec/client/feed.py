@@ -35,22 +35,58 @@ class Feed:
         self.problems: list[str] = []
         self._bytes_read = 0
         self.fd, writing = os.pipe()
+        answers, self._answers = os.pipe()
         # Its stderr is kept there: written at once, it would be in the middle of progress and output.
         self._said = os.memfd_create("gexec-send")
+        self._total = os.memfd_create("gexec-send-total", 0)  # the sender inherits it
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-X", "utf8", "-m", "gexec.cli.send", *words],
+                [
+                    sys.executable,
+                    "-I",
+                    "-X",
+                    "utf8",
+                    "-m",
+                    "gexec.cli.send",
+                    f"--total={self._total}",
+                    *words,
+                ],
                 os.environ,
-                file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_DUP2, self._said, 2)],
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, answers, 0),
+                    (os.POSIX_SPAWN_DUP2, writing, 1),
+                    (os.POSIX_SPAWN_DUP2, self._said, 2),
+                ],
                 setpgroup=0,  # ^C is the job's matter
             )
         except OSError as error:
             os.close(self.fd)
+            os.close(self._answers)
             os.close(self._said)
+            os.close(self._total)
             raise GexecError(f"the sender cannot be started: {error.strerror}") from error
         finally:
             os.close(writing)
+            os.close(answers)
+
+    def total(self) -> int:
+        """Return how much it will read, as far as it is known."""
+        return int.from_bytes(os.pread(self._total, 8, 0), "big")
+
+    def tell(self, line: str) -> None:
+        """Tell it what the receivers answered (gexec.files.answers); short, so that it never waits."""
+        if self._answers >= 0:
+            try:
+                os.write(self._answers, line.encode())
+            except BrokenPipeError:
+                pass  # it has ended
+
+    def stop(self) -> None:
+        """Make it end before its stream is complete: no more answers come."""
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
 
     def bytes_read(self) -> int:
         """Return how much it has read so far (the modules that it is made of included)."""
@@ -72,8 +108,10 @@ class Feed:
         if not any(event & select.POLLHUP for _, event in poll.poll(0)):
             os.kill(self._pid, signal.SIGKILL)
         os.close(self.fd)
+        self.stop()
         status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         text = os.pread(self._said, _SAID_MAX_BYTES, 0).decode("utf-8", "backslashreplace")
         self.problems = [line.removeprefix("gexec-send: ") for line in text.splitlines()]
         os.close(self._said)
+        os.close(self._total)
         return 1 if status == 1 else 0

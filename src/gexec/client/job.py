@@ -52,12 +52,13 @@ class Request(Selection):
         port: of names without one; 0 = GEXEC_PORT, else 2875.
         env: the environment that is propagated, None = this process's own.
         chdir: working directory on the nodes, "" = this process's own.
+        stall_s: a process that makes no progress with its stdin for so long is given up; 0 = never.
         umask: None = this process's own.
     """
 
     __slots__ = (
-        "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stdin",
-        "timeout_s", "umask",
+        "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stall_s",
+        "stdin", "timeout_s", "umask",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[str | bytes]) -> None:
@@ -67,6 +68,7 @@ class Request(Selection):
         self.fanout = limits.FANOUT_DEFAULT
         self.connect_timeout_s = limits.CONNECT_TIMEOUT_S
         self.timeout_s = 0.0
+        self.stall_s = 0.0
         self.env: Mapping[str, str] | None = None
         self.chdir: str | bytes = ""
         self.umask: int | None = None
@@ -118,6 +120,7 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         umask=_umask() if request.umask is None else request.umask,
         connect_timeout_s=request.connect_timeout_s,
         timeout_s=request.timeout_s,
+        stall_s=request.stall_s,
         window=limits.window_bytes(count),
         salt=int.from_bytes(os.urandom(8), "big"),
     )
@@ -140,6 +143,7 @@ def part(job: JobSpec, ranks: Sequence[int]) -> JobSpec:
         connect_timeout_s=job.connect_timeout_s,
         timeout_s=job.timeout_s,
         kill_grace_s=job.kill_grace_s,
+        stall_s=job.stall_s,
         window=limits.window_bytes(len(ranks)),
         salt=int.from_bytes(os.urandom(8), "big"),
     )

@@ -152,7 +152,7 @@ class Progress:
         if self._read is None:
             return 0, []
         if self._total_of is not None:
-            self._total, self._total_of = self._total_of(), None
+            self._total = self._total_of()
         count = self._read()
         told = shown_size(count)
         if self._total:

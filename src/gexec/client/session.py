@@ -35,7 +35,7 @@ from gexec.wire.frames import (
     Stdin,
     StdinTaken,
     Submit,
-    encode,
+    encode_parts,
 )
 from gexec.wire.outcome import Outcome, lost
 
@@ -84,7 +84,7 @@ class JobSession:
         self._detached = detached
         self._decoder = Decoder(FROM_ROOT)
         self._greeted = False
-        self._outgoing = bytearray()
+        self._outgoing: list[bytes] = []
         self._received = {STDOUT: [0] * ranks, STDERR: [0] * ranks}
         self._taken = {STDOUT: [0] * ranks, STDERR: [0] * ranks}
         self._acked = {STDOUT: [0] * ranks, STDERR: [0] * ranks}
@@ -104,7 +104,7 @@ class JobSession:
         """Send Hello and the job. Once, before anything else."""
         if self.state != CONNECTING:
             raise ValueError("a session submits one job, once")
-        self._outgoing += encode(0, Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+        self._outgoing += encode_parts(0, Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
         self._send(Submit(credential, blob))
         self.state = SUBMITTED
 
@@ -175,7 +175,7 @@ class JobSession:
             return f"the local gexecd has not answered for {silent_s:.0f} s"
         if not self._pinged and silent_s >= limits.HEARTBEAT_S:
             self._pinged = True
-            self._outgoing += encode(0, Ping(0))
+            self._outgoing += encode_parts(0, Ping(0))
         return ""
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class JobSession:
             self._acks.clear()
         if not self._outgoing:
             return b""
-        data = bytes(self._outgoing)
+        data = b"".join(self._outgoing)
         self._outgoing.clear()
         return data
 
@@ -258,7 +258,7 @@ class JobSession:
         elif isinstance(frame, Pong):
             pass
         elif isinstance(frame, Ping):
-            self._outgoing += encode(0, Pong(frame.token))
+            self._outgoing += encode_parts(0, Pong(frame.token))
         elif not isinstance(frame, Goodbye):
             raise ProtocolError(f"gexecd sent {type(frame).__name__} on channel 0")
 
@@ -329,4 +329,4 @@ class JobSession:
             self._stdin_taken = max(self._stdin_taken, offset)
 
     def _send(self, frame: Frame) -> None:
-        self._outgoing += encode(JOB_CHANNEL, frame)
+        self._outgoing += encode_parts(JOB_CHANNEL, frame)

@@ -49,6 +49,7 @@ class Child:
         turn: which of this node's turns the child's epoch is (core/tree.py, turns).
         attach_only: it was asked to attach, never to run.
         again: why it was lost before it was asked once more; empty the first time.
+        silent: it was lost because it was silent.
         losses: how often it was lost in short succession.
         maybe_asked: another node may have started its ranks; with an ``elder``, only if the elder was ever
             reached.
@@ -60,7 +61,7 @@ class Child:
 
     __slots__ = (
         "again", "asked_s", "attach_only", "elder", "high", "losses", "low", "maybe_asked", "number", "owes",
-        "reached", "state", "turn", "unreached",
+        "reached", "silent", "state", "turn", "unreached",
     )  # fmt: skip
 
     def __init__(self, number: int, low: int, high: int, owes: set[int], turn: int, asked_s: float) -> None:
@@ -73,6 +74,7 @@ class Child:
         self.state = ASKED
         self.attach_only = False
         self.again = ""
+        self.silent = False
         self.losses = 0
         self.maybe_asked = False
         self.elder: Child | None = None

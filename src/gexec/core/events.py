@@ -56,15 +56,17 @@ class ChildReached(Record):
 class ChildLost(Record):
     """A child could not be reached, or the connection to it ended.
 
-    ``sent``: its Start may have arrived; if not, the command certainly did not run there.
+    ``sent``: its Start may have arrived; if not, the command certainly did not run there. ``silent``: the
+    connection was given up because nothing came on it for LOST_AFTER_S.
     """
 
-    __slots__ = ("child", "sent", "text")
+    __slots__ = ("child", "sent", "silent", "text")
 
-    def __init__(self, child: int, text: str, sent: bool) -> None:
+    def __init__(self, child: int, text: str, sent: bool, silent: bool = False) -> None:
         self.child = child
         self.text = text
         self.sent = sent
+        self.silent = silent
 
 
 class TaskReady(Record):
@@ -143,6 +145,18 @@ class StdinBroken(Record):
     __slots__ = ()
 
 
+class StdinMeasured(Record):
+    """The answer to MeasureStdin: the process has not read the last ``unread`` bytes that its pipe took.
+
+    After the StdinWritten of all these bytes. 0 if the pipe is closed on this side.
+    """
+
+    __slots__ = ("unread",)
+
+    def __init__(self, unread: int) -> None:
+        self.unread = unread
+
+
 class Tick(Record):
     """Only time has passed."""
 
@@ -164,6 +178,7 @@ Event = (
     | OutputClosed
     | StdinWritten
     | StdinBroken
+    | StdinMeasured
     | Tick
 )
 
@@ -184,14 +199,15 @@ class OpenChild(Record):
     """Reach rank ``start.low``'s node and send it ``start``; ChildLost if that fails.
 
     If the child is already being dialled, the frame replaces the one that waits; if it is connected, the
-    frame is sent.
+    frame is sent. ``silent``: it is asked again because it was silent.
     """
 
-    __slots__ = ("child", "start")
+    __slots__ = ("child", "silent", "start")
 
-    def __init__(self, child: int, start: Start) -> None:
+    def __init__(self, child: int, start: Start, silent: bool = False) -> None:
         self.child = child
         self.start = start
+        self.silent = silent
 
 
 class ToChild(Record):
@@ -290,6 +306,18 @@ class CloseStdin(Record):
     __slots__ = ()
 
 
+class DropStdin(Record):
+    """Close the process's stdin and drop what it has not taken."""
+
+    __slots__ = ()
+
+
+class MeasureStdin(Record):
+    """Measure how much of its stdin the process has not read: StdinMeasured."""
+
+    __slots__ = ()
+
+
 class Finish(Record):
     """The machine is finished: drop it."""
 
@@ -311,5 +339,7 @@ Effect = (
     | CloseOutput
     | WriteStdin
     | CloseStdin
+    | DropStdin
+    | MeasureStdin
     | Finish
 )

@@ -122,7 +122,7 @@ class Broadcast:
             self.eof = False
         if offset > self.end:
             raise ProtocolError(f"stdin continues at {offset}, expected {self.end}")
-        fresh = data[self.end - offset :]
+        fresh = data if offset == self.end else data[self.end - offset :]  # compiled slices are copies
         if fresh and self.eof:
             raise ProtocolError("stdin continues after its end of file")
         if not fresh and self.eof >= eof:

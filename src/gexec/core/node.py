@@ -114,7 +114,7 @@ class Node:
         if self.high - self.low > 1:
             self._to_parent(frames.Accepted(self.job_id))
         self._subtree.spread(now_s)
-        self._task.begin()
+        self._task.begin(now_s)
         return self._leave(now_s)
 
     def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
@@ -153,10 +153,12 @@ class Node:
             self._task.stdin_written(event.count)
         elif isinstance(event, events.StdinBroken):
             self._task.stdin_broken()
+        elif isinstance(event, events.StdinMeasured):
+            self._task.stdin_measured(event.unread, now_s)
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
         elif isinstance(event, events.ChildLost):
-            self._subtree.lost(event.child, event.text, event.sent, now_s)
+            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
         elif event.parent == self.parent:
             self._orphaned(now_s)
         return self._leave(now_s)
@@ -238,7 +240,7 @@ class Node:
             self._kill(frame)
         elif isinstance(frame, frames.Go):
             self._subtree.send(frame)
-            self._task.run()
+            self._task.run(now_s)
         elif isinstance(frame, frames.Resync):
             # A higher epoch: the parent has a new parent itself, which sends stdin again.
             self._resync(frame.epoch, frame.epoch > self.epoch, now_s)

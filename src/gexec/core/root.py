@@ -81,7 +81,7 @@ class Root:
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
         elif isinstance(event, events.ChildLost):
-            self._subtree.lost(event.child, event.text, event.sent, now_s)
+            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
         elif isinstance(event, events.ParentLost):
             self._client_here = False
             self._close()

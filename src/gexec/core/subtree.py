@@ -73,8 +73,7 @@ class Subtree:
         self._credential = credential
         self._blob = blob
         self._epoch = epoch
-        # The very first Start for a rank has epoch 1: no node can have started it before.
-        self._maybe_asked = epoch != 1
+        self._maybe_asked = epoch != 1  # with epoch 1 it is the very first Start for its ranks
         self._turns, self._stride = tree.turns(spec.ranks, high - first, spec.fanout)
         self._emit = emit
         self._decide = decide
@@ -121,7 +120,7 @@ class Subtree:
         attach_only = child.attach_only or self._kill is not None
         epoch = self._epoch_of(child)
         start = Start(epoch, child.low, child.high, self._credential, self._blob, attach_only)
-        self._emit(events.OpenChild(child.number, start))
+        self._emit(events.OpenChild(child.number, start, child.silent))
 
     def _epoch_of(self, child: Child) -> int:
         return self._epoch + child.turn * self._stride
@@ -208,8 +207,8 @@ class Subtree:
 
     # -- loss -----------------------------------------------------------------------------
 
-    def lost(self, number: int, text: str, sent: bool, now_s: float) -> None:
-        """The connection to a child ended, or it could not be reached."""
+    def lost(self, number: int, text: str, sent: bool, now_s: float, silent: bool = False) -> None:
+        """The connection to a child ended, because it was ``silent`` or not; or it could not be reached."""
         child = self.children.get(number)
         if child is None:
             return
@@ -229,7 +228,7 @@ class Subtree:
         # hedge takes over its subtree in the meantime. A child that never answered may not have the job: it
         # may start it now, because a node starts no rank twice.
         anew = self._new(child.low, child.high, child.owes, child.turn + 1, now_s)
-        anew.again = text or "the connection ended"
+        anew.again, anew.silent = text or "the connection ended", silent
         anew.losses = losses
         anew.attach_only = child.attach_only or answered
         anew.maybe_asked = True
@@ -364,7 +363,8 @@ class Subtree:
                 # On a new channel, so that it gets its stdin after the Start, like any other child.
                 self._forget(child)
                 anew = self._new(child.low, child.high, child.owes, 0, now_s)
-                anew.again, anew.attach_only, anew.maybe_asked = child.again, child.attach_only, True
+                anew.again, anew.silent = child.again, child.silent
+                anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
         # With the same epoch, every rank is covered here, or was taken over by another node.
         uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None

@@ -15,8 +15,10 @@ from typing import Final
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast, RetainedStream
 from gexec.core.outbox import Outbox
+from gexec.core.stall import Stall
 from gexec.core.states import States, hold
 from gexec.errors import ProtocolError
 from gexec.wire import jobspec
@@ -50,6 +52,8 @@ STATES: Final = States(
         (READY, "cannot start", ENDED),
         (STARTING, "cannot start", ENDED),
         (RUNNING, "process lost", ENDED),
+        (STARTING, "stands still", ENDED),
+        (RUNNING, "stands still", ENDED),
         (WAITING, "Kill", ENDED),
         (READY, "Kill", ENDED),
     ),
@@ -90,25 +94,30 @@ class Task:
         self._fed_eof = False
         self._missed_stdin = False
         self._written = 0
+        self._wants_stdin = True
+        #: Of a job with ``stall_s``, once the process is requested.
+        self._stall: Stall | None = None
         if stdin is not None:
             stdin.add(OWN_TAKER)
 
     # -- life -----------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, now_s: float) -> None:
         """Start the process, or in a strict job only check whether it can be started."""
         if self._spec.flags & jobspec.STRICT:
             self._emit(events.CheckTask())
         else:
-            self.run()
+            self.run(now_s)
 
-    def run(self) -> None:
+    def run(self, now_s: float) -> None:
         """Start the process now (strict jobs: every node is ready)."""
         if self.state > READY:
             return
         self._become("begin, Go")
         self._emit(events.RunTask())
         if self._stdin is not None:
+            if self._spec.stall_s:
+                self._stall = Stall(self._spec.stall_s, now_s)
             for offset, data, eof in self._stdin.kept():
                 self.stdin(offset, data, eof)
 
@@ -185,7 +194,9 @@ class Task:
         self._finish_if_drained()
 
     def tick(self, now_s: float) -> None:
-        """Act on deadlines: the job's timeout, and the wait for processes that hold the output."""
+        """Act on deadlines: the job's timeout, its progress, and the wait for those that hold the output."""
+        if self._stall is not None and self.runs and self._stall.look(now_s):
+            self._emit(events.MeasureStdin())
         if self._deadline_s is None or now_s < self._deadline_s:
             return
         self._deadline_s = None
@@ -198,6 +209,8 @@ class Task:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do."""
+        if self._stall is not None and self.runs:
+            return earlier(self._deadline_s, self._stall.look_s)
         return self._deadline_s
 
     def _finish_if_drained(self) -> None:
@@ -231,11 +244,15 @@ class Task:
     def signal(self, signum: int) -> None:
         """Send a signal to the process; a signal that ends it also ends its leftovers."""
         if STARTING <= self.state <= DRAINING:
+            if self._stall is not None:
+                self._stall.signalled(signum)
             self._emit(events.SignalTask(signum))
 
     def kill(self, now: bool) -> None:
         """End the process, or its leftovers if it has already ended."""
         if STARTING <= self.state <= DRAINING:
+            if self._stall is not None:
+                self._stall.end_requested(self._spec.kill_grace_s)
             self._emit(events.KillTask(now))
 
     # -- output ---------------------------------------------------------------------------
@@ -298,7 +315,7 @@ class Task:
             # It was requested before, here or by another parent, so the spawner will refuse it.
             self._missed_stdin = True
             return
-        fresh = data[self._fed - offset :]
+        fresh = data if offset == self._fed else data[self._fed - offset :]  # compiled slices are copies
         if fresh:
             self._fed += len(fresh)
             self._emit(events.WriteStdin(fresh))
@@ -317,8 +334,26 @@ class Task:
 
     def stdin_broken(self) -> None:
         """The process reads no more."""
+        self._wants_stdin = False
         if self._stdin is not None:
             self._stdin.took(OWN_TAKER, Broadcast.ALL)
+
+    def stdin_measured(self, unread: int, now_s: float) -> None:
+        """``unread`` bytes are in the process's pipe: give it up if it has stood still for too long."""
+        stall = self._stall
+        if stall is None or not self.runs:
+            return
+        taken = self._written - unread
+        waits = self._wants_stdin and taken < self._fed
+        streams = self._streams.values()
+        # Whoever cannot write because the client does not read is not standing still.
+        expected = (waits or self._fed_eof) and not any(stream.full for stream in streams)
+        if stall.stands_still(taken + sum([stream.end for stream in streams]), expected, now_s):
+            # Its end may never be reported: a process whose storage hangs cannot be killed.
+            self._emit(events.KillTask(True))
+            self._emit(events.CloseOutput())
+            self._emit(events.DropStdin())
+            self._report("stands still", outcomes.lost(stall.told(ended=not waits)))
 
     # -- checks and diagnosis --------------------------------------------------------------
 
@@ -331,6 +366,8 @@ class Task:
         hold(not self.was_started or self.state >= RUNNING, who, "what was started runs or has ended")
         hold(self.state != DRAINING or self._outcome is not None, who, "how it ended is known")
         hold(self.state != DRAINING or not closed, who, "it ends with its output")
+        measured = self._stall is not None or self._stdin is None or not self._spec.stall_s
+        hold(measured or not self.runs, who, "the progress of what is requested is measured")
         timed = self._deadline_s is None or self.state in (RUNNING, DRAINING)
         hold(timed, who, "only what runs or drains has a deadline")
         if self.ended is not None and self.ended.outcome.kind in outcomes.ENDS:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import stat
 
-from gexec import limits
 from gexec.files.directories import Place, RefusedError, open_below
-from gexec.files.installing import digest_below
 from gexec.files.options import VERIFY
-from gexec.files.owners import UNCHANGED, FileOwners
+from gexec.files.survey import DOUBT, OWN, RIGHT, UNKNOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gexec.files.entries import Directory, File, HardLink, Symlink
+    from gexec.files.metadata import Judge
     from gexec.files.options import CopyOptions
-    from gexec.files.records import Directory, File, Meta, Symlink
     from gexec.files.report import Report
-
-_SET_ID = stat.S_ISUID | stat.S_ISGID
+    from gexec.files.survey import FileFinding
 
 
 class Comparer:
@@ -33,94 +31,106 @@ class Comparer:
             same difference.
     """
 
-    def __init__(self, options: CopyOptions, report: Report, tell: Callable[[str, bytes, str], None]) -> None:
+    def __init__(
+        self, options: CopyOptions, judge: Judge, report: Report, tell: Callable[[str, bytes, str], None]
+    ) -> None:
         self._is_verification = options.task == VERIFY
-        self._options = options
+        self._judge = judge
         self._report = report
         self._tell = tell
-        self._owners = FileOwners(keep=options.keep_owner, numeric=options.numeric_ids)
-        self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
+        #: Device and inode of files that have several names.
+        self._linked: dict[bytes, tuple[int, int]] = {}
 
-    def directory(self, above: Place, name: bytes, event: Directory) -> Place:
+    def directory(self, above: Place, name: bytes, entry: Directory) -> Place:
         """Compare a directory."""
-        missing = Place(event.path, -1, above=above)
-        old = self._status(above, name)
+        missing = Place(entry.path, -1, above=above)
+        old = _status(above, name)
         if old is None:
             self._report.directories += 1
-            self._missing(event.path)
+            self._missing(entry.path)
             return missing
         if not stat.S_ISDIR(old.st_mode):
-            self._differs(event.path, ["kind"])
+            self._differs(entry.path, ["kind"])
             return missing
-        self._differs(event.path, self._differences(old, event.meta))
-        return Place(event.path, open_below(above.descriptor, name, to_read=True), above=above)
+        differences = self._judge.differences(above, name, entry.meta, old, is_directory=True)
+        self._differs(entry.path, differences)
+        place = Place(entry.path, open_below(above.descriptor, name, to_read=True), above=above)
+        place.meta = entry.meta
+        return place
 
     def leave(self, place: Place) -> None:
         """Does nothing."""
 
-    def file(self, above: Place, name: bytes, event: File) -> FileComparison | None:
+    def file(
+        self, above: Place, name: bytes, entry: File, finding: FileFinding, *, has_contents: bool
+    ) -> FileComparison | None:
         """Compare a file; None if its contents are not needed."""
-        old = self._status(above, name)
-        if old is None:
-            self._missing(event.path)
-            self._count(event.size)
-            return None
-        if not stat.S_ISREG(old.st_mode):
-            if stat.S_ISDIR(old.st_mode) and not self._is_verification:
+        status = finding.status
+        if finding.state == UNKNOWN:
+            raise RefusedError(finding.why)
+        if status is not None and entry.is_linked:
+            self._linked[entry.path] = status.st_dev, status.st_ino
+        if status is None:
+            self._missing(entry.path)
+            self._count(entry)
+        elif finding.state == OWN:
+            self._report.unchanged += 1
+        elif not stat.S_ISREG(status.st_mode):
+            if stat.S_ISDIR(status.st_mode) and not self._is_verification:
                 raise RefusedError("it is a directory here: remove it first")
-            self._differs(event.path, ["kind"])
-            self._count(event.size)
-            return None
-        differences = self._differences(old, event.meta)
-        if old.st_size != event.size:
-            differences.insert(0, "content")
-        elif self._is_verification or self._options.compare_content:
-            digest = digest_below(above, name, event.size, self._buffer)
-            return FileComparison(self, event, digest, differences)
-        elif old.st_mtime_ns != event.meta.mtime_ns:
-            differences.insert(0, "mtime")
-        self._file_compared(event, differences)
+            self._differs(entry.path, ["kind"])
+            self._count(entry)
+        elif finding.state == DOUBT and has_contents:
+            return FileComparison(self, entry, finding)
+        elif finding.state != DOUBT:  # else the sender could not read it, and has said so
+            self.compared(entry, finding)
         return None
 
-    def symlink(self, above: Place, name: bytes, event: Symlink) -> None:
+    def compared(self, entry: File, finding: FileFinding) -> None:
+        """Report a file about whose contents there is no doubt."""
+        status = finding.status
+        assert status is not None
+        differences = finding.differences
+        is_older = status.st_mtime_ns != entry.meta.mtime_ns and not self._is_verification
+        if finding.state == RIGHT or not (finding.is_other or differences or is_older):
+            self._report.unchanged += 1
+            return
+        if finding.is_other:
+            differences = ["content", *differences]
+        elif is_older:
+            differences = ["mtime", *differences]
+        self._differs(entry.path, differences)
+        self._count(entry)
+
+    def symlink(self, above: Place, name: bytes, entry: Symlink) -> None:
         """Compare a link."""
-        old = self._status(above, name)
+        old = _status(above, name)
         if old is None:
-            self._missing(event.path)
+            self._missing(entry.path)
         elif not stat.S_ISLNK(old.st_mode):
-            self._differs(event.path, ["kind"])
-        elif os.readlink(name, dir_fd=above.descriptor) != event.target:
-            self._differs(event.path, ["target"])
-        elif self._owner_differs(old, event.meta):
-            self._differs(event.path, ["owner"])
+            self._differs(entry.path, ["kind"])
+        elif os.readlink(name, dir_fd=above.descriptor) != entry.target:
+            self._differs(entry.path, ["target"])
+        elif self._judge.owner_differs(entry.meta, old):
+            self._differs(entry.path, ["owner"])
         else:
             self._report.unchanged += 1
             return
         self._report.links += 1
 
-    def _file_compared(self, event: File, differences: list[str]) -> None:
-        if differences:
-            self._differs(event.path, differences)
-            self._count(event.size)
+    def hard_link(self, above: Place, name: bytes, entry: HardLink) -> None:
+        """Compare one more name of a file."""
+        old = _status(above, name)
+        if old is None:
+            self._missing(entry.path)
+        elif not stat.S_ISREG(old.st_mode):
+            self._differs(entry.path, ["kind"])
+        elif (old.st_dev, old.st_ino) != self._linked.get(entry.first):
+            self._differs(entry.path, ["link"])
         else:
             self._report.unchanged += 1
-
-    def _status(self, above: Place, name: bytes) -> os.stat_result | None:
-        if above.is_missing:
-            return None
-        try:
-            return os.lstat(name, dir_fd=above.descriptor)
-        except FileNotFoundError:
-            return None
-
-    def _differences(self, old: os.stat_result, meta: Meta) -> list[str]:
-        compared = 0o7777 if self._options.keep_set_id else 0o7777 & ~_SET_ID
-        differences = ["mode"] if (old.st_mode ^ meta.mode) & compared else []
-        return differences + (["owner"] if self._owner_differs(old, meta) else [])
-
-    def _owner_differs(self, old: os.stat_result, meta: Meta) -> bool:
-        uid, gid = self._owners.wanted(meta)
-        return uid != UNCHANGED and (old.st_uid, old.st_gid) != (uid, gid)
+            return
+        self._report.files += 1
 
     def _missing(self, path: bytes) -> None:
         self._tell("missing" if self._is_verification else "create", path, "")
@@ -129,29 +139,37 @@ class Comparer:
         if differences:
             self._tell("differs" if self._is_verification else "update", path, ", ".join(differences))
 
-    def _count(self, size: int) -> None:
+    def _count(self, entry: File) -> None:
         self._report.files += 1
-        self._report.bytes += size
+        self._report.bytes += entry.size
 
 
 class FileComparison:
     """A file whose contents are compared: like Incoming, but nothing is written."""
 
-    __slots__ = ("_comparer", "_differences", "_digest", "_event")
+    __slots__ = ("_comparer", "_entry", "_finding")
 
-    def __init__(self, comparer: Comparer, event: File, digest: bytes, differences: list[str]) -> None:
+    def __init__(self, comparer: Comparer, entry: File, finding: FileFinding) -> None:
         self._comparer = comparer
-        self._event = event
-        self._digest = digest
-        self._differences = differences
+        self._entry = entry
+        self._finding = finding
 
     def write(self, offset: int, data: memoryview) -> None:
         """Nothing is written."""
 
     def finish(self, digest: bytes) -> None:
         """Compare with the digest of the stream's file."""
-        differences = self._differences if digest == self._digest else ["content", *self._differences]
-        self._comparer._file_compared(self._event, differences)
+        self._finding.settle(self._entry.meta.mtime_ns, digest)
+        self._comparer.compared(self._entry, self._finding)
 
     def abort(self) -> None:
         """Nothing to undo."""
+
+
+def _status(above: Place, name: bytes) -> os.stat_result | None:
+    if above.is_missing:
+        return None
+    try:
+        return os.lstat(name, dir_fd=above.descriptor)
+    except FileNotFoundError:
+        return None

@@ -1,107 +1,95 @@
-"""zstd compression of a whole archive stream, if it helps. Pure; imports zstandard only when it is used."""
+"""zstd compression of records, where it helps. Pure; imports zstandard only when it is used."""
 
 from __future__ import annotations
 
 from gexec import limits
 from gexec.errors import ProtocolError, UsageError
 from gexec.files import records
+from gexec.files.encoder import packed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Sequence
+    from typing import Any
 
     Buffer = bytes | bytearray | memoryview
 
-#: Size of the sample that decides about compression.
-SAMPLE_BYTES = 512 * 1024
 #: Below this size it is not worth the 20 ms that loading the library takes on each node.
 WORTHWHILE_BYTES = 64 * 1024
 #: Required ratio: otherwise zstd's fastest level takes as long as a gigabit link for the bytes saved.
 WORTHWHILE_RATIO = 0.8
+#: After records that did not become smaller, so many pass before the next try.
+SKIPPED_AFTER = 15
 #: A fast level; stronger levels take more time than most links save.
 LEVEL = 1
 
 
-def compressed(chunks: Iterable[Buffer], when: str) -> Iterator[Buffer]:
-    """Yield the stream, compressed or unchanged.
+class Compressor:
+    """Compresses records or not.
 
     Args:
-        chunks: an archive stream, from its preamble on; each chunk is used before the next is requested.
-        when: ``auto`` (if the first SAMPLE_BYTES become a fifth smaller), ``always`` or ``never``.
+        when: ``auto`` (while they become a fifth smaller), ``always`` or ``never``.
 
     Raises:
-        UsageError: zstandard is needed and not installed.
+        UsageError: ``always``, and zstandard is not installed.
     """
-    if when == "never":
-        yield from chunks
-        return
-    iterator = iter(chunks)
-    sample = bytearray()
-    for chunk in iterator:
-        sample += chunk
-        if len(sample) >= SAMPLE_BYTES:
-            break
-    if when == "auto" and not _helps(sample):
-        yield sample
-        yield from iterator
-        return
-    magic, version, flags = records.PREAMBLE.unpack_from(sample)
-    yield records.PREAMBLE.pack(magic, version, flags | records.COMPRESSED)
-    compressor = _zstandard().ZstdCompressor(level=LEVEL, write_content_size=False).compressobj()
-    yield compressor.compress(memoryview(sample)[records.PREAMBLE.size :])
-    for chunk in iterator:
-        if packed := compressor.compress(chunk):
-            yield packed
-    yield compressor.flush()
 
+    __slots__ = ("_compressor", "_skipped", "_when")
 
-def _helps(sample: bytearray) -> bool:
-    if len(sample) < WORTHWHILE_BYTES:
-        return False
-    try:
-        zstandard = _zstandard()
-    except UsageError:
-        return False
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(sample)
-    return len(packed) < WORTHWHILE_RATIO * len(sample)
+    def __init__(self, when: str) -> None:
+        self._when = when
+        self._skipped = 0
+        self._compressor: Any = None
+        if when == "always":
+            self._compressor = _zstandard().ZstdCompressor(level=LEVEL)
+
+    def chunks(self, parts: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Return what is sent for ``parts``: whole records, at most PACKED_MAX_BYTES in all."""
+        size = sum(map(len, parts))
+        if self._when == "never" or not size or size > records.PACKED_MAX_BYTES:
+            return parts
+        if self._when == "auto":
+            if self._skipped:
+                self._skipped -= 1
+                return parts
+            if self._compressor is None:
+                if size < WORTHWHILE_BYTES:
+                    return parts
+                try:
+                    self._compressor = _zstandard().ZstdCompressor(level=LEVEL)
+                except UsageError:
+                    self._when = "never"
+                    return parts
+        compressed = self._compressor.compress(b"".join(parts))
+        if self._when == "auto" and len(compressed) > WORTHWHILE_RATIO * size:
+            self._skipped = SKIPPED_AFTER
+            return parts
+        if len(compressed) > records.PACKED_MAX_BYTES:
+            return parts
+        return [packed(compressed)]
 
 
 class Inflater:
-    """Passes the content of a compressed stream on to ``take``, in pieces of at most 128 KiB, whatever its
-    size.
+    """Takes compressed records apart. Raises UsageError when zstandard is not installed."""
 
-    Raises UsageError when zstandard is not installed.
-    """
+    __slots__ = ("_inflater", "_zstandard")
 
-    __slots__ = ("_error", "_writer")
+    def __init__(self) -> None:
+        self._zstandard = _zstandard()
+        self._inflater = self._zstandard.ZstdDecompressor(max_window_size=limits.ARCHIVE_WINDOW_MAX_BYTES)
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        zstandard = _zstandard()
-        self._error: type[Exception] = zstandard.ZstdError
-        inflater = zstandard.ZstdDecompressor(max_window_size=limits.ARCHIVE_WINDOW_MAX_BYTES)
-        self._writer = inflater.stream_writer(_Sink(take), closefd=False)
-
-    def feed(self, data: memoryview) -> None:
-        """Take compressed bytes; ProtocolError if they are not zstd."""
+    def inflate(self, data: bytes) -> bytes:
+        """Return the records; ProtocolError if they are not zstd or more than PACKED_MAX_BYTES."""
         try:
-            self._writer.write(data)
-        except self._error as error:
+            size = self._zstandard.get_frame_parameters(data).content_size
+            if not 0 <= size <= records.PACKED_MAX_BYTES:
+                raise ProtocolError("compressed records in an archive stream are over the limit")
+            inflated: bytes = self._inflater.decompress(
+                data, read_across_frames=False, allow_extra_data=False
+            )
+        except self._zstandard.ZstdError as error:
             raise ProtocolError(f"the archive stream was damaged in transit: {error}") from error
-
-
-class _Sink:
-    __slots__ = ("_take",)
-
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take = take
-
-    def write(self, data: bytes) -> int:
-        self._take(data)
-        return len(data)
-
-
-if TYPE_CHECKING:
-    from typing import Any
+        return inflated
 
 
 def _zstandard() -> Any:

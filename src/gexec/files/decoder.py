@@ -9,13 +9,15 @@ from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.files import records
 from gexec.files.digest import BLOCK_BYTES, ContentHash
-from gexec.files.records import DIGEST_BYTES, ENTRY, HEAD, OFFSET, PREAMBLE, Meta, check_path, is_below
+from gexec.files.entries import SIZE_MAX_BYTES, Directory, File, check_path, is_below, unpacked_list
+from gexec.files.records import DIGEST_BYTES, HEAD, NUMBER, OFFSET, PREAMBLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gexec.files.compression import Inflater
+    from gexec.files.entries import StreamEntry
 
 _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 
@@ -23,25 +25,37 @@ _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
 class ArchiveDecoder:
     """Turns bytes into events (gexec.files.records).
 
-    Memory is bounded: contents are passed on without a copy, and other records are at most CONTROL_MAX_BYTES.
-    A file's FileEnd comes only if all its bytes were verified. Events before a ProtocolError are correct too,
-    except for an unfinished file.
+    Memory is bounded: contents are passed on without a copy, other records are at most CONTROL_MAX_BYTES, and
+    at most ARCHIVE_LISTS_MAX lists wait for their contents. A file's FileEnd comes only if all its bytes were
+    verified. Events before a ProtocolError are correct too, except for an unfinished file.
 
     Args:
         on_event: called with each event, in order. Its exceptions end the stream and pass through ``feed``.
+
+    Attributes:
+        is_opened: the preamble was received; the next three are known.
+        is_asking: the sender waits for answers to each list.
+        digests_only: files come without their contents.
+        boot_id: of the sender's host.
+        is_complete: End was received: the stream was complete.
     """
 
     __slots__ = (
         "_chain",
+        "_checker",
         "_content",
         "_held",
+        "_index",
         "_inflater",
-        "_last",
-        "_last_is_leaf",
+        "_is_unpacking",
         "_left_bytes",
+        "_lists",
+        "_next_list",
         "_on_event",
         "_size",
+        "boot_id",
         "digests_only",
+        "is_asking",
         "is_complete",
         "is_opened",
     )
@@ -51,16 +65,20 @@ class ArchiveDecoder:
         self._held = bytearray()
         self._chain = sha256()
         self._inflater: Inflater | None = None
+        self._is_unpacking = False
         self._content: ContentHash | None = None
         self._size = 0
         self._left_bytes = 0
-        self._last: list[bytes] = []
-        self._last_is_leaf = False
-        #: Files come without their contents.
-        self.digests_only = False
-        #: The preamble was received.
+        self._checker = _OrderChecker()
+        #: Lists that are not done, the oldest first.
+        self._lists: dict[int, Sequence[StreamEntry]] = {}
+        self._next_list = 0
+        #: Of the last file of the oldest list whose contents came.
+        self._index = -1
         self.is_opened = False
-        #: End was received: the stream was complete.
+        self.is_asking = False
+        self.digests_only = False
+        self.boot_id = b""
         self.is_complete = False
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
@@ -68,6 +86,7 @@ class ArchiveDecoder:
 
         Raises:
             ProtocolError: they are not an encoder's bytes, or were damaged. Nothing may be fed after that.
+            UsageError: they are compressed, and zstandard is not installed.
         """
         view = memoryview(data)
         if not self.is_opened:
@@ -78,10 +97,7 @@ class ArchiveDecoder:
                 return
             self._open(bytes(self._held))
             self._held.clear()
-        if self._inflater is None:
-            self._plain(view)
-        else:
-            self._inflater.feed(view)
+        self._plain(view)
 
     def finish(self) -> None:
         """End the input; ProtocolError if the stream is not complete."""
@@ -89,25 +105,20 @@ class ArchiveDecoder:
             raise ProtocolError("the stream ended too early: the sender or a link was lost")
 
     def _open(self, preamble: bytes) -> None:
-        magic, version, flags = PREAMBLE.unpack(preamble)
+        magic, version, flags, self.boot_id = PREAMBLE.unpack(preamble)
         if magic != records.MAGIC:
             raise ProtocolError("this is not an archive stream: expected the output of gexec's sender")
-        if version != records.VERSION or flags & ~(records.COMPRESSED | records.DIGESTS_ONLY):
+        if version != records.VERSION or flags & ~(records.ASKING | records.DIGESTS_ONLY):
             raise ProtocolError(
                 f"archive stream of version {version} with flags {flags}: this gexec reads version "
                 f"{records.VERSION}: install the same gexec on both sides"
             )
+        self.is_asking = bool(flags & records.ASKING)
         self.digests_only = bool(flags & records.DIGESTS_ONLY)
-        # Compression is chosen after the encoder has begun, so the chain excludes its flag.
-        self._chain.update(PREAMBLE.pack(magic, version, flags & ~records.COMPRESSED))
-        if flags & records.COMPRESSED:
-            from gexec.files.compression import Inflater
-
-            self._inflater = Inflater(self._plain)
+        self._chain.update(preamble)
         self.is_opened = True
 
-    def _plain(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
+    def _plain(self, view: memoryview) -> None:
         position, end = 0, len(view)
         held = self._held
         while True:
@@ -144,11 +155,15 @@ class ArchiveDecoder:
             raise ProtocolError("the archive stream continues after its end")
         in_file = self._content is not None
         if kind == records.DATA:
-            if not in_file or self.digests_only or not 1 <= length <= limits.ARCHIVE_DATA_MAX_BYTES:
+            if not in_file or not 1 <= length <= limits.ARCHIVE_DATA_MAX_BYTES:
                 raise ProtocolError(f"{length} bytes of data are not expected in the archive stream here")
             return _DATA_HEAD_BYTES
-        if not records.DIRECTORY <= kind <= records.END:
+        if not records.DEVICES <= kind <= records.END:
             raise ProtocolError(f"record {kind} is not known in an archive stream: it was damaged in transit")
+        if kind == records.PACKED:
+            if not length <= records.PACKED_MAX_BYTES:
+                raise ProtocolError(f"{length} compressed bytes in an archive stream are over the limit")
+            return HEAD.size + length
         if in_file != (kind in (records.FILE_END, records.FILE_BAD)):
             raise ProtocolError(f"record {kind} is not expected in the archive stream here")
         if not DIGEST_BYTES <= length <= records.CONTROL_MAX_BYTES:
@@ -161,70 +176,98 @@ class ArchiveDecoder:
             (offset,) = OFFSET.unpack_from(record, HEAD.size)
             self._begin_data(offset, length)
             return
+        if kind == records.PACKED:
+            self._packed(record)
+            return
         body = record[:-DIGEST_BYTES]
         self._chain.update(body)
         if self._chain.digest() != record[-DIGEST_BYTES:]:
             raise ProtocolError("the archive stream was damaged in transit: a digest is wrong")
-        payload = body[HEAD.size :]
         try:
-            if kind <= records.SYMLINK:
-                self._entry(kind, payload)
-            elif kind == records.FILE_END:
-                self._file_end(payload)
-            elif kind == records.FILE_BAD:
-                self._content = None
-                self._on_event(records.FileBad(payload[: limits.TEXT_MAX_BYTES].decode("utf-8", "replace")))
-            elif kind == records.SKIPPED:
-                self._skipped(payload)
-            else:
-                (problems,) = records.PROBLEMS.unpack(payload)
-                self.is_complete = True
-                self._on_event(records.End(problems))
+            self._control(kind, body[HEAD.size :])
         except StructError as error:
             raise ProtocolError(f"record {kind} in an archive stream is malformed: {error}") from error
 
-    def _entry(self, kind: int, payload: bytes) -> None:
-        mode, uid, gid, mtime_ns, owner_bytes, group_bytes, path_bytes, size = ENTRY.unpack_from(payload)
-        group_at = ENTRY.size + owner_bytes
-        path_at = group_at + group_bytes
-        target_at = path_at + path_bytes
-        path = payload[path_at:target_at]
-        target = payload[target_at:]
-        if len(path) != path_bytes or mode & ~0o7777:
-            raise ProtocolError("an entry in the archive stream is malformed")
-        self._advance(path, is_leaf=kind != records.DIRECTORY)
-        meta = Meta(mode, uid, gid, mtime_ns, payload[ENTRY.size : group_at], payload[group_at:path_at])
-        if kind == records.SYMLINK:
-            if not target or len(target) > limits.ARCHIVE_TARGET_MAX_BYTES or b"\0" in target or size:
-                raise ProtocolError("a symbolic link in the archive stream has an invalid target")
-            self._on_event(records.Symlink(path, meta, target))
-            return
-        if target or (kind == records.DIRECTORY and size) or size > records.FILE_SIZE_MAX_BYTES:
-            raise ProtocolError("an entry in the archive stream is malformed")
-        if kind == records.DIRECTORY:
-            self._on_event(records.Directory(path, meta))
-            return
+    def _packed(self, record: bytes) -> None:
+        if self._is_unpacking:
+            raise ProtocolError("compressed records in an archive stream are compressed again")
+        if self._inflater is None:
+            from gexec.files.compression import Inflater
+
+            self._inflater = Inflater()
+        self._is_unpacking = True
+        held, self._held = self._held, bytearray()
+        self._plain(memoryview(self._inflater.inflate(record[HEAD.size :])))
+        if self._held or self._left_bytes:
+            raise ProtocolError("compressed records in an archive stream are not whole")
+        self._held = held
+        self._is_unpacking = False
+
+    def _control(self, kind: int, payload: bytes) -> None:
+        if kind == records.LIST:
+            self._list(payload)
+        elif kind == records.DIGESTS:
+            self._digests(payload)
+        elif kind == records.CONTENTS:
+            self._contents(payload)
+        elif kind == records.FILE_END:
+            self._file_end(payload)
+        elif kind == records.FILE_BAD:
+            self._content = None
+            self._on_event(records.FileBad(payload[: limits.TEXT_MAX_BYTES].decode("utf-8", "replace")))
+        elif kind == records.DONE:
+            (number,) = NUMBER.unpack(payload)
+            if not self._lists or number != next(iter(self._lists)):
+                raise ProtocolError(f"list {number} of the archive stream cannot be done")
+            del self._lists[number]
+            self._index = -1
+            self._on_event(records.ListDone(number))
+        elif kind == records.DEVICES:
+            device, kind_bytes = records.DEVICE.unpack_from(payload)
+            names = payload[records.DEVICE.size :]
+            self._on_event(records.Device(device, names[:kind_bytes], names[kind_bytes:]))
+        elif kind == records.RULES:
+            self._on_event(records.FilterRules(payload.split(b"\0") if payload else []))
+        elif kind == records.END:
+            (problems,) = records.PROBLEMS.unpack(payload)
+            if self._lists:
+                raise ProtocolError("the archive stream ends before all its lists are done")
+            self.is_complete = True
+            self._on_event(records.End(problems))
+
+    def _list(self, payload: bytes) -> None:
+        (number,) = NUMBER.unpack_from(payload)
+        if number != self._next_list or len(self._lists) >= limits.ARCHIVE_LISTS_MAX:
+            raise ProtocolError(f"list {number} of the archive stream is not expected here")
+        entries = unpacked_list(payload[NUMBER.size :])
+        for entry in entries:
+            self._checker.advance(entry)
+        self._next_list += 1
+        self._lists[number] = entries
+        self._on_event(records.Listed(number, entries))
+
+    def _digests(self, payload: bytes) -> None:
+        (number,) = NUMBER.unpack_from(payload)
+        digests = dict(records.DIGEST_OF.iter_unpack(payload[NUMBER.size :]))
+        entries = self._lists.get(number, ())
+        if not all(index < len(entries) and isinstance(entries[index], File) for index in digests):
+            raise ProtocolError(f"digests of list {number} in the archive stream are not of its files")
+        self._on_event(records.Digests(number, digests))
+
+    def _contents(self, payload: bytes) -> None:
+        index, size, mtime_ns = records.CONTENTS_OF.unpack(payload)
+        entries = next(iter(self._lists.values()), ())
+        if (
+            not self._index < index < len(entries)
+            or not isinstance(entries[index], File)
+            or size > SIZE_MAX_BYTES
+            or self.digests_only
+        ):
+            raise ProtocolError("contents in the archive stream are not those of a file in its lists")
+        self._index = index
         self._content = ContentHash()
         self._size = size
-        self._on_event(records.File(path, meta, size))
-
-    def _skipped(self, payload: bytes) -> None:
-        (length,) = records.PATH_LENGTH.unpack_from(payload)
-        start = records.PATH_LENGTH.size
-        path = payload[start : start + length]
-        reason = payload[start + length :][: limits.TEXT_MAX_BYTES]
-        self._advance(path, is_leaf=True)
-        self._on_event(records.Skipped(path, reason.decode("utf-8", "replace")))
-
-    def _advance(self, path: bytes, *, is_leaf: bool) -> None:
-        """Refuse duplicate or unordered entries, and entries below something that is not a directory."""
-        parts = check_path(path)
-        if parts <= self._last:
-            raise ProtocolError("entries of the archive stream are not in order, or there is a duplicate")
-        if self._last_is_leaf and is_below(parts, self._last):
-            raise ProtocolError("an entry of the archive stream is below one that is not a directory")
-        self._last = parts
-        self._last_is_leaf = is_leaf
+        self._on_event(records.Contents(index, size, mtime_ns))
 
     def _begin_data(self, offset: int, length: int) -> None:
         assert self._content is not None  # ensured by _whole
@@ -249,8 +292,25 @@ class ArchiveDecoder:
         content = self._content
         assert content is not None
         self._content = None
-        if len(payload) != DIGEST_BYTES:
-            raise ProtocolError("the digest of a file in the archive stream is malformed")
-        if not self.digests_only and content.finish(self._size) != payload:
+        if content.finish(self._size) != payload:
             raise ProtocolError("the archive stream was damaged in transit: a file's digest is wrong")
         self._on_event(records.FileEnd(payload))
+
+
+class _OrderChecker:
+    """Refuses duplicate or unordered entries, and entries below something that is not a directory."""
+
+    __slots__ = ("_last", "_last_is_leaf")
+
+    def __init__(self) -> None:
+        self._last: list[bytes] = []
+        self._last_is_leaf = False
+
+    def advance(self, entry: StreamEntry) -> None:
+        parts = check_path(entry.path)
+        if parts <= self._last:
+            raise ProtocolError("entries of the archive stream are not in order, or there is a duplicate")
+        if self._last_is_leaf and is_below(parts, self._last):
+            raise ProtocolError("an entry of the archive stream is below one that is not a directory")
+        self._last = parts
+        self._last_is_leaf = not isinstance(entry, Directory)

@@ -6,15 +6,21 @@ from hashlib import sha256
 
 from gexec import limits
 from gexec.files import records
-from gexec.files.records import DIGEST_BYTES, ENTRY, HEAD, Meta
+from gexec.files.entries import packed_list
+from gexec.files.records import DIGEST_BYTES, HEAD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class Encoder:
     """One stream. Each method returns the bytes of one record, to be sent in the order of the calls.
 
-    The caller's duty: ``preamble`` first and ``end`` last; entries in ascending order of their paths'
-    components, each path once, nothing below a file or link; after ``file`` only ``data`` and then
-    ``file_end`` or ``file_bad``. A decoder refuses anything else.
+    The caller's duty: ``preamble`` first and ``end`` last; entries of all lists in ascending order of their
+    paths' components, each path once, nothing below a file or link; lists in order, their contents too, each
+    list ``done`` before the contents of the next; after ``contents`` only ``data`` and then ``file_end`` or
+    ``file_bad``. A decoder refuses anything else.
     """
 
     __slots__ = ("_chain",)
@@ -22,24 +28,35 @@ class Encoder:
     def __init__(self) -> None:
         self._chain = sha256()
 
-    def preamble(self, *, digests_only: bool = False) -> bytes:
-        """Return the stream's first bytes."""
-        flags = records.DIGESTS_ONLY if digests_only else 0
-        preamble = records.PREAMBLE.pack(records.MAGIC, records.VERSION, flags)
+    def preamble(self, *, asking: bool = False, digests_only: bool = False, boot_id: bytes = b"") -> bytes:
+        """Return the stream's first bytes. ``boot_id``: 16 bytes that name this run of this host's kernel."""
+        flags = records.ASKING * asking | records.DIGESTS_ONLY * digests_only
+        preamble = records.PREAMBLE.pack(records.MAGIC, records.VERSION, flags, boot_id)
         self._chain.update(preamble)
         return preamble
 
-    def directory(self, path: bytes, meta: Meta) -> bytes:
-        """Return the record of a directory."""
-        return self._entry(records.DIRECTORY, path, meta, 0, b"")
+    def device(self, device: int, kind: bytes, source: bytes) -> bytes:
+        """Return the record that says what a device of the entries is: a network file system."""
+        kind = kind[:255]
+        fixed = records.DEVICE.pack(device, len(kind))
+        return self._record(records.DEVICES, fixed + kind + source[: limits.ARCHIVE_PATH_MAX_BYTES])
 
-    def file(self, path: bytes, meta: Meta, size: int) -> bytes:
-        """Return the record that begins a regular file of ``size`` bytes."""
-        return self._entry(records.FILE, path, meta, size, b"")
+    def rules(self, lines: Sequence[bytes]) -> bytes:
+        """Return the record of the rules by which files are left out."""
+        return self._record(records.RULES, b"\0".join(lines))
 
-    def symlink(self, path: bytes, meta: Meta, target: bytes) -> bytes:
-        """Return the record of a symbolic link."""
-        return self._entry(records.SYMLINK, path, meta, 0, target)
+    def list(self, number: int, entries: Iterable[bytes]) -> bytes:
+        """Return the record of a list of entries, each from ``packed_entry``."""
+        return self._record(records.LIST, records.NUMBER.pack(number) + packed_list(entries))
+
+    def digests(self, number: int, digests: Mapping[int, bytes]) -> bytes:
+        """Return the record of digests of files in a list, by index."""
+        packed = b"".join([records.DIGEST_OF.pack(index, digest) for index, digest in digests.items()])
+        return self._record(records.DIGESTS, records.NUMBER.pack(number) + packed)
+
+    def contents(self, index: int, size: int, mtime_ns: int) -> bytes:
+        """Return the record that begins the contents of a file of the oldest list."""
+        return self._record(records.CONTENTS, records.CONTENTS_OF.pack(index, size, mtime_ns))
 
     def data(self, offset: int, length: int) -> bytes:
         """Return the header of ``length`` bytes of data, at most ARCHIVE_DATA_MAX_BYTES."""
@@ -51,28 +68,21 @@ class Encoder:
 
     def file_bad(self, reason: str) -> bytes:
         """Return the record that ends a file that receivers must drop."""
-        return self._record(records.FILE_BAD, _text(reason))
+        return self._record(
+            records.FILE_BAD, reason.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
+        )
 
-    def skipped(self, path: bytes, reason: str) -> bytes:
-        """Return the record of something that could not be sent."""
-        return self._record(records.SKIPPED, records.PATH_LENGTH.pack(len(path)) + path + _text(reason))
+    def done(self, number: int) -> bytes:
+        """Return the record that ends the contents of a list."""
+        return self._record(records.DONE, records.NUMBER.pack(number))
+
+    def wait(self) -> bytes:
+        """Return a record that means nothing: a sign that the sender waits."""
+        return self._record(records.WAIT, b"")
 
     def end(self, problems: int) -> bytes:
         """Return the last record."""
         return self._record(records.END, records.PROBLEMS.pack(problems))
-
-    def _entry(self, kind: int, path: bytes, meta: Meta, size: int, target: bytes) -> bytes:
-        fixed = ENTRY.pack(
-            meta.mode,
-            meta.uid,
-            meta.gid,
-            max(-records.MTIME_MAX_NS, min(records.MTIME_MAX_NS, meta.mtime_ns)),
-            len(meta.owner),
-            len(meta.group),
-            len(path),
-            size,
-        )
-        return self._record(kind, b"".join((fixed, meta.owner, meta.group, path, target)))
 
     def _record(self, kind: int, payload: bytes) -> bytes:
         record = HEAD.pack(kind, len(payload) + DIGEST_BYTES) + payload
@@ -80,5 +90,6 @@ class Encoder:
         return record + self._chain.digest()
 
 
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
+def packed(compressed: bytes) -> bytes:
+    """Return the record of compressed records."""
+    return HEAD.pack(records.PACKED, len(compressed)) + compressed

@@ -26,14 +26,22 @@ class CopyOptions:
         sync: flush each file to the disk before it gets its name, and each directory.
         keep_set_id: keep set-uid and set-gid bits.
         keep_owner: set owner and group; needs root.
+        keep_attributes: set extended attributes, if the stream has them.
+        is_privileged: this process may set all of them.
+        asks_digests: where size is equal and mtime is not, ask for the digest before the contents.
+        delete_max: with ``delete``: delete nothing if more entries would go; -1 = no limit.
         numeric_ids: by number, ignoring names.
         compare_content: a file of the same size is unchanged if its digest is equal, whatever its mtime.
     """
 
     __slots__ = (
+        "asks_digests",
         "backup",
         "compare_content",
         "delete",
+        "delete_max",
+        "is_privileged",
+        "keep_attributes",
         "keep_owner",
         "keep_set_id",
         "make_parents",
@@ -48,22 +56,29 @@ class CopyOptions:
         task: int = WRITE,
         make_parents: bool = False,
         delete: bool = False,
+        delete_max: int = -1,
         backup: bool = False,
         sync: bool = False,
         keep_set_id: bool = False,
         keep_owner: bool | None = None,
+        keep_attributes: bool = True,
         numeric_ids: bool = False,
         compare_content: bool = False,
+        asks_digests: bool = True,
     ) -> None:
         self.task = task
         self.make_parents = make_parents
         self.delete = delete
+        self.delete_max = delete_max
         self.backup = backup
         self.sync = sync
         self.keep_set_id = keep_set_id
-        self.keep_owner = os.geteuid() == 0 if keep_owner is None else keep_owner
+        self.is_privileged = os.geteuid() == 0
+        self.keep_owner = self.is_privileged if keep_owner is None else keep_owner
+        self.keep_attributes = keep_attributes
         self.numeric_ids = numeric_ids
         self.compare_content = compare_content
+        self.asks_digests = asks_digests
 
 
 def destination(text: str, env: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gexec.files.records import Meta
+    from gexec.files.entries import Meta
 
 #: Names of one stream that are cached; further ones are looked up each time.
 _REMEMBERED = 4096
@@ -48,6 +48,18 @@ class FileOwners:
             return meta.uid, meta.gid
         uid = _find(self._users, meta.owner, meta.uid, "owner", _uid_of, _user_of)
         return uid, _find(self._groups, meta.group, meta.gid, "group", _gid_of, _group_of)
+
+    def user_of_acl(self, name: bytes, number: int) -> int:
+        """Return the uid for a user in an ACL, whether or not owners are kept; raises as ``wanted``."""
+        if self._numeric:
+            return number
+        return _find(self._users, name, number, "ACL's user", _uid_of, _user_of)
+
+    def group_of_acl(self, name: bytes, number: int) -> int:
+        """Return the gid for a group in an ACL, whether or not owners are kept; raises as ``wanted``."""
+        if self._numeric:
+            return number
+        return _find(self._groups, name, number, "ACL's group", _gid_of, _group_of)
 
 
 def _find(

@@ -1,9 +1,10 @@
 """A file or link that is being written, and gets its name only when it is complete.
 
 Until then a file has no name (O_TMPFILE), so even after SIGKILL nothing is left of it. If the file system
-does not support that, and at the moment when an old file is replaced, it has a temporary name in the same
-directory, derived from its own name, and is locked while in use. The next run that writes the same file
-removes such a file if it is not locked.
+does not support that, and at the moment when an old file is replaced (Linux has no call that replaces a file
+by one without a name), it has a temporary name in the same directory, derived from its own name, and is
+locked while in use. If it is not locked, the next run that writes the same file removes it, and so does one
+that goes through the directory a minute later.
 """
 
 from __future__ import annotations
@@ -12,15 +13,24 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from hashlib import sha256
 
+from gexec.files.attributes import apply
+from gexec.files.contents import copy_contents
 from gexec.files.owners import UNCHANGED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from gexec.files.entries import Attributes
 
 _WRITE = os.O_RDWR | os.O_CLOEXEC
+_PREFIX = b".gexec-"
+_HEX = frozenset(b"0123456789abcdef")
+#: A younger file may belong to a run that has not locked it yet; links cannot be locked.
+_STALE_S = 60.0
 _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
 
 
@@ -63,16 +73,53 @@ class Partial:
             offset += count
             data = data[count:]
 
-    def settle(self, *, size: int, uid: int, gid: int, mode: int, mtime_ns: int, sync: bool) -> None:
-        """Give the file its size, owner, mode (last: a new owner clears set-id bits) and mtime."""
+    def copy_from(self, source: int, size: int, *, on_step: Callable[[], None] | None = None) -> None:
+        """Write the contents of another file of this node; raises as ``copy_contents``."""
+        copy_contents(source, self._descriptor, size, on_step=on_step)
+
+    def settle(
+        self,
+        *,
+        size: int,
+        uid: int,
+        gid: int,
+        mode: int,
+        mtime_ns: int,
+        sync: bool,
+        attributes: Attributes | None = None,
+        is_privileged: bool = False,
+    ) -> list[bytes]:
+        """Give the file its size, owner, attributes, mode and mtime.
+
+        In this order: a new owner clears set-id bits and capabilities, and an ACL changes the mode.
+
+        Args:
+            attributes: with this host's values; None: those that it has from its directory stay.
+            is_privileged: as for ``attributes.apply``.
+
+        Returns:
+            The names of attributes that this file system or the system refuses.
+        """
+        refused: list[bytes] = []
         if os.fstat(self._descriptor).st_size != size:
             os.ftruncate(self._descriptor, size)
         if uid != UNCHANGED:
             os.fchown(self._descriptor, uid, gid)
+        if attributes is not None:
+            refused = apply(self._descriptor, attributes, is_privileged=is_privileged)
         os.fchmod(self._descriptor, mode)
         os.utime(self._descriptor, ns=(mtime_ns, mtime_ns))
         if sync:
             os.fsync(self._descriptor)
+        return refused
+
+    def flush(self) -> None:
+        """Write what came so far to the disk."""
+        os.fdatasync(self._descriptor)
+
+    def status(self) -> os.stat_result:
+        """Return the file's status, until ``publish``."""
+        return os.fstat(self._descriptor)
 
     def publish(self) -> None:
         """Give the file its name, replacing a file or link of that name, and close it."""
@@ -124,6 +171,28 @@ def make_symlink(above: int, name: bytes, target: bytes, *, uid: int, gid: int, 
         raise
 
 
+def make_link(above: int, name: bytes, descriptor: int) -> None:
+    """Give an open file one more name, replacing a file or link of that name; raises OSError.
+
+    Args:
+        descriptor: O_PATH is enough.
+    """
+
+    def link(claimed: bytes) -> None:
+        os.link(f"/proc/self/fd/{descriptor}", claimed, dst_dir_fd=above)
+
+    try:
+        link(name)
+        return
+    except FileExistsError:
+        temporary = _claim(above, name, link)
+    try:
+        os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
+    finally:
+        # If both are already the same file, rename does nothing.
+        _unlink(above, temporary)
+
+
 def keep_old(above: int, name: bytes) -> None:
     """Give the file ``name`` the second name ``name~``, replacing an older one; raises OSError."""
 
@@ -141,7 +210,34 @@ def keep_old(above: int, name: bytes) -> None:
 
 def temporary_name(name: bytes) -> bytes:
     """Return the temporary name of a file."""
-    return b".gexec-" + sha256(name).hexdigest()[:24].encode()
+    return _PREFIX + sha256(name).hexdigest()[:24].encode()
+
+
+def remove_stale_below(directory: int, names: Iterable[bytes]) -> set[bytes]:
+    """Remove what killed runs left in a directory: temporary files that nobody has locked, and links.
+
+    Args:
+        directory: open for reading.
+        names: its entries.
+
+    Returns:
+        The temporary names among them, removed or not. Those that remain belong to other runs: they are not
+        copied, and not deleted.
+    """
+    found = {name for name in names if name.startswith(_PREFIX) and _is_temporary(name)}
+    for name in found:
+        try:
+            is_old = time.time() - os.lstat(name, dir_fd=directory).st_ctime > _STALE_S
+        except OSError:
+            continue
+        if is_old:
+            _remove_stale(directory, name)
+    return found
+
+
+def _is_temporary(name: bytes) -> bool:
+    digest, dash, number = name[len(_PREFIX) :].partition(b"-")
+    return len(digest) == 24 and len(number) == 16 * len(dash) and _HEX.issuperset(digest + number)
 
 
 def _claim(above: int, name: bytes, make: Callable[[bytes], None]) -> bytes:
@@ -170,8 +266,7 @@ def _remove_stale(above: int, temporary: bytes) -> None:
             os.unlink(temporary, dir_fd=above)
         if not stat.S_ISREG(mode):
             return
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, dir_fd=above)
+        descriptor = _open_to_lock(above, temporary)
     except OSError:
         return
     try:
@@ -181,6 +276,15 @@ def _remove_stale(above: int, temporary: bytes) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def _open_to_lock(above: int, name: bytes) -> int:
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        # NFS locks only files that are open for writing.
+        return os.open(name, os.O_RDWR | flags, dir_fd=above)
+    except PermissionError:
+        return os.open(name, os.O_RDONLY | flags, dir_fd=above)
 
 
 def _unlink(above: int, name: bytes) -> None:

@@ -10,62 +10,58 @@ from __future__ import annotations
 from struct import Struct
 
 from gexec import limits
-from gexec.errors import ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from gexec.files.entries import StreamEntry
 
 MAGIC = b"gexfiles"
-VERSION = 1
-#: magic, version, flags
-PREAMBLE = Struct("!8sBB")
-COMPRESSED = 1
+VERSION = 2
+#: magic, version, flags, the sender's boot id
+PREAMBLE = Struct("!8sBB16s")
+#: Receivers answer each list, and only the contents that one of them lacks are sent.
+ASKING = 1
+#: Digests come instead of contents: for receivers that compare.
 DIGESTS_ONLY = 2
 
 #: kind, bytes that follow (for DATA: after the offset)
 HEAD = Struct("!BI")
 OFFSET = Struct("!Q")
-#: mode, uid, gid, mtime in ns, bytes of owner, group and path, size of a file
-ENTRY = Struct("!HIIqBBHQ")
-PATH_LENGTH = Struct("!H")
+#: number of a list
+NUMBER = Struct("!I")
+#: index of a file in its list, its digest
+DIGEST_OF = Struct("!H32s")
+#: index of a file in its list, its size and mtime in ns now
+CONTENTS_OF = Struct("!HQq")
+#: device, bytes of the kind; then kind and source
+DEVICE = Struct("!QB")
 PROBLEMS = Struct("!Q")
 #: A sha256: the chain at the end of each record except DATA, and the contents' digest in FILE_END.
 DIGEST_BYTES = 32
 
-DIRECTORY = 1
-FILE = 2
-SYMLINK = 3
-DATA = 4
-FILE_END = 5
-FILE_BAD = 6
-SKIPPED = 7
-END = 8
+DEVICES = 1
+RULES = 2
+LIST = 3
+DIGESTS = 4
+CONTENTS = 5
+DATA = 6
+FILE_END = 7
+FILE_BAD = 8
+DONE = 9
+WAIT = 10
+PACKED = 11
+END = 12
 
-#: The longest record that is not DATA: an entry with the longest names, path and target.
-CONTROL_MAX_BYTES = (
-    ENTRY.size + 2 * 255 + limits.ARCHIVE_PATH_MAX_BYTES + limits.ARCHIVE_TARGET_MAX_BYTES + DIGEST_BYTES
-)
-MTIME_MAX_NS = 2**63 - 1
-FILE_SIZE_MAX_BYTES = 2**63 - 1
-
-
-class Meta:
-    """Permission bits (07777) of an entry, its owner and group as ids and names, its mtime in ns."""
-
-    __slots__ = ("gid", "group", "mode", "mtime_ns", "owner", "uid")
-
-    def __init__(self, mode: int, uid: int, gid: int, mtime_ns: int, owner: bytes, group: bytes) -> None:
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.mtime_ns = mtime_ns
-        self.owner = owner
-        self.group = group
+#: The longest record that is not DATA or PACKED: a list (whose entries are compressed), or the rules.
+CONTROL_MAX_BYTES = limits.ARCHIVE_LIST_MAX_BYTES + 4096
+#: A PACKED record holds this much: records and one full DATA.
+PACKED_MAX_BYTES = limits.ARCHIVE_DATA_MAX_BYTES + 256 * 1024
 
 
 class Event:
-    """An event of a decoder. ``path`` is relative, its components joined by ``/`` (checked by check_path).
+    """An event of a decoder.
 
     Not a wire.record.Record: only this package is sent to a node without gexec.
     """
@@ -77,36 +73,58 @@ class Event:
         return f"{type(self).__name__}({fields})"
 
 
-class Directory(Event):
-    """A directory; the entries below it follow."""
+class Device(Event):
+    """A device of the entries is a network file system: its kind (``nfs4``) and what is mounted."""
 
-    __slots__ = ("meta", "path")
+    __slots__ = ("device", "kind", "source")
 
-    def __init__(self, path: bytes, meta: Meta) -> None:
-        self.path = path
-        self.meta = meta
+    def __init__(self, device: int, kind: bytes, source: bytes) -> None:
+        self.device = device
+        self.kind = kind
+        self.source = source
 
 
-class File(Event):
-    """A regular file of ``size`` bytes begins; Data events and FileEnd or FileBad follow."""
+class FilterRules(Event):
+    """The rules by which the sender left out files, as lines (gexec.files.patterns)."""
 
-    __slots__ = ("meta", "path", "size")
+    __slots__ = ("lines",)
 
-    def __init__(self, path: bytes, meta: Meta, size: int) -> None:
-        self.path = path
-        self.meta = meta
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        self.lines = lines
+
+
+class Listed(Event):
+    """A list of entries, in order. Lists are numbered from 0; some may come ahead of their contents."""
+
+    __slots__ = ("entries", "number")
+
+    def __init__(self, number: int, entries: Sequence[StreamEntry]) -> None:
+        self.number = number
+        self.entries = entries
+
+
+class Digests(Event):
+    """Digests of some files of a list, by their indexes."""
+
+    __slots__ = ("digests", "number")
+
+    def __init__(self, number: int, digests: Mapping[int, bytes]) -> None:
+        self.number = number
+        self.digests = digests
+
+
+class Contents(Event):
+    """A file's contents begin: the file with this index in the oldest list that is not done.
+
+    ``size`` and ``mtime_ns`` are those now, when it is sent. Data events and FileEnd or FileBad follow.
+    """
+
+    __slots__ = ("index", "mtime_ns", "size")
+
+    def __init__(self, index: int, size: int, mtime_ns: int) -> None:
+        self.index = index
         self.size = size
-
-
-class Symlink(Event):
-    """A symbolic link to ``target``, which is bytes without NUL and is never followed."""
-
-    __slots__ = ("meta", "path", "target")
-
-    def __init__(self, path: bytes, meta: Meta, target: bytes) -> None:
-        self.path = path
-        self.meta = meta
-        self.target = target
+        self.mtime_ns = mtime_ns
 
 
 class Data(Event):
@@ -123,7 +141,7 @@ class Data(Event):
 
 
 class FileEnd(Event):
-    """The current file is complete and its digest verified (in a stream of digests: this is its digest)."""
+    """The current file is complete and its digest verified."""
 
     __slots__ = ("digest",)
 
@@ -140,14 +158,13 @@ class FileBad(Event):
         self.reason = reason
 
 
-class Skipped(Event):
-    """The sender did not send this. No reason: its kind is not copied."""
+class ListDone(Event):
+    """All contents of the oldest list have come."""
 
-    __slots__ = ("path", "reason")
+    __slots__ = ("number",)
 
-    def __init__(self, path: bytes, reason: str) -> None:
-        self.path = path
-        self.reason = reason
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class End(Event):
@@ -157,30 +174,3 @@ class End(Event):
 
     def __init__(self, problems: int) -> None:
         self.problems = problems
-
-
-def check_path(path: bytes) -> list[bytes]:
-    """Return the components of an entry's path.
-
-    Raises:
-        ProtocolError: it is absolute, empty, too long or too deep, or has an empty component, ``.``, ``..``
-            or a NUL.
-    """
-    parts = path.split(b"/")
-    if len(path) > limits.ARCHIVE_PATH_MAX_BYTES or len(parts) > limits.ARCHIVE_DEPTH_MAX:
-        raise ProtocolError(f"a path of {len(path)} bytes and {len(parts)} parts is over the limit")
-    for part in parts:
-        if not part or part == b"." or part == b".." or len(part) > limits.ARCHIVE_NAME_MAX_BYTES:
-            raise ProtocolError(f"the path {_shown(path)} has a part that is not a valid name")
-    if b"\0" in path:
-        raise ProtocolError(f"the path {_shown(path)} contains a NUL")
-    return parts
-
-
-def is_below(parts: Sequence[bytes], above: Sequence[bytes]) -> bool:
-    """True if the path with these components is ``above`` or is below it."""
-    return list(parts[: len(above)]) == list(above)
-
-
-def _shown(path: bytes) -> str:
-    return ascii(path[:200])[2:-1]

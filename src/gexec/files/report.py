@@ -34,6 +34,10 @@ class Report:
         self.deleted = 0
         self.failed = 0
 
+    def fields(self) -> dict[str, bool | int]:
+        """Return ``complete`` and all counts by their names."""
+        return {"complete": self.is_complete} | {name: getattr(self, name) for name in COUNTS}
+
     def line(self) -> str:
         """Return ``gexec-files 1 complete files=3 links=0 ...`` (or ``incomplete``), without a newline."""
         counts = " ".join(f"{name}={getattr(self, name)}" for name in COUNTS)

@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gexec.files.answers import ListAnswer
     from gexec.files.options import CopyOptions
     from gexec.files.report import Report
 
@@ -41,7 +42,7 @@ class Unpacker:
         directory: absolute; must exist.
         options: as for a receiver; without ``make_parents`` only files directly below can be written.
         say: called with (folder, sentence) for the user.
-        tell: called with (folder, line), see Receiver.
+        answer: called with (folder, answer), see Receiver.
     """
 
     def __init__(
@@ -50,12 +51,12 @@ class Unpacker:
         options: CopyOptions,
         *,
         say: Callable[[str, str], None],
-        tell: Callable[[str, str], None],
+        answer: Callable[[str, ListAnswer], None],
     ) -> None:
         self._directory = directory
         self._options = options
         self._say = say
-        self._tell = tell
+        self._answer = answer
         self._receivers: dict[str, Receiver] = {}
         self._broken: set[str] = set()
 
@@ -99,5 +100,6 @@ class Unpacker:
             path,
             self._options,
             say=lambda sentence: self._say(folder, sentence),
-            tell=lambda line: self._tell(folder, line),
+            tell=lambda line: None,
+            answer=lambda answer: self._answer(folder, answer),
         )

@@ -12,6 +12,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
@@ -34,7 +35,7 @@ ROOT = -1
 class ChildLink:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("attach_by", "channel", "link", "sent", "start", "waiting")
+    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "start", "waiting")
 
     def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
         self.link = link
@@ -42,13 +43,14 @@ class ChildLink:
         self.start: Start = start
         self.waiting: list[Frame] = []
         self.sent = False
-        #: When a lost child that is asked to attach is given up.
-        self.attach_by: Deadline | None = None
+        #: When it is given up if its link is not open by then, or nothing has come on it since ``heard_s``.
+        self.answer_by: Deadline | None = None
+        self.heard_s = link.heard_s
 
     def close(self) -> None:
         """Cancel the timer: it is no longer a child."""
-        if self.attach_by is not None:
-            self.attach_by.cancel()
+        if self.answer_by is not None:
+            self.answer_by.cancel()
 
     def send(self, frame: Frame, hurry: bool) -> None:
         """Send, or keep until the link is open."""
@@ -225,7 +227,7 @@ class RelayJob:
                 if child is not None:
                     child.send(effect.frame, effect.hurry)
             elif isinstance(effect, events.OpenChild):
-                self._open_child(effect.child, effect.start)
+                self._open_child(effect.child, effect.start, effect.silent)
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
             elif isinstance(effect, events.Finish):
@@ -235,7 +237,7 @@ class RelayJob:
 
     # -- children -------------------------------------------------------------------------
 
-    def _open_child(self, number: int, start: Start) -> None:
+    def _open_child(self, number: int, start: Start, silent: bool) -> None:
         child = self.children.get(number)
         if child is not None:
             if child.sent:
@@ -260,20 +262,29 @@ class RelayJob:
         child = self.children[number] = ChildLink(link, channel, start)
         if link.reached:
             self.child_link_reached(number)
+        prompt = bool(self.spec.flags & jobspec.PROMPT)
         if link.opened:
             child.open()
-        elif start.attach_only:
-            overdue = partial(self._attach_overdue, number, child)
-            child.attach_by = Deadline(self._timers, timeout_s, overdue)
+            if not prompt:
+                return
+            link.send(0, frames.Ping(0))
+        hurry = silent and (prompt or self.spec.stall_s > 0)  # in other jobs it may take its time
+        if hurry or start.attach_only or prompt:
+            within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
+            overdue = partial(self._answer_overdue, number, child, within_s)
+            child.answer_by = Deadline(self._timers, within_s, overdue)
 
-    def _attach_overdue(self, number: int, child: ChildLink) -> None:
-        """A lost child that is asked to attach gets only the time in which a new one must be reached.
+    def _answer_overdue(self, number: int, child: ChildLink, within_s: float) -> None:
+        """A lost child that is asked again gets only the time in which a new one must be reached, or less.
 
         The kernel of a stopped daemon still accepts connections, so a reached child is not necessarily alive.
         """
-        if self.children.get(number) is child and not child.sent:
+        if self.children.get(number) is not child:
+            return
+        if not child.sent or (self.spec.flags & jobspec.PROMPT and child.link.heard_s == child.heard_s):
             self._drop_child(number)
-            self.tell(events.ChildLost(number, "no answer when it was asked again", False))
+            text = f"gexecd does not answer within {within_s:g} s"
+            self.tell(events.ChildLost(number, text, child.sent, silent=child.sent))
 
     def child_link_reached(self, number: int) -> None:
         """A child's machine has answered."""
@@ -287,12 +298,12 @@ class RelayJob:
         if child is not None:
             child.open()
 
-    def child_link_closed(self, number: int, text: str) -> None:
-        """The link to a child ended, or could not be made."""
+    def child_link_closed(self, number: int, text: str, silent: bool) -> None:
+        """The link to a child ended, because the child was ``silent`` or not; or it could not be made."""
         child = self.children.pop(number, None)
         if child is not None:
             child.close()
-            self.tell(events.ChildLost(number, text, child.sent))
+            self.tell(events.ChildLost(number, text, child.sent, silent))
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from typing import Final
 
 from gexec.core import events
 from gexec.core.deadlines import SteadyClock, earlier
@@ -24,11 +25,14 @@ from gexec.wire import frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
+#: Least time between two heartbeats.
+_BEAT_MIN_S: Final = 0.05
+
 
 class Party:
     """The peer of one connection, and the jobs of its channels."""
 
-    __slots__ = ("children", "numbers", "parents", "uid")
+    __slots__ = ("children", "numbers", "parents", "silent", "uid")
 
     def __init__(self, uid: int | None = None) -> None:
         #: The client's uid on a unix socket; None for a daemon.
@@ -38,6 +42,8 @@ class Party:
         #: Channels that this daemon opened: (job, the child's number).
         self.children: dict[int, tuple[RelayJob, int]] = {}
         self.numbers = count(1)
+        #: The link is given up because nothing has come on it for too long.
+        self.silent = False
 
 
 class Jobs:
@@ -91,6 +97,8 @@ class Jobs:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
         link = self.around.dial(name, addresses, timeout_s)
         party = self._parties.setdefault(link, Party())
+        if not (party.children or party.parents):
+            link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
         channel = next(party.numbers) & 0xFFFFFFFF
         party.children[channel] = (job, child)
         self._beat_within(self._settings.heartbeat_s)
@@ -124,7 +132,7 @@ class Jobs:
         if party is None:
             return False
         for job, number in list(party.children.values()):
-            job.child_link_closed(number, text)
+            job.child_link_closed(number, text, party.silent)
         for job, number in list(party.parents.values()):
             job.parents.pop(number, None)
             job.tell(events.ParentLost(number, text))
@@ -191,10 +199,14 @@ class Jobs:
                 if silent_s >= settings.link_idle_s:
                     link.close("idle")
             elif party.uid is None:
-                next_s = settings.heartbeat_s
                 if silent_s >= settings.lost_after_s:
+                    next_s = min(next_s, settings.heartbeat_s)
+                    party.silent = True
                     link.abort(f"no answer for {silent_s:.0f} s")
-                elif silent_s >= settings.heartbeat_s:
+                    continue
+                # All jobs on the link may be waiting for this peer: not longer than they must.
+                next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, settings.lost_after_s - silent_s))
+                if silent_s >= settings.heartbeat_s:
                     link.send(0, frames.Ping(0))
         self._beat_within(next_s)
 

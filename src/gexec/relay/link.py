@@ -26,6 +26,8 @@ _BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: TLS encrypts into a buffer that never shrinks while the connection exists. So it gets pieces of this size,
 #: and no more while that much waits there; otherwise a link would keep megabytes after a large job.
 _PIECE_BYTES: Final = 256 * 1024
+#: Parts up to this size are written together: a write of its own costs more than a copy.
+_JOINED_BYTES: Final = 16 * 1024
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
@@ -193,8 +195,8 @@ class Link:
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
         return True
 
-    def received(self, data: bytes) -> None:
-        """Bytes from the peer have arrived."""
+    def received(self, data: memoryview) -> None:
+        """Bytes from the peer have arrived; ``data`` is valid until this returns."""
         self.heard_s = self._loop.time()
         try:
             for channel, frame in self._decoder.feed(data):
@@ -247,21 +249,22 @@ class Link:
         if self.transport is None or self._closed:
             self._pending.clear()
         elif self._pending and not self._paused:
-            data = b"".join(self._pending)
-            self._pending.clear()
-            if len(data) <= _PIECE_BYTES:
-                self.transport.write(data)
-            else:
-                self._write_pieces(self.transport, data)
-
-    def _write_pieces(self, transport: asyncio.Transport, data: bytes) -> None:
-        position = 0
-        while position < len(data) and not self._paused:
-            end = position + _PIECE_BYTES
-            transport.write(data[position:end])
-            position = end
-        if position < len(data):
-            self._pending.append(data[position:])
+            parts = self._pending
+            self._pending = []
+            written = 0
+            while written < len(parts) and not self._paused:
+                end = written
+                size = 0
+                while end < len(parts) and size + len(parts[end]) <= _PIECE_BYTES:
+                    size += len(parts[end])
+                    end += 1
+                if end == written:  # one part is larger: a job's frame
+                    end += 1
+                    parts[written:end] = _cut(parts[written])
+                else:
+                    _write(self.transport, parts[written:end], size)
+                    written = end
+            self._pending = parts[written:] + self._pending
 
     def pause(self) -> None:
         """The peer does not take what was written: write no more until ``resume``."""
@@ -331,6 +334,27 @@ class Link:
         self._owner.link_closed(self, self._reason or "the connection was closed")
 
 
+def _write(transport: asyncio.Transport, parts: list[bytes], size: int) -> None:
+    """Write parts of ``size`` bytes at once, without copying the large ones."""
+    if size <= _JOINED_BYTES:
+        transport.write(b"".join(parts))
+        return
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for part in parts:
+        if len(part) <= _JOINED_BYTES:
+            small.append(part)
+        else:
+            pieces += (b"".join(small), part)
+            small = []
+    pieces.append(b"".join(small))
+    transport.writelines([piece for piece in pieces if piece])
+
+
+def _cut(data: bytes) -> list[bytes]:
+    return [data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES)]
+
+
 class _Protocol(asyncio.BufferedProtocol):
     """The event loop's side of a link; a separate class, because subclasses of asyncio's compile badly."""
 
@@ -353,7 +377,7 @@ class _Protocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._taken:
-            self._link.received(bytes(_BUFFER[:nbytes]))
+            self._link.received(_BUFFER[:nbytes])
 
     def pause_writing(self) -> None:
         if self._taken:

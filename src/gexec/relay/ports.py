@@ -79,6 +79,12 @@ class PipesPort(Protocol):
     def close_stdin(self) -> None:
         """Close stdin after the bytes that wait to be written."""
 
+    def unread_stdin(self) -> int:
+        """Return how many bytes of stdin the process has not read; 0 if its pipe is closed on this side."""
+
+    def drop_stdin(self) -> None:
+        """Close stdin, and drop the bytes that wait to be written."""
+
     def close_output(self) -> None:
         """Read no more of either stream."""
 

@@ -63,6 +63,9 @@ class JobProcess:
         elif isinstance(effect, events.CheckTask):
             self._in_turn(self._check)
         elif self._waiting is not None:
+            if isinstance(effect, events.MeasureStdin):
+                self._job.tell(events.StdinMeasured(0))
+                return
             self._waiting.append(effect)
             if isinstance(effect, events.KillTask):
                 self._waiting = None
@@ -94,6 +97,10 @@ class JobProcess:
             pipes.write(effect.data)
         elif isinstance(effect, events.CloseStdin):
             pipes.close_stdin()
+        elif isinstance(effect, events.MeasureStdin):
+            self._job.tell(events.StdinMeasured(pipes.unread_stdin()))
+        elif isinstance(effect, events.DropStdin):
+            pipes.drop_stdin()
 
     def _in_turn(self, launch: Callable[[], None]) -> None:
         """Request a launch from the spawner, now or when this user has fewer launches under way."""

@@ -156,10 +156,7 @@ class TaskIO:
 
     def _unread(self, stream: int) -> int:
         fd = self._outputs.get(stream)
-        if fd is None or self._on[stream]:
-            return 0
-        (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
-        return int(count)
+        return 0 if fd is None or self._on[stream] else _bytes_in(fd)
 
     def _close_output(self, stream: int) -> None:
         self._set_watched(stream, False)
@@ -223,6 +220,14 @@ class TaskIO:
             os.close(self._stdin)
             self._stdin = None
 
+    def unread_stdin(self) -> int:
+        """Return how many bytes of stdin the process has not read; 0 if its pipe is closed on this side."""
+        return 0 if self._stdin is None else _bytes_in(self._stdin)
+
+    def drop_stdin(self) -> None:
+        """Close stdin, and drop the bytes that wait to be written."""
+        self._end_stdin()
+
     # -- end ------------------------------------------------------------------------------
 
     def close_output(self) -> None:
@@ -237,6 +242,12 @@ class TaskIO:
             self._timer = None
         self._end_stdin()
         self.close_output()
+
+
+def _bytes_in(fd: int) -> int:
+    """Return how many bytes are in a pipe; either of its ends will do."""
+    (count,) = _INT.unpack(fcntl.ioctl(fd, termios.FIONREAD, bytes(_INT.size)))
+    return int(count)
 
 
 def _at_end(fd: int) -> bool:

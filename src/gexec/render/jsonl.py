@@ -15,7 +15,7 @@ from gexec.wire.outcome import EXITED, KILLED, NAMES, TIMED_OUT, Outcome, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gexec.wire.ranks import Ranges
 
@@ -73,7 +73,8 @@ class Jsonl(View):
         return fields
 
     def started(self, ranks: Ranges) -> None:
-        """See View."""
+        """See View. A rank that was lost may start once more: its incomplete line does not continue."""
+        self._complete(ranks, is_of_this_job=False)
         self._each(b"started", ranks, b"")
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
@@ -100,14 +101,18 @@ class Jsonl(View):
 
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
         """See View."""
-        for stream, begun in self._begun.items():
-            for rank in sets.members(ranks) if begun else ():
-                last = begun.pop(rank, None)
-                if last is not None:
-                    self._text(stream, rank, [(0, self._tail(bytes(last), False))], len(last))
+        self._complete(ranks)
         for rank in sets.members(ranks):
             self._outcomes[rank] = outcome
         self._each(NAMES[outcome.kind].replace(" ", "_").encode(), ranks, self._details(outcome))
+
+    def told(self, event: str, rank: int, fields: Mapping[str, object]) -> None:
+        """Write an object of the command's own about one rank."""
+        self._each(
+            event.encode(),
+            ((rank, rank + 1),),
+            b"," + self._dumps(fields, separators=(",", ":"))[1:-1].encode(),
+        )
 
     def finish(self) -> None:
         """See View."""
@@ -122,6 +127,16 @@ class Jsonl(View):
         succeeded = sum([outcome.ok for outcome in outcomes])
         head = b'{"event":"end","exit_status":%d,"succeeded":%d' % (self._status(outcomes), succeeded)
         self._write(head + b',"outcomes":{%b}}\n' % tally)
+
+    def _complete(self, ranks: Ranges, is_of_this_job: bool = True) -> None:
+        """Write the incomplete lines of these ranks; bytes of an earlier job do not count as taken now."""
+        for stream, begun in self._begun.items():
+            for rank in sets.members(ranks) if begun else ():
+                last = begun.pop(rank, None)
+                if last is not None:
+                    self._text(stream, rank, [(0, self._tail(bytes(last), False))], len(last))
+                    if not is_of_this_job:
+                        self.writes.append((*self.writes.pop()[:2], None))
 
     # -- lines of output -----------------------------------------------------------------------
 

@@ -45,6 +45,9 @@ class Part(Wrapped):
         """See View."""
         if self._again is None or not self._again(outcome):
             super().ended(self._whole(ranks), outcome)
+        else:
+            self._view.withheld(self._whole(ranks))
+            self._move()
 
     def _whole(self, ranks: Ranges) -> Ranges:
         return sets.of([self._ranks[rank] for rank in sets.members(ranks)])

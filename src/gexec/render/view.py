@@ -55,6 +55,9 @@ class View:
     def ended(self, ranks: Ranges, outcome: Outcome) -> None:
         """These ranks have ended with this outcome and write no more."""
 
+    def withheld(self, ranks: Ranges) -> None:
+        """These ranks have ended, and will run again in a further job, which will tell how they end."""
+
     def finish(self) -> None:
         """No more events: all ranks have ended, or the caller exits. Write what is kept."""
 

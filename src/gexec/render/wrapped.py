@@ -39,6 +39,11 @@ class Wrapped(View):
         self._view.ended(ranks, outcome)
         self._move()
 
+    def withheld(self, ranks: Ranges) -> None:
+        """See View."""
+        self._view.withheld(ranks)
+        self._move()
+
     def finish(self) -> None:
         """See View."""
         self._view.finish()

@@ -32,6 +32,9 @@ from gexec.wire.outcome import Outcome
 _STARTED_HELD_S: Final = 0.05
 #: Maximum of tasks at a time whose start is held back: the relay may delay further launches until then.
 _HELD_MAX: Final = 32
+#: A task that has not ended after so many SIGKILLs (its storage hangs, perhaps for days) gets fewer of them.
+_SWEEPS_MAX: Final = 250
+_SLOW_SWEEP_S: Final = 5.0
 #: Signals that request an end: a task that ends after one of them has not ended by itself.
 _ENDS: Final = frozenset([signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM])
 
@@ -268,7 +271,8 @@ class Launcher:
         for task in list(self._by_pid.values()):
             if task.hard_at_s is not None and task.hard_at_s <= now_s:
                 self._kill_hard(task)
-                task.hard_at_s = now_s + SWEEP_S
+                task.sweeps += 1
+                task.hard_at_s = now_s + (SWEEP_S if task.sweeps < _SWEEPS_MAX else _SLOW_SWEEP_S)
         self._leftovers.tick(now_s)
 
     def close(self) -> None:

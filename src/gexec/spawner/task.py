@@ -26,12 +26,13 @@ class TaskProcess:
         outputs: the inodes of its stdout and stderr, if they are pipes.
         detached: it reports no events, and its leftovers are left alone.
         hard_at_s: when SIGKILL is due (monotonic); None = it is not being ended.
+        sweeps: how often it was sent SIGKILL.
         signalled: it was sent a signal that requests its end (^C).
     """
 
     __slots__ = (
         "detached", "ended_s", "hard_at_s", "kill_grace_s", "leaves", "mark", "number", "outputs", "pid",
-        "signalled", "since", "uid", "until",
+        "signalled", "since", "sweeps", "uid", "until",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,7 @@ class TaskProcess:
         self.detached = False
         self.hard_at_s: float | None = None
         self.signalled = False
+        self.sweeps = 0
 
     @property
     def ending(self) -> bool:

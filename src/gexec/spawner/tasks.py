@@ -16,6 +16,7 @@ from typing import Final
 from gexec.core.deadlines import earlier
 from gexec.errors import CredentialError, ProtocolError
 from gexec.posix import clock
+from gexec.posix.dying import is_dying
 from gexec.posix.log import Log
 from gexec.spawner.admission import Admission, Admitted
 from gexec.spawner.auditing import AuditRecords, EndedTask
@@ -353,8 +354,15 @@ class Tasks:
     def _end_overdue(self, now_s: float) -> None:
         for task in self._tasks.values():
             if task.kill_by_s is not None and task.kill_by_s <= now_s:
-                self._log.warning(f"the helper of {task.account.name} does not end its task: ending it")
                 task.kill_by_s = None
+                user = task.account.name
+                if task.pid and is_dying(task.pid):
+                    # The helper has done what it can, and may have other tasks.
+                    self._log.warning(
+                        f"process {task.pid} of {user} does not end on SIGKILL: its storage hangs?"
+                    )
+                    continue
+                self._log.warning(f"the helper of {user} does not end its task: ending it")
                 task.helper.end()
 
     def _kill_deadline_s(self) -> float | None:

@@ -77,6 +77,7 @@ def prepare(
     stdin: bool = True,
     fanout: int = FANOUT_DEFAULT,
     timeout_s: float = 0.0,
+    stall_s: float = 0.0,
     connect_timeout_s: float = limits.CONNECT_TIMEOUT_S,
 ) -> JobSpec:
     """Return the job that runs a command on nodes.
@@ -87,6 +88,7 @@ def prepare(
         stdin: the processes read the caller's stdin; else /dev/null.
         fanout: number of ssh at a time, 1 to FANOUT_MAX; 1 = one node after the other.
         timeout_s: 0 = none, counted from each command's start.
+        stall_s: a command that makes no progress with its stdin for so long is given up; 0 = never.
 
     Raises:
         UsageError: a name that cannot be passed to ssh, no command, or a limit of JobSpec.
@@ -107,6 +109,7 @@ def prepare(
         flags=REMOTE_PATH | (0 if stdin else NO_STDIN),
         fanout=fanout,
         timeout_s=timeout_s,
+        stall_s=stall_s,
         connect_timeout_s=connect_timeout_s,
         window=limits.window_bytes(count),
         salt=int.from_bytes(os.urandom(8), "big"),

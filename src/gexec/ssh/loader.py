@@ -51,7 +51,9 @@ def archive() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
         for pattern in MODULES:
             for path in sorted(top.glob(pattern)):
-                packed.writestr(zipfile.ZipInfo(str(path.relative_to(top))), path.read_bytes())
+                # Without a date, so that equal modules are equal bytes.
+                info = zipfile.ZipInfo(str(path.relative_to(top)))
+                packed.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return b"%0*d" % (_DIGITS, buffer.tell()) + buffer.getvalue()
 
 

@@ -66,7 +66,7 @@ class Messengers:
     def _start(self, process: SshProcess) -> None:
         names = self._waiting.pop(process.rank, [])
         group = process.transcript.pid
-        if not names or group is None or not process.running:
+        if not names or group is None or not (process.running or process.stalled):
             return
         try:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

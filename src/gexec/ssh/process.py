@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import termios
+from struct import Struct
+from typing import Final
 
 from gexec.ssh.transcript import Transcript
 from gexec.ssh.verdict import verdict
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import Outcome, held_by, output_cut
 
+_INT: Final = Struct("i")
 #: Signals that Python ignores or a parent may have ignored; ssh gets their defaults, as from a shell.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP)
 
@@ -41,6 +46,8 @@ class SshProcess:
         self.out_of_time = ""
         self.asked_kill = False
         self.forced = False
+        #: Why it was given up for standing still.
+        self.stalled = ""
         #: Ended here while another process on the node held the output of a command that had ended.
         self.cut = False
         opened: list[int] = []
@@ -79,8 +86,16 @@ class SshProcess:
             out_of_time=self.out_of_time,
             asked_kill=self.asked_kill,
             forced=self.forced,
+            stalled=self.stalled,
         )
         return output_cut(outcome, held_by(0)) if self.cut else outcome
+
+    def unread_stdin(self) -> int:
+        """Return how many bytes of its stdin ssh has not read."""
+        if self.stdin is None:
+            return 0
+        (count,) = _INT.unpack(fcntl.ioctl(self.stdin, termios.FIONREAD, bytes(_INT.size)))
+        return int(count)
 
     def order(self, data: bytes) -> None:
         """Write a line to the script on the node; ignored if it no longer reads."""

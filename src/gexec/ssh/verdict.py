@@ -28,6 +28,7 @@ def verdict(
     out_of_time: str,
     asked_kill: bool,
     forced: bool,
+    stalled: str = "",
 ) -> Outcome:
     """Return the outcome of a rank whose ssh has ended.
 
@@ -40,6 +41,7 @@ def verdict(
         out_of_time: the reason if it ran longer than the job may, else "".
         asked_kill: KILL was sent to its node.
         forced: ssh was ended here, because the node did not answer.
+        stalled: why it was given up for standing still, or "".
     """
     if status is not None:
         ended = _told(status)
@@ -53,6 +55,8 @@ def verdict(
         # An sshd with too many connections (MaxStartups) closes new ones: that node is not down.
         down = any(words in text for words in _DOWN)
         return outcomes.unreachable(text) if down else outcomes.not_started(text)
+    if stalled:
+        return outcomes.lost(stalled)
     if forced:
         return outcomes.lost("the node did not confirm the end of the command")
     if asked_kill:

@@ -18,6 +18,7 @@ from gexec.ssh.commands import Commands
 from gexec.ssh.link import BACKLOG_MAX_BYTES, ClientLink
 from gexec.ssh.messenger import Messengers
 from gexec.ssh.process import SshProcess
+from gexec.ssh.stalls import Stalls
 from gexec.ssh.stdin import KeptStdin, SpoolError
 from gexec.ssh.verdict import SILENT
 from gexec.wire.frames import OFFSET_ALL, Done, Ended, Output, RanksStarted, Stdin, StdinTaken
@@ -63,8 +64,7 @@ class Work:
         self._loop = loop
         self._client = client
         self._messengers = Messengers(loop, env, commands.signal)
-        spooled = job.ranks > job.fanout
-        self._stdin = None if job.flags & NO_STDIN else KeptStdin(spooled)
+        self._stdin = None if job.flags & NO_STDIN else KeptStdin(spooled=job.ranks > job.fanout)
         self._stdin_told = 0
         #: The next rank to start, and why no more are started, or "".
         self._next = 0
@@ -76,6 +76,7 @@ class Work:
         #: Streams that wait until the client has taken what is queued for it.
         self._held_up: list[tuple[SshProcess, int]] = []
         self._finished = False
+        self._stalls = Stalls(job.stall_s, self._stdin, self._processes, loop, self._stands_still)
 
     @property
     def busy(self) -> bool:
@@ -148,6 +149,7 @@ class Work:
             self._no_more = self._no_more or f"SIG{name} arrived before its turn"
         for process in list(self._processes.values()):
             if process.running:
+                self._stalls.signalled(process.rank, signum)
                 self._order(process, [name])
             elif signum in _DEADLY and not process.went:
                 self._give_up(process, f"SIG{name} arrived before it began")
@@ -308,6 +310,11 @@ class Work:
         self._loop.unwatch(fd)
         if store.eof:
             self._close_stdin(process)
+
+    def _stands_still(self, process: SshProcess, why: str) -> None:
+        process.stalled = why
+        self._order(process, ["KILL"])
+        process.send_signal(signal.SIGKILL)  # ssh: its node may never report the end
 
     def _close_stdin(self, process: SshProcess) -> None:
         process.feeding = False

@@ -151,46 +151,74 @@ class Decoder:
         """Bytes held of a frame that is not complete yet."""
         return self._held_bytes
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, Frame]]:
+    def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, Frame]]:
         """Take bytes and yield each complete (channel, frame), in order.
 
-        Iterate to the end, or drop the connection, before feeding more.
+        Iterate to the end, or drop the connection, before feeding more. Until then a memoryview must stay
+        valid; what is needed of it later is copied.
 
         Raises:
             ProtocolError: a type that this peer may not send, a length over the limit (before its payload is
                 buffered), or a payload that does not have the form of its type.
         """
-        self._pieces.append(bytes(data))
-        self._held_bytes += len(data)
-        if self._held_bytes < self._needed_bytes:
-            return
-        buffer = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         position = 0
-        end = len(buffer)
-        needed = HEADER_BYTES
+        end = len(data)
+        if self._held_bytes:
+            position = self._hold(data)
+            if self._held_bytes < self._needed_bytes:
+                return
+            whole = b"".join(self._pieces)
+            self._pieces = []
+            self._held_bytes = 0
+            self._needed_bytes = HEADER_BYTES
+            length, kind, channel = HEADER.unpack_from(whole)
+            yield channel, _unpacked(self._class(kind, length), whole, HEADER_BYTES, len(whole))
         try:
             while end - position >= HEADER_BYTES:
-                length, kind, channel = HEADER.unpack_from(buffer, position)
-                frame_class = self.allowed.get(kind)
-                if frame_class is None:
-                    raise ProtocolError(f"frame type {kind} is not expected from this peer")
-                if length > frame_class.MAX_BYTES or length > self.limit_bytes:
-                    raise ProtocolError(f"{frame_class.__name__} frame of {length} bytes is over its limit")
+                length, kind, channel = HEADER.unpack_from(data, position)
+                frame_class = self._class(kind, length)
                 start = position + HEADER_BYTES
                 if end - start < length:
-                    needed = HEADER_BYTES + length
+                    self._needed_bytes = HEADER_BYTES + length
                     break
                 position = start + length
-                try:
-                    if frame_class.BULK and length >= _BULK_BYTES:
-                        payload: Any = memoryview(buffer)[start:position]
-                    else:
-                        payload = buffer[start:position]
-                    frame = frame_class.unpack(payload)
-                except StructError as error:
-                    raise ProtocolError(f"{frame_class.__name__} frame is malformed: {error}") from error
-                yield channel, frame
+                yield channel, _unpacked(frame_class, data, start, position)
         finally:
-            self._pieces = [buffer[position:]] if position < end else []
-            self._held_bytes = end - position
-            self._needed_bytes = needed
+            if position < end:
+                self._pieces = [bytes(data[position:])]
+                self._held_bytes = end - position
+
+    def _hold(self, data: bytes | memoryview) -> int:
+        """Add to the frame that has begun; return how many bytes are its own."""
+        taken = min(self._needed_bytes - self._held_bytes, len(data))
+        self._pieces.append(bytes(data[:taken]))
+        self._held_bytes += taken
+        if self._needed_bytes == self._held_bytes == HEADER_BYTES:
+            self._pieces = [b"".join(self._pieces)]
+            length, kind, _ = HEADER.unpack(self._pieces[0])
+            self._class(kind, length)
+            self._needed_bytes += length
+            if length:
+                taken += self._hold(data[taken:])
+        return taken
+
+    def _class(self, kind: int, length: int) -> type[Frame]:
+        """Return the class of a frame with this header; ProtocolError if it is not allowed."""
+        frame_class = self.allowed.get(kind)
+        if frame_class is None:
+            raise ProtocolError(f"frame type {kind} is not expected from this peer")
+        if length > frame_class.MAX_BYTES or length > self.limit_bytes:
+            raise ProtocolError(f"{frame_class.__name__} frame of {length} bytes is over its limit")
+        return frame_class
+
+
+def _unpacked(frame_class: type[Frame], buffer: bytes | memoryview, start: int, end: int) -> Frame:
+    """Return the frame whose payload is there in the buffer."""
+    try:
+        if frame_class.BULK and end - start >= _BULK_BYTES:
+            payload: Any = memoryview(buffer)[start:end]
+        else:
+            payload = bytes(buffer[start:end])
+        return frame_class.unpack(payload)
+    except StructError as error:
+        raise ProtocolError(f"{frame_class.__name__} frame is malformed: {error}") from error

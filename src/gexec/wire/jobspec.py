@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from typing import Final
 
 MAGIC: Final = b"GXJ1"
+#: Of a job with ``stall_s``. Any other job stays in the first form, which every gexecd reads.
+MAGIC_STALL: Final = b"GXJ2"
 _LENGTH: Final = Struct("!I")
 _OPTIONS: Final = Struct("!IHHIIIIQ")
+_STALL: Final = Struct("!I")
 
 DETACHED: Final = 1  #: the client exits when all have started; output is discarded
 STRICT: Final = 2  #: no process starts unless every node can start one
 NO_STDIN: Final = 4  #: processes get /dev/null
 REMOTE_PATH: Final = 8  #: the program is looked up in PATH on each node
+PROMPT: Final = 16  #: a node gets no more than the connect timeout to answer, TLS and Hello included
 #: Control bytes and the space; UTF-8 is allowed.
 _NOT_IN_NAMES: Final = bytes(range(0x21)) + b"\x7f"
 _NOT_IN_PACKED: Final = _NOT_IN_NAMES[1:]
-_FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH
+_FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH | PROMPT
 
 
 class PackedList:
@@ -90,17 +94,19 @@ class JobSpec:
         env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); not checked
             while packed.
         cwd: absolute working directory.
-        flags: DETACHED | STRICT | NO_STDIN | REMOTE_PATH.
+        flags: DETACHED | STRICT | NO_STDIN | REMOTE_PATH | PROMPT.
         fanout: children per node, 1..FANOUT_MAX.
         umask: 0..0o777.
         connect_timeout_s, timeout_s, kill_grace_s: seconds; timeout_s 0 = none.
+        stall_s: seconds after which a process that makes no progress with its stdin is given up
+            (core/stall.py); 0 = never, else STALL_MIN_S to STALL_MAX_S.
         window: bytes of unacknowledged output for each (rank, stream).
         salt: 64 bits from the client that make two equal jobs differ.
     """
 
     __slots__ = (
         "addresses", "argv", "connect_timeout_s", "cwd", "env", "fanout", "flags",
-        "kill_grace_s", "names", "program", "salt", "timeout_s", "umask", "window",
+        "kill_grace_s", "names", "program", "salt", "stall_s", "timeout_s", "umask", "window",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +124,7 @@ class JobSpec:
         connect_timeout_s: float = limits.CONNECT_TIMEOUT_S,
         timeout_s: float = 0.0,
         kill_grace_s: float = limits.KILL_GRACE_S,
+        stall_s: float = 0.0,
         window: int = limits.WINDOW_MAX_BYTES,
         salt: int = 0,
     ) -> None:
@@ -133,6 +140,7 @@ class JobSpec:
         self.connect_timeout_s = connect_timeout_s
         self.timeout_s = timeout_s
         self.kill_grace_s = kill_grace_s
+        self.stall_s = stall_s
         self.window = window
         self.salt = salt
 
@@ -181,6 +189,11 @@ class JobSpec:
         ):
             if not 0 <= seconds <= 4_000_000:
                 raise UsageError(f"{name_} {seconds}: expected 0 to 4000000 seconds")
+        if self.stall_s and not limits.STALL_MIN_S <= self.stall_s <= limits.STALL_MAX_S:
+            raise UsageError(
+                f"stall time {self.stall_s:g}: expected 0, or {limits.STALL_MIN_S:g} to "
+                f"{limits.STALL_MAX_S:g} seconds"
+            )
         if not limits.WINDOW_MIN_BYTES <= self.window <= limits.WINDOW_MAX_BYTES:
             raise UsageError(
                 f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {limits.WINDOW_MAX_BYTES}"
@@ -258,6 +271,9 @@ class JobSpec:
             self.salt,
         )
         parts = [MAGIC]
+        if self.stall_s:
+            parts = [MAGIC_STALL]
+            options += _STALL.pack(round(self.stall_s * 1000))
         for field in (
             options,
             b"\0".join(self.names),
@@ -284,8 +300,9 @@ class JobSpec:
         """
         if len(blob) > limits.JOB_BLOB_MAX_BYTES:
             raise ProtocolError(f"job blob of {len(blob)} bytes is over the limit")
-        if blob[:4] != MAGIC:
-            raise ProtocolError("job blob does not start with its magic")
+        stalls = blob[:4] == MAGIC_STALL
+        if blob[:4] != MAGIC and not stalls:
+            raise ProtocolError(_unknown_form(blob))
         fields = []
         position = 4
         for _ in range(7):
@@ -299,9 +316,14 @@ class JobSpec:
             position += length
         if position != len(blob):
             raise ProtocolError("job blob has bytes after its end")
-        if len(fields[0]) != _OPTIONS.size:
+        options, stall_ms = fields[0], 0
+        if len(options) != _OPTIONS.size + (_STALL.size if stalls else 0):
             raise ProtocolError("job blob has options of the wrong size")
-        flags, fanout, umask, connect_ms, timeout_ms, grace_ms, window, salt = _OPTIONS.unpack(fields[0])
+        if stalls:
+            (stall_ms,) = _STALL.unpack_from(options, _OPTIONS.size)
+            if not stall_ms:
+                raise ProtocolError("job blob: a job without a stall time has the first form")
+        flags, fanout, umask, connect_ms, timeout_ms, grace_ms, window, salt = _OPTIONS.unpack_from(options)
         job = cls(
             names=PackedList(fields[1]),
             addresses=PackedList(fields[2]),
@@ -315,6 +337,7 @@ class JobSpec:
             connect_timeout_s=connect_ms / 1000,
             timeout_s=timeout_ms / 1000,
             kill_grace_s=grace_ms / 1000,
+            stall_s=stall_ms / 1000,
             window=window,
             salt=salt,
         )
@@ -338,6 +361,16 @@ def why_unresolved(entry: bytes) -> str:
     if within.isdigit() and len(within) <= 6:
         return f"the name did not resolve within {within} s"
     return "the name does not resolve: its name server does not answer"
+
+
+def _unknown_form(blob: bytes) -> str:
+    """Return why a blob that begins with no known magic is refused."""
+    if blob[:3] != MAGIC[:3]:
+        return "job blob does not start with its magic"
+    return (
+        f"job blob of form {blob[3:4].decode('ascii', 'replace')}: this gexecd reads the forms 1 and 2; "
+        "install the client's version of gexec on this node"
+    )
 
 
 def _env(packed: bytes) -> list[bytes]:

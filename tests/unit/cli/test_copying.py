@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -14,6 +15,11 @@ import pytest
 from client_peers import DEADLINE_S, Peer, daemons, sign_all
 from gexec.cli.ensync import ENSYNC
 from gexec.cli.gexec import GEXEC
+from gexec.files.answers import ListAnswer
+from gexec.files.decoder import ArchiveDecoder
+from gexec.files.encoder import Encoder
+from gexec.files.entries import File
+from gexec.files.records import Event, Listed
 from gexec.wire.frames import (
     OFFSET_ALL,
     REFUSED_BUSY,
@@ -22,10 +28,11 @@ from gexec.wire.frames import (
     Output,
     RanksStarted,
     Refused,
+    Signal,
     Stdin,
     StdinTaken,
 )
-from gexec.wire.jobspec import NO_STDIN, REMOTE_PATH, STRICT, JobSpec
+from gexec.wire.jobspec import NO_STDIN, PROMPT, REMOTE_PATH, STRICT, JobSpec
 from gexec.wire.outcome import Outcome, denied, exited, lost, not_started
 
 _NODES = "127.0.0.1 127.0.0.2 127.0.0.3"
@@ -63,19 +70,37 @@ class Script:
         self.jobs.append(job)
         self.stdin.append(b"")
         peer.say(RanksStarted(((0, job.ranks),)))
+        answers: list[bytes] = []
+        decoder = ArchiveDecoder(lambda event: answers.extend(_answers(event, decoder)))
         eof = bool(job.flags & NO_STDIN)
+        told = 0
         while not eof:
             frame = peer.until(Stdin)
             assert isinstance(frame, Stdin)
             self.stdin[-1] += frame.data
+            decoder.feed(frame.data)
+            for answer in answers:
+                peer.say(Output(((0, job.ranks),), STDOUT, told, answer))
+                told += len(answer)
+            answers.clear()
             eof = frame.eof
             peer.say(StdinTaken(OFFSET_ALL if eof else frame.offset + len(frame.data)))
         for rank, outcome in enumerate(self._endings.pop(0)):
             said = _REPORT if outcome.ok else b""
             if said:
-                peer.say(Output(((rank, rank + 1),), STDOUT, 0, said))
-            peer.say(Ended(((rank, rank + 1),), outcome, len(said), 0))
+                peer.say(Output(((rank, rank + 1),), STDOUT, told, said))
+            peer.say(Ended(((rank, rank + 1),), outcome, told + len(said), 0))
         peer.finish(0)
+
+
+def _answers(event: Event, decoder: ArchiveDecoder) -> list[bytes]:
+    """Return what receivers answer that have nothing yet."""
+    if not isinstance(event, Listed):
+        return []
+    if decoder.digests_only:
+        return [ListAnswer(event.number, 0, 0, 0).line().encode() + b"\n"]
+    files = sum([1 << index for index, entry in enumerate(event.entries) if isinstance(entry, File)])
+    return [ListAnswer(event.number, 0, files, 0).line().encode() + b"\n"]
 
 
 GONE, REFUSED = lost("connection reset"), not_started("connection refused")
@@ -95,7 +120,8 @@ def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"3 files written on 3 of 3 nodes" in done.stderr
     [job] = script.jobs
-    assert job.argv == [b"gexec-receive", b"--backup", b"--dest=/srv/%h"]
+    about = f"--about=1 file, 7 bytes: {file}"
+    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup", b"--target=either"]
     assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
     [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
     assert path.endswith(b":" + str(Path(sys.executable).parent).encode())
@@ -113,6 +139,70 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
     assert script.stdin[1] == script.stdin[0]
+    # They may be frozen: they get little time, and none of them is in the way of another.
+    assert [bool(job.flags & PROMPT) for job in script.jobs] == [False, True]
+    assert [job.fanout for job in script.jobs] == [1, 2]
+    assert [job.stall_s for job in script.jobs] == [30.0, 30.0]
+
+
+@pytest.mark.parametrize(("word", "stall_s"), [("--stall=7.5", 7.5), ("--stall=0", 0.0)])
+def test_the_stall_time_goes_with_the_job(tmp_path: Path, file: Path, word: str, stall_s: float) -> None:
+    script = Script([exited(0)] * 3)
+    with daemons(tmp_path, script) as running:
+        assert ensync(running.env, "--via=gexec", word, file).returncode == 0
+    assert script.jobs[0].stall_s == stall_s
+
+
+def test_json_has_one_report_and_one_outcome_of_a_node_that_is_tried_again(
+    tmp_path: Path, file: Path
+) -> None:
+    with daemons(tmp_path, Script([exited(0), GONE, GONE], [exited(0), exited(1)])) as running:
+        done = ensync(running.env, "--via=gexec", "--json", "--exit-policy=ok-if 2", file)
+    assert done.returncode == 0
+    assert done.stderr.startswith(b"ensync: once more: 2 of 3 nodes (lost: connection reset)")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events if event.get("rank") == 0] == ["started", "report", "exited"]
+    assert [event["event"] for event in events if event.get("rank") == 1] == [
+        "started",
+        "started",
+        "report",
+        "exited",
+    ]
+    assert [event["event"] for event in events if event.get("rank") == 2] == ["started", "started", "exited"]
+    [report] = [event for event in events if event["event"] == "report" and event["rank"] == 1]
+    assert report == {
+        "event": "report", "rank": 1, "node": "127.0.0.2", "complete": True, "files": 1, "links": 0,
+        "directories": 0, "bytes": 7, "unchanged": 0, "differing": 0, "deleted": 0, "failed": 0,
+    }  # fmt: skip
+    assert events[0]["event"] == "job"
+    assert (events[-1]["event"], events[-1]["exit_status"], events[-1]["succeeded"]) == ("end", 0, 2)
+
+
+def test_json_ends_with_the_exit_status_also_after_a_signal_or_a_file_that_was_not_sent(
+    tmp_path: Path, file: Path
+) -> None:
+    client: list[subprocess.Popen[bytes]] = []
+
+    def interrupted(peer: Peer) -> None:
+        job = peer.accept()
+        peer.say(RanksStarted(((0, job.ranks),)))
+        peer.until(Stdin)  # from now on it catches signals
+        client[0].send_signal(signal.SIGINT)
+        got = peer.until(Signal)
+        assert isinstance(got, Signal)
+        assert got.signum == signal.SIGTERM  # at SIGINT a receiver that is just starting shows a traceback
+        peer.say(Ended(((0, job.ranks),), exited(3), 0, 0))
+        peer.finish(0)
+
+    with daemons(tmp_path, interrupted) as running:
+        command = ensync_command("--via=gexec", "--json", file)
+        client.append(subprocess.Popen(command, env=running.env, stdout=subprocess.PIPE))
+        out, _ = client[0].communicate(timeout=DEADLINE_S)
+    assert (client[0].returncode, json.loads(out.splitlines()[-1])["exit_status"]) == (130, 130)
+    (tmp_path / "second").mkdir()
+    with daemons(tmp_path / "second", Script([exited(0)] * 3)) as running:
+        done = ensync(running.env, "--json", file, "/dev/null")
+    assert (done.returncode, json.loads(done.stdout.splitlines()[-1])["exit_status"]) == (1, 1)
 
 
 def test_a_signal_while_the_next_attempt_is_submitted_ends_the_run(tmp_path: Path, file: Path) -> None:
@@ -180,8 +270,8 @@ def test_removing_is_a_job_without_files(tmp_path: Path) -> None:
         done = ensync(running.env, "--remove", "/a b", "/c")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     [job] = script.jobs
-    assert job.argv == [b"rm", b"-f", b"--", b"/a b", b"/c"]
-    assert job.flags == REMOTE_PATH | NO_STDIN
+    assert job.argv == [b"gexec-receive", b"--about=removal of 2 files: '/a b' /c", b"--dest=/"]
+    assert job.flags == REMOTE_PATH
 
 
 def test_a_daemon_that_refuses_is_told(tmp_path: Path, file: Path) -> None:
@@ -205,6 +295,59 @@ def test_wrong_words_reach_no_daemon(tmp_path: Path, file: Path) -> None:
         ):
             done = ensync(running.env, *words)
             assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), words
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--user=nobody"], "option --user needs --via=ssh: "),
+        (["--user=nobody", "--via=auto"], "option --user needs --via=ssh: "),
+        (["-l", "nobody", "--via=gexec"], "option --user needs --via=ssh: "),
+        (["--via=gexec", "-o", "Port=22"], "options --via=gexec and --ssh-option: "),
+        (["--via=g", "--ask"], "options --via=gexec and --ask: "),
+        (["--strict", "--ask"], "options --strict and --ask: "),
+        (["--strict", "-o", "Port=22"], "options --strict and --ssh-option: "),
+        (["--strict", "--via=auto"], "options --strict and --via=auto: "),
+        (["--strict", "--via=ssh"], "options --strict and --via=ssh: "),
+        (["--min-rate=1M", "--via=ssh"], "options --min-rate and --via=ssh: "),
+        (["--compress=always", "--via=ssh"], "options --compress=always and --via=ssh: "),
+        (["--remove", "--bwlimit=1M"], "options --remove and --bwlimit: "),
+        (["--remove", "--compress=never"], "options --remove and --compress: "),
+        (["--remove", "--min-rate=1M"], "options --remove and --min-rate: "),
+        (["--remove", "--sync"], "options --remove and --sync: "),
+        (["--checksum", "--backup"], "options --checksum and --backup: "),
+        (["--checksum", "--min-rate=1M"], "options --checksum and --min-rate: "),
+        (["--numeric-ids", "--no-owner"], "options --numeric-ids and --no-owner: "),
+        (["--relative"], "option --relative needs --dest: "),
+    ],
+)
+def test_what_cannot_be_honoured_is_an_error_before_anything_is_sent(
+    tmp_path: Path, file: Path, words: list[str], told: str
+) -> None:
+    with daemons(tmp_path, _nobody) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    assert done.stderr.decode().startswith(f"ensync: {told}")
+
+
+def test_a_dry_run_takes_the_options_of_the_run_it_is_for(tmp_path: Path, file: Path) -> None:
+    script = Script([exited(0)] * 3)
+    words = ["--dry-run", "--backup", "--sync", "--min-rate=1M", "--checksum-compare", "--compress=never"]
+    with daemons(tmp_path, script) as running:
+        done = ensync(running.env, *words, file)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not any(word.startswith(b"--min-rate") for word in script.jobs[0].argv)
+
+
+def test_delete_without_a_directory_is_told_once(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)  # is sent as a link
+    (tmp_path / "folder").mkdir()
+    with daemons(tmp_path, Script([exited(0)] * 3, [exited(0)] * 3)) as running:
+        done = ensync(running.env, "--delete", file, tmp_path / "link")
+        said = b"ensync: --delete: no directory is copied, so nothing can be deleted\n"
+        assert (done.returncode, done.stderr) == (0, said)
+        done = ensync(running.env, "--delete", file, tmp_path / "folder")
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def _nobody(peer: Peer) -> None:
@@ -239,9 +382,9 @@ def test_the_manual_has_every_option() -> None:
     text = (Path(__file__).parents[3] / "docs/ensync.md").read_text()
     wanted = {f"--{option.long}" for option in ENSYNC.options}
     options = text.partition("\n## Options\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", options)) == wanted
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", options)) == wanted
     others = {f"--{option.long}" for option in GEXEC.options}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) <= wanted | others
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) <= wanted | others
     letters = {letter for option in ENSYNC.options for letter in option.short}
     assert set(re.findall(r"`-(\w)`", options)) == letters
 
@@ -261,8 +404,9 @@ def sending(data: bytes) -> Callable[[Peer], None]:
     def script(peer: Peer) -> None:
         job = peer.accept()
         everyone = ((0, job.ranks),)
-        assert job.argv[:2] == [b"gexec-send", b"--"]
-        assert (job.flags, job.cwd) == (REMOTE_PATH | NO_STDIN, b"/")
+        asking = [b"--asking"] if b"--asking" in job.argv else []
+        assert job.argv[: 4 + len(asking)] == [b"gexec-send", b"--names=asked", b"--glob", *asking, b"--"]
+        assert (job.flags, job.cwd) == (REMOTE_PATH | (0 if asking else NO_STDIN), b"/")
         peer.say(RanksStarted(everyone), Output(everyone, STDOUT, 0, data))
         peer.finish(job.ranks, lengths=(len(data), 0))
 
@@ -282,7 +426,7 @@ def test_nodes_that_send_no_whole_stream_are_failures(tmp_path: Path, data: byte
 def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     (tmp_path / "to/127.0.0.1").symlink_to("/")
-    with daemons(tmp_path, sending(b"gexfiles\1\0")) as running:
+    with daemons(tmp_path, sending(Encoder().preamble())) as running:
         done = fetch(running.env, "--fetch", "/f", "--to", tmp_path / "to")
         assert done.returncode == 255
         assert b"127.0.0.1 is a symbolic link: remove it first; the job is ended\n" in done.stderr
@@ -299,6 +443,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run_with_a_sentence(tmp_path: Pat
         (["--fetch", "/f", "--to", "x", "--batch=2"], "--batch"),
         (["--fetch", "/f", "--to", "x", "--detached"], "--detached"),
         (["--fetch", "/f", "--to", "x", "-b"], "--gather"),
+        (["--fetch", "/f", "--to", "x", "--remote-path"], "--remote-path"),
     ],
 )
 def test_wrong_words_for_fetching(tmp_path: Path, words: list[str], told: str) -> None:

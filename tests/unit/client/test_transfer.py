@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from file_streams import MINE, Sent, hand_made, sent
 from gexec.cli import send
 from gexec.cli.ensync import ENSYNC, CopyTask
 from gexec.cli.options import parse
@@ -17,12 +18,9 @@ from gexec.cli.table import check_combination
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
 from gexec.errors import UsageError
-from gexec.files.digest import ContentHash
-from gexec.files.encoder import Encoder
+from gexec.files.entries import File
 from gexec.files.options import CopyOptions
-from gexec.files.records import Meta
 from gexec.files.report import Report
-from gexec.files.sender import Sender, roots_of
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import LINE_MAX_BYTES, LINES_MAX, Sentences
 from gexec.render.view import Prefixed
@@ -40,10 +38,6 @@ def task(*words: object) -> CopyTask:
     parsed = parse("ensync", [*map(str, words)], ENSYNC.options, ENSYNC.options_anywhere)
     check_combination(parsed)
     return CopyTask(parsed)
-
-
-def stream(*paths: Path) -> bytes:
-    return b"".join(map(bytes, Sender(roots_of(map(str, paths), "base"), on_problem=pytest.fail).chunks()))
 
 
 # -- words --------------------------------------------------------------------------------------------
@@ -79,7 +73,7 @@ def test_words_that_make_no_sense_are_told_before_anything_is_done(words: list[s
 def test_options_may_follow_files_until_two_dashes() -> None:
     asked = task("/etc/hosts", "--dest", "/x", "b", "--", "--delete", "-n")
     assert asked.paths == ["/etc/hosts", "b", "--delete", "-n"]
-    assert asked.receiver == ["--dest=/x"]
+    assert asked.receiver == ["--dest=/x", "--target=directory"]
 
 
 @pytest.mark.parametrize("names", ["node*", "node[1-3]", "*.example.org", "node1.lan", "10.0.0.1", "@rack/a"])
@@ -89,19 +83,23 @@ def test_what_names_nodes_may_be_excluded(names: str) -> None:
 
 def test_words_for_sender_and_receivers() -> None:
     plain = task("/etc/hosts")
-    assert (plain.receiver, plain.via, plain.ranked) == ([], "auto", False)
-    assert plain.sender(by_ssh=False) == ["--names=full", "--compress=auto", "--", "/etc/hosts"]
-    assert plain.sender(by_ssh=True) == ["--names=full", "--loader", "--compress=never", "--", "/etc/hosts"]
-    limited = task("--checksum", "--bwlimit=1k", "-x", "f")
-    assert limited.sender(by_ssh=False)[2:] == ["--bwlimit=1024", "--digests", "--", "f"]
-    assert (limited.receiver, limited.compares) == (["--checksum"], True)
+    assert (plain.receiver, plain.via, plain.ranked) == (["--dest=/"], "auto", False)
+    assert plain.sender(by_ssh=False) == ["--names=full", "--compress=auto", "--asking", "--", "/etc/hosts"]
+    words = ["--names=full", "--loader", "--compress=never", "--asking", "--", "/etc/hosts"]
+    assert plain.sender(by_ssh=True) == words
+    limited = task("--checksum", "--bwlimit=1k", "--no-xattrs", "-x", "f")
+    words = ["--asking", "--no-xattrs", "--bwlimit=1024", "--digests", "--", "f"]
+    assert limited.sender(by_ssh=False)[2:] == words
+    assert limited.receiver == ["--dest=/", "--checksum", "--no-xattrs"]
+    assert limited.compares
 
 
 def test_a_destination_takes_the_last_part_of_each_path_unless_told_otherwise() -> None:
     assert task("--dest", "/srv", "f").names == "base"
     assert task("--dest", "/srv", "--relative", "f").names == "full"
     assert task("f").names == "full"
-    assert task("--dest", "/srv/%h", "--parents", "f").receiver == ["--parents", "--dest=/srv/%h"]
+    words = ["--dest=/srv/%h", "--parents", "--target=either"]
+    assert task("--dest", "/srv/%h", "--parents", "f").receiver == words
     assert not task("--dest", "/srv/%h%%n", "f").ranked
     assert task("--dest", "/srv/%n", "f").ranked
 
@@ -213,7 +211,7 @@ def fetched(folder: Path, *names: bytes) -> tuple[Fetched, Loop]:
 
 def test_each_nodes_files_come_into_a_folder_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"content")
-    data = stream(tmp_path / "f")
+    data = sent(tmp_path / "f")
     view, loop = fetched(tmp_path, b"n1", b"n2", b"n1")
     for start in range(0, len(data), 7):
         loop.out(((0, 3),), data[start : start + 7])
@@ -230,10 +228,7 @@ def test_each_nodes_files_come_into_a_folder_of_its_own(tmp_path: Path) -> None:
 
 def entry(path: bytes) -> bytes:
     """Return a stream of one file, with a path that no sender of ours would send."""
-    encoder = Encoder()
-    begin = encoder.preamble()
-    file = encoder.file(path, Meta(0o644, os.geteuid(), os.getegid(), 1, b"", b""), 0)
-    return begin + file + encoder.file_end(ContentHash().finish(0)) + encoder.end(0)
+    return hand_made(File(path, MINE, 0), contents={path: b""})
 
 
 @pytest.mark.parametrize("path", [b"../f", b"/f", b"a//f", b"."])
@@ -241,7 +236,7 @@ def test_a_hostile_stream_stays_below_its_folder_and_ends_only_itself(tmp_path: 
     (tmp_path / "f").write_bytes(b"mine")
     (tmp_path / "to").mkdir()
     view, loop = fetched(tmp_path / "to", b"evil", b"good")
-    good = stream(tmp_path / "f")
+    good = sent(tmp_path / "f")
     loop.out(0, entry(path))
     loop.out(1, good[:40])
     loop.out(0, b"more" * 1000)
@@ -271,7 +266,7 @@ def test_a_folder_that_cannot_be_made_ends_the_run(tmp_path: Path) -> None:
 def test_what_is_not_finished_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"x" * 300_000)
     _, loop = fetched(tmp_path, b"n1")
-    loop.out(0, stream(tmp_path / "f")[:200_000])
+    loop.out(0, sent(tmp_path / "f")[:200_000])
     loop.finish()
     assert list((tmp_path / "n1").iterdir()) == []
 
@@ -339,8 +334,7 @@ def test_bwlimit_spreads_the_stream_evenly(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(send, "time", clock)
     monkeypatch.setattr(send, "_wait", clock.wait)
     monkeypatch.setattr(send, "_write_all", clock.write)
-    sender = Sender(roots_of([str(tmp_path / "f")]), on_problem=pytest.fail)
-    send._send(sender, "never", 10_000)
+    send._send(Sent([tmp_path / "f"]).sender, 10_000)
     total = 0
     for at_s, count in clock.written:
         total += count
@@ -386,7 +380,7 @@ def test_the_loader_is_all_that_a_receiver_needs(tmp_path: Path) -> None:
         [sys.executable, "-I", "-S", "-c", "import gexec"], capture_output=True, timeout=DEADLINE_S, cwd="/"
     )
     assert probe.returncode != 0, "gexec is there in any case: this test shows nothing"
-    data = loader.archive() + stream(tmp_path / "f")
+    data = loader.archive() + sent(tmp_path / "f")
     words = [f"--dest={tmp_path}/to/%h", "--parents", "--backup", "--sync"]
     done = run_loader(data, *words)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -415,10 +409,10 @@ def test_the_loader_holds_no_more_than_it_must() -> None:
 def test_a_feed_for_ssh_begins_with_the_loader(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"content")
     feed = Feed(task(tmp_path / "f").sender(by_ssh=True))
+    begin = loader.archive() + b"gexfiles"
     with open(feed.fd, "rb", closefd=False) as file:
-        data = file.read()
+        assert file.read(len(begin)) == begin
     assert feed.close() == 0
-    assert data.startswith(loader.archive() + b"gexfiles")
 
 
 def test_a_feed_that_was_killed_is_no_failure_of_its_own(tmp_path: Path) -> None:

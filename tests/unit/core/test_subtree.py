@@ -120,6 +120,15 @@ def test_unreached_child_is_not_started_and_its_subtree_is_taken_over() -> None:
     assert bench.decided[3] == outcomes.unreachable("connection refused")
 
 
+def test_whether_a_child_was_silent_goes_with_the_next_question() -> None:
+    for silent in (False, True):
+        bench = Bench(7, 2)
+        bench.subtree.heard(1, ACCEPTED, 0.01)
+        bench.effects.clear()
+        bench.subtree.lost(1, "no answer for 15 s", True, 15.0, silent)
+        assert [e.silent for e in bench.effects if isinstance(e, events.OpenChild)] == [silent]
+
+
 def test_heir_of_a_slow_child_is_judged_when_the_slow_one_is() -> None:
     for reached, kind in ((False, outcomes.NOT_STARTED), (True, outcomes.LOST)):
         bench = Bench(7, 2)

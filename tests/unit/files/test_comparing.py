@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import open_now
 from file_contents import digest
+from file_streams import MTIME_NS, Received, hand_made, meta
 from gexec.files.comparing import Comparer, FileComparison
 from gexec.files.directories import Place, RefusedError
+from gexec.files.entries import Directory, File, HardLink, Symlink
+from gexec.files.metadata import Judge
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
-from gexec.files.records import Directory, File, Meta, Symlink
+from gexec.files.owners import FileOwners
 from gexec.files.report import Report
-
-MTIME_NS = 10**18
-
-
-def meta(mode: int = 0o644, mtime_ns: int = MTIME_NS, uid: int | None = None) -> Meta:
-    return Meta(mode, os.geteuid() if uid is None else uid, os.getegid(), mtime_ns, b"", b"")
+from gexec.files.survey import Survey
 
 
 class Here:
@@ -30,34 +29,57 @@ class Here:
         self.above = Place(b"", os.open(path, os.O_RDONLY | os.O_DIRECTORY), above=None)
         self.told: list[tuple[str, bytes, str]] = []
         self.report = Report()
+        self._survey: Survey | None = None
 
     def comparer(self, task: int, **options: bool) -> Comparer:
+        """Return one; what it finds is what a survey with the same options finds."""
         options.setdefault("keep_owner", True)
-        return Comparer(
-            CopyOptions(task=task, numeric_ids=True, **options),
-            self.report,
-            lambda *words: self.told.append(words),
+        asked = CopyOptions(task=task, numeric_ids=True, **options)
+        judge = Judge(asked, FileOwners(keep=asked.keep_owner, numeric=True))
+        self.close()
+        self._survey = Survey(
+            os.open(self.path, os.O_RDONLY | os.O_DIRECTORY),
+            asked,
+            judge,
+            lambda meta, status: False,
+            on_step=lambda: None,
         )
+        return Comparer(asked, judge, self.report, lambda *words: self.told.append(words))
+
+    def close(self) -> None:
+        if self._survey is not None:
+            self._survey.close()
 
     def write(self, name: str, content: bytes = b"12345", mode: int = 0o644) -> None:
         (self.path / name).write_bytes(content)
         (self.path / name).chmod(mode)
         os.utime(self.path / name, ns=(MTIME_NS, MTIME_NS))
 
-    def file(self, comparer: Comparer, event: File, content: bytes) -> None:
+    def begin(
+        self, comparer: Comparer, entry: File, *, above: Place | None = None, has_contents: bool = True
+    ) -> FileComparison | None:
+        """Look at a file and begin to compare it, as a receiver does."""
+        assert self._survey is not None
+        name = entry.path.rpartition(b"/")[2]
+        finding = self._survey.look([entry])[0]
+        return comparer.file(above or self.above, name, entry, finding, has_contents=has_contents)
+
+    def file(self, comparer: Comparer, entry: File, content: bytes) -> None:
         """Compare a file as a receiver does."""
-        comparison = comparer.file(self.above, event.path, event)
+        comparison = self.begin(comparer, entry)
         if comparison is not None:
-            assert isinstance(comparison, FileComparison)
             comparison.write(0, memoryview(content))
             comparison.finish(digest(content))
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Iterator[Here]:
+    before = open_now()
     here = Here(tmp_path)
     yield here
+    here.close()
     os.close(here.above.descriptor)
+    assert open_now() == before
 
 
 def counted(report: Report) -> tuple[int, int, int, int, int]:
@@ -80,8 +102,8 @@ def test_differences_of_a_file(
     here: Here, task: int, content: bytes, mode: int, mtime_ns: int, verify: str, dry_run: str
 ) -> None:
     here.write("file")
-    event = File(b"file", meta(mode, mtime_ns), len(content))
-    here.file(here.comparer(task), event, content)
+    entry = File(b"file", meta(mode, mtime_ns), len(content))
+    here.file(here.comparer(task), entry, content)
     expected = verify if task == VERIFY else dry_run
     word = "differs" if task == VERIFY else "update"
     assert here.told == ([(word, b"file", expected)] if expected else [])
@@ -89,24 +111,27 @@ def test_differences_of_a_file(
     assert (here.path / "file").read_bytes() == b"12345"
 
 
-@pytest.mark.parametrize(("content", "told"), [(b"12345", []), (b"54321", [("update", b"file", "content")])])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"12345", [("update", b"file", "mtime")]), (b"54321", [("update", b"file", "content")])],
+)
 def test_contents_decide_if_they_are_to_be_compared(here: Here, content: bytes, told: list[object]) -> None:
     here.write("file")
-    event = File(b"file", meta(mtime_ns=MTIME_NS + 1), len(content))
-    here.file(here.comparer(DRY_RUN, compare_content=True), event, content)
+    entry = File(b"file", meta(mtime_ns=MTIME_NS + 1), len(content))
+    here.file(here.comparer(DRY_RUN, compare_content=True), entry, content)
     assert here.told == told
 
 
 @pytest.mark.parametrize(("task", "word"), [(VERIFY, "missing"), (DRY_RUN, "create")])
 def test_what_is_not_here(here: Here, task: int, word: str) -> None:
     comparer = here.comparer(task)
-    assert comparer.file(here.above, b"file", File(b"file", meta(), 7)) is None
+    assert here.begin(comparer, File(b"file", meta(), 7)) is None
     comparer.symlink(here.above, b"link", Symlink(b"link", meta(), b"target"))
     place = comparer.directory(here.above, b"dir", Directory(b"dir", meta(0o755)))
     assert place.is_missing
     below = comparer.directory(place, b"below", Directory(b"dir/below", meta(0o755)))
     assert below.is_missing
-    assert comparer.file(below, b"file", File(b"dir/below/file", meta(), 3)) is None
+    assert here.begin(comparer, File(b"dir/below/file", meta(), 3), above=below) is None
     paths = [b"file", b"link", b"dir", b"dir/below", b"dir/below/file"]
     assert here.told == [(word, path, "") for path in paths]
     assert counted(here.report) == (2, 10, 2, 1, 0)
@@ -118,7 +143,7 @@ def test_what_is_of_another_kind(here: Here, task: int, word: str) -> None:
     here.write("f")
     (here.path / "l").symlink_to("f")
     comparer = here.comparer(task)
-    assert comparer.file(here.above, b"l", File(b"l", meta(), 5)) is None  # the link, not what it points to
+    assert here.begin(comparer, File(b"l", meta(), 5)) is None  # the link, not what it points to
     comparer.symlink(here.above, b"f", Symlink(b"f", meta(), b"x"))
     assert comparer.directory(here.above, b"f", Directory(b"f", meta())).is_missing
     assert here.told == [(word, b"l", "kind"), (word, b"f", "kind"), (word, b"f", "kind")]
@@ -126,11 +151,11 @@ def test_what_is_of_another_kind(here: Here, task: int, word: str) -> None:
 
 def test_a_directory_where_a_file_is_to_be_is_an_error_only_of_what_would_be_written(here: Here) -> None:
     (here.path / "dir").mkdir()
-    event = File(b"dir", meta(), 5)
+    entry = File(b"dir", meta(), 5)
     with pytest.raises(RefusedError, match=r"^it is a directory here: remove it first$"):
-        here.comparer(DRY_RUN).file(here.above, b"dir", event)
+        here.begin(here.comparer(DRY_RUN), entry)
     assert here.told == []
-    assert here.comparer(VERIFY).file(here.above, b"dir", event) is None
+    assert here.begin(here.comparer(VERIFY), entry) is None
     assert here.told == [("differs", b"dir", "kind")]
 
 
@@ -163,23 +188,77 @@ def test_links(here: Here) -> None:
 @pytest.mark.parametrize("keep_owner", [True, False])
 def test_owners_count_if_they_are_kept(here: Here, keep_owner: bool) -> None:
     here.write("file")
-    event = File(b"file", meta(uid=54321), 5)
-    here.file(here.comparer(VERIFY, keep_owner=keep_owner), event, b"12345")
+    entry = File(b"file", meta(uid=54321), 5)
+    here.file(here.comparer(VERIFY, keep_owner=keep_owner), entry, b"12345")
     assert here.told == ([("differs", b"file", "owner")] if keep_owner else [])
 
 
 @pytest.mark.parametrize("keep_set_id", [True, False])
 def test_set_id_bits_count_if_they_are_kept(here: Here, keep_set_id: bool) -> None:
     here.write("file")
-    event = File(b"file", meta(0o4644), 5)
-    here.file(here.comparer(VERIFY, keep_set_id=keep_set_id), event, b"12345")
+    entry = File(b"file", meta(0o4644), 5)
+    here.file(here.comparer(VERIFY, keep_set_id=keep_set_id), entry, b"12345")
     assert here.told == ([("differs", b"file", "mode")] if keep_set_id else [])
 
 
 def test_a_comparison_that_is_given_up_says_nothing(here: Here) -> None:
     here.write("file")
-    comparison = here.comparer(VERIFY).file(here.above, b"file", File(b"file", meta(), 5))
+    comparison = here.begin(here.comparer(VERIFY), File(b"file", meta(), 5))
     assert comparison is not None
     comparison.abort()
     assert here.told == []
     assert counted(here.report) == (0, 0, 0, 0, 0)
+
+
+def test_without_digest_or_contents_nothing_is_told_of_a_doubt(here: Here) -> None:
+    here.write("file")
+    entry = File(b"file", meta(), 5)
+    assert here.begin(here.comparer(VERIFY), entry, has_contents=False) is None
+    assert here.told == []
+    assert counted(here.report) == (0, 0, 0, 0, 0)
+
+
+def test_what_cannot_be_looked_at_is_refused(here: Here) -> None:
+    (here.path / "d").symlink_to(".")
+    for task in (VERIFY, DRY_RUN):
+        with pytest.raises(RefusedError, match="d is a symbolic link"):
+            here.begin(here.comparer(task), File(b"d/file", meta(), 5))
+    assert here.told == []
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [(VERIFY, ("missing", "differs")), (DRY_RUN, ("create", "update"))]
+)
+def test_more_names_of_a_file(here: Here, task: int, words: tuple[str, str]) -> None:
+    missing, differs = words
+    for name in ("file", "other"):
+        here.write(name)
+    os.link(here.path / "file", here.path / "right")
+    (here.path / "link").symlink_to("file")
+    comparer = here.comparer(task)
+    here.file(comparer, File(b"file", meta(), 5, is_linked=True), b"12345")
+    for other in (b"right", b"other", b"link", b"none"):
+        comparer.hard_link(here.above, other, HardLink(other, meta(), 5, b"file"))
+    assert here.told == [(differs, b"other", "link"), (differs, b"link", "kind"), (missing, b"none", "")]
+    assert counted(here.report) == (3, 0, 0, 0, 2)
+
+
+def test_names_of_a_file_that_is_not_here_are_missing_or_differ(here: Here) -> None:
+    here.write("other")
+    comparer = here.comparer(VERIFY)
+    here.begin(comparer, File(b"file", meta(), 5, is_linked=True))
+    comparer.hard_link(here.above, b"other", HardLink(b"other", meta(), 5, b"file"))
+    assert here.told == [("missing", b"file", ""), ("differs", b"other", "link")]
+
+
+@pytest.mark.parametrize(("task", "word"), [(VERIFY, "extra"), (DRY_RUN, "delete")])
+def test_entries_that_the_source_lacks_are_told(tmp_path: Path, task: int, word: str) -> None:
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "extra").write_text("x")
+    (tmp_path / "d" / "sub" / "deep").write_text("x")
+    stream = hand_made(Directory(b"d", meta(0o755)))
+    done = Received(stream, tmp_path, CopyOptions(task=task, delete=True))
+    assert done.told == [f"{word} d/extra", f"{word} d/sub"]
+    partial = hand_made(Directory(b"d", meta(0o755), is_whole=False))
+    assert Received(partial, tmp_path, CopyOptions(task=task, delete=True)).told == []
+    assert (tmp_path / "d" / "sub" / "deep").exists()

@@ -14,77 +14,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from file_streams import (
+    MINE,
+    MINE_DIRECTORY,
+    OneCopy,
+    Received,
+    hand_made,
+    meta,
+    of_files,
+    sent,
+    snapshot,
+)
 from gexec import limits
-from gexec.errors import GexecError, ProtocolError, UsageError
-from gexec.files.digest import BLOCK_BYTES, ContentHash
-from gexec.files.encoder import Encoder
+from gexec.errors import GexecError, ProtocolError
+from gexec.files.digest import BLOCK_BYTES
+from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
 from gexec.files.partial import Partial, temporary_name
 from gexec.files.receiver import Receiver
-from gexec.files.records import Meta
-from gexec.files.report import Report
-from gexec.files.sender import Sender, roots_of
 from gexec.files.unpacker import Unpacker
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-MINE = Meta(0o644, os.geteuid(), os.getegid(), 10**18, b"", b"")
-MINE_DIRECTORY = Meta(0o755, os.geteuid(), os.getegid(), 10**18, b"", b"")
 
 
-class Received:
-    """What became of a stream."""
-
-    def __init__(self, stream: bytes, place: Path, options: CopyOptions | None = None) -> None:
-        self.said: list[str] = []
-        self.told: list[str] = []
-        self.error = ""
-        receiver = Receiver(str(place), options or CopyOptions(), say=self.said.append, tell=self.told.append)
-        try:
-            receiver.feed(stream)
-            receiver.end()
-        except GexecError as error:
-            self.error = str(error)
-        finally:
-            self.report: Report = receiver.finish()
-
-
-def sent(*paths: Path, digests_only: bool = False, problems: list[str] | None = None) -> bytes:
-    """Return the stream of some paths, each by its last name."""
-    said = problems if problems is not None else []
-    sender = Sender(
-        roots_of(map(os.fspath, paths), "base"), digests_only=digests_only, on_problem=said.append
-    )
-    stream = b"".join(map(bytes, sender.chunks()))
-    assert problems is not None or not said
-    return stream
-
-
-def file_records(encoder: Encoder, path: bytes, content: bytes, meta: Meta = MINE) -> bytes:
-    hashed = ContentHash()
-    data = b""
-    if content:
-        hashed.update(0, content)
-        data = encoder.data(0, len(content)) + content
-    return encoder.file(path, meta, len(content)) + data + encoder.file_end(hashed.finish(len(content)))
-
-
-def snapshot(place: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Return mode, mtime and contents of everything below a directory."""
-    found = {}
-    for folder, folders, files in os.walk(os.fsencode(place)):
-        for name in sorted(folders + files):
-            path = os.path.join(folder, name)
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path)
-            else:
-                content = b"" if os.path.isdir(path) else Path(os.fsdecode(path)).read_bytes()
-            found[ascii(os.path.relpath(path, os.fsencode(place)))] = (
-                status.st_mode,
-                status.st_mtime_ns,
-                content,
-            )
-    return found
+@pytest.fixture(params=[False, True], ids=["all", "asking"])
+def copy(request: pytest.FixtureRequest) -> OneCopy:
+    """Copies in both ways: all contents are sent, or those that the receiver lacks."""
+    return OneCopy(asking=request.param)
 
 
 @pytest.fixture
@@ -119,44 +75,47 @@ def tree(tmp_path: Path) -> Path:
 # -- round trips ----------------------------------------------------------------------------------
 
 
-def test_a_tree_arrives_as_it_is(tree: Path, here: Path) -> None:
-    done = Received(sent(tree), here)
+def test_a_tree_arrives_as_it_is(copy: OneCopy, tree: Path, here: Path) -> None:
+    done = copy(tree, to=here)
     assert (done.said, done.error, done.report.failed) == ([], "", 0)
     assert snapshot(here) == snapshot(tree.parent)
     assert done.report.is_complete
     assert (done.report.files, done.report.links, done.report.directories) == (7, 1, 3)
 
 
-def test_what_is_there_is_not_written_again(tree: Path, here: Path) -> None:
-    Received(sent(tree), here)
+def test_what_is_there_is_not_written_again(copy: OneCopy, tree: Path, here: Path) -> None:
+    copy(tree, to=here)
     inodes = {path: path.lstat().st_ino for path in here.rglob("*")}
-    done = Received(sent(tree), here)
+    done = copy(tree, to=here)
     assert (done.report.files, done.report.links, done.report.unchanged) == (0, 0, 8)
     assert {path: path.lstat().st_ino for path in here.rglob("*")} == inodes
 
 
-def test_contents_decide_with_compare_content(tree: Path, here: Path) -> None:
-    Received(sent(tree), here)
-    os.utime(here / "tree" / "large", ns=(1, 1))
+def test_contents_decide_with_compare_content(copy: OneCopy, tree: Path, here: Path) -> None:
+    copy(tree, to=here)
+    large = here / "tree" / "large"
+    os.utime(large, ns=(1, 1))
+    inode = large.stat().st_ino
     (here / "tree" / "small").write_bytes(b"SMALL\n")
-    done = Received(sent(tree), here, CopyOptions(compare_content=True))
-    assert (done.report.files, done.report.unchanged) == (1, 7)
+    os.utime(here / "tree" / "small", ns=(1, (tree / "small").stat().st_mtime_ns))
+    done = copy(tree, to=here, options=CopyOptions(compare_content=True))
+    assert (done.report.files, done.report.unchanged) == (2, 6)
     assert (here / "tree" / "small").read_bytes() == b"small\n"
-    assert (here / "tree" / "large").stat().st_mtime_ns == 1
+    assert (large.stat().st_mtime_ns, large.stat().st_ino) == ((tree / "large").stat().st_mtime_ns, inode)
 
 
-def test_a_changed_file_is_replaced_and_kept_with_backup(tree: Path, here: Path) -> None:
-    Received(sent(tree), here)
+def test_a_changed_file_is_replaced_and_kept_with_backup(copy: OneCopy, tree: Path, here: Path) -> None:
+    copy(tree, to=here)
     (here / "tree" / "small").write_bytes(b"my own")
     (here / "tree" / "small~").write_bytes(b"older")
-    done = Received(sent(tree), here, CopyOptions(backup=True))
+    done = copy(tree, to=here, options=CopyOptions(backup=True))
     assert done.report.files == 1
     assert (here / "tree" / "small").read_bytes() == b"small\n"
     assert (here / "tree" / "small~").read_bytes() == b"my own"
     assert not list(here.rglob(".gexec*"))
 
 
-def test_a_huge_sparse_file_stays_sparse(tmp_path: Path, here: Path) -> None:
+def test_a_huge_sparse_file_stays_sparse(copy: OneCopy, tmp_path: Path, here: Path) -> None:
     size = 2**32 + 1
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
@@ -167,16 +126,16 @@ def test_a_huge_sparse_file_stays_sparse(tmp_path: Path, here: Path) -> None:
     stream = sent(sparse)
     assert len(stream) < 2**20
     done = Received(stream, here)
-    copy = here / "sparse"
-    assert done.report.bytes == copy.stat().st_size == size
-    assert copy.stat().st_blocks * 512 < 2**20
-    with copy.open("rb") as file:
+    arrived = here / "sparse"
+    assert done.report.bytes == arrived.stat().st_size == size
+    assert arrived.stat().st_blocks * 512 < 2**20
+    with arrived.open("rb") as file:
         assert file.read(5) == b"begin"
         assert os.pread(file.fileno(), 8, 3 * 2**30 - 1) == b"\0middle\0"
-    assert Received(sent(sparse, digests_only=True), here, CopyOptions(task=VERIFY)).report.differing == 0
+    assert copy(sparse, digests_only=True, to=here, options=CopyOptions(task=VERIFY)).report.differing == 0
 
 
-def test_one_digest_for_holes_and_zeros(tmp_path: Path, here: Path) -> None:
+def test_one_digest_for_holes_and_zeros(copy: OneCopy, tmp_path: Path, here: Path) -> None:
     content = bytes(5 * BLOCK_BYTES) + b"x" * BLOCK_BYTES + bytes(BLOCK_BYTES + 7)
     (tmp_path / "f").write_bytes(b"")
     os.truncate(tmp_path / "f", len(content))
@@ -184,49 +143,34 @@ def test_one_digest_for_holes_and_zeros(tmp_path: Path, here: Path) -> None:
         os.pwrite(file.fileno(), b"x" * BLOCK_BYTES, 5 * BLOCK_BYTES)
     (here / "f").write_bytes(content)
     (here / "f").chmod((tmp_path / "f").stat().st_mode)
-    assert Received(sent(tmp_path / "f"), here, CopyOptions(task=VERIFY)).report.unchanged == 1
+    assert copy(tmp_path / "f", to=here, options=CopyOptions(task=VERIFY)).report.unchanged == 1
 
 
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(0, 3))
 def test_any_contents(tmp_path_factory: pytest.TempPathFactory, end: bytes, zeros: int, ones: int) -> None:
     place = tmp_path_factory.mktemp("any")
-    (place / "to").mkdir()
     content = bytes(zeros * BLOCK_BYTES) + b"1" * (ones * BLOCK_BYTES) + bytes(zeros) + end
     (place / "f").write_bytes(content)
-    Received(sent(place / "f"), place / "to")
-    assert (place / "to" / "f").read_bytes() == content
-
-
-def test_roots_that_bring_each_other_along(tree: Path) -> None:
-    roots = roots_of([str(tree / "sub" / "link"), str(tree), str(tree / "sub")])
-    assert [os.fsdecode(root.path) for root in roots] == [str(tree)]
-    assert os.fsdecode(roots[0].name) == str(tree)[1:]
-    with pytest.raises(UsageError, match="both become"):
-        roots_of([str(tree / "sub"), str(tree / "x" / "sub")], "base")
-    with pytest.raises(UsageError, match="as a whole"):
-        roots_of(["/"])
-
-
-def test_links_above_a_root_are_resolved(tmp_path: Path, tree: Path) -> None:
-    (tmp_path / "alias").symlink_to(tree)
-    [root] = roots_of([str(tmp_path / "alias" / "sub" / "link")])
-    assert os.fsdecode(root.name) == str(tree / "sub" / "link")[1:]
+    for asking in (False, True):
+        to = place / f"to{asking}"
+        to.mkdir()
+        OneCopy(asking=asking)(place / "f", to=to)
+        assert (to / "f").read_bytes() == content
 
 
 # -- the sender's problems --------------------------------------------------------------------------
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_dropped(tree: Path, here: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_dropped(copy: OneCopy, tree: Path, here: Path) -> None:
     (here / "tree").mkdir()
     (here / "tree" / "large").write_bytes(b"old")
     problems: list[str] = []
-    sender = Sender(roots_of([str(tree)], "base"), on_problem=problems.append)
-    stream = bytearray()
-    for chunk in sender.chunks():
-        stream += chunk
+
+    def shrink(stream: bytes) -> None:
         if len(stream) > 100_000:
             os.truncate(tree / "large", 50)
-    done = Received(bytes(stream), here)
+
+    done = copy(tree, to=here, problems=problems, on_chunk=shrink)
     assert [problem for problem in problems if "changed" in problem] == problems != []
     assert done.report.is_complete
     assert done.report.failed == 1
@@ -234,35 +178,58 @@ def test_a_file_that_shrinks_while_it_is_read_is_dropped(tree: Path, here: Path)
     assert (here / "tree" / "small").read_bytes() == b"small\n"
 
 
-def test_a_file_that_changes_while_it_is_read_is_dropped(tree: Path, here: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_dropped(copy: OneCopy, tree: Path, here: Path) -> None:
     problems: list[str] = []
-    sender = Sender(roots_of([str(tree)], "base"), on_problem=problems.append)
-    stream = bytearray()
-    for chunk in sender.chunks():
-        stream += chunk
+
+    def change(stream: bytes) -> None:
         if len(stream) > 100_000:
             with (tree / "large").open("r+b") as file:
                 file.write(b"changed")
-    done = Received(bytes(stream), here)
+
+    done = copy(tree, to=here, problems=problems, on_chunk=change)
     assert len(problems) == done.report.failed == 1
     assert not (here / "tree" / "large").exists()
 
 
-def test_special_files_are_named_and_left_out(tree: Path, here: Path) -> None:
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_a_log_that_grows_while_it_is_read_arrives_as_it_was(
+    copy: OneCopy, tree: Path, here: Path, name: str
+) -> None:
+    expected = (tree / name).read_bytes()
+
+    def grow(stream: bytes) -> None:
+        with (tree / name).open("ab") as file:
+            file.write(b"one more line\n")
+
+    done = copy(tree, to=here, on_chunk=grow)
+    assert (done.report.is_complete, done.report.failed, done.error) == (True, 0, "")
+    found = (here / "tree" / name).read_bytes()
+    assert (tree / name).read_bytes().startswith(found)
+    assert found.startswith(expected)
+
+
+def test_a_file_of_proc_arrives_with_its_contents(copy: OneCopy, here: Path) -> None:
+    done = copy(Path("/proc/version"), Path("/sys/class/net/lo/mtu"), to=here)
+    assert (done.report.files, done.report.failed) == (2, 0)
+    assert (here / "version").read_bytes() == Path("/proc/version").read_bytes()
+    assert (here / "mtu").read_bytes() == Path("/sys/class/net/lo/mtu").read_bytes()
+
+
+def test_special_files_are_named_and_left_out(copy: OneCopy, tree: Path, here: Path) -> None:
     os.mkfifo(tree / "pipe")
     (here / "tree").mkdir()
     (here / "tree" / "pipe").write_text("mine")
     problems: list[str] = []
-    done = Received(sent(tree, problems=problems), here, CopyOptions(delete=True))
+    done = copy(tree, problems=problems, to=here, options=CopyOptions(delete=True))
     assert "named pipe" in problems[0]
     assert len(problems) == 1
     assert done.report.failed == 0
     assert (here / "tree" / "pipe").read_text() == "mine"
 
 
-def test_what_is_missing_is_told_and_the_rest_arrives(tree: Path, here: Path) -> None:
+def test_what_is_missing_is_told_and_the_rest_arrives(copy: OneCopy, tree: Path, here: Path) -> None:
     problems: list[str] = []
-    done = Received(sent(tree / "nothing", tree / "small", problems=problems), here)
+    done = copy(tree / "nothing", tree / "small", problems=problems, to=here)
     assert problems == [f"{tree}/nothing: not sent: there is no such file"]
     assert done.report.failed == 1
     assert (here / "small").read_bytes() == b"small\n"
@@ -271,19 +238,11 @@ def test_what_is_missing_is_told_and_the_rest_arrives(tree: Path, here: Path) ->
 # -- damaged and hostile streams ----------------------------------------------------------------------
 
 
-def _two_files() -> bytes:
-    encoder = Encoder()
-    return (
-        encoder.preamble()
-        + file_records(encoder, b"a", b"first" * 20)
-        + file_records(encoder, b"b", b"second" * 20)
-        + encoder.end(0)
-    )
+TWO = {b"a": b"first" * 20, b"b": b"second" * 20}
 
 
 def test_damage_anywhere_leaves_no_wrong_file(tmp_path: Path) -> None:
-    stream = _two_files()
-    right = {b"a": b"first" * 20, b"b": b"second" * 20}
+    stream = of_files(TWO)
     for position in range(len(stream)):
         place = tmp_path / str(position)
         place.mkdir()
@@ -293,11 +252,11 @@ def test_damage_anywhere_leaves_no_wrong_file(tmp_path: Path) -> None:
         assert not done.report.is_complete
         assert done.error
         for name in os.listdir(os.fsencode(place)):
-            assert Path(os.fsdecode(os.path.join(os.fsencode(place), name))).read_bytes() == right[name]
+            assert Path(os.fsdecode(os.path.join(os.fsencode(place), name))).read_bytes() == TWO[name]
 
 
 def test_a_stream_that_ends_early_leaves_no_half_file(tmp_path: Path) -> None:
-    stream = _two_files()
+    stream = of_files(TWO)
     for length in range(0, len(stream), 3):
         place = tmp_path / str(length)
         place.mkdir()
@@ -313,14 +272,10 @@ def test_a_stream_that_ends_early_leaves_no_half_file(tmp_path: Path) -> None:
 def test_attack_79_a_link_of_the_stream_is_not_followed(here: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
-    encoder = Encoder()
-    stream = encoder.preamble() + encoder.symlink(b"a", MINE, os.fsencode(outside)) + encoder.end(0)
+    stream = hand_made(Symlink(b"a", MINE, os.fsencode(outside)))
     assert Received(stream, here).report.links == 1
     for task in (CopyOptions(make_parents=True), CopyOptions(delete=True)):
-        encoder = Encoder()
-        stream = encoder.preamble() + file_records(encoder, b"a/b/c", b"x")
-        stream += file_records(encoder, b"a/x", b"x") + encoder.end(0)
-        done = Received(stream, here, task)
+        done = Received(of_files({b"a/b/c": b"x", b"a/x": b"x"}), here, task)
         assert done.report.failed == 2
         assert done.said == [f"{here}/a/b/c: a is a symbolic link (none is followed) here, not a directory"]
     assert list(outside.iterdir()) == []
@@ -331,22 +286,20 @@ def test_attack_79_links_that_are_there_are_not_followed(here: Path, tmp_path: P
     outside = tmp_path / "outside"
     outside.mkdir(mode=0o700)
     (outside / "file").write_text("precious")
-    encoder = Encoder()
-    stream = encoder.preamble()
     if kind == "directory":
         (here / "d").symlink_to(outside)
-        stream += encoder.directory(b"d", Meta(0o777, *MINE_ids(), 1, b"", b""))
-        stream += file_records(encoder, b"d/file", b"evil") + file_records(encoder, b"d/new", b"evil")
+        files = {b"d/file": b"evil", b"d/new": b"evil"}
+        stream = of_files(files, Directory(b"d", meta(0o777, 1)))
     elif kind == "file":
         (here / "f").symlink_to(outside / "file")
-        stream += file_records(encoder, b"f", b"good", Meta(0o666, *MINE_ids(), 1, b"", b""))
+        stream = of_files({b"f": b"good"}, file_meta=meta(0o666, 1))
     else:
         (here / "d").mkdir()
         (here / "d" / "extra").symlink_to(outside)
         (here / "d" / "deep").mkdir()
         (here / "d" / "deep" / "extra").symlink_to(outside)
-        stream += encoder.directory(b"d", MINE_DIRECTORY)
-    done = Received(stream + encoder.end(0), here, CopyOptions(delete=True))
+        stream = hand_made(Directory(b"d", MINE_DIRECTORY))
+    done = Received(stream, here, CopyOptions(delete=True))
     assert done.report.failed == (3 if kind == "directory" else 0)
     assert [path.name for path in outside.iterdir()] == ["file"]
     assert (outside / "file").read_text() == "precious"
@@ -358,10 +311,6 @@ def test_attack_79_links_that_are_there_are_not_followed(here: Path, tmp_path: P
         assert list((here / "d").iterdir()) == []
 
 
-def MINE_ids() -> tuple[int, int]:
-    return MINE.uid, MINE.gid
-
-
 def test_attack_79_another_name_of_the_file_keeps_its_contents(here: Path, tmp_path: Path) -> None:
     """A hard link in the place of the file: its inode must neither be written nor get a new mode."""
     precious = tmp_path / "precious"
@@ -369,9 +318,7 @@ def test_attack_79_another_name_of_the_file_keeps_its_contents(here: Path, tmp_p
     precious.chmod(0o600)
     os.link(precious, here / "f")
     os.link(precious, here / temporary_name(b"f").decode())
-    encoder = Encoder()
-    stream = encoder.preamble() + file_records(encoder, b"f", b"new", Meta(0o666, *MINE_ids(), 1, b"", b""))
-    done = Received(stream + encoder.end(0), here)
+    done = Received(of_files({b"f": b"new"}, file_meta=meta(0o666, 1)), here)
     assert done.report.files == 1
     assert precious.read_text() == "precious"
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
@@ -380,9 +327,7 @@ def test_attack_79_another_name_of_the_file_keeps_its_contents(here: Path, tmp_p
 
 def test_attack_79_set_id_bits_only_when_asked_for(here: Path) -> None:
     for keep, wanted in ((False, 0o755), (True, 0o6755)):
-        encoder = Encoder()
-        meta = Meta(0o6755, *MINE_ids(), 1, b"", b"")
-        stream = encoder.preamble() + file_records(encoder, b"f", b"x", meta) + encoder.end(0)
+        stream = of_files({b"f": b"x"}, file_meta=meta(0o6755, 1))
         done = Received(stream, here, CopyOptions(keep_set_id=keep))
         assert stat.S_IMODE((here / "f").stat().st_mode) == wanted
         assert ("set-uid" in "".join(done.said)) is not keep
@@ -396,10 +341,8 @@ def test_no_directory_is_replaced_by_a_file_or_link(here: Path) -> None:
     (here / "f").mkdir()
     (here / "l").mkdir()
     (here / "z").write_text("file")
-    encoder = Encoder()
-    stream = encoder.preamble() + file_records(encoder, b"f", b"x") + encoder.symlink(b"l", MINE, b"x")
-    stream += encoder.directory(b"z", MINE_DIRECTORY) + file_records(encoder, b"z/deep", b"x")
-    done = Received(stream + encoder.end(0), here)
+    others = Symlink(b"l", MINE, b"x"), Directory(b"z", MINE_DIRECTORY)
+    done = Received(of_files({b"f": b"x", b"z/deep": b"x"}, *others), here)
     assert done.report.failed == 4
     assert len(done.said) == 3
     assert (here / "f").is_dir()
@@ -408,13 +351,10 @@ def test_no_directory_is_replaced_by_a_file_or_link(here: Path) -> None:
 
 
 def test_only_so_many_sentences(here: Path) -> None:
-    encoder = Encoder()
-    stream = encoder.preamble()
-    for number in range(200):
-        name = b"%03d" % number
+    files = {b"%03d" % number: b"x" for number in range(200)}
+    for name in files:
         (here / name.decode()).mkdir()
-        stream += file_records(encoder, name, b"x")
-    done = Received(stream + encoder.end(0), here)
+    done = Received(of_files(files), here)
     assert done.report.failed == 200
     assert len(done.said) == limits.ARCHIVE_SAID_MAX + 1
     assert done.said[-1] == "and 150 sentences more"
@@ -424,8 +364,7 @@ def test_only_so_many_sentences(here: Path) -> None:
 
 
 def test_missing_parents(here: Path) -> None:
-    encoder = Encoder()
-    stream = encoder.preamble() + file_records(encoder, b"a/b/c", b"x") + encoder.end(0)
+    stream = of_files({b"a/b/c": b"x"})
     done = Received(stream, here)
     assert done.said == [f"{here}/a/b/c: the directory a is missing (--parents makes it)"]
     assert list(here.iterdir()) == []
@@ -436,34 +375,36 @@ def test_missing_parents(here: Path) -> None:
     assert Received(stream, here / "none" / "deep", CopyOptions(make_parents=True)).report.files == 1
 
 
-def test_a_destination_may_be_reached_through_a_link(here: Path, tree: Path, tmp_path: Path) -> None:
+def test_a_destination_may_be_reached_through_a_link(
+    copy: OneCopy, here: Path, tree: Path, tmp_path: Path
+) -> None:
     (tmp_path / "alias").symlink_to(here)
-    assert Received(sent(tree), tmp_path / "alias").report.failed == 0
+    assert copy(tree, to=tmp_path / "alias").report.failed == 0
     assert (here / "tree" / "small").exists()
 
 
-def test_delete_removes_what_the_stream_does_not_have(tree: Path, here: Path) -> None:
-    Received(sent(tree), here)
+def test_delete_removes_what_the_stream_does_not_have(copy: OneCopy, tree: Path, here: Path) -> None:
+    copy(tree, to=here)
     before = snapshot(here)
     (here / "tree" / "sub" / "extra" / "deep").mkdir(parents=True)
     (here / "tree" / "sub" / "extra" / "deep" / "file").touch()
     (here / "tree" / "another").touch()
     (here / "beside").touch()
-    assert Received(sent(tree), here).report.deleted == 0
+    assert copy(tree, to=here).report.deleted == 0
     assert (here / "tree" / "another").exists()
-    dry = Received(sent(tree), here, CopyOptions(task=DRY_RUN, delete=True))
+    dry = copy(tree, to=here, options=CopyOptions(task=DRY_RUN, delete=True))
     assert dry.told == ["delete tree/sub/extra", "delete tree/another"]
-    done = Received(sent(tree), here, CopyOptions(delete=True))
+    done = copy(tree, to=here, options=CopyOptions(delete=True))
     assert done.report.deleted == 4
     assert (here / "beside").exists()
     (here / "beside").unlink()
     assert snapshot(here) == before
 
 
-def test_nothing_is_deleted_when_something_failed(tree: Path, here: Path) -> None:
+def test_nothing_is_deleted_when_something_failed(copy: OneCopy, tree: Path, here: Path) -> None:
     (here / "tree" / "small").mkdir(parents=True)
     (here / "tree" / "extra").touch()
-    done = Received(sent(tree), here, CopyOptions(delete=True))
+    done = copy(tree, to=here, options=CopyOptions(delete=True))
     assert (done.report.failed, done.report.deleted) == (1, 0)
     assert (here / "tree" / "extra").exists()
     assert "nothing was deleted" in done.said[-1]
@@ -477,20 +418,20 @@ def test_nothing_is_deleted_when_the_stream_was_not_whole(tree: Path, here: Path
     assert (here / "tree" / "extra").exists()
 
 
-def test_dry_run_writes_nothing_and_says_what_would_be_done(tree: Path, here: Path) -> None:
+def test_dry_run_writes_nothing_and_says_what_would_be_done(copy: OneCopy, tree: Path, here: Path) -> None:
     (here / "tree").mkdir()
     (here / "tree" / "small").write_bytes(b"other")
     before = snapshot(here)
-    done = Received(sent(tree), here, CopyOptions(task=DRY_RUN))
+    done = copy(tree, to=here, options=CopyOptions(task=DRY_RUN))
     assert snapshot(here) == before
     assert "create tree/sub/link" in done.told
     assert [line for line in done.told if "small" in line] == ["update tree/small: content"]
     assert done.report.files == 7
 
 
-def test_verification_tells_what_is_different(tree: Path, here: Path) -> None:
-    Received(sent(tree), here)
-    assert Received(sent(tree), here, CopyOptions(task=VERIFY)).told == []
+def test_verification_tells_what_is_different(copy: OneCopy, tree: Path, here: Path) -> None:
+    copy(tree, to=here)
+    assert copy(tree, to=here, options=CopyOptions(task=VERIFY)).told == []
     status = (here / "tree" / "large").stat()
     with (here / "tree" / "large").open("r+b") as file:
         file.write(b"X")
@@ -502,7 +443,7 @@ def test_verification_tells_what_is_different(tree: Path, here: Path) -> None:
     (here / "tree" / "new").touch()
     before = snapshot(here)
     for digests_only in (False, True):
-        done = Received(sent(tree, digests_only=digests_only), here, CopyOptions(task=VERIFY))
+        done = copy(tree, digests_only=digests_only, to=here, options=CopyOptions(task=VERIFY))
         assert sorted(done.told) == [
             "differs tree/large: content",
             "differs tree/small: mode",
@@ -514,16 +455,16 @@ def test_verification_tells_what_is_different(tree: Path, here: Path) -> None:
     assert snapshot(here) == before
 
 
-def test_digests_cannot_be_written(tree: Path, here: Path) -> None:
-    done = Received(sent(tree, digests_only=True), here)
+def test_digests_cannot_be_written(copy: OneCopy, tree: Path, here: Path) -> None:
+    done = copy(tree, digests_only=True, to=here)
     assert "--checksum" in done.error
     assert list(here.iterdir()) == []
 
 
-def test_sync_writes_the_same(tree: Path, here: Path) -> None:
-    assert Received(sent(tree), here, CopyOptions(sync=True)).report.failed == 0
+def test_sync_writes_the_same(copy: OneCopy, tree: Path, here: Path) -> None:
+    assert copy(tree, to=here, options=CopyOptions(sync=True)).report.failed == 0
     assert snapshot(here) == snapshot(tree.parent)
-    assert Received(sent(tree / "small"), here, CopyOptions(sync=True)).report.files == 1
+    assert copy(tree / "small", to=here, options=CopyOptions(sync=True)).report.files == 1
 
 
 @pytest.fixture
@@ -553,19 +494,17 @@ def test_a_directory_that_may_not_be_written_to(here: Path, tree: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     (here / "closed").mkdir(mode=0o500)
-    encoder = Encoder()
-    stream = encoder.preamble() + file_records(encoder, b"closed/f", b"x") + file_records(encoder, b"f", b"x")
-    done = Received(stream + encoder.end(0), here)
+    done = Received(of_files({b"closed/f": b"x", b"f": b"x"}), here)
     assert done.said == [f"{here}/closed/f: permission denied; copy as a user who may write there"]
     assert (here / "f").exists()
 
 
-def test_a_read_only_directory_is_written_again(tree: Path, here: Path) -> None:
+def test_a_read_only_directory_is_written_again(copy: OneCopy, tree: Path, here: Path) -> None:
     tree.chmod(0o555)
-    Received(sent(tree), here)
+    copy(tree, to=here)
     (here / "tree" / "sub" / "secret").write_text("other")
     (tree / "small").chmod(0o600)
-    done = Received(sent(tree), here)
+    done = copy(tree, to=here)
     for place in (tree, here / "tree"):
         assert stat.S_IMODE(place.stat().st_mode) == 0o555
         place.chmod(0o755)  # so that pytest can remove it
@@ -617,15 +556,15 @@ def test_what_a_killed_run_left_is_removed_by_the_next(here: Path) -> None:
 
 @root_only
 def test_owners_are_kept_by_name_then_by_number(here: Path) -> None:
-    encoder = Encoder()
-    stream = encoder.preamble()
-    stream += file_records(encoder, b"a", b"x", Meta(0o600, 4444, 5555, 1, b"daemon", b"daemon"))
-    stream += file_records(
-        encoder, b"b", b"x", Meta(0o600, 54321, 54322, 1, b"no-such-user", b"no-such-group")
-    )
-    stream += file_records(encoder, b"c", b"x", Meta(0o600, 1, 54322, 1, b"no-such-user", b""))
-    stream += encoder.symlink(b"d", Meta(0o777, 54321, 54322, 1, b"", b""), b"x")
-    stream += encoder.directory(b"e", Meta(0o711, 54321, 54322, 1, b"", b"")) + encoder.end(0)
+    theirs = Meta(0o600, 4444, 5555, 1, b"daemon", b"daemon")
+    unknown = Meta(0o600, 54321, 54322, 1, b"no-such-user", b"no-such-group")
+    mixed = Meta(0o600, 1, 54322, 1, b"no-such-user", b"")
+    entries: list[StreamEntry] = [
+        *[File(name, each, 1) for name, each in ((b"a", theirs), (b"b", unknown), (b"c", mixed))],
+        Symlink(b"d", Meta(0o777, 54321, 54322, 1, b"", b""), b"x"),
+        Directory(b"e", Meta(0o711, 54321, 54322, 1, b"", b"")),
+    ]
+    stream = hand_made(*entries, contents=dict.fromkeys((b"a", b"b", b"c"), b"x"))
     done = Received(stream, here)
     assert (here / "a").stat().st_uid == 1
     assert [((here / name).lstat().st_uid, (here / name).lstat().st_gid) for name in "bde"] == [
@@ -646,9 +585,10 @@ def test_attack_79_no_directory_is_given_away_where_others_may_exchange_it(tmp_p
     (theirs / "d").mkdir(parents=True)
     (theirs / "d" / "secret").touch()
     os.chown(theirs, 54321, 54321)
-    encoder = Encoder()
-    stream = encoder.preamble() + encoder.directory(b"theirs", Meta(0o755, 54321, 54321, 1, b"", b""))
-    stream += encoder.directory(b"theirs/d", Meta(0o777, 54321, 54321, 1, b"", b"")) + encoder.end(0)
+    stream = hand_made(
+        Directory(b"theirs", Meta(0o755, 54321, 54321, 1, b"", b"")),
+        Directory(b"theirs/d", Meta(0o777, 54321, 54321, 1, b"", b"")),
+    )
     done = Received(stream, tmp_path)
     assert "would get another owner" in done.said[0]
     assert ((theirs / "d").stat().st_uid, stat.S_IMODE((theirs / "d").stat().st_mode)) == (0, 0o755)
@@ -667,7 +607,7 @@ def test_streams_of_nodes_are_unpacked_side_by_side(tree: Path, here: Path) -> N
         str(here),
         CopyOptions(make_parents=True),
         say=lambda folder, sentence: said.append((folder, sentence)),
-        tell=lambda folder, line: None,
+        answer=lambda folder, answer: None,
     )
     stream = sent(tree)
     for start in range(0, len(stream), 50_000):
@@ -686,7 +626,7 @@ def test_streams_of_nodes_are_unpacked_side_by_side(tree: Path, here: Path) -> N
 
 def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, here: Path) -> None:
     (here / "node1").symlink_to(tmp_path)
-    unpacker = Unpacker(str(here), CopyOptions(), say=lambda *_: None, tell=lambda *_: None)
+    unpacker = Unpacker(str(here), CopyOptions(), say=lambda *_: None, answer=lambda *_: None)
     with pytest.raises(GexecError, match="symbolic link"):
         unpacker.feed("node1", b"x")
 
@@ -694,5 +634,5 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path, here: Path) -> None:
 def test_a_fault_of_the_caller_is_no_protocol_error(here: Path) -> None:
     receiver = Receiver(str(here), CopyOptions(), say=lambda _: None, tell=lambda _: None)
     with pytest.raises(ProtocolError, match="not an archive stream"):
-        receiver.feed(b"#!/bin/sh\n")
+        receiver.feed(b"#!/bin/sh\n" * 3)
     assert not receiver.finish().is_complete

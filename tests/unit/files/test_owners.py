@@ -9,8 +9,8 @@ import pytest
 
 from gexec.files import owners
 from gexec.files.directories import RefusedError
+from gexec.files.entries import Meta
 from gexec.files.owners import UNCHANGED, FileOwners
-from gexec.files.records import Meta
 
 USER, GROUP = pwd.getpwall()[1], grp.getgrall()[1]
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from descriptors import directory, only
+from filesystems import needs, needs_user_attributes, run
+from gexec.files import partial as partial_module
 from gexec.files.owners import UNCHANGED
-from gexec.files.partial import Partial, keep_old, make_symlink, temporary_name
+from gexec.files.partial import (
+    Partial,
+    keep_old,
+    make_link,
+    make_symlink,
+    remove_stale_below,
+    temporary_name,
+)
 
 NAME = b"file"
 TEMPORARY = os.fsdecode(temporary_name(NAME))
@@ -165,6 +177,115 @@ def test_a_file_with_a_name_is_locked_while_it_is_written(above: int, tmp_path: 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o400])
+def test_attributes_are_set_before_the_mode(above: int, tmp_path: Path, is_unnamed: bool, mode: int) -> None:
+    needs_user_attributes(tmp_path)
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    wanted = ((b"user.a", b"1"),)
+    refused = partial.settle(
+        size=0, uid=UNCHANGED, gid=UNCHANGED, mode=mode, mtime_ns=MTIME_NS, sync=False, attributes=wanted
+    )
+    assert refused == []
+    identity = partial.status().st_ino
+    partial.publish()
+    status = (tmp_path / "file").stat()
+    assert (status.st_ino, stat.S_IMODE(status.st_mode)) == (identity, mode)
+    assert os.getxattr(tmp_path / "file", "user.a") == b"1"
+
+
+def test_a_file_has_no_acl_of_its_directory_if_it_shall_have_none(
+    above: int, tmp_path: Path, is_unnamed: bool
+) -> None:
+    needs("setfacl")
+    run("setfacl", "-d", "-m", "u:12345:rwx", tmp_path)
+    for attributes, expected in (((), []), (None, ["system.posix_acl_access"])):
+        partial = Partial(above, NAME, is_unnamed=is_unnamed)
+        partial.settle(
+            size=0, uid=UNCHANGED, gid=UNCHANGED, mode=0o640, mtime_ns=0, sync=False, attributes=attributes
+        )
+        partial.publish()
+        assert os.listxattr(tmp_path / "file") == expected
+
+
+def test_contents_of_another_file_of_the_node(above: int, tmp_path: Path, is_unnamed: bool) -> None:
+    (tmp_path / "other").write_text("contents")
+    partial = Partial(above, NAME, is_unnamed=is_unnamed)
+    with open(tmp_path / "other") as other:
+        partial.copy_from(other.fileno(), 8)
+    settle(partial, 8)
+    partial.publish()
+    assert (tmp_path / "file").read_text() == "contents"
+
+
+# -- what killed runs left --------------------------------------------------------------------------
+
+
+OLD = -1.0
+
+
+@pytest.fixture
+def all_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of a moment ago are as those of a minute ago: the time of a file's last change cannot be set."""
+    monkeypatch.setattr(partial_module, "_STALE_S", OLD)
+
+
+def listed(place: Path) -> list[bytes]:
+    return os.listdir(os.fsencode(place))
+
+
+def test_what_killed_runs_left_in_a_directory_goes(above: int, tmp_path: Path, all_is_old: None) -> None:
+    (tmp_path / TEMPORARY).write_text("half")
+    (tmp_path / f"{TEMPORARY}-0123456789abcdef").touch(mode=0o400)
+    (tmp_path / os.fsdecode(temporary_name(b"link"))).symlink_to("nowhere")
+    (tmp_path / "file").touch()
+    assert len(remove_stale_below(above, listed(tmp_path))) == 3
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_is_young_stays_in_a_directory(above: int, tmp_path: Path) -> None:
+    (tmp_path / TEMPORARY).write_text("half")
+    assert remove_stale_below(above, listed(tmp_path)) == {TEMPORARY.encode()}
+    assert os.listdir(tmp_path) == [TEMPORARY]
+
+
+def test_what_others_write_and_what_only_looks_like_it_stays(
+    above: int, tmp_path: Path, all_is_old: None
+) -> None:
+    others_names = {".gexec-", ".gexec-0123", TEMPORARY + "0", TEMPORARY + "-", TEMPORARY.upper()}
+    others_names |= {TEMPORARY[:-1] + "x", TEMPORARY + "-0123456789abcdeg", TEMPORARY + "-0123456789abcdef-"}
+    for name in others_names:
+        (tmp_path / name).touch()
+    fifo = os.fsdecode(temporary_name(b"fifo"))
+    os.mkfifo(tmp_path / fifo)
+    partial = Partial(above, NAME, is_unnamed=False)
+    assert remove_stale_below(above, listed(tmp_path)) == {TEMPORARY.encode(), fifo.encode()}
+    assert set(os.listdir(tmp_path)) == others_names | {TEMPORARY, fifo}
+    partial.abort()
+    assert remove_stale_below(above, [b"", b".gexec-gone", TEMPORARY.encode()]) == {TEMPORARY.encode()}
+
+
+_KILLED = """
+import os, signal, sys
+from gexec.files.partial import Partial
+place = os.open(sys.argv[1], os.O_RDONLY)
+partial = Partial(place, b"file")
+os.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+partial.publish()
+"""
+
+
+def test_a_run_that_is_killed_while_it_replaces_leaves_a_file_that_goes(
+    above: int, tmp_path: Path, all_is_old: None
+) -> None:
+    (tmp_path / "file").write_text("old")
+    killed = subprocess.run([sys.executable, "-c", _KILLED, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert others(tmp_path) == [TEMPORARY]
+    remove_stale_below(above, listed(tmp_path))
+    assert others(tmp_path) == []
+    assert (tmp_path / "file").read_text() == "old"
+
+
 # -- links and old files ------------------------------------------------------------------------
 
 
@@ -210,3 +331,19 @@ def test_no_old_file_is_an_error_and_leaves_nothing(above: int, tmp_path: Path) 
     with pytest.raises(OSError, match="directory"):
         keep_old(above, NAME)
     assert others(tmp_path) == []
+
+
+@pytest.mark.parametrize("old", ["nothing", "file", "link", "itself"])
+def test_an_open_file_gets_one_more_name(above: int, tmp_path: Path, old: str) -> None:
+    (tmp_path / "source").write_text("x")
+    if old == "file":
+        (tmp_path / "file").touch()
+    elif old == "link":
+        (tmp_path / "file").symlink_to("source")
+    elif old == "itself":
+        os.link(tmp_path / "source", tmp_path / "file")
+    descriptor = os.open(tmp_path / "source", os.O_PATH)
+    make_link(above, NAME, descriptor)
+    os.close(descriptor)
+    assert (tmp_path / "file").lstat().st_ino == (tmp_path / "source").lstat().st_ino
+    assert others(tmp_path) == ["source"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,20 @@ import pytest
 
 from gexec import limits
 from gexec.files.digest import BLOCK_BYTES, ContentHash
-from gexec.files.reading import ShrunkError, content_digest, pieces
+from gexec.files.reading import (
+    CHANGED,
+    ContentsError,
+    ShrunkError,
+    changed,
+    content_digest,
+    is_unsized,
+    may_be_unsized,
+    parts,
+    pieces,
+    read_small,
+    read_unsized,
+    unreadable,
+)
 
 PIECE_BYTES = limits.ARCHIVE_DATA_MAX_BYTES
 
@@ -114,3 +127,130 @@ def test_the_digest_is_of_the_contents_wherever_the_holes_are(tmp_path: Path) ->
         os.lseek(descriptor, 5, os.SEEK_SET)  # its position does not count
         found = content_digest(descriptor, size, bytearray(PIECE_BYTES))
     assert found == expected.finish(size)
+
+
+def test_contents_in_memory_are_split_as_those_of_files(tmp_path: Path) -> None:
+    content = ONES + ZEROS + b"1" * PIECE_BYTES + bytes(PIECE_BYTES) + b"end"
+    (tmp_path / "file").write_bytes(content)
+    found = [(offset, bytes(data)) for offset, data in parts(content)]
+    assert found == read(tmp_path / "file")
+    assert list(parts(b"")) == []
+
+
+# -- files that change ----------------------------------------------------------------------------
+
+
+def status_before(path: Path, content: bytes, change: Callable[[Path], None]) -> os.stat_result:
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))
+    status = path.stat()
+    change(path)
+    return status
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def _rewrite(path: Path) -> None:
+    path.write_bytes(b"9876543210")
+
+
+def _shorten(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "content"),
+    [
+        (lambda path: None, "", b"0123456789"),
+        (_append, "", b"0123456789"),  # a log: what it had
+        (_rewrite, CHANGED, b"9876543210"),
+        (_shorten, CHANGED, b"012"),
+    ],
+    ids=["not at all", "it grew", "other contents", "it shrank"],
+)
+def test_a_small_file_that_changed_is_read_again_unless_it_only_grew(
+    tmp_path: Path, change: Callable[[Path], None], reason: str, content: bytes
+) -> None:
+    path = tmp_path / "file"
+    before = status_before(path, b"0123456789", change)
+    assert changed(before, path.stat()) == reason
+    with opened(path) as descriptor:
+        found, status = read_small(descriptor, before, 100)
+    assert found == content
+    assert status == (path.stat() if reason else before)
+
+
+def test_a_small_file_that_has_become_a_large_one_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    before = status_before(path, b"0123456789", _shorten)
+    with opened(path) as descriptor, pytest.raises(ContentsError) as caught:
+        read_small(descriptor, before, 2)
+    assert "its size is not that of its contents" in unreadable(caught.value)
+
+
+# -- files without a size ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/proc/self/maps", "/sys/class/net/lo/mtu"])
+def test_a_file_of_proc_and_sys_is_read_to_its_end(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert is_unsized(os.fstat(descriptor), descriptor)
+        found = read_unsized(descriptor)
+    finally:
+        os.close(descriptor)
+    if "self" not in path:
+        assert found == Path(path).read_bytes()
+    assert found.endswith(b"\n")
+
+
+def test_empty_files_and_holes_in_memory_report_their_size() -> None:
+    descriptor = os.memfd_create("test")
+    try:
+        for size in (0, 4096):
+            os.truncate(descriptor, size)
+            assert may_be_unsized(os.fstat(descriptor))
+            assert not is_unsized(os.fstat(descriptor), descriptor)
+        os.pwrite(descriptor, b"x", 0)
+        assert not may_be_unsized(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def test_what_never_ends_or_would_wait_is_refused(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    zeros = os.open("/dev/zero", os.O_RDONLY)
+    memory = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        with pytest.raises(ContentsError, match="would wait until something happens"):
+            read_unsized(reading)
+        os.write(writing, b"event")
+        with pytest.raises(ContentsError, match="a stream of events without an end"):
+            read_unsized(reading)
+        assert os.read(reading, 10) == b"event"
+        with pytest.raises(ContentsError, match="more than 64 MiB, or no end"):
+            read_unsized(zeros)
+        assert is_unsized(os.fstat(memory), memory)
+        with pytest.raises(ContentsError, match="cannot be read: Input/output error"):
+            read_unsized(memory)
+    finally:
+        for descriptor in (reading, writing, zeros, memory):
+            os.close(descriptor)
+
+
+def test_the_logs_messages_are_not_taken_from_it() -> None:
+    try:
+        descriptor = os.open("/proc/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        pytest.skip(f"/proc/kmsg: {error.strerror}")
+    try:
+        if not may_be_unsized(os.fstat(descriptor)):
+            pytest.skip("/proc/kmsg is covered by something else")
+        assert is_unsized(os.fstat(descriptor), descriptor)
+        with pytest.raises(ContentsError, match="a stream of events without an end"):
+            read_unsized(descriptor)
+    finally:
+        os.close(descriptor)

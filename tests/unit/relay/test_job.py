@@ -118,6 +118,67 @@ def test_a_lost_child_that_does_not_attach_in_time_is_lost() -> None:
     assert again.sent == []
 
 
+@pytest.mark.parametrize(
+    ("stall_s", "answered", "within_s"),
+    [(30.0, True, limits.ASK_SILENT_S), (30.0, False, limits.ASK_SILENT_S), (0.0, True, TIMEOUT_S)],
+)
+def test_a_child_that_was_silent_is_asked_again_for_a_moment_where_stdin_waits_for_it(
+    stall_s: float, answered: bool, within_s: float
+) -> None:
+    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S, stall_s=stall_s))
+    client = daemon.submit()
+    [child] = daemon.dialled
+    daemon.open(child)
+    if answered:
+        [(channel, _, _)] = child.sent
+        daemon.jobs.link_frame(child, channel, frames.RanksStarted(((0, 1),)))
+    daemon.run_until(limits.LOST_AFTER_S + 0.1)
+    assert child.ended == "no answer for 15 s"
+    daemon.jobs.link_closed(child, child.ended)
+    [_, again] = daemon.dialled
+    daemon.run_until(daemon.timers.time() + within_s - 0.05)
+    assert ended(client) == {}
+    daemon.run_until(daemon.timers.time() + 0.1)
+    assert ended(client) == {0: outcomes.lost("no answer for 15 s")}
+    daemon.open(again)  # too late
+    assert again.sent == []
+
+
+def test_a_prompt_job_gives_a_node_no_more_than_the_connect_timeout() -> None:
+    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S, flags=jobspec.PROMPT))
+    client = daemon.submit()
+    [child] = daemon.dialled
+    child.reached = True
+    daemon.jobs.link_reached(child)
+    daemon.run_until(TIMEOUT_S - 0.1)
+    assert ended(client) == {}
+    daemon.run_until(TIMEOUT_S + 0.1)
+    assert ended(client) == {0: outcomes.unreachable("gexecd does not answer within 5 s")}
+
+
+def test_a_prompt_job_does_not_wait_for_a_node_whose_link_is_open_and_silent() -> None:
+    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S, flags=jobspec.PROMPT))
+    daemon.near = True
+    client = daemon.submit()
+    [child] = daemon.dialled
+    assert (0, frames.Ping(0), True) in child.sent
+    daemon.run_until(TIMEOUT_S + 0.1)
+    assert ended(client) == {}  # asked once more: it has the Start, perhaps
+    daemon.run_until(TIMEOUT_S + limits.ASK_SILENT_S + 0.2)
+    assert ended(client) == {0: outcomes.lost("gexecd does not answer within 5 s")}
+
+
+def test_a_prompt_job_waits_for_a_node_that_answers_pings() -> None:
+    daemon = Daemon(job(connect_timeout_s=TIMEOUT_S, flags=jobspec.PROMPT))
+    daemon.near = True
+    client = daemon.submit()
+    [child] = daemon.dialled
+    child.heard_s = 1.0
+    daemon.run_until(2 * TIMEOUT_S)
+    assert ended(client) == {}
+    assert len(daemon.dialled) == 1
+
+
 def test_a_lost_child_that_attaches_is_given_all_the_time() -> None:
     daemon = Daemon(job(connect_timeout_s=TIMEOUT_S))
     client = daemon.submit()

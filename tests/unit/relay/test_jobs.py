@@ -116,6 +116,29 @@ def test_a_silent_peer_of_a_job_is_asked_and_then_given_up() -> None:
     assert parent.ended.startswith("no answer for ")
 
 
+def test_silence_is_noticed_when_it_is_complete_and_not_at_the_next_beat() -> None:
+    daemon = Daemon(job())
+    parent = daemon.start()
+    parent.heard_s = 1.0
+    daemon.run_until(1.0 + limits.LOST_AFTER_S - 0.1)
+    assert parent.ended == ""
+    daemon.run_until(1.0 + limits.LOST_AFTER_S + 0.1)
+    assert parent.ended == "no answer for 15 s"
+
+
+def test_a_link_that_was_idle_has_the_whole_time_to_answer() -> None:
+    daemon = Daemon(job(ranks=2))
+    daemon.near = True
+    daemon.run_until(100.0)
+    daemon.submit()
+    [child, _] = daemon.dialled
+    assert child.heard_s == 100.0
+    daemon.run_until(100.0 + limits.LOST_AFTER_S - 0.1)
+    assert child.ended == ""
+    daemon.run_until(100.0 + limits.LOST_AFTER_S + 0.1)
+    assert child.ended == "no answer for 15 s"
+
+
 def test_a_pause_of_this_daemon_is_not_a_silence_of_its_peers() -> None:
     daemon = Daemon(job())
     parent = daemon.start()

@@ -8,7 +8,7 @@ import socket
 from gexec.relay.link import Link
 from gexec.relay.loop import run
 from gexec.wire import frames
-from gexec.wire.frames import Frame, Stdin
+from gexec.wire.frames import Frame, Start, Stdin
 
 FRAMES = 200
 DATA = bytes(60_000)
@@ -91,5 +91,49 @@ def test_a_link_that_is_closed_sends_what_waits_first() -> None:
         theirs.resume_reading()
         await takes.all.wait()
         assert len(takes.came) == FRAMES
+
+    run(scenario())
+
+
+def test_frames_of_all_sizes_arrive_unchanged_and_in_order() -> None:
+    """Small ones are joined, large ones written as they are, and a job's frame in pieces."""
+    sizes = [0, 1, 3, 20_000, 16_384, 16_383, 200_000, 7, 7, 250_000, 90_000, 90_000, 90_000, 5]
+    sent: list[Frame] = []
+    for number, size in enumerate(sizes):
+        sent.append(Stdin(number, (f"{number:04d}".encode() * size)[:size]))
+        if number % 3 == 0:
+            sent.append(Start(1, 0, 1, b"credential", bytes([number]) * 1_000_000))
+
+    async def scenario() -> None:
+        sender, _, _, theirs, takes = await pair(3 * len(sent))
+        for _ in range(2):
+            for frame in sent:
+                sender.send(1, frame)
+        await turn()
+        theirs.pause_reading()
+        for frame in sent:
+            sender.send(1, frame)
+            await turn()
+        theirs.resume_reading()
+        await takes.all.wait()
+        assert takes.came == 3 * sent
+        sender.close("done")
+
+    run(scenario())
+
+
+def test_what_has_come_of_a_frame_stays_when_another_link_reads() -> None:
+    """All links read into one buffer."""
+
+    async def scenario() -> None:
+        pairs = [await pair(3) for _ in range(2)]
+        sent = [Stdin(number, bytes([65 + number]) * 250_000) for number in range(3)]
+        for frame in sent:
+            for sender, *_ in pairs:
+                sender.send(1, frame)
+        for sender, *_, takes in pairs:
+            await takes.all.wait()
+            assert takes.came == sent
+            sender.close("done")
 
     run(scenario())

@@ -251,13 +251,27 @@ def test_what_it_is_asked_goes_to_the_spawner_or_to_the_pipes() -> None:
         events.WriteStdin(b"x"),
         events.CloseStdin(),
         events.CloseOutput(),
+        events.DropStdin(),
     ]
     for effect in asked:
         process.carry_out(effect)
     assert around.processes.asked == [("signal", TASK, 2), ("kill", TASK, False), ("forget", TASK)]
-    assert pipes.asked == [f"read {STDOUT} False", "write b'x'", "close stdin", "close output"]
+    assert pipes.asked == [f"read {STDOUT} False", "write b'x'", "close stdin", "close output", "drop stdin"]
     process.give_up()
     assert around.processes.asked[-1] == ("kill", TASK, False)
+
+
+def test_its_progress_is_measured_also_while_it_waits_for_its_turn() -> None:
+    around = Surroundings()
+    around.fill()
+    process = around.process()
+    process.carry_out(events.RunTask())
+    process.carry_out(events.MeasureStdin())
+    assert around.told == [events.StdinMeasured(0)]  # nothing of it was ever in a pipe
+    around.launches.done(UID)
+    around.pipes[0].unread_bytes = 7
+    process.carry_out(events.MeasureStdin())
+    assert around.told == [events.StdinMeasured(0), events.StdinMeasured(7)]
 
 
 def test_after_the_end_all_is_given_back_once() -> None:

@@ -311,6 +311,28 @@ def test_stdin_without_anything_ends_at_once() -> None:
     play(scenario)
 
 
+def test_what_a_process_has_not_read_is_measured_and_can_be_dropped() -> None:
+    async def scenario() -> None:
+        pipes = Pipes()
+        assert pipes.io.unread_stdin() == 0
+        pipes.io.write(b"x" * 1000)
+        assert pipes.io.unread_stdin() == 1000
+        os.read(pipes.stdin, 300)
+        assert pipes.io.unread_stdin() == 700
+        pipes.io.write(MUCH)  # more than the pipe takes: the rest waits
+        assert pipes.io.unread_stdin() == pipes.written - 300
+        pipes.io.drop_stdin()
+        assert pipes.io.unread_stdin() == 0
+        rest = b""
+        while data := os.read(pipes.stdin, 100_000):
+            rest += data
+        assert len(rest) == pipes.written - 300
+        pipes.process_ends()
+        pipes.io.close()
+
+    play(scenario)
+
+
 @pytest.mark.parametrize("when", ["at once", "while some of it waits"])
 def test_a_process_that_reads_no_more_is_told_once(when: str) -> None:
     async def scenario() -> None:

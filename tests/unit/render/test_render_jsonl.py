@@ -108,6 +108,24 @@ def test_the_exit_status_is_the_callers() -> None:
     assert events(loop)[-1]["exit_status"] == 41
 
 
+def test_a_rank_that_runs_once_more_does_not_continue_its_line_and_objects_of_a_command_are_whole() -> None:
+    view = Jsonl([b"n0"], [b"127.0.0.1:1"])
+    view.started(one(0))
+    view.output(STDERR, one(0), b"half a li")
+    view.writes.clear()
+    view.started(one(0))  # in a further job, in which nothing has been sent yet
+    assert [credit for _, _, credit in view.writes] == [None, None]
+    view.output(STDERR, one(0), b"again\n")
+    view.told("report", 0, {"complete": False, "files": 3, "name": 'ä"'})
+    told = [json.loads(text) for _, text, _ in view.writes]
+    assert told == [
+        {"event": "stderr", "rank": 0, "node": "n0", "offset": 0, "text": "half a li", "newline": False},
+        {"event": "started", "rank": 0, "node": "n0"},
+        {"event": "stderr", "rank": 0, "node": "n0", "offset": 9, "text": "again", "newline": True},
+        {"event": "report", "rank": 0, "node": "n0", "complete": False, "files": 3, "name": 'ä"'},
+    ]
+
+
 def test_text_that_is_no_text_and_characters_cut_by_frames() -> None:
     content = "größe €\n".encode() + b"\xff\xfe\n" + b"nul\0\n" + b"\n" + "\u2028\x9b€".encode()
     loop = start(1)

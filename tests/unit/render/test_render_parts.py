@@ -14,8 +14,10 @@ from gexec.render.prefix import prefixes, styled, wants_colour
 from gexec.render.quiet import Quiet
 from gexec.render.summary import full_summary
 from gexec.render.view import Prefixed
+from gexec.render.wrapped import Wrapped
 from gexec.wire.frames import STDERR, STDOUT
-from gexec.wire.outcome import denied, exited, killed, lost, not_started
+from gexec.wire.outcome import Outcome, denied, exited, killed, lost, not_started
+from gexec.wire.ranks import Ranges
 from views import Loop, one
 
 
@@ -183,3 +185,23 @@ def test_the_list_of_what_failed_can_be_given_back() -> None:
         b"\xff  # denied\n",
     ]
     assert failed_lines(names[:1], outcomes[:1]) == []
+
+
+def test_ranks_that_run_again_are_withheld_under_their_numbers_in_the_run() -> None:
+    """Each view around another passes that on."""
+    told: list[str] = []
+
+    class Inner(Prefixed):
+        __slots__ = ()
+
+        def ended(self, ranks: Ranges, outcome: Outcome) -> None:
+            told.append(f"ended {ranks}")
+
+        def withheld(self, ranks: Ranges) -> None:
+            told.append(f"withheld {ranks}")
+
+    view = Wrapped(Inner([b"a ", b"b ", b"c ", b"d "], 4))
+    part = Loop(Part(view, [3, 1], lambda outcome: outcome == lost("x")))
+    part.ended(0, lost("x"))
+    part.ended(1, exited(0))
+    assert told == ["withheld ((3, 4),)", "ended ((1, 2),)"]

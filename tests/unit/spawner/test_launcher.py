@@ -8,9 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from gexec.posix import clock, descendants
 from gexec.posix.descendants import Children
-from gexec.spawner.task import mark_of
+from gexec.spawner import launcher
+from gexec.spawner.task import TaskProcess, mark_of
 
 
 def test_children_and_stat_are_found() -> None:
@@ -94,3 +97,28 @@ def test_start_name_and_pipes_of_a_process_are_found() -> None:
 
 def test_mark_tells_ranks_of_one_job_apart() -> None:
     assert mark_of(bytes(16), 1) != mark_of(bytes(16), 11)
+
+
+def test_a_task_that_does_not_end_is_killed_less_often_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its storage hangs, perhaps for days."""
+    told: list[object] = []
+    tasks = launcher.Launcher(told.append)
+    killed: list[float] = []
+    now_s = clock.now_s()
+    monkeypatch.setattr(clock, "now_s", lambda: now_s)
+    with subprocess.Popen(["/bin/cat"], stdin=-1, start_new_session=True) as process:
+        task = TaskProcess(1, process.pid, mark_of(b"j", 0), uid=os.geteuid(), since=0, kill_grace_s=1.0)
+        tasks._tasks[1] = tasks._by_pid[process.pid] = task
+        monkeypatch.setattr(tasks, "_kill_hard", lambda task: killed.append(now_s))  # without effect
+        tasks.kill(1, True)
+        for _ in range(10_000):
+            due_s = tasks.next_deadline_s()
+            assert due_s is not None
+            if due_s > killed[0] + 60.0:
+                break
+            now_s = max(now_s, due_s)
+            tasks.tick()
+        assert killed[100] - killed[0] < 5.0  # whoever forks meanwhile must not escape
+        assert len([at_s for at_s in killed if at_s > killed[0] + 10.0]) <= 10
+        process.communicate()
+    tasks.close()

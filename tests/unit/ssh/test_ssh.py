@@ -360,6 +360,8 @@ def judged(**known: object) -> outcomes.Outcome:
         ({"asked_kill": True, "out_of_time": "slow"}, outcomes.timed_out(9, "slow")),
         ({"asked_kill": True, "forced": True},
          outcomes.lost("the node did not confirm the end of the command")),
+        ({"stalled": "took nothing"}, outcomes.lost("took nothing")),
+        ({"stalled": "took nothing", "status": 3}, outcomes.exited(3)),  # it did end
         ({}, outcomes.lost("the connection ended before the command did")),
     ],
 )  # fmt: skip

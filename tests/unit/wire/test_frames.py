@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import codec, frames, outcome
-from gexec.wire.frames import Decoder, Frame, encode
+from gexec.wire.frames import Decoder, Frame, Output, Stdin, encode
 from gexec.wire.outcome import Outcome
 
 TABLES = {
@@ -161,6 +161,26 @@ def test_any_cutting_of_the_stream_gives_the_same_frames(
     marks = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     decoder = Decoder(EVERY)
     got = [item for low, high in pairwise(marks) for item in decoder.feed(raw[low:high])]
+    assert got == sent
+    assert decoder.buffered == 0
+
+
+@given(st.lists(st.tuples(u32, any_frame), max_size=12), st.lists(st.integers(0, 4000), max_size=30))
+def test_frames_stay_as_they_came_when_the_buffer_that_they_came_in_is_filled_again(
+    sent: list[tuple[int, Frame]], cuts: list[int]
+) -> None:
+    stdin = Stdin(5, bytes(range(256)) * 400)
+    output = Output(((0, 1),), frames.STDOUT, 7, b"output" * 9000)
+    sent = [*sent, (1, stdin), *sent, (2, output)]
+    raw = b"".join([encode(channel, frame) for channel, frame in sent])
+    marks = [0, *sorted(min(cut * 50, len(raw)) for cut in cuts), len(raw)]
+    decoder = Decoder(EVERY)
+    buffer = bytearray(len(raw))
+    got: list[tuple[int, Frame]] = []
+    for low, high in pairwise(marks):
+        buffer[: high - low] = raw[low:high]
+        got += decoder.feed(memoryview(buffer)[: high - low])
+        buffer[:] = b"#" * len(buffer)
     assert got == sent
     assert decoder.buffered == 0
 

@@ -51,6 +51,24 @@ def test_bytes_of_a_job() -> None:
     assert spec.ranks == 2
 
 
+def test_bytes_of_a_job_with_a_stall_time() -> None:
+    spec = job(cwd=b"/tmp", flags=jobspec.NO_STDIN, salt=0x0102030405060708, stall_s=30.0)
+    golden = bytes.fromhex(GOLDEN)
+    options = golden[8:40] + bytes.fromhex("00007530")
+    assert spec.encode() == b"GXJ2" + (36).to_bytes(4) + options + golden[40:]
+    assert fields_of(JobSpec.decode(spec.encode())) == fields_of(spec)
+
+
+def test_a_form_that_is_not_known_here_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ProtocolError, match=r"form 3: this gexecd reads the forms 1 and 2; install"):
+        JobSpec.decode(b"GXJ3" + job().encode()[4:])
+    with pytest.raises(ProtocolError, match="options of the wrong size"):
+        JobSpec.decode(b"GXJ2" + job().encode()[4:])
+    blob = job(stall_s=1.0).encode()
+    with pytest.raises(ProtocolError, match="without a stall time has the first form"):
+        JobSpec.decode(blob.replace((1000).to_bytes(4), bytes(4)))
+
+
 names = st.binary(min_size=1, max_size=20).map(lambda raw: bytes(33 + byte % 94 for byte in raw))
 words = st.binary(max_size=30).map(lambda raw: raw.replace(b"\0", b"0"))
 times = st.integers(0, 4_000_000_000).map(lambda milliseconds: milliseconds / 1000)
@@ -76,12 +94,13 @@ def jobs(draw: Any) -> JobSpec:
         argv=draw(st.lists(words, min_size=1, max_size=6)),
         env=draw(st.lists(st.builds(lambda value: b"N=" + value, words), max_size=6)),
         cwd=b"/" + draw(words),
-        flags=draw(st.integers(0, 15)),
+        flags=draw(st.integers(0, 31)),
         fanout=draw(st.integers(limits.FANOUT_MIN, limits.FANOUT_MAX)),
         umask=draw(st.integers(0, 0o777)),
         connect_timeout_s=draw(times),
         timeout_s=draw(times),
         kill_grace_s=draw(times),
+        stall_s=draw(st.sampled_from([0.0, 1.0, 30.0, 86400.0])),
         window=draw(st.integers(limits.WINDOW_MIN_BYTES, limits.WINDOW_MAX_BYTES)),
         salt=draw(st.integers(0, 2**64 - 1)),
     )
@@ -146,13 +165,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"env": [b""]}, "expected NAME=value"),
     ({"argv": [b"x" * (limits.ARG_MAX_BYTES + 1)]}, "the kernel takes at most 131071"),
     ({"argv": [b"x" * 100_000] * 11}, "put large data into a file or into stdin"),
-    ({"flags": 16}, "flags 0x10"),
+    ({"flags": 32}, "flags 0x20"),
     ({"flags": -1}, "flags"),
     ({"umask": 0o1000}, "umask 1000"),
     ({"umask": -1}, "umask"),
     ({"connect_timeout_s": -1.0}, "connect timeout -1.0"),
     ({"timeout_s": math.inf}, "timeout inf"),
     ({"kill_grace_s": math.nan}, "kill grace nan"),
+    ({"stall_s": 0.5}, "stall time 0.5"),
+    ({"stall_s": -1.0}, "stall time -1"),
+    ({"stall_s": 1e6}, "1 to 86400 seconds"),
+    ({"stall_s": math.nan}, "stall time nan"),
     ({"window": 1}, "window 1"),
     ({"window": 2**31}, "window"),
     ({"salt": 2**64}, "salt"),

@@ -1,0 +1,50 @@
+"""One sentence for each kind of note, whatever the number of files."""
+
+from __future__ import annotations
+
+from gexec.files.notes import CAPABILITIES, COPIED_LINKS, OWN, PROTECTED, SET_ID, Notes
+
+
+def test_nothing_to_note_is_no_sentence() -> None:
+    assert Notes().sentences(b"/srv") == []
+
+
+def test_one_sentence_for_each_kind() -> None:
+    notes = Notes()
+    for path in (b"a/b", b"c", b"d"):
+        notes.add(SET_ID, path)
+    notes.add(CAPABILITIES, b"ping")
+    notes.add(OWN, b"log\x1b", 2)
+    notes.add(PROTECTED, b"kept")
+    notes.add(COPIED_LINKS, b"link")
+    assert notes.sentences(b"/srv") == [
+        "capabilities of 1 file are left out (--setuid keeps them): /srv/ping",
+        "hard links that are not possible here are separate files, 1 file: /srv/link",
+        "kept because of the rules, 1 entry: /srv/kept",
+        "set-uid and set-gid bits of 3 files are left out (--setuid keeps them): /srv/a/b and 2 more",
+        "the source itself is not changed, 2 entries: /srv/log\\x1b and 1 more",
+    ]
+
+
+def test_refused_attributes_are_counted_by_namespace() -> None:
+    notes = Notes()
+    notes.add_refused([b"user.a", b"user.b", b"system.posix_acl_access"], b"one")
+    notes.add_refused([b"user.a"], b"two")
+    notes.add_refused([b"security.capability", b"system.posix_acl_default", b"trusted.x"], b"three")
+    notes.add_refused([], b"four")
+    assert notes.sentences(b"") == [
+        "attributes trusted.* of 1 entry cannot be kept here: /three",
+        "attributes user.* of 2 entries cannot be kept here: /one and 1 more",
+        "the ACLs of 1 entry cannot be kept here: /one",
+        "the capabilities of 1 entry cannot be kept here: /three",
+        "the default ACLs of 1 entry cannot be kept here: /three",
+    ]
+
+
+def test_the_sentences_do_not_depend_on_the_order_of_the_kinds() -> None:
+    first, second = Notes(), Notes()
+    first.add(SET_ID, b"a")
+    first.add(OWN, b"b")
+    second.add(OWN, b"b")
+    second.add(SET_ID, b"a")
+    assert first.sentences(b"") == second.sentences(b"")

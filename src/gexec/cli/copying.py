@@ -266,11 +266,14 @@ class Copy:
         total = sum([report.bytes for report in reports])
         files = sum([report.files + report.links for report in reports])
         same = sum([report.unchanged for report in reports])
+        deleted = sum([report.deleted for report in reports])
         elapsed_s = max(1e-3, time.monotonic() - self._call.begin_s)
         done = "different" if self._task.compares else "written"
+        gone = f", {deleted} deleted" if deleted else ""
         self._say(
-            f"{files} files {done} on {len(reports)} of {len(self._names)} nodes, {same} were right already: "
-            f"{shown_size(total)} in {shown_seconds(elapsed_s)}, {shown_size(total / elapsed_s)}/s in all"
+            f"{files} files {done}{gone} on {len(reports)} of {len(self._names)} nodes, "
+            f"{same} were right already: {shown_size(total)} in {shown_seconds(elapsed_s)}, "
+            f"{shown_size(total / elapsed_s)}/s in all"
         )
 
 

@@ -158,7 +158,7 @@ class Extra:
             for name in names if above.identity == identity else ():
                 total += count(above.descriptor, name, path + b"/" + name, self._rules, at_most=most - total)
                 if total > most:
-                    self._fail(b"", f"nothing was deleted: it would be over {most} entries (--max-delete)")
+                    self._fail(b"", f"nothing was deleted: more than {most} would go (--max-delete)")
                     return True
         return False
 

@@ -31,7 +31,8 @@ class CopyOptions:
         asks_digests: where size is equal and mtime is not, ask for the digest before the contents.
         delete_max: with ``delete``: delete nothing if more entries would go; -1 = no limit.
         numeric_ids: by number, ignoring names.
-        compare_content: a file of the same size is unchanged if its digest is equal, whatever its mtime.
+        compare_content: a file of the same size has the same contents only if its digest is equal, also if
+            the mtime is.
     """
 
     __slots__ = (

@@ -174,7 +174,9 @@ class Receiver:
             self._end_file(event.digest)
         elif isinstance(event, records.FileBad):
             self._problems_told += 1
-            self._fail(self._path, "")
+            if self._file is not None:
+                # Otherwise it is right here, or has failed already.
+                self._fail(self._path, "")
             self._drop_file()
         elif isinstance(event, records.Listed):
             self._listed(event)

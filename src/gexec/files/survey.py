@@ -7,7 +7,7 @@ import stat
 
 from gexec import limits
 from gexec.files.answers import ListAnswer
-from gexec.files.directories import Place, RefusedError, Tree, open_below, reason
+from gexec.files.directories import Place, RefusedError, Tree, open_below, reason, refused
 from gexec.files.entries import Directory, File
 from gexec.files.options import VERIFY, WRITE
 from gexec.files.reading import ShrunkError, content_digest
@@ -127,8 +127,14 @@ class Survey:
         try:
             above, name = self._place(entry.path)
             descriptor = -1 if above.is_missing else open_below(above.descriptor, name, to_read=False)
-        except (RefusedError, OSError):
-            descriptor = -1  # what is below is missing, or is refused when it is written
+        except FileNotFoundError:
+            descriptor = -1
+        except (RefusedError, OSError) as error:
+            if self._options.task == WRITE:
+                # Told when its turn comes; nothing below it is needed.
+                self._tree.push(refused(entry.path, str(error)))
+                return
+            descriptor = -1
         self._tree.push(Place(entry.path, descriptor, above=None))
 
     def _place(self, path: bytes) -> tuple[Place, bytes]:

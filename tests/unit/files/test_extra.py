@@ -79,7 +79,7 @@ def test_not_more_than_the_user_permits(
     done = copy(source, to=to, options=CopyOptions(delete=True, delete_max=most))
     assert done.report.deleted == deleted
     assert names_in(to) == (WHOLE if deleted else sorted(WHOLE + EXTRA))
-    said = [f"{to}/: nothing was deleted: it would be over {most} entries (--max-delete)"]
+    said = [f"{to}/: nothing was deleted: more than {most} would go (--max-delete)"]
     assert done.said == ([] if deleted else said)
     assert done.report.failed == (0 if deleted else 1)
 

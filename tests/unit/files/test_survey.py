@@ -132,7 +132,7 @@ def test_below_a_link_nothing_is_looked_at(here: Here, target: str) -> None:
     )
 
 
-def test_below_a_directory_of_the_stream_that_is_something_else_files_are_lacking(here: Here) -> None:
+def test_below_a_directory_of_the_stream_that_is_something_else_nothing_is_needed(here: Here) -> None:
     (here.path / "link").symlink_to(".")
     entries = (
         Directory(b"file", meta()),
@@ -140,7 +140,8 @@ def test_below_a_directory_of_the_stream_that_is_something_else_files_are_lackin
         Directory(b"link", meta()),
         File(b"link/file", meta(), 5),
     )
-    assert states(here.survey(), *entries) == [LACKS, LACKS]
+    assert states(here.survey(), *entries) == [UNKNOWN, UNKNOWN]
+    assert states(here.survey(task=VERIFY), *entries) == [LACKS, LACKS]
 
 
 def test_what_the_system_refuses_is_unknown_with_its_reason(here: Here) -> None:

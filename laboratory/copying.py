@@ -255,15 +255,14 @@ def main(words: list[str]) -> int:
     parser.add_argument(
         "--faults", default=",".join(FAULTS), help="kinds, separated by commas (default: %(default)s)"
     )
-    parser.add_argument("--stall", action="store_true", help="also stop receivers, with ensync --stall=2")
     parser.add_argument("--keep", action="store_true", help="keep a copy of the files of seeds with findings")
     parser.add_argument("--verbose", action="store_true", help="also name seeds without findings")
     options = parser.parse_args(words)
     first, _, last = options.seeds.partition("-")
     if not first.isdecimal() or not (last or first).isdecimal():
         parser.error(f"--seeds {options.seeds!r}: expected a number, or two such as 0-199")
-    kinds = [kind for kind in options.faults.split(",") if kind] + ["stop"] * options.stall
-    if unknown := [kind for kind in kinds if kind not in (*FAULTS, "stop")]:
+    kinds = [kind for kind in options.faults.split(",") if kind]
+    if unknown := [kind for kind in kinds if kind not in FAULTS]:
         parser.error(f"--faults {unknown[0]!r}: expected some of {', '.join(FAULTS)}")
     _enter_namespace(words)
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))

@@ -147,13 +147,12 @@ class TreeRules:
     """What a copy with some options may leave.
 
     Args:
-        delete, backup, by_content: as --delete, --backup and --checksum-compare.
+        delete, backup: as --delete and --backup.
     """
 
-    def __init__(self, delete: bool = False, backup: bool = False, by_content: bool = False) -> None:
+    def __init__(self, delete: bool = False, backup: bool = False) -> None:
         self.delete = delete
         self.backup = backup
-        self.by_content = by_content
 
     def broken(
         self, found: Mapping[str, TreeEntry], old: Mapping[str, TreeEntry], new: Mapping[str, TreeEntry]
@@ -182,12 +181,16 @@ class TreeRules:
             elif wanted.kind != "link":
                 if entry.mode != wanted.mode:
                     wrong.append(f"{path!r} has mode {entry.mode:o}, not {wanted.mode:o}")
-                if entry.mtime_ns != wanted.mtime_ns and not (self.by_content and wanted.kind == "file"):
+                if entry.mtime_ns != wanted.mtime_ns:
                     wrong.append(f"{path!r} has another time")
             before = old.get(path)
             is_replaced = before is not None and before.kind != "directory" and not _same(before, wanted)
-            if self.backup and not self.delete and is_replaced and f"{path}~" not in found:
+            if self.backup and is_replaced and f"{path}~" not in found:
                 wrong.append(f"{path!r} was replaced without a backup")
+        if self.delete and self.backup:
+            gone = [path for path, entry in old.items() if path not in new and entry.kind != "directory"]
+            kept = [path for path in gone if not path.endswith("~") and f"{path}~" not in found]
+            wrong += [f"{path!r} was deleted without a backup" for path in kept]
         if self.delete:
             extra = [path for path in found if path.startswith("tree/") and path not in new]
             wrong += [f"{path!r} is not deleted" for path in extra if not path.endswith("~")]

@@ -192,7 +192,14 @@ class TreeRules:
             kept = [path for path in gone if not path.endswith("~") and f"{path}~" not in found]
             wrong += [f"{path!r} was deleted without a backup" for path in kept]
         if self.delete:
-            extra = [path for path in found if path.startswith("tree/") and path not in new]
+            # A directory stays if a backup stays in it.
+            extra = [
+                path
+                for path, entry in found.items()
+                if path.startswith("tree/")
+                and path not in new
+                and not (self.backup and entry.kind == "directory")
+            ]
             wrong += [f"{path!r} is not deleted" for path in extra if not path.endswith("~")]
         return wrong
 

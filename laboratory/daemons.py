@@ -141,6 +141,9 @@ class SimDaemon:
             end.silent = end.silent or vanish
             end.gone()
         self.ends.clear()
+        # Nothing happens that its jobs, which heard of their processes' ends, have just planned.
+        self.life += 1
+        self.machine.life += 1
 
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""

@@ -14,11 +14,11 @@ import fcntl
 import os
 import stat
 import time
-from hashlib import sha256
 
 from gexec.files.attributes import apply
 from gexec.files.contents import copy_contents
 from gexec.files.owners import UNCHANGED
+from gexec.files.temporary import is_temporary, temporary_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from gexec.files.entries import Attributes
 
 _WRITE = os.O_RDWR | os.O_CLOEXEC
-_PREFIX = b".gexec-"
-_HEX = frozenset(b"0123456789abcdef")
 #: A younger file may belong to a run that has not locked it yet; links cannot be locked.
 _STALE_S = 60.0
 _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL)
@@ -208,11 +206,6 @@ def keep_old(above: int, name: bytes) -> None:
         _unlink(above, temporary)
 
 
-def temporary_name(name: bytes) -> bytes:
-    """Return the temporary name of a file."""
-    return _PREFIX + sha256(name).hexdigest()[:24].encode()
-
-
 def remove_stale_below(directory: int, names: Iterable[bytes]) -> set[bytes]:
     """Remove what killed runs left in a directory: temporary files that nobody has locked, and links.
 
@@ -224,7 +217,7 @@ def remove_stale_below(directory: int, names: Iterable[bytes]) -> set[bytes]:
         The temporary names among them, removed or not. Those that remain belong to other runs: they are not
         copied, and not deleted.
     """
-    found = {name for name in names if name.startswith(_PREFIX) and _is_temporary(name)}
+    found = {name for name in names if is_temporary(name)}
     for name in found:
         try:
             is_old = time.time() - os.lstat(name, dir_fd=directory).st_ctime > _STALE_S
@@ -233,11 +226,6 @@ def remove_stale_below(directory: int, names: Iterable[bytes]) -> set[bytes]:
         if is_old:
             _remove_stale(directory, name)
     return found
-
-
-def _is_temporary(name: bytes) -> bool:
-    digest, dash, number = name[len(_PREFIX) :].partition(b"-")
-    return len(digest) == 24 and len(number) == 16 * len(dash) and _HEX.issuperset(digest + number)
 
 
 def _claim(above: int, name: bytes, make: Callable[[bytes], None]) -> bytes:

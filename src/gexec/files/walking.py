@@ -16,6 +16,7 @@ from gexec import limits
 from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.reading import may_be_unsized, unreadable
 from gexec.files.roots import ALL, NO_MATCH, TOO_LONG
+from gexec.files.temporary import is_temporary
 from gexec.render.text import shown
 
 TYPE_CHECKING = False
@@ -104,7 +105,9 @@ class Found:
             return f"{shown(self.path)}: {self.reason}"
         if self.reason or self.status is None:
             return f"{shown(self.path)}: not sent: {self.reason}"
-        return f"{shown(self.path)}: {_special(self.status)} is not copied"
+        is_ours = is_temporary(self.name.rpartition(b"/")[2])
+        what = "a temporary file of another copy" if is_ours else _special(self.status)
+        return f"{shown(self.path)}: {what} is not copied"
 
 
 def walk(
@@ -243,6 +246,8 @@ def _look(root: SourceRoot, name: bytes, directory: int, entry: bytes, *, is_nam
         target = os.readlink(entry, dir_fd=directory) if kind == SYMLINK else b""
     except OSError as error:
         return Found(root, name, SKIPPED, reason=unreadable(error))
+    if not is_named and is_temporary(entry):
+        return Found(root, name, SKIPPED, status)
     reason = ""
     if kind == SKIPPED and is_named:
         # Otherwise it is no failure; receivers keep what they have there.

@@ -30,8 +30,9 @@ from gexec.errors import GexecError, ProtocolError
 from gexec.files.digest import BLOCK_BYTES
 from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
-from gexec.files.partial import Partial, temporary_name
+from gexec.files.partial import Partial
 from gexec.files.receiver import Receiver
+from gexec.files.temporary import temporary_name
 from gexec.files.unpacker import Unpacker
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

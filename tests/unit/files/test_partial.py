@@ -23,8 +23,8 @@ from gexec.files.partial import (
     make_link,
     make_symlink,
     remove_stale_below,
-    temporary_name,
 )
+from gexec.files.temporary import temporary_name
 
 NAME = b"file"
 TEMPORARY = os.fsdecode(temporary_name(NAME))

@@ -14,6 +14,7 @@ from descriptors import open_now
 from gexec.files.patterns import Rules
 from gexec.files.reading import unreadable
 from gexec.files.roots import NO_MATCH, SourceRoot, roots_of
+from gexec.files.temporary import temporary_name
 from gexec.files.walking import DIRECTORY, FILE, SKIPPED, SYMLINK, Found, Opener, walk
 
 
@@ -283,3 +284,15 @@ def test_what_rules_exclude_is_not_found_and_not_entered(tree: Path) -> None:
         *("t/", "t/a/", "t/a/b/", "t/a/b-", "t/a/c", "t/a-", "t/empty/", "t/link"),
     ]
     assert list(walk(roots, Rules([(True, b"t")]))) == []
+
+
+def test_temporary_files_of_other_copies_are_not_sent(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / os.fsdecode(temporary_name(b"f"))).write_bytes(b"half")
+    (here / ".gexec-mine").write_bytes(b"whole")
+    found = {found.name: found for found in walk(roots_of([str(here)], "base"))}
+    skipped = found[b"here/" + temporary_name(b"f")]
+    assert (skipped.kind, skipped.reason) == (SKIPPED, "")
+    assert skipped.problem.endswith(": a temporary file of another copy is not copied")
+    assert found[b"here/.gexec-mine"].kind == FILE

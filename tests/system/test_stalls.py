@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from gexec.wire import outcome as outcomes
 
 from . import ssh_jobs
 from .commands import Shell
-from .conftest import BIN, Cluster, wait_until
+from .conftest import Cluster, wait_until
 from .frozen import frozen_at
 from .must_hold import end, wait_gone
 from .sshd import Sshd
@@ -45,17 +46,42 @@ def shell(cluster: Cluster, tmp_path: Path) -> Shell:
     return Shell(cluster.env, tmp_path)
 
 
-def stopping(place: Path, *nodes: str, after_bytes: int = 3_000_000) -> dict[str, str]:
-    """Return the environment for receivers that take so much of their input on these nodes, and then stop."""
+_RECEIVER = """\
+import os, signal, sys, time
+from fnmatch import fnmatch
+from gexec.cli import receive
+from gexec.files.receiver import Receiver
+
+feed, taken = Receiver.feed, 0
+
+def feed_with_pauses(self, data):
+    global taken
+    taken += len(data)
+    pause(taken)
+    feed(self, data)
+
+def pause(taken):
+    {pause}
+
+if any(fnmatch(os.environ["GEXEC_NODE"], name) for name in {nodes!r}):
+    Receiver.feed = feed_with_pauses
+sys.exit(receive.main(sys.argv[1:]))
+"""
+
+
+def pausing(place: Path, nodes: tuple[str, ...], pause: str) -> dict[str, str]:
+    """Return the environment for real receivers that do something before each piece on these nodes."""
     folder = place / "bin"
     folder.mkdir()
-    (folder / "gexec-receive").write_text(
-        f'#!/bin/sh\ncase "$GEXEC_NODE" in {"|".join(nodes)})'
-        f" head -c {after_bytes} >/dev/null; kill -STOP $$;; esac\n"
-        f'exec {BIN}/gexec-receive "$@"\n'
-    )
+    text = _RECEIVER.format(nodes=nodes, pause=pause)
+    (folder / "gexec-receive").write_text(f"#!{sys.executable}\n{text}")
     (folder / "gexec-receive").chmod(0o755)
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def stopping(place: Path, *nodes: str, after_bytes: int = 3_000_000) -> dict[str, str]:
+    """Return the environment for receivers that take so much of their input on these nodes, and then stop."""
+    return pausing(place, nodes, f"if taken > {after_bytes}: os.kill(os.getpid(), signal.SIGSTOP)")
 
 
 def received(place: Path, names: list[str], file: str = "file") -> None:
@@ -158,20 +184,12 @@ def _state(pid: int) -> str:
 
 
 def test_a_slow_node_is_not_one_that_stands_still(shell: Shell, place: Path) -> None:
-    """It takes little at a time, and writes nothing; the others have its pace."""
-    folder = place / "bin"
-    folder.mkdir()
-    (folder / "gexec-receive").write_text(
-        f'#!/bin/sh\ncase "$GEXEC_NODE" in node002)'
-        f" for i in 1 2 3 4 5 6; do head -c 20000 >/dev/null; sleep 0.5; done; cat >/dev/null;;"
-        f' *) exec {BIN}/gexec-receive "$@";; esac\n'
-    )
-    (folder / "gexec-receive").chmod(0o755)
-    env = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    """It takes little at a time; the others have its pace."""
+    env = pausing(place, ("node002",), "time.sleep(0.1)")
     words = ("-n", "node[001-003]", "--via=gexec", "--compress=never", "--stall=20", *to_each(place))
     done = shell.run("ensync", *words, place / "file", env=env)
     assert told(done) == (0, b"", b"")
-    received(place, ["node001", "node003"])
+    received(place, ["node001", "node002", "node003"])
 
 
 def test_a_job_without_a_stall_time_waits(cluster: Cluster, shell: Shell, place: Path) -> None:

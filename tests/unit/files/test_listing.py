@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from gexec.errors import UsageError
 from gexec.files.listing import listed_roots, read_list
 from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.walking import DIRECTORY, SYMLINK, walk
+from rsync_judge import Judge
 
 needs_rsync = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
@@ -155,18 +155,15 @@ def _line(chance: random.Random, top: Path) -> str:
 def test_what_rsync_would_copy(top: Path, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     (tmp_path / "to").mkdir()
+    judge = Judge(tmp_path)
     for _ in range(40):
         lines = [_line(chance, top) for _ in range(chance.randint(1, 5))]
         names_out = chance.sample(("f", "sub", "/a", "d/x", "z"), chance.choice((0, 0, 1)))
         (tmp_path / "list").write_text("\n".join(lines))
         words = [f"--exclude={name}" for name in names_out]
-        done = subprocess.run(
-            ["rsync", "-a8n", "--files-from=list", "--out-format=%n", *words, "top", "to"],
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
+        done = judge.run(["-a8n", "--files-from=list", "--out-format=%n", *words, "top", "to"])
+        if done is None:
+            continue
         rules = Rules([(True, os.fsencode(name)) for name in names_out])
         names, problems = sent(top, (tmp_path / "list").read_bytes(), rules=rules)
         expected = {line for line in done.stdout.split(b"\n") if line and line != b"./"}

@@ -53,12 +53,13 @@ class Input:
             return False
 
     def read(self, most_bytes: int) -> bytes | None:
-        """Read once; return b"" at the end, None if there is nothing to read now.
+        """Read once; return b"" at the end, None if there is nothing to read now, or room for nothing.
 
         Raises:
             OSError: as of ``os.read``. Not of a terminal, which is another's then, or gone.
         """
-        if not self.is_ours:
+        # No bytes of none are not the end: since it was waited for, all processes may have ceased to read.
+        if most_bytes < 1 or not self.is_ours:
             return None
         try:
             return self._read(most_bytes)

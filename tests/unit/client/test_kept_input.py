@@ -57,6 +57,21 @@ def test_a_job_that_left_early_leaves_the_rest_to_the_next(pipe: tuple[int, int]
     kept.close()
 
 
+def test_a_job_that_has_room_for_nothing_does_not_end_it_for_the_next(pipe: tuple[int, int]) -> None:
+    """Its processes ceased to read after the descriptor was found ready, and before it was read."""
+    reading, writing = pipe
+    kept = KeptInput(reading)
+    os.write(writing, b"abcdef")
+    assert kept.read(4) == b"abcd"
+    assert kept.read(0) is None
+    kept.rewind()
+    assert kept.read(0) is None
+    assert kept.read(100) == b"abcd"
+    os.close(writing)
+    assert _all(kept) == b"ef"
+    kept.close()
+
+
 def test_no_input_is_no_input_for_all(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.close(writing)

@@ -202,6 +202,16 @@ def cluster(_shared_cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a short path that all nodes see and all users may enter, with ``to`` in it."""
+    place = Path(tempfile.mkdtemp(prefix="gxp", dir="/tmp"))
+    place.chmod(0o755)
+    (place / "to").mkdir()
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
 def cluster_of() -> Iterator[Callable[..., Cluster]]:
     """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
 

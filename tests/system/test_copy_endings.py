@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .commands import Shell
 from .conftest import Cluster, wait_until
 from .must_hold import wait_gone
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that all nodes see."""
-    place = Path(tempfile.mkdtemp(prefix="gxt", dir="/tmp"))
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
 
 
 def test_a_timeout_of_many_receivers_leaves_old_files_and_no_traceback(

@@ -6,41 +6,18 @@ import os
 import shutil
 import stat
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .commands import Shell
 from .conftest import Cluster
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-NODES = 8
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder with a short path that all nodes see, with ``to`` in it."""
-    place = Path(tempfile.mkdtemp(prefix="gxk", dir="/tmp"))
-    place.chmod(0o755)
-    (place / "to").mkdir()
-    yield place
-    shutil.rmtree(place)
+from .test_ensync import root_only, to_each, told
 
 
 @pytest.fixture
 def shell(cluster: Cluster, tmp_path: Path) -> Shell:
     return Shell(cluster.env, tmp_path)
-
-
-def told(done: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
-    return done.returncode, done.stdout, done.stderr
-
-
-def to_each(place: Path) -> list[object]:
-    """The options that give each node a folder of its own."""
-    return ["--parents", "--dest", f"{place}/to/%h/"]
 
 
 def folders(cluster: Cluster, place: Path) -> list[Path]:

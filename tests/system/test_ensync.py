@@ -11,8 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,6 @@ from .must_hold import end, marked, wait_gone
 
 IS_ROOT = os.geteuid() == 0
 root_only = pytest.mark.skipif(not IS_ROOT, reason="needs root")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder with a short path that all nodes see, with ``to`` in it."""
-    place = Path(tempfile.mkdtemp(prefix="gxe", dir="/tmp"))
-    place.chmod(0o755)
-    (place / "to").mkdir()
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -185,15 +185,13 @@ class FileAttributes:
     Args:
         owners: finds the users and groups of ACLs.
         is_privileged: this process is root.
-        keep_capabilities: like set-uid bits, capabilities give rights to everyone who runs the file.
     """
 
-    __slots__ = ("_is_privileged", "_keep_capabilities", "_owners", "_refused", "_tried")
+    __slots__ = ("_is_privileged", "_owners", "_refused", "_tried")
 
-    def __init__(self, owners: FileOwners, *, is_privileged: bool, keep_capabilities: bool) -> None:
+    def __init__(self, owners: FileOwners, *, is_privileged: bool) -> None:
         self._owners = owners
         self._is_privileged = is_privileged
-        self._keep_capabilities = keep_capabilities
         #: (device, name or namespace) that were tried, and those that no file there takes.
         self._tried: set[tuple[int, bytes]] = set()
         self._refused: set[tuple[int, bytes]] = set()
@@ -210,8 +208,6 @@ class FileAttributes:
         for name, value in meta.attributes:
             if not is_copied(name, is_privileged=self._is_privileged):
                 continue
-            if name == CAPABILITY and not self._keep_capabilities:
-                continue
             if name in _ACLS:
                 try:
                     value = with_numbers(value, self._owners.user_of_acl, self._owners.group_of_acl)
@@ -220,17 +216,12 @@ class FileAttributes:
             wanted.append((name, value))
         return tuple(wanted)
 
-    def leaves_out(self, meta: Meta) -> bool:
-        """True if the entry has capabilities, and they are not kept."""
-        return not self._keep_capabilities and any(name == CAPABILITY for name, _ in meta.attributes or ())
-
     def differences(self, above: int, name: bytes, meta: Meta, *, is_writing: bool = False) -> list[str]:
         """Return how the attributes of an existing entry differ: ``acl``, ``capabilities``, ``attributes``.
 
         Args:
             above, name: an entry of an open directory, as for ``read_below``.
-            meta: the entry's, in the stream. A file that already has its capabilities keeps them, even
-                without ``keep_capabilities``.
+            meta: the entry's, in the stream.
             is_writing: what this file system refuses is not a difference, or such files would be written
                 again in each run. It is found out by a file without a name in the directory, once for each
                 device.
@@ -249,8 +240,6 @@ class FileAttributes:
         if found == wanted:
             return []
         different = {key for key, _ in set(found) ^ set(wanted)}
-        if CAPABILITY in different and (CAPABILITY, dict(found).get(CAPABILITY)) in (meta.attributes or ()):
-            different.remove(CAPABILITY)
         if is_writing:
             device = os.fstat(above).st_dev
             missing = [(key, value) for key, value in wanted if key in different]

@@ -32,9 +32,7 @@ class Judge:
     def __init__(self, options: CopyOptions, owners: FileOwners) -> None:
         self._options = options
         self.owners = owners
-        self.attributes = FileAttributes(
-            owners, is_privileged=options.is_privileged, keep_capabilities=options.keep_attributes
-        )
+        self.attributes = FileAttributes(owners, is_privileged=options.is_privileged)
 
     def extended(self, meta: Meta) -> Attributes | None:
         """Return the extended attributes that an entry gets, None if it keeps its own; RefusedError."""

@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 
 #: Kinds of notes; ``{files}`` and ``{entries}`` are replaced by their number.
 SET_ID = "set-uid and set-gid bits of {files} are left out (--setuid keeps them)"
-CAPABILITIES = "capabilities of {files} are left out (--setuid keeps them)"
-OWN = "the source itself is not changed, {entries}"
-PROTECTED = "kept because of the rules, {entries}"
 COPIED_LINKS = "hard links that are not possible here are separate files, {files}"
 _REFUSED = "{} of {{entries}} cannot be kept here"
 #: Attributes whose names say little to a user.

@@ -76,9 +76,9 @@ def meta(attributes: Attributes | None) -> Meta:
     return Meta(0o644, 0, 0, 0, b"", b"", attributes=attributes)
 
 
-def here(*, numeric: bool = False, keep_capabilities: bool = True) -> FileAttributes:
+def here(*, numeric: bool = False) -> FileAttributes:
     owners = FileOwners(keep=IS_ROOT, numeric=numeric)
-    return FileAttributes(owners, is_privileged=IS_ROOT, keep_capabilities=keep_capabilities)
+    return FileAttributes(owners, is_privileged=IS_ROOT)
 
 
 def copy(source: Path, target: Path, *, uid: int = -1) -> list[bytes]:
@@ -97,9 +97,9 @@ def copy(source: Path, target: Path, *, uid: int = -1) -> list[bytes]:
     return refused
 
 
-def different(path: Path, attributes: Attributes | None, *, keep_capabilities: bool = True) -> list[str]:
+def different(path: Path, attributes: Attributes | None) -> list[str]:
     with directory(path.parent) as above:
-        found = here(keep_capabilities=keep_capabilities)
+        found = here()
         return found.differences(above, os.fsencode(path.name), meta(attributes))
 
 
@@ -188,23 +188,17 @@ def test_capabilities_outlive_a_new_owner(place: Path) -> None:
 
 
 @root_only
-def test_capabilities_are_left_out_unless_wanted(place: Path) -> None:
+def test_capabilities_are_compared(place: Path) -> None:
     needs("setcap")
     (place / "source").touch()
     run("setcap", "cap_net_raw+ep", place / "source")
     entry = meta(sent(place / "source"))
     assert names_of(here().wanted(entry) or ()) == [CAPABILITY.decode()]
-    assert not here().leaves_out(entry)
-    assert here(keep_capabilities=False).wanted(entry) == ()
-    assert here(keep_capabilities=False).leaves_out(entry)
-    assert not here(keep_capabilities=False).leaves_out(meta(None))
-    # A file that has them keeps them; one that has others, or should have none, does not.
-    assert different(place / "source", entry.attributes, keep_capabilities=False) == []
-    assert different(place / "source", (), keep_capabilities=False) == ["capabilities"]
+    assert different(place / "source", entry.attributes) == []
+    assert different(place / "source", ()) == ["capabilities"]
     run("setcap", "cap_net_admin+ep", place / "source")
-    assert different(place / "source", entry.attributes, keep_capabilities=False) == ["capabilities"]
+    assert different(place / "source", entry.attributes) == ["capabilities"]
     (place / "other").touch()
-    assert different(place / "other", entry.attributes, keep_capabilities=False) == []
     assert different(place / "other", entry.attributes) == ["capabilities"]
 
 
@@ -362,7 +356,7 @@ wanted = ((b"trusted.a", b"1"), (b"user.a", b"1"))
 file = os.open("file", os.O_RDWR | os.O_CREAT, dir_fd=place)
 print(apply(file, wanted, is_privileged=True))
 attributes = FileAttributes(
-    FileOwners(keep=True, numeric=False), is_privileged=True, keep_capabilities=True
+    FileOwners(keep=True, numeric=False), is_privileged=True
 )
 meta = Meta(0o644, 0, 0, 0, b"", b"", attributes=wanted)
 print(attributes.differences(place, b"file", meta))

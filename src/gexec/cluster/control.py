@@ -260,11 +260,13 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
     from gexec.authd import authd
     from gexec.cluster.warm import warm
     from gexec.gexecd import gexecd
+    from gexec.gexecd.relay_user import local_identity
     from gexec.relay import relay  # noqa: F401
     from gexec.settings.config import AuthdSettings
     from gexec.spawner import starter  # noqa: F401
 
     warm()
+    relay_user = local_identity(base.relay_user) if os.geteuid() == 0 else None
 
     authd_settings = AuthdSettings(
         socket=str(place.authd_socket),
@@ -295,7 +297,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
 
         def body(ready: Callable[[], None]) -> None:
             private.enter(wanted.private_folders, wanted.private_size_mib)
-            gexecd.serve(settings, ready=ready)
+            gexecd.serve(settings, ready=ready, relay_user=relay_user)
 
         return body
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.cluster import keypair, layout, private, processes, supervisor
+from gexec.cluster import keypair, layout, ownership, private, processes, supervisor
 from gexec.cluster.daemon import Body, Daemon, log_hint
 from gexec.cluster.guard import guarded
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
@@ -66,6 +66,7 @@ def up(
     place.check(count)
     layout.check_port(port)
     folders = private.checked(private_folders, private_size_mib, place)
+    ownership.refuse_foreign(place.dir, ClusterError)
     running = State.read(place)
     if running is not None and running.running:
         raise ClusterError(
@@ -338,6 +339,7 @@ def down(place: Layout) -> State | None:
     state = State.read(place)
     if state is None:
         return None
+    ownership.refuse_foreign(place.dir, ClusterError)
     everyone = _everyone(state)
     was_running = any(processes.is_alive(process) for process in everyone)
     deadline_s = (

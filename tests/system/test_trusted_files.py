@@ -80,7 +80,7 @@ def test_attack_109_cluster_of_root_in_another_users_directory(place: Path, acti
             )
             for path in (theirs, *theirs.rglob("*")):
                 os.chown(path, SOMEBODY, SOMEBODY, follow_symlinks=False)
-            words = {"up": [1], "pids": ["node001"]}.get(action, [])
+            words = {"up": ["1"], "pids": ["node001"]}.get(action, [])
             done = run("gexecctl", "cluster", action, *words, "--dir", theirs)
             assert done.returncode == 1, done.stdout
             assert done.stdout == ""

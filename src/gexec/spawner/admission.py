@@ -103,6 +103,8 @@ class Admission:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._accounts: dict[int, tuple[float, Account | None]] = {}
+        #: The credential of the last ``admit``, once it is verified: for the audit log.
+        self.verified: Credential | None = None
 
     def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
         """Use new keys and a new policy; discard what was verified with the old ones."""
@@ -133,7 +135,9 @@ class Admission:
         Raises:
             CredentialError: the rank is refused; code and text give the reason.
         """
+        self.verified = None
         known = self._verified(raw, blob, now_s)
+        self.verified = known.credential
         credential, job = known.credential, known.job
         if rank >= job.ranks:
             raise CredentialError("rank", f"the job has {job.ranks} processes, so none is number {rank}")

@@ -77,6 +77,7 @@ class Helper:
     """The spawner's record of a user's helper; with the number STARTER, of the starter.
 
     Attributes:
+        gids: the groups that its tasks have, the primary group first.
         tasks: its attached tasks.
         unanswered: launches that it has not answered, oldest first, and when they were sent.
         detached: the marks of detached tasks.
@@ -87,14 +88,15 @@ class Helper:
     """
 
     __slots__ = (
-        "_starter", "detached", "doomed", "ended", "left_pids", "made_s", "number", "port", "quiet_s",
-        "tasks", "uid", "unanswered",
+        "_starter", "detached", "doomed", "ended", "gids", "left_pids", "made_s", "number", "port",
+        "quiet_s", "tasks", "uid", "unanswered",
     )  # fmt: skip
 
-    def __init__(self, number: int, port: Port, uid: int, starter: Port) -> None:
+    def __init__(self, number: int, port: Port, uid: int, gids: tuple[int, ...], starter: Port) -> None:
         self.number = number
         self.port = port
         self.uid = uid
+        self.gids = gids
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.unanswered: dict[int, float] = {}

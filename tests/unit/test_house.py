@@ -50,6 +50,7 @@ SYSTEM_TESTS = {
     "posix.background": "test_gexecd",
     "posix.memory": "test_memory",
     "posix.readiness": "test_gexecd",
+    "posix.session": "test_becoming",
     "posix.trusted": "test_gexecd",
     "posix.unix": "test_authd",
     "relay.relay": "test_gexecd",

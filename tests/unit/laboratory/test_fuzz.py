@@ -40,7 +40,7 @@ def test_a_target_raises_what_its_parser_does_not_handle(name: str, monkeypatch:
 
     for where in PARSERS[name]:
         monkeypatch.setattr(where, broken)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012  making the seeds may raise it as well
         for data in TARGETS[name].seeds():
             TARGETS[name].run(data)
 

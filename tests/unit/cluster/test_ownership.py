@@ -36,8 +36,10 @@ def refused(place: Layout, *parts: str) -> None:
 
 
 def test_an_own_directory_is_fine_and_one_that_is_missing_too(place: Layout, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
     refuse_foreign(place.dir, ClusterError)
     refuse_foreign(tmp_path / "not" / "yet", ClusterError)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["hosts", "lock", "logs/node001.log", "audit/node001.log", "run/n.sock"])

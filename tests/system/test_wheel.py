@@ -103,7 +103,10 @@ def test_daemons_have_the_modules_of_the_test_process(
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "scripts").iterdir()))
 def test_commands_have_the_modules_of_the_test_process(witnesses: Path, name: str) -> None:
-    with subprocess.Popen([BIN / name, "-V"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # By the interpreter: started by itself, a command reads no sitecustomize (attack 107).
+    with subprocess.Popen(
+        [sys.executable, BIN / name, "-V"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.communicate(timeout=DEADLINE_S)
     assert (witnesses / str(process.pid)).read_text() == gexec.__file__
 

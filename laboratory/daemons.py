@@ -12,7 +12,7 @@ from gexec.core.states import BrokenInvariantError
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
-from gexec.relay.ports import ProcessEvent
+from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import messages
@@ -26,6 +26,8 @@ from laboratory.world import SimTimers, Violation, World
 ROOT = -1
 JOB_ID = b"simulated job id"
 UID = 1000
+#: The name of the root's host.
+HEAD = "head"
 CREDENTIAL = b"a credential"
 SETTINGS = GexecdSettings()
 
@@ -62,7 +64,7 @@ class SimEntry:
         self._credential = Credential(
             realm="",
             audience="gexec",
-            host="",
+            host=HEAD,
             uid=UID,
             gid=UID,
             user="",
@@ -105,6 +107,7 @@ class SimDaemon:
         self.cluster = cluster
         self.world = cluster.world
         self.index = index
+        self.name = HEAD if index == ROOT else cluster.spec.names[index].decode()
         self.alive = True
         self.life = 0
         self.frozen_until_s = 0.0
@@ -183,6 +186,14 @@ class SimDaemon:
             self._check_kept()
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's certificate holds this name."""
+        return name == self.name
+
+    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
+        """All parents are honest here."""
+        raise Violation(f"a parent of rank {rank} was refused at {self.index}: {text}")
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""

@@ -25,6 +25,9 @@ class LinkPort(Protocol):
     heard_s: float
     give_up_s: float
 
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
+
     @property
     def reached(self) -> bool:
         """The peer's machine has answered."""
@@ -158,6 +161,12 @@ class Surroundings(Protocol):
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
     ) -> PipesPort:
         """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
+
+    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
+        """A peer that may not be a parent of a rank has sent a Start: record it, with the reason."""
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""

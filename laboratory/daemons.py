@@ -15,7 +15,7 @@ from gexec.relay.pool import may_carry
 from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import messages
+from gexec.wire import denials, messages
 from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import JobSpec
 from laboratory.links import SimEnd, SimLink
@@ -191,12 +191,13 @@ class SimDaemon:
         """Tell whether this daemon's certificate holds this name."""
         return name == self.name
 
-    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
-        """All parents are honest here."""
-        raise Violation(f"a parent of rank {rank} was refused at {self.index}: {text}")
-
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """No parent is refused where all daemons are honest."""
+        if code == denials.PARENT:
+            raise Violation(f"{self.index} refused a parent: {reason}")
 
     def job_failed(self, job: str, error: Exception) -> None:
         """A machine must not fail at all."""

@@ -12,7 +12,7 @@ from gexec.relay.jobs import Jobs
 from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import jobspec
+from gexec.wire import denials, jobspec
 from gexec.wire.frames import Frame, Start, Submit
 from gexec.wire.jobspec import JobSpec
 from laboratory.world import SimTimers, World
@@ -52,6 +52,7 @@ class Peer:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
         self.sent: list[tuple[int, Frame, bool]] = []
         self.ended = ""
 
@@ -218,8 +219,7 @@ class Daemon:
         self.near = False
         self.failed: list[str] = []
         self.names = [HEAD]
-        #: (rank, reason) of refused parents.
-        self.strangers: list[tuple[int, str]] = []
+        self.denials: list[tuple[str, str]] = []
         self.blob = spec.encode()
         self.jobs = Jobs(self, settings or GexecdSettings())
         self.jobs.begin()
@@ -239,11 +239,11 @@ class Daemon:
     def holds(self, name: str) -> bool:
         return name in self.names
 
-    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
-        self.strangers.append((rank, text))
-
     def jobs_changed(self) -> None:
         pass
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        self.denials.append((denials.CODES[code], reason))
 
     def job_failed(self, job: str, error: Exception) -> None:
         self.failed.append(f"{job}: {error}")

@@ -22,7 +22,7 @@ from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import frames
+from gexec.wire import denials, frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
@@ -236,8 +236,16 @@ class Jobs:
             return self.around.entry.check(frame.credential, frame.blob)
         except (CredentialError, ProtocolError) as error:
             # A job of an unknown form must not end the link, and other jobs with it.
-            link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
+            code = denials.JOB if isinstance(error, ProtocolError) else denials.CREDENTIAL
+            self._refuse(link, channel, Refused(frames.REFUSED_DENIED, str(error)), code, None)
             return None
+
+    def _refuse(
+        self, link: LinkPort, channel: int, refusal: Refused, code: int, credential: Credential | None
+    ) -> None:
+        link.answer(channel, refusal)
+        if not self.draining:
+            self.around.denied(link, code, refusal.text, credential)
 
     def _start(self, link: LinkPort, party: Party, channel: int, start: Start) -> None:
         """A parent wants this node to take part in a job."""
@@ -257,8 +265,7 @@ class Jobs:
         if not text and job is not None and job.credential != start.credential:
             text = f"rank {start.low} of this job runs here with another credential"
         if text:
-            self.around.refused_parent(link, credential, start.low, text)
-            link.answer(channel, Refused(frames.REFUSED_DENIED, text))
+            self._refuse(link, channel, Refused(frames.REFUSED_DENIED, text), denials.PARENT, credential)
             return
         parent = next(self._parent_numbers)
         if job is not None:
@@ -271,7 +278,7 @@ class Jobs:
         self.around.jobs_changed()
         refusal = self._refusal()
         if refusal is not None:
-            link.answer(channel, refusal)
+            self._refuse(link, channel, refusal, denials.BUSY, credential)
             return
         node = Node(
             job_id=credential.job_id,
@@ -304,7 +311,8 @@ class Jobs:
         elif text := parents.not_the_host(credential.host, self.around.holds):
             refusal = Refused(frames.REFUSED_DENIED, text)
         if refusal is not None:
-            link.answer(channel, refusal)
+            code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY
+            self._refuse(link, channel, refusal, code, credential)
             return
         parent = next(self._parent_numbers)
         blob = submit.blob

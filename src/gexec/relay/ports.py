@@ -24,6 +24,8 @@ class LinkPort(Protocol):
 
     heard_s: float
     give_up_s: float
+    label: str
+    source: str
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
@@ -165,11 +167,17 @@ class Surroundings(Protocol):
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
 
-    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
-        """A peer that may not be a parent of a rank has sent a Start: record it, with the reason."""
-
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """A peer's request was refused: report it for the audit log.
+
+        Args:
+            code: one of ``wire.denials``.
+            reason: what the peer is told.
+            credential: that of the request, if it is verified.
+        """
 
     def job_failed(self, job: str, error: Exception) -> None:
         """There is a defect, or a resource is exhausted: only this job is given up."""

@@ -32,6 +32,7 @@ from gexec.security.credential import Credential
 from gexec.security.keys import load_public_keys
 from gexec.security.names import normal
 from gexec.wire import messages
+from gexec.wire.denials import PeerDenied
 from gexec.wire.frames import Frame
 
 
@@ -133,11 +134,12 @@ class RelayService:
         """Tell whether this daemon's own certificate holds a name or address."""
         return normal(name) in self._names
 
-    def refused_parent(self, link: LinkPort, credential: Credential, rank: int, text: str) -> None:
-        """A peer that may not be a parent of a rank has sent a Start: log it."""
-        source, label = (link.source, link.label) if isinstance(link, Link) else ("", "")
-        job = f"job {credential.job_id.hex()} of {credential.user}"
-        self._complaints.tell(source, f"{label} was refused for {job}: {text}", self._loop.time())
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """A peer's request was refused: report it for the audit log."""
+        job = user = ""
+        if credential is not None:
+            job, user = credential.job_id.hex(), credential.user
+        self.processes.report(PeerDenied(1, code, link.source, link.label, job, user, reason))
 
     def job_failed(self, job: str, error: Exception) -> None:
         """There is a defect, or a resource is exhausted: only this job is given up."""

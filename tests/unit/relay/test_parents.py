@@ -109,13 +109,13 @@ def test_attack_86_a_start_of_a_stranger_is_refused_and_recorded() -> None:
         [refused] = thief.frames
         assert isinstance(refused, Refused)
         assert refused.code == 1
-        assert daemon.strangers[-1] == (1, refused.text)
+        assert daemon.denials[-1] == ("parent", refused.text)
         # Nothing that follows on this channel reaches the job.
         before = list(daemon.processes.asked)
         daemon.jobs.link_frame(thief, 1, Start(2**32 - 1, 1, 2, CREDENTIAL, daemon.blob, True))
         assert daemon.processes.asked == before
     assert not any(isinstance(frame, Refused) for frame in parent.frames)
-    assert len(daemon.strangers) == 14
+    assert len(daemon.denials) == 14
     # Its ancestors may.
     assert not isinstance(daemon.start(1, 2, epoch=5).frames[0], Refused)
 
@@ -131,7 +131,7 @@ def test_attack_87_an_ancestor_cannot_widen_a_range() -> None:
     daemon = Daemon(job(ranks=7))
     assert isinstance(daemon.start(1, 4, name="node0").frames[-1], Refused)
     assert not daemon.lives
-    assert daemon.strangers[0][0] == 1
+    assert [kind for kind, _ in daemon.denials] == ["parent"]
 
 
 def test_attack_74_another_credential_of_the_same_job_id_attaches_nothing() -> None:
@@ -144,7 +144,7 @@ def test_attack_74_another_credential_of_the_same_job_id_attaches_nothing() -> N
     assert isinstance(refused, Refused)
     assert refused.text == "rank 0 of this job runs here with another credential"
     assert not any(isinstance(frame, Refused) for frame in first.frames)
-    assert daemon.strangers == [(0, refused.text)]
+    assert daemon.denials == [("parent", refused.text)]
 
 
 # -- the root ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gexec.security.policy import Policy
+from gexec.security.policy import Policy, Terms
 from gexec.security.replay import ReplayCache
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.messages import ProcessReady, ProcessRefused
@@ -89,7 +89,7 @@ def _three_detached(rig: Rig, uid: int) -> list[int]:
 def test_attack_99_detached_jobs_count_until_they_end(make: Callable[..., Rig]) -> None:
     """--detached was no way past jobs_per_user_max; their ends are in the audit log."""
     uid = os.geteuid()
-    rig = make(policy=Policy(allow_nologin=True, jobs_per_user_max=3))
+    rig = make(policy=Policy(allow_nologin=True, terms=Terms(jobs_max=3)))
     pids = _three_detached(rig, uid)
     try:
         refused = rig.sh("true").outcome()

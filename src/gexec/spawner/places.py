@@ -84,6 +84,11 @@ class Places:
             if not jobs:
                 del self._jobs[uid]
 
+    def give_check(self, task: int) -> None:
+        """A rank that is only checked will not start; nothing if it was started or has no place."""
+        if self.claimed(task) is not None:
+            self.give(task)
+
     def jobs_of(self, uid: int, but: bytes) -> int:
         """Return how many jobs of a user have a place here, without the job ``but``."""
         jobs = self._jobs.get(uid, {})

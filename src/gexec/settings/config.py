@@ -127,6 +127,7 @@ class AuthdSettings:
     private_key: str = PRIVATE_KEY
     public_keys: tuple[str, ...] = (PUBLIC_KEY,)
     realm: str = REALM
+    host: str = ""  #: this host's name in credentials; empty = its host name
     ttl_s: float = limits.CREDENTIAL_TTL_S
     certificate_ttl_s: float = limits.CERTIFICATE_TTL_S
     rate_per_user: float = limits.AUTHD_RATE_PER_UID  #: credentials per second; burst 10 times that

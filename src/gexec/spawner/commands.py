@@ -26,7 +26,7 @@ class CommandDenied(Exception):
     """The policy does not permit a program; the text is one sentence for the user."""
 
 
-class Commands:
+class Permitted:
     """The programs that a policy permits.
 
     Args:

@@ -31,7 +31,7 @@ from gexec.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from gexec.spawner.commands import Commands
+    from gexec.spawner.commands import Permitted
 
 #: A helper without tasks ends after this time.
 IDLE_S: Final = 300.0
@@ -63,12 +63,12 @@ def be_helper(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
     live(fd, "gexecd-helper", become, make, why_fd)
 
 
-def _commands_of(becoming: Becoming) -> Commands | None:
+def _commands_of(becoming: Becoming) -> Permitted | None:
     if not (becoming.allow_commands or becoming.deny_commands):
         return None
-    from gexec.spawner.commands import Commands
+    from gexec.spawner.commands import Permitted
 
-    return Commands(becoming.allow_commands, becoming.deny_commands)
+    return Permitted(becoming.allow_commands, becoming.deny_commands)
 
 
 def become_user(becoming: Becoming) -> None:

@@ -14,7 +14,7 @@ from gexec.wire.launches import LaunchSpec
 from gexec.wire.outcome import Outcome
 
 if TYPE_CHECKING:
-    from gexec.spawner.commands import Commands  # few helpers need it
+    from gexec.spawner.commands import Permitted  # few helpers need it
 
 _DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
 _ALL_SIGNALS: Final = tuple(sorted([int(signum) for signum in signal.valid_signals()]))
@@ -38,7 +38,7 @@ class Ways:
 
     __slots__ = ("commands", "env")
 
-    def __init__(self, commands: Commands | None = None, env: Mapping[bytes, bytes] | None = None) -> None:
+    def __init__(self, commands: Permitted | None = None, env: Mapping[bytes, bytes] | None = None) -> None:
         self.commands = commands
         self.env = env or {}
 

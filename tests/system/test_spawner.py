@@ -25,6 +25,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.posix import channel, identity
 from gexec.posix.audit import AuditLog
@@ -102,6 +103,7 @@ class Rig:
                 admission=admission,
                 audit=AuditLog(options.get("audit", str(self.audit_path)), log),
                 log=log,
+                tasks_max=options.get("tasks_max", limits.JOBS_MAX),
             )
             if "faults" in options:
                 _let_fail(spawner, options["faults"])
@@ -513,7 +515,7 @@ def test_attack_62_environment_of_10_mb(rig: Rig) -> None:
 
 
 def test_attack_63_replay_cache_is_filled(make: Callable[..., Rig]) -> None:
-    rig = make(replay=ReplayCache(2, 2))
+    rig = make(replay=ReplayCache(4, superuser=1))
     assert rig.sh("true").outcome().ok
     assert rig.sh("true").outcome().ok
     outcome = rig.sh("true").outcome()

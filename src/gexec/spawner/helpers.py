@@ -237,7 +237,11 @@ class Helpers:
         if isinstance(event, ProcessLeft):
             if helper.told_left(event):
                 self._on_event(event)
-        elif event.task in helper.tasks:  # else the task was detached
+        elif event.task in helper.detached:
+            if not isinstance(event, ProcessStarted):
+                helper.detached_ended(event.task)
+                self._on_event(event)
+        elif event.task in helper.tasks:
             helper.unanswered.pop(event.task, None)
             if not isinstance(event, ProcessStarted):
                 helper.tasks.discard(event.task)

@@ -161,7 +161,7 @@ class Launcher:
             self.tick()
 
     def forget(self, number: int) -> None:
-        """Detach a task: emit no more events of it, and leave it and its leftovers alone."""
+        """Detach a task: emit nothing more but its end, and leave it and its leftovers alone."""
         self._tell_started(number)
         task = self._tasks.pop(number, None)
         if task is not None:
@@ -249,10 +249,10 @@ class Launcher:
         self._leftovers.task_ended(task)
         if not task.detached:
             del self._tasks[task.number]
-            if self._held.pop(task.number, None) is None:
-                self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
-            else:
-                self._emit(ProcessRan(task.number, task.pid, _outcome(status), task.ending))
+        if self._held.pop(task.number, None) is None:
+            self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
+        else:
+            self._emit(ProcessRan(task.number, task.pid, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 

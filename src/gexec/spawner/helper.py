@@ -7,6 +7,7 @@ no secret and only one descriptor, its channel to the spawner: it can do only wh
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -37,28 +38,37 @@ if TYPE_CHECKING:
 IDLE_S: Final = 300.0
 
 
-def be_helper(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
+def be_helper(
+    fd: int, becoming: Becoming, why_fd: int, env: dict[bytes, bytes] | None = None, session_pid: int = 0
+) -> NoReturn:
     """Run a helper in a process that was just forked; never returns.
 
     It closes every inherited descriptor but ``fd``, the channel to the spawner, before it becomes the user.
 
     Args:
         why_fd: a pipe, for the reason if it cannot become what it shall; it closes it.
+        env: variables of a PAM session for all tasks.
+        session_pid: the process of this session, its parent; 0 = none. The helper ends with it.
     """
 
     def become() -> None:
         try:
             gc.disable()
-            os.setsid()
-            session.leave_keyring()
+            if not session_pid:
+                os.setsid()
+                session.leave_keyring()
             become_user(becoming)
+            if session_pid:
+                identity.die_with_parent(signal.SIGKILL)
+                if os.getppid() != session_pid:
+                    raise OSError(errno.ESRCH, "its session has ended")
         except OSError as error:
             os.write(why_fd, (error.strerror or str(error)).encode("utf-8", "backslashreplace"))
             raise
         os.close(why_fd)
 
     def make(sock: socket.socket) -> Helping:
-        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(_commands_of(becoming)))
+        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(_commands_of(becoming), env))
 
     live(fd, "gexecd-helper", become, make, why_fd)
 

@@ -105,6 +105,8 @@ ORPHAN_GRACE_S: Final = 20.0
 #: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
 #: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0
+#: PAM's modules may ask servers that do not answer: the account's check and the session's start together.
+PAM_S: Final = 30.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
 #: The longest such time that a job may ask for: gexecd waits for it when it ends.

@@ -271,7 +271,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         private_key=str(place.private_key),
         public_keys=(str(place.public_key),),
         realm=base.realm,
-        audit_log=str(place.audit("authd")),
+        audit_log=(str(place.audit("authd")),),
         # All daemons run as one user here, and request their certificates within seconds.
         rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
     )
@@ -290,7 +290,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
             names=(node.name, node.address),
             find_names=False,
             hosts=str(place.hosts),
-            audit_log=str(place.audit(node.name)),
+            audit_log=(str(place.audit(node.name)),),
         )
 
         def body(ready: Callable[[], None]) -> None:

@@ -28,7 +28,7 @@ from gexec.posix import channel, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
-from gexec.settings.config import GexecdSettings
+from gexec.settings.config import GexecdSettings, check_audit_log
 from gexec.settings.keyfiles import read_verify_keys
 from gexec.spawner.accounts import relay_identity
 from gexec.spawner.forking import fork_starter
@@ -77,6 +77,7 @@ class Gexecd:
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
         self._keys = read_verify_keys(settings.public_keys)
+        check_audit_log(settings)
         self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
         self._relay_user = relay_identity(settings.relay_user) if os.geteuid() == 0 else None
         given = [sock for sock in inherited if sock.family != socket.AF_UNIX]
@@ -172,7 +173,17 @@ class Gexecd:
             started_s=self._started_s,
             clock_skew_s=settings.clock_skew_s,
             credential_ttl_max_s=settings.credential_ttl_max_s,
-            audit_log=settings.audit_log,
+            audit={
+                "log": settings.audit_log,
+                "failure": settings.audit_failure,
+                "max_bytes": settings.audit_max_bytes,
+                "keep": settings.audit_keep,
+                "common": {
+                    "daemon": "gexecd",
+                    "node": os.uname().nodename if settings.find_names else self._names[0],
+                    "realm": settings.realm,
+                },
+            },
             drain_s=settings.drain_s,
             log_fd=self.log_fd,
             renewal=programs.command("gexec.gexecd.renewal", settings.authd_socket, *self._names),

@@ -74,6 +74,14 @@ def check_directories(path: str, what: str, error: type[GexecError]) -> None:
         directory = os.path.dirname(directory)
 
 
+def check_written(path: str, what: str, error: type[GexecError]) -> None:
+    """Refuse a file that is to be written if another user could exchange it; it need not exist yet."""
+    try:
+        check_directories(path, what, error)
+    except OSError:
+        pass  # there is no such directory: who writes the file reports it
+
+
 def _cannot_open(path: str, what: str, cause: OSError, missing: str) -> str:
     if cause.errno in (errno.ELOOP, errno.EMLINK):
         return f"{what} {path}: is a symbolic link: name the file itself"

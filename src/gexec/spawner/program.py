@@ -16,13 +16,12 @@ from typing import Final
 
 from gexec.errors import KeyFileError
 from gexec.posix import clock, identity, memory
-from gexec.posix.audit import AuditLog
 from gexec.posix.log import Log, stderr_log
 from gexec.security.keys import load_public_keys
 from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import Admission
 from gexec.spawner.asking import ask
-from gexec.spawner.handover import Handover, policy_from
+from gexec.spawner.handover import Handover, audit_log, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
 from gexec.wire.messages import AcceptedKeys
 
@@ -57,7 +56,7 @@ class SpawnerProcess:
         self._terms = 0
         #: Keys and policy are being read; SIGHUP was received since then.
         self._is_rereading = self._is_stale = False
-        self._audit = AuditLog(handed.audit_log or None, self._log)
+        self._audit = audit_log(handed.audit, self._log)
         self._admission = Admission(
             keys=load_public_keys(handed.public_keys.encode()),
             realm=handed.realm,
@@ -73,6 +72,7 @@ class SpawnerProcess:
             start=start,
             admission=self._admission,
             audit=self._audit,
+            audited_only=handed.audit["failure"] == "refuse",
             log=self._log,
             relay_pid=handed.relay_pid,
             on_signal=self._signalled,

@@ -52,6 +52,7 @@ class Spawner:
         start: returns the starter's pid and the channel to it; called at the first use.
         admission: decides who may run what.
         audit, log: the audit log and the daemon's log.
+        audited_only: start no task while the audit log cannot be written.
         tasks_max: maximum of tasks at the same time.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
 
@@ -68,6 +69,7 @@ class Spawner:
         admission: Admission,
         audit: AuditLog,
         log: Log,
+        audited_only: bool = False,
         relay_pid: int = 0,
         tasks_max: int = 65_536,
         on_signal: Callable[[int], None] | None = None,
@@ -78,7 +80,7 @@ class Spawner:
         self._start = start
         self._log = log
         self._on_signal = on_signal
-        self._trail = AuditRecords(audit)
+        self._trail = AuditRecords(audit, audited_only)
         self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(

@@ -172,6 +172,9 @@ class Tasks:
             text = f"this node runs {len(self._tasks)} tasks: at most {self._tasks_max} are allowed"
             self._refuse(number, rank, "busy", text, outcome.not_started(text))
             return None
+        if not self._trail.is_writable():
+            self._refuse(number, rank, "audit", self._trail.refusal, None)
+            return None
         before = self._checks.pop(number)
         if self._tidy_by_s is None:
             self._tidy_by_s = clock.now_s() + _TIDY_S
@@ -187,8 +190,10 @@ class Tasks:
         except CredentialError as error:
             self._refuse(number, rank, error.code, str(error), None, self._admission.verified)
             return None
-        if before != (admitted.launch.job_id, rank):  # else there is a line since the check
-            self._trail.accepted(number, admitted)
+        # If it was checked before, there is a line since then.
+        if before != (admitted.launch.job_id, rank) and not self._trail.accepted(number, admitted):
+            self._refuse(number, rank, "audit", self._trail.refusal, None, admitted.credential)
+            return None
         return admitted
 
     def _jobs_of(self, uid: int, but: bytes) -> int:
@@ -237,7 +242,7 @@ class Tasks:
         launch = task.launch
         if task.told_kills <= now:  # a relay can repeat the request without end
             task.told_kills = 1 + now
-            self._trail.killed(number, launch, task.pid, now, reason)
+            self._trail.killed(number, task, now, reason)
         if task.helper.number != STARTER:
             task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + HELPER_PATIENCE_S
         task.helper.resume()  # the user may have stopped the helper
@@ -274,7 +279,7 @@ class Tasks:
         elif isinstance(event, ProcessEnded):
             done = self._tasks.pop(event.task, None)
             if done is not None:
-                self._trail.ended(event.task, done.launch, done.pid, event.outcome)
+                self._trail.ended(event.task, done, event.outcome)
                 self._remember(event, done)
         elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
@@ -291,7 +296,8 @@ class Tasks:
     def _started(self, number: int, pid: int) -> None:
         task = self._tasks[number]
         task.pid = pid
-        self._trail.started(number, task.launch, task.account.uid, pid)
+        task.started_s = clock.now_s()
+        self._trail.started(number, task)
 
     def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
         """Keep what is needed to handle the leftovers of an ended task."""

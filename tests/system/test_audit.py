@@ -217,7 +217,7 @@ def test_attack_64_nothing_starts_without_a_record_if_that_is_wanted(
     rig.close()
     events = [entry["event"] for entry in read_lines(path)]
     assert events.count("lost") == 1
-    assert events[-3:] == ["accept", "exec", "exit"]
+    assert events[-4:] == ["accept", "lost", "exec", "exit"]
     assert events.count("exec") == 2
 
 

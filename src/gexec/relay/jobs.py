@@ -16,6 +16,7 @@ from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
 from gexec.posix.deadline import Timer
+from gexec.relay import parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
@@ -71,7 +72,7 @@ class Jobs:
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._roots = 0
+        self._ranks = around.quotas.ranks
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
         self._beat: Timer | None = None
@@ -218,13 +219,13 @@ class Jobs:
 
     # -- jobs -----------------------------------------------------------------------------
 
-    def _refusal(self) -> Refused | None:
-        """Return why no new job is accepted now, None if one is."""
+    def _refusal(self, uid: int, is_root: bool) -> Refused | None:
+        """Return why no new job of a user is accepted now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        ranks = len(self.by_key) - self._roots  # roots are bounded by the limit on clients
-        if ranks >= self._settings.jobs_max:
-            return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
+        if not is_root and not self._ranks.left(uid):
+            text = self._ranks.refusal(uid, "ranks of jobs", "jobs_max in gexecd.toml")
+            return Refused(frames.REFUSED_BUSY, text)
         return None
 
     def _checked(
@@ -259,8 +260,14 @@ class Jobs:
         if start.high > spec.ranks:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
         key = (credential.job_id, start.low)
-        parent = next(self._parent_numbers)
         job = self.by_key.get(key)
+        text = parents.refusal(credential.host, spec, start, link.holds)
+        if not text and job is not None and job.credential != start.credential:
+            text = f"rank {start.low} of this job runs here with another credential"
+        if text:
+            self._refuse(link, channel, Refused(frames.REFUSED_DENIED, text), denials.PARENT, credential)
+            return
+        parent = next(self._parent_numbers)
         if job is not None:
             self._join(job, link, party, channel, parent)
             job.tell(events.ParentFrame(parent, start))
@@ -269,7 +276,7 @@ class Jobs:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
         self.around.jobs_changed()
-        refusal = self._refusal()
+        refusal = self._refusal(credential.uid, False)
         if refusal is not None:
             self._refuse(link, channel, refusal, denials.BUSY, credential)
             return
@@ -294,12 +301,14 @@ class Jobs:
             return
         credential, spec = checked
         self.around.jobs_changed()
-        refusal = self._refusal()
+        refusal = self._refusal(credential.uid, True)
         key = (credential.job_id, ROOT)
         if key in self.by_key:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
         elif credential.uid != party.uid:
             text = f"the credential is of uid {credential.uid}, but uid {party.uid} submits it"
+            refusal = Refused(frames.REFUSED_DENIED, text)
+        elif text := parents.not_the_host(credential.host, self.around.holds):
             refusal = Refused(frames.REFUSED_DENIED, text)
         if refusal is not None:
             code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY
@@ -310,7 +319,6 @@ class Jobs:
         root = Root(
             job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
         )
-        self._roots += 1
         job = RelayJob(self, key, root, spec, submit.credential, blob, credential.uid)
         self._begin(job, link, party, channel, parent)
 
@@ -320,6 +328,8 @@ class Jobs:
 
     def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
+        if job.key[1] != ROOT:
+            self._ranks.charge(job.uid, 1)
         self.around.entry.keep(job.credential)
         self._join(job, link, party, channel, parent)
         job.begin()
@@ -327,7 +337,8 @@ class Jobs:
     def job_finished(self, job: RelayJob) -> None:
         """A job's machine has finished."""
         if self.by_key.pop(job.key, None) is not None:
-            self._roots -= job.key[1] == ROOT
+            if job.key[1] != ROOT:
+                self._ranks.give(job.uid)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
             party = self._parties.get(link)

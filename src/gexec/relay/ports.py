@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gexec.core import events
 from gexec.posix.deadline import Timers
+from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.wire import messages
 from gexec.wire.frames import Frame
@@ -26,6 +27,9 @@ class LinkPort(Protocol):
     give_up_s: float
     label: str
     source: str
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
 
     @property
     def reached(self) -> bool:
@@ -150,6 +154,10 @@ class Surroundings(Protocol):
         """The verifier of credentials."""
 
     @property
+    def quotas(self) -> Quotas:
+        """What the users share here."""
+
+    @property
     def processes(self) -> ProcessPort:
         """The spawner."""
 
@@ -160,6 +168,9 @@ class Surroundings(Protocol):
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
     ) -> PipesPort:
         """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""

@@ -25,11 +25,13 @@ from gexec.relay.loop import run
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.ports import LinkPort, PipesPort
+from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
 from gexec.security.credential import Credential
 from gexec.security.keys import load_public_keys
+from gexec.security.names import normal
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
 from gexec.wire.frames import Frame
@@ -63,14 +65,16 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
+        self.quotas = Quotas(context.settings, context.superuser)
         self.entry = CredentialVerifier(context.settings, context.verify_keys)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
+        self._names = frozenset(map(normal, context.names))
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
         self._complaints = PeerErrors(context.log)
         self._pool = Pool(self, contexts)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -127,6 +131,10 @@ class RelayService:
     ) -> PipesPort:
         """Return pipes for a process."""
         return TaskIO(tell, with_stdin, with_output)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
+        return normal(name) in self._names
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
         """A peer's request was refused: report it for the audit log."""

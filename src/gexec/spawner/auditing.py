@@ -43,10 +43,6 @@ class AuditRecords:
         self._audit = audit
         self._audited_only = audited_only
 
-    def is_writable(self) -> bool:
-        """Return whether tasks may start: the audit log can be written, or it does not matter."""
-        return not self._audited_only or self._audit.is_writable()
-
     @property
     def refusal(self) -> str:
         """Why no task may start, one sentence for the user."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from gexec.posix.audit import AuditLog
 from gexec.posix.log import Log
-from gexec.security.policy import Policy
+from gexec.security.policy import Limit, Policy, Rule, Terms
+
+#: Fields of a policy whose values are in order; other lists are sets.
+_IN_ORDER: Final = ("allow_commands", "deny_commands")
 
 
 @dataclass(slots=True)
@@ -22,6 +25,7 @@ class Handover:
         policy: who may run what.
         audit: the settings of the audit log, see ``audit_log``; ``failure`` is "continue" or "refuse".
         started_s: UNIX time; credentials that were not issued after it are refused.
+        tasks_max: places for processes of all ordinary users together.
         relay_pid, channel_fd: the relay, and the channel to it.
         relay_ready_fd: the relay writes a byte to this pipe when it is ready.
         ready_fds: descriptors that the spawner then writes a byte to.
@@ -41,6 +45,7 @@ class Handover:
     credential_ttl_max_s: float
     audit: dict[str, Any]
     drain_s: float
+    tasks_max: int
     relay_pid: int
     channel_fd: int
     relay_ready_fd: int
@@ -84,15 +89,36 @@ def audit_log(audit: Mapping[str, Any], log: Log) -> AuditLog:
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
     """Return a policy in types that JSON can represent."""
-    return {
-        name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in asdict(policy).items()
-    }
+    told: dict[str, Any] = _plain(asdict(policy))
+    return told
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def policy_from(told: dict[str, Any]) -> Policy:
-    """Return the policy that ``policy_fields`` wrote."""
-    given: dict[str, Any] = {
-        name: frozenset(value) if isinstance(value, list) else value for name, value in told.items()
-    }
-    return Policy(**given)
+    """Return the policy that ``policy_fields`` wrote.
+
+    Raises:
+        TypeError, KeyError: it is something else.
+    """
+    rules = tuple([Rule(**_typed(rule)) for rule in told["rules"]])
+    given = {name: value for name, value in told.items() if name not in ("terms", "rules")}
+    return Policy(**_typed(given), terms=Terms(**_typed(told["terms"])), rules=rules)
+
+
+def _typed(told: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name, value in told.items():
+        if name == "limits":
+            given[name] = tuple([Limit(*limit) for limit in value])
+        elif isinstance(value, list):
+            given[name] = tuple(value) if name in _IN_ORDER else frozenset(value)
+        else:
+            given[name] = value
+    return given

@@ -14,6 +14,7 @@ from gexec.posix import clock
 from gexec.posix.channel import Port
 from gexec.security.policy import Account
 from gexec.wire.launches import (
+    Becoming,
     HelperRequest,
     Launch,
     LaunchCheck,
@@ -22,7 +23,7 @@ from gexec.wire.launches import (
     OldTask,
     SignalHelper,
 )
-from gexec.wire.messages import ProcessLeft
+from gexec.wire.messages import U32_MAX, ProcessLeft
 
 #: The number of the starter, which is treated as a helper; the helpers have other numbers.
 STARTER: Final = 0
@@ -32,6 +33,8 @@ _LEFT_MAX: Final = 1024
 _ANSWERS_S: Final = 1.0
 #: Time that a helper may need, beyond LINGER_S, to report a task's leftovers.
 _TOLD_S: Final = 1.0
+#: A tenth of what a helper could do, since it does other things as well.
+_LAUNCHES_PER_CPU_S: Final = 100
 #: How long a helper may be busy with leftovers that SIGKILL does not end at once.
 _HARD_S: Final = 6.0
 
@@ -79,10 +82,11 @@ class Helper:
     """The spawner's record of a user's helper; with the number STARTER, of the starter.
 
     Attributes:
-        gids: the groups that its tasks have, the primary group first.
+        becoming: what it is, and its tasks with it.
+        launches_left: it gets no more tasks: it uses its own limit of CPU time, too.
         tasks: its attached tasks.
         unanswered: launches that it has not answered, oldest first, and when they were sent.
-        detached: the marks of detached tasks.
+        detached: by number, the marks of detached tasks that run.
         ended: by number, the marks of tasks that ended by themselves: at most 1024.
         doomed: ended tasks whose leftovers are ended: at most 1024.
         left_pids: pids of some leftovers that it has reported: at most 1024.
@@ -90,19 +94,19 @@ class Helper:
     """
 
     __slots__ = (
-        "_starter", "detached", "doomed", "ended", "gids", "left_pids", "made_s", "number", "port",
-        "quiet_s", "tasks", "uid", "unanswered",
+        "_starter", "becoming", "detached", "doomed", "ended", "launches_left", "left_pids", "made_s",
+        "number", "port", "quiet_s", "tasks", "unanswered",
     )  # fmt: skip
 
-    def __init__(self, number: int, port: Port, uid: int, gids: tuple[int, ...], starter: Port) -> None:
+    def __init__(self, number: int, port: Port, becoming: Becoming, starter: Port) -> None:
         self.number = number
         self.port = port
-        self.uid = uid
-        self.gids = gids
+        self.becoming = becoming
+        self.launches_left = _launches_max(becoming)
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.unanswered: dict[int, float] = {}
-        self.detached: set[tuple[str, int]] = set()
+        self.detached: dict[int, tuple[str, int]] = {}
         self.ended: dict[int, tuple[str, int]] = {}
         self.doomed: deque[_EndedTask] = deque(maxlen=_LEFT_MAX)
         self.left_pids: dict[int, None] = {}
@@ -144,8 +148,14 @@ class Helper:
             OSError, ProtocolError: its queue is full, or no descriptor is available.
         """
         self.port.say(request)
+        self.launches_left -= 1
         self.tasks.add(request.task)
         self.unanswered[request.task] = clock.now_s()
+
+    @property
+    def uid(self) -> int:
+        """The user that it is."""
+        return self.becoming.uid
 
     @property
     def wake_s(self) -> float | None:
@@ -165,9 +175,18 @@ class Helper:
         if ending or not task.launch.leaves:
             self.doomed.append(_EndedTask(number, task, ending))
         if not ending:
-            self.ended[number] = task.mark
-            if len(self.ended) > _LEFT_MAX:
-                self.ended.pop(next(iter(self.ended)))
+            self._remember(number, task.mark)
+
+    def detached_ended(self, number: int) -> None:
+        """Note that a detached task has ended; its leftovers are still left alone."""
+        mark = self.detached.pop(number, None)
+        if mark is not None:
+            self._remember(number, mark)
+
+    def _remember(self, number: int, mark: tuple[str, int]) -> None:
+        self.ended[number] = mark
+        if len(self.ended) > _LEFT_MAX:
+            self.ended.pop(next(iter(self.ended)))
 
     def lost_tasks(self, running: Iterable[tuple[int, LaunchedTask]]) -> LostTasks:
         """Return, for the starter, which tasks of an ended helper to end, and what to leave alone."""
@@ -179,7 +198,7 @@ class Helper:
         ]
         tasks += [_told(number, task, True) for number, task in running]
         doomed = {ended.task.mark for ended in self.doomed}
-        marks = [mark for mark in (*self.detached, *self.ended.values()) if mark not in doomed]
+        marks = [mark for mark in (*self.detached.values(), *self.ended.values()) if mark not in doomed]
         return LostTasks(self.number, self.uid, tasks, marks, list(self.left_pids))
 
     def told_left(self, event: ProcessLeft) -> bool:
@@ -193,6 +212,12 @@ class Helper:
         while len(self.left_pids) > _LEFT_MAX:
             self.left_pids.pop(next(iter(self.left_pids)))
         return True
+
+
+def _launches_max(becoming: Becoming) -> int:
+    """Return how many tasks a helper may start: each costs it 1 ms of CPU time at most, usually 0.3 ms."""
+    cpu_s = [soft for name, soft, _ in becoming.limits if name == "cpu" and soft >= 0]
+    return min(cpu_s) * _LAUNCHES_PER_CPU_S if cpu_s else U32_MAX
 
 
 def _told(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from gexec import limits
 from gexec.core.deadlines import earlier
 from gexec.errors import ProtocolError
 from gexec.posix import clock, memory
@@ -53,7 +54,7 @@ class Spawner:
         admission: decides who may run what.
         audit, log: the audit log and the daemon's log.
         audited_only: start no task while the audit log cannot be written.
-        tasks_max: maximum of tasks at the same time.
+        tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
 
     Attributes:
@@ -71,7 +72,7 @@ class Spawner:
         log: Log,
         audited_only: bool = False,
         relay_pid: int = 0,
-        tasks_max: int = 65_536,
+        tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
     ) -> None:
         self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
@@ -84,7 +85,12 @@ class Spawner:
         self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(
-            self.loop, self._started, self._tasks.from_helper, self._tasks.helper_gone, self._starter_gone
+            self.loop,
+            self._started,
+            self._tasks.from_helper,
+            self._tasks.helper_gone,
+            self._starter_gone,
+            note=log.warning,
         )
         self._tasks.helpers = self._helpers
         self._others: dict[int, Callable[[int], None]] = {}

@@ -55,7 +55,12 @@ class ClientEnd:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label = self.source = "client"
         self._take = take
+
+    def holds(self, name: str) -> bool:
+        """It has no certificate."""
+        return False
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Have the client read it when it comes to it."""

@@ -112,6 +112,7 @@ class SimEnd:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label = self.source = f"node{daemon.index}"
         self._world = link.world
         self._life = daemon.life
         self._decoder = decoder
@@ -125,6 +126,10 @@ class SimEnd:
         self._life = self.daemon.life
         self.heard_s = self._world.now_s
         self.daemon.ends[self.link.number] = self
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds this name."""
+        return self.peer.daemon.holds(name)
 
     # -- frames ---------------------------------------------------------------------------
 

@@ -245,9 +245,10 @@ def test_dependencies_have_a_reason_and_a_pinned_version_with_hashes() -> None:
     for lock, wanted in (
         ("runtime.txt", project["project"]["dependencies"]),
         ("dev.txt", project["project"]["dependencies"] + project["dependency-groups"]["dev"]),
+        ("fuzz.txt", project["dependency-groups"]["fuzz"]),
     ):
         text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
-        pinned = dict(re.findall(r"^([\w.-]+)==(\S+).*\\$", text, re.MULTILINE))
+        pinned = re.findall(r"^([\w.-]+)==\S+.*\\$", text, re.MULTILINE)
         for requirement in wanted:
             name = re.split(r"[<>=~! ]", requirement)[0]
             assert name.lower() in pinned, f"{name} is not in requirements/{lock}"
@@ -306,3 +307,28 @@ def test_services_come_back_after_any_failure() -> None:
     soft, hard = map(int, unit["Service"]["LimitNOFILE"].split(":"))
     assert soft == 1024  # what programs that use select() can do with
     assert hard >= 65_536  # what gexecd raises its own limit to
+
+
+ATTACK = re.compile(r"def test_attack_((?:\d{2,3}_)+)(?:to_(\d{2,3})_)?")
+
+
+def attacks_tested() -> dict[int, set[str]]:
+    """Return the files that have tests of each attack."""
+    found: dict[int, set[str]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for match in ATTACK.finditer(path.read_text(encoding="utf-8")):
+            numbers = [int(number) for number in match[1].strip("_").split("_")]
+            for number in range(numbers[0], int(match[2]) + 1) if match[2] else numbers:
+                name = path.relative_to(ROOT / "tests").with_suffix("").as_posix()
+                found.setdefault(number, set()).add(name)
+    return found
+
+
+def test_the_list_of_attacks_is_that_of_the_tests() -> None:
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    listed = {int(number): set(re.findall(r"`([^`]+)`", files)) for number, _, _, files in rows}
+    assert len(rows) == len(listed), "a number has two rows"
+    assert list(listed) == sorted(listed)
+    assert listed == attacks_tested()
+    assert set(range(1, 86)) - set(listed) == {55}

@@ -18,17 +18,20 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from ipaddress import ip_address
 from struct import error as StructError
 
 from gexec import limits
-from gexec.errors import AuthError, GexecError, ProtocolError
+from gexec.errors import AuthError, ConfigError, GexecError, ProtocolError
 from gexec.posix import sockets
 from gexec.posix.audit import AuditLog
 from gexec.posix.deadline import Deadline
+from gexec.posix.hostnames import interface_addresses
 from gexec.posix.log import Log, stderr_log
 from gexec.posix.unix import peer_of
-from gexec.security.certificate import authority, leaf
+from gexec.security.certificate import authority, leaf, name_is_acceptable
 from gexec.security.credential import JOB_ID_BYTES
+from gexec.security.names import is_everybodys
 from gexec.security.rate import Rate
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import AuthdSettings
@@ -54,8 +57,6 @@ _CHUNK_BYTES = 64 * 1024
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
 _DESCRIPTORS_RESERVED = 32
-#: Audit lines about overload: at most one per user within this time.
-_REFUSALS_TOLD_EVERY_S = 1.0
 _OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
 
 
@@ -91,12 +92,11 @@ class Authd:
         self._rate = Rate(settings.rate_per_user, settings.rate_per_user * 10)
         self._me = os.geteuid()
         self._overflow_uid = _overflow_uid()
-        self._host = os.uname().nodename or "localhost"
+        self._host = _host_of(settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: Counter[int] = Counter()
         self._connections_max = limits.AUTHD_CONNECTIONS_MAX
-        self._told_s: dict[int, float] = {}
-        self._untold: Counter[int] = Counter()
+        self._tick_due: asyncio.TimerHandle | None = None
         self._listener = sockets.listen(settings.socket, what="authd")
 
     def run(self, *, ready: Callable[[], None] | None = None, die_with_parent_fd: int | None = None) -> int:
@@ -164,7 +164,7 @@ class Authd:
             task.add_done_callback(self._tasks.discard)
 
     def _refuse_for_load(self, connection: socket.socket, uid: int) -> None:
-        self._tell_refusal(uid, "too many connections")
+        self._deny(uid, "busy", "too many connections")
         with connection, suppress(OSError):
             connection.setblocking(False)
             connection.send(encode(0, Refused(REFUSED_BUSY, "too many connections at once: try again")))
@@ -183,7 +183,7 @@ class Authd:
                     await _drain(connection)
         except TimeoutError:
             if answer is None:
-                self._tell_refusal(uid, f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
+                self._deny(uid, "timeout", f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
         except (OSError, EOFError):
             pass  # the client has disconnected
         finally:
@@ -196,7 +196,7 @@ class Authd:
     async def _answer(self, reader: _Reader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""
         if not self._rate.take(uid, time.monotonic()):
-            self._tell_refusal(uid, "too many requests")
+            self._deny(uid, "busy", "too many requests")
             rate = self.settings.rate_per_user
             return Refused(REFUSED_BUSY, f"more than {rate:g} requests per second: try again more slowly")
         try:
@@ -211,7 +211,7 @@ class Authd:
                 return await self._sign(reader, length, account)
             return self._certify(await reader.exactly(length), uid)
         except GexecError as error:
-            self._audit.write("refuse", uid=uid, reason=str(error))
+            self._deny(uid, "request", str(error))
             return Refused(REFUSED_DENIED, str(error))
 
     def _account(self, uid: int) -> pwd.struct_passwd:
@@ -292,17 +292,19 @@ class Authd:
         self._audit.write("certify", uid=uid, serial=f"{serial:x}", names=list(request.names))
         return Certified(certificate, self._authority)
 
-    def _tell_refusal(self, uid: int, reason: str) -> None:
-        """Audit a refusal that a flood can cause, with a rate limit per user."""
-        self._untold[uid] += 1
-        now_s = time.monotonic()
-        if now_s - self._told_s.get(uid, -_REFUSALS_TOLD_EVERY_S) < _REFUSALS_TOLD_EVERY_S:
-            return
-        if len(self._told_s) >= 4096:
-            self._told_s.clear()
-            self._untold = Counter({uid: self._untold[uid]})
-        self._told_s[uid] = now_s
-        self._audit.write("refuse", uid=uid, reason=reason, count=self._untold.pop(uid))
+    def _deny(self, uid: int, code: str, reason: str) -> None:
+        self._audit.deny("authd", f"uid {uid}", code, uid=uid, reason=reason)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        if self._tick_due is None and self._audit.next_deadline_s() is not None:
+            loop = asyncio.get_running_loop()
+            self._tick_due = loop.call_later(limits.AUDIT_PERIOD_S, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_due = None
+        self._audit.tick()
+        self._tick_later()
 
 
 class _Reader:
@@ -341,6 +343,25 @@ async def _drain(connection: socket.socket) -> None:
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
     key, _ = read_pair(settings.private_key, settings.public_keys)
     return key, authority(key, settings.realm)
+
+
+def _host_of(settings: AuthdSettings) -> str:
+    """Return the name of this host in credentials: its gexecd's certificate must hold it.
+
+    A host that has only names that every host has is called by its first address.
+
+    Raises:
+        ConfigError: the configured name identifies no host.
+    """
+    host = settings.host or os.uname().nodename
+    if settings.host and (is_everybodys(host) or not name_is_acceptable(host)):
+        raise ConfigError(
+            f"host = {host[:80]!r}: expected a name or an address that only this host has, as in the "
+            "certificate of its gexecd"
+        )
+    if not is_everybodys(host):
+        return host
+    return next((each for each in interface_addresses() if not ip_address(each).is_loopback), "localhost")
 
 
 def _overflow_uid() -> int:

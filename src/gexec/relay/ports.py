@@ -24,6 +24,11 @@ class LinkPort(Protocol):
 
     heard_s: float
     give_up_s: float
+    label: str
+    source: str
+
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
 
     @property
     def reached(self) -> bool:
@@ -159,8 +164,20 @@ class Surroundings(Protocol):
     ) -> PipesPort:
         """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
 
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
+
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """A peer's request was refused: report it for the audit log.
+
+        Args:
+            code: one of ``wire.denials``.
+            reason: what the peer is told.
+            credential: that of the request, if it is verified.
+        """
 
     def job_failed(self, job: str, error: Exception) -> None:
         """There is a defect, or a resource is exhausted: only this job is given up."""

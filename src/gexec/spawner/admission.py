@@ -19,10 +19,10 @@ from gexec.errors import CredentialError, ProtocolError
 from gexec.security import credential as credentials
 from gexec.security.credential import Credential
 from gexec.security.keys import VerifyKey
-from gexec.security.policy import Account, Policy, disagreement
+from gexec.security.policy import Account, Policy, Terms, disagreement
 from gexec.security.replay import ReplayCache
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
-from gexec.wire.launches import LaunchSpec
+from gexec.wire.launches import Becoming, LaunchSpec
 
 AUDIENCE: Final = "gexec"
 #: Verified jobs that are kept for the next rank of the same job on this node, and for how long.
@@ -30,7 +30,7 @@ _KNOWN_MAX: Final = 4
 _KNOWN_MAX_BYTES: Final = 8 * 1024 * 1024
 _KNOWN_S: Final = 5.0
 #: Account facts are read again after this time, so that a locked account or a new group takes effect.
-_ACCOUNT_S: Final = 30.0
+ACCOUNT_S: Final = 30.0
 _ACCOUNTS_MAX: Final = 1024
 #: Variables that the node sets itself; entries of the job with these names are removed.
 _NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
@@ -38,14 +38,17 @@ _LOOPBACK: Final = frozenset({b"localhost"})
 
 
 class Admitted:
-    """A rank that may run: its credential, job, account and launch."""
+    """A rank that may run: its credential, job, account and launch, and the helper that it needs."""
 
-    __slots__ = ("account", "credential", "job", "launch")
+    __slots__ = ("account", "becoming", "credential", "job", "launch")
 
-    def __init__(self, credential: Credential, job: JobSpec, account: Account, launch: LaunchSpec) -> None:
+    def __init__(
+        self, credential: Credential, job: JobSpec, account: Account, becoming: Becoming, launch: LaunchSpec
+    ) -> None:
         self.credential = credential
         self.job = job
         self.account = account
+        self.becoming = becoming
         self.launch = launch
 
 
@@ -73,6 +76,7 @@ class Admission:
         account_of: looks an account up by uid.
         skew_s, ttl_max_s: as for ``security.credential.verify``.
         own_uid: the daemon's uid; if it is not 0, the daemon serves that uid only.
+        account_s: account facts are read again after this time.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Admission:
         ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
         own_uid: int | None = None,
         replay: ReplayCache | None = None,
+        account_s: float = ACCOUNT_S,
     ) -> None:
         self._keys = keys
         self._realm = realm
@@ -102,7 +107,10 @@ class Admission:
         self._replay = ReplayCache() if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
+        self._account_s = account_s
         self._accounts: dict[int, tuple[float, Account | None]] = {}
+        #: The credential of the last ``admit``, once it is verified: for the audit log.
+        self.verified: Credential | None = None
 
     def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
         """Use new keys and a new policy; discard what was verified with the old ones."""
@@ -133,7 +141,9 @@ class Admission:
         Raises:
             CredentialError: the rank is refused; code and text give the reason.
         """
+        self.verified = None
         known = self._verified(raw, blob, now_s)
+        self.verified = known.credential
         credential, job = known.credential, known.job
         if rank >= job.ranks:
             raise CredentialError("rank", f"the job has {job.ranks} processes, so none is number {rank}")
@@ -153,7 +163,9 @@ class Admission:
                 expires_s=credential.expires_s + self.skew_s,
                 now_s=now_s,
             )
-        return Admitted(credential, job, account, self._launch(known, rank))
+        terms = self._policy.terms_of(account)
+        launch = self._launch(known, rank, terms)
+        return Admitted(credential, job, account, becoming_of(account, terms), launch)
 
     def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
         known = self._known.get(raw)
@@ -207,7 +219,8 @@ class Admission:
         loopback = folded in _LOOPBACK or (address is not None and ip_address(address).is_loopback)
         if mine and loopback and not self._only_mine(address):
             # Every node has the name localhost, so only the host that signed the job may accept it.
-            mine = credential.host.lower().encode("utf-8", "surrogateescape") in self._names
+            host = credential.host.lower().encode("utf-8", "surrogateescape")
+            mine = host in self._names or _address(host) in self._addresses
         if not mine:
             raise CredentialError(
                 "target",
@@ -229,7 +242,7 @@ class Admission:
                 f"(uid {uid}); only a gexecd started as root serves all",
             )
         read_s, account = self._accounts.get(uid, (float("-inf"), None))
-        if not 0 <= now_s - read_s <= _ACCOUNT_S:
+        if not 0 <= now_s - read_s <= self._account_s:
             account = self._account_of(uid)
             if len(self._accounts) >= _ACCOUNTS_MAX:
                 self._accounts.clear()
@@ -239,20 +252,34 @@ class Admission:
             raise CredentialError("account", refusal or f"uid {uid} has no account on this node")
         return account
 
-    def _launch(self, known: _Known, rank: int) -> LaunchSpec:
+    def _launch(self, known: _Known, rank: int, terms: Terms) -> LaunchSpec:
         job = known.job
         return LaunchSpec(
             program=job.program,
             argv=job.argv,
             env=[*known.env, b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]],
             cwd=job.cwd,
-            umask=job.umask,
+            umask=job.umask | terms.umask,
             remote_path=bool(job.flags & REMOTE_PATH),
             kill_grace_s=job.kill_grace_s,
             job_id=known.credential.job_id,
             rank=rank,
             leaves=self._policy.leave_leftovers,
         )
+
+
+def becoming_of(account: Account, terms: Terms) -> Becoming:
+    """Return what the helper of an account becomes."""
+    return Becoming(
+        uid=account.uid,
+        gids=(account.gid, *[gid for gid in account.gids if gid != account.gid]),
+        user=account.name,
+        limits=terms.limits,
+        nice=terms.nice,
+        pam=terms.pam,
+        allow_commands=terms.allow_commands,
+        deny_commands=terms.deny_commands,
+    )
 
 
 def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:

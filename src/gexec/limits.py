@@ -103,6 +103,9 @@ HEARTBEAT_S: Final = 3.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without a parent waits this long for a takeover before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
+#: After a child said that it has another parent, that parent, or another one of this node, takes over in this
+#: time: a node without a parent has noticed that, and has waited for one.
+TAKEN_S: Final = LOST_AFTER_S + ORPHAN_GRACE_S
 #: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
 #: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0

@@ -215,7 +215,8 @@ class Node:
         if self._flush_at_s is not None and self._flush_at_s <= now_s:
             self._flush()
         self._task.tick(now_s)
-        self._subtree.tick(now_s)
+        for ended in self._subtree.tick(now_s):
+            self._outbox.ended(ended)
         if self._orphan_until_s is not None and self._orphan_until_s <= now_s:
             self._close("nobody came")
 

@@ -103,6 +103,39 @@ def turns(ranks: int, below: int, fanout: int) -> tuple[int, int]:
     return (per_level, per_level**exponent) if per_level > 1 else (1, 0)
 
 
+class Epochs:
+    """The epochs that a node gives to its children, in turns (see :func:`turns`).
+
+    Args:
+        ranks: of the whole job.
+        given: the epoch that the node was given; 1 at the root.
+        below: how many ranks it splits among its children.
+    """
+
+    __slots__ = ("_fanout", "_ranks", "_stride", "_turns", "given")
+
+    def __init__(self, ranks: int, fanout: int, given: int, below: int) -> None:
+        self.given = given
+        self._ranks = ranks
+        self._fanout = fanout
+        self._turns, self._stride = turns(ranks, below, fanout)
+
+    def renew(self, given: int, below: int) -> bool:
+        """The node was given an epoch again; return whether it is a higher one."""
+        higher = given > self.given
+        self.given = max(self.given, given)
+        self._turns, self._stride = turns(self._ranks, below, self._fanout)
+        return higher
+
+    def of(self, turn: int) -> int:
+        """Return the epoch of a turn."""
+        return self.given + turn * self._stride
+
+    def is_last(self, turn: int) -> bool:
+        """Tell whether no turn is left after this one."""
+        return turn + 1 >= self._turns
+
+
 def _root(number: int, degree: int) -> int:
     """Return the largest integer whose ``degree``-th power is at most ``number``; exact."""
     low, high = 1, number

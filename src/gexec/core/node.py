@@ -243,8 +243,10 @@ class Node:
             self._subtree.send(frame)
             self._task.run(now_s)
         elif isinstance(frame, frames.Resync):
-            # A higher epoch: the parent has a new parent itself, which sends stdin again.
-            self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
+            if (
+                self.state < CLOSING
+            ):  # with a higher epoch, the parent has a new parent, which sends stdin again
+                self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
         elif isinstance(frame, frames.Release):
             self._orphaned(now_s)
         else:

@@ -11,6 +11,7 @@ from typing import Final
 
 #: Epochs are u32 on the wire; one is left so that the last turn of the last level fits.
 _EPOCHS: Final = 2**32 - 2
+EPOCH_MAX: Final = 2**32 - 1
 #: Levels that share the epochs. Deeper levels (fan-out 1 or 2 with very many nodes) cannot repair.
 REPAIRING_LEVELS_MAX: Final = 12
 
@@ -118,14 +119,19 @@ class Epochs:
         self.given = given
         self._ranks = ranks
         self._fanout = fanout
-        self._turns, self._stride = turns(ranks, below, fanout)
+        self._divide(below)
 
     def renew(self, given: int, below: int) -> bool:
         """The node was given an epoch again; return whether it is a higher one."""
         higher = given > self.given
         self.given = max(self.given, given)
-        self._turns, self._stride = turns(self._ranks, below, self._fanout)
+        self._divide(below)
         return higher
+
+    def _divide(self, below: int) -> None:
+        self._turns, self._stride = turns(self._ranks, below, self._fanout)
+        if self._stride:  # an ancestor may give any epoch, the highest too
+            self._turns = min(self._turns, (EPOCH_MAX - self.given) // self._stride + 1)
 
     def of(self, turn: int) -> int:
         """Return the epoch of a turn."""

@@ -13,6 +13,7 @@ from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
 from gexec.relay.ports import LinkPort, ProcessEvent
+from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, messages
@@ -48,6 +49,8 @@ class Cluster:
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.by_name = dict(zip(spec.names, self.nodes, strict=True))
         self.link_numbers = 0
+        #: Ranks to which a captured relay may do everything.
+        self.betrayed: frozenset[int] = frozenset()
 
     @property
     def daemons(self) -> list[SimDaemon]:
@@ -113,6 +116,8 @@ class SimDaemon:
         self.frozen_until_s = 0.0
         self.machine = SimMachine()
         self.slow = 1.0
+        #: Its relay also does what an attacker wants (laboratory.captured).
+        self.captured = False
         self.refuses = False
         self.swallows = False
         #: Open ends of links, by the link's number.
@@ -123,6 +128,7 @@ class SimDaemon:
 
     def _begin(self) -> None:
         """Begin with empty memory."""
+        self.quotas = Quotas(SETTINGS)
         self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self._known: set[RelayJob] = set()
@@ -195,8 +201,9 @@ class SimDaemon:
         """A job has arrived or ended."""
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
-        """No parent is refused where all daemons are honest."""
-        if code == denials.PARENT:
+        """No honest parent is refused."""
+        assert isinstance(link, SimEnd)
+        if code == denials.PARENT and not link.peer.daemon.captured:
             raise Violation(f"{self.index} refused a parent: {reason}")
 
     def job_failed(self, job: str, error: Exception) -> None:

@@ -83,7 +83,9 @@ class Gexecd:
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
         self._keys = read_verify_keys(settings.public_keys)
+        self._policy = policy_fields(policy_of(settings.policy))
         self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
+        self._superuser = os.geteuid()
         self._relay_user: tuple[int, int] | None = None
         if os.geteuid() == 0:
             self._relay_user = relay_user or relay_identity(settings.relay_user)
@@ -170,7 +172,7 @@ class Gexecd:
 
     def _handover(self, **made: Any) -> Handover:
         settings = self.settings
-        policy = policy_fields(policy_of(settings.policy))
+        policy = self._policy
         wanted = {"public_keys": settings.public_keys, "config": self.config, "policy": policy}
         return Handover(
             realm=settings.realm,
@@ -182,6 +184,7 @@ class Gexecd:
             credential_ttl_max_s=settings.credential_ttl_max_s,
             audit_log=settings.audit_log,
             drain_s=settings.drain_s,
+            tasks_max=settings.jobs_max,
             log_fd=self.log_fd,
             renewal=programs.command("gexec.gexecd.renewal", settings.authd_socket, *self._names),
             rereading=programs.command("gexec.gexecd.rereading", json.dumps(wanted)),
@@ -252,6 +255,7 @@ class Gexecd:
             certificates=enrolment[:3],
             names=self._names,
             settings=self.settings,
+            superuser=self._superuser,
             verify_keys=self._keys,
             ready=told,
             log=log,

@@ -104,7 +104,7 @@ class Admission:
         self.skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._replay = ReplayCache() if replay is None else replay
+        self._replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._account_s = account_s

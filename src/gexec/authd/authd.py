@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from struct import error as StructError
 
@@ -81,10 +82,21 @@ def serve(
 
 
 class Authd:
-    """The service. The constructor reads the keys and listens; :meth:`run` serves."""
+    """The service. The constructor reads the keys and listens; :meth:`run` serves.
 
-    def __init__(self, settings: AuthdSettings, log: Log | None = None) -> None:
+    Args:
+        reread: returns the settings as they are now, for SIGHUP; None = they do not change. The paths of the
+            sockets and of the audit log are those of the start.
+    """
+
+    def __init__(
+        self,
+        settings: AuthdSettings,
+        log: Log | None = None,
+        reread: Callable[[], AuthdSettings] | None = None,
+    ) -> None:
         self.settings = settings
+        self._read_settings = reread
         self._log = log or stderr_log("authd")
         self._key, self._authority = _load(settings)
         self._audit = AuditLog(settings.audit_log or None)
@@ -135,7 +147,12 @@ class Authd:
     def _reload(self) -> None:
         self._audit.reopen()
         try:
-            self._key, self._authority = _load(self.settings)
+            settings = self.settings
+            if self._read_settings is not None:
+                new = self._read_settings()
+                settings = replace(new, socket=settings.socket, audit_log=settings.audit_log)
+            self._key, self._authority = _load(settings)
+            self.settings = settings
         except GexecError as error:
             self._log.error(f"keeps its old keys: {error}")
             return
@@ -279,10 +296,15 @@ class Authd:
             request = Certify.unpack(payload)
         except StructError as cause:
             raise ProtocolError(f"request to certify is malformed: {cause}") from cause
+        if self.settings.signers:
+            raise AuthError(
+                "this authd signs no certificates, because its key signs jobs only (hardened mode): set "
+                "node_key and node_certificate in gexecd.toml"
+            )
         serial = int.from_bytes(os.urandom(16)) | 1
         certificate = leaf(
             self._key,
-            realm=self.settings.realm,
+            issuer=self._authority,
             public_key_der=request.public_key,
             names=request.names,
             now_s=time.time(),
@@ -339,7 +361,7 @@ async def _drain(connection: socket.socket) -> None:
 
 
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
-    key, _ = read_pair(settings.private_key, settings.public_keys)
+    key = read_pair(settings.private_key, settings.public_keys, settings.signers)
     return key, authority(key, settings.realm)
 
 

@@ -208,6 +208,7 @@ def _authd(what: Subject) -> Iterator[Finding]:
     """Request a credential, and compare its time with the clock of this process."""
     from gexec.client.authd import obtain_credential
     from gexec.security.credential import verify
+    from gexec.security.signers import Trust
     from gexec.settings.keyfiles import read_verify_keys
 
     before_s = time.time()
@@ -224,7 +225,12 @@ def _authd(what: Subject) -> Iterator[Finding]:
         return  # already reported
     try:
         credential = verify(
-            raw, keys, realm=what.realm, audience="gexecctl-doctor", now_s=after_s, skew_s=86_400.0
+            raw,
+            Trust.unlimited(keys.values()).signers,
+            realm=what.realm,
+            audience="gexecctl-doctor",
+            now_s=after_s,
+            skew_s=86_400.0,
         )
     except CredentialError as error:
         yield Finding(PROBLEM, f"authd's signature is refused here: {error}")

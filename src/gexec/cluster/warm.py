@@ -22,6 +22,7 @@ from gexec.relay.link import Link
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security import certificate
 from gexec.security import credential as credentials
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -50,7 +51,7 @@ def _contexts(authority: SigningKey) -> LinkContexts:
     )
     leaf = certificate.leaf(
         authority,
-        realm="warm",
+        issuer=certificate.authority(authority, "warm"),
         public_key_der=public,
         names=("localhost",),
         now_s=time.time(),
@@ -162,9 +163,9 @@ def _jobs(authority: SigningKey) -> None:
         job_id=bytes(16),
         digest=hashlib.sha256(blob).digest(),
     )
-    keys = {authority.public.key_id: authority.public}
+    signers = Trust.unlimited([authority.public]).signers
     for _ in range(_TIMES):
-        known = credentials.verify(credential, keys, realm="warm", audience="gexec", now_s=now_s)
+        known = credentials.verify(credential, signers, realm="warm", audience="gexec", now_s=now_s)
         credentials.bound_to(known, blob)
         sent = frames.encode(1, frames.Start(1, 5, 6, credential, blob))
         for _, start in frames.Decoder(frames.FROM_PARENT).feed(sent):

@@ -7,7 +7,6 @@ ends, the other ends too (docs/decisions/0007-spawner.md, 0019-spawner-program.m
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import resource
@@ -20,16 +19,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from gexec.errors import AuthError, ConfigError, GexecError
-from gexec.gexecd.enrolment import Enrolment, enrol
+from gexec.errors import ConfigError, GexecError
+from gexec.gexecd.enrolment import CertificateSource, Enrolment, enrol, enrol_apart
 from gexec.gexecd.listening import tcp_listeners
-from gexec.gexecd.rereading import pem_of, policy_of
+from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
 from gexec.posix import channel, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
 from gexec.settings.config import GexecdSettings
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.keyfiles import read_node_certificate, read_trust
 from gexec.spawner.accounts import relay_identity
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
@@ -76,8 +75,8 @@ class Gexecd:
         self._log = log or stderr_log("gexecd")
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
-        self._keys = read_verify_keys(settings.public_keys)
-        self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
+        self._names = _names_of(settings)
+        self._trust = read_trust(settings.public_keys, settings.signers, self._names)
         self._relay_user = relay_identity(settings.relay_user) if os.geteuid() == 0 else None
         given = [sock for sock in inherited if sock.family != socket.AF_UNIX]
         clients = [sock for sock in inherited if sock.family == socket.AF_UNIX]
@@ -92,6 +91,8 @@ class Gexecd:
             raise
         #: The file that SIGHUP reads the policy from: "" = the usual file; None = the policy does not change.
         self.config: str | None = None
+        #: The settings that the command line determines, whatever the file says.
+        self.given: frozenset[str] = frozenset()
         #: In the background: the descriptor that replaces stderr when gexecd is ready; -1 = none.
         self.log_fd = -1
 
@@ -107,7 +108,7 @@ class Gexecd:
             ready_fds: a byte is written to each when links and clients can connect.
 
         Raises:
-            GexecError: authd gives no certificate; nothing was started.
+            GexecError: it gets no certificate; nothing was started.
         """
         handed = self.begin(ready_fds)
         memfd = channel.sealed(handed.encode())
@@ -125,11 +126,14 @@ class Gexecd:
         """Get a certificate and fork the relay; return what the spawner needs.
 
         Raises:
-            GexecError: authd gives no certificate; nothing was started.
+            GexecError: it gets no certificate; nothing was started.
         """
         try:
-            enrolment = enrol(self.settings.authd_socket, self._names, patience_s=_AUTHD_PATIENCE_S)
-        except AuthError:
+            source = CertificateSource.of(self.settings, self._names)
+            enrolment = (
+                enrol_apart(source) if source.node_key else enrol(source, patience_s=_AUTHD_PATIENCE_S)
+            )
+        except GexecError:
             self._close_listeners()
             raise
         identity.keep_from_programs()
@@ -163,11 +167,10 @@ class Gexecd:
     def _handover(self, **made: Any) -> Handover:
         settings = self.settings
         policy = policy_fields(policy_of(settings.policy))
-        wanted = {"public_keys": settings.public_keys, "config": self.config, "policy": policy}
         return Handover(
             realm=settings.realm,
             names=list(self._names),
-            public_keys=pem_of(self._keys),
+            trust=self._trust.encode(),
             policy=policy,
             started_s=self._started_s,
             clock_skew_s=settings.clock_skew_s,
@@ -175,8 +178,8 @@ class Gexecd:
             audit_log=settings.audit_log,
             drain_s=settings.drain_s,
             log_fd=self.log_fd,
-            renewal=programs.command("gexec.gexecd.renewal", settings.authd_socket, *self._names),
-            rereading=programs.command("gexec.gexecd.rereading", json.dumps(wanted)),
+            renewal=renewal_command(settings, self._names),
+            rereading=rereading_command(settings, self._names, policy, self.config, self.given),
             **made,
         )
 
@@ -231,7 +234,7 @@ class Gexecd:
             certificates=enrolment[:3],
             names=self._names,
             settings=self.settings,
-            verify_keys=self._keys,
+            trust=self._trust,
             ready=told,
             log=log,
         )
@@ -240,6 +243,13 @@ class Gexecd:
         _close([*self._listeners, self._clients])
         if self._made_socket:
             sockets.remove(self.settings.socket, "gexecd")
+
+
+def _names_of(settings: GexecdSettings) -> tuple[str, ...]:
+    """Return the node's names: those of its certificate in hardened mode, where no node names itself."""
+    if settings.node_certificate:
+        return read_node_certificate(settings.node_certificate).names
+    return node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
 
 
 def _close(listeners: Sequence[socket.socket]) -> None:

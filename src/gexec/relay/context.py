@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from gexec.posix.log import Log
-from gexec.security.keys import VerifyKey
+from gexec.security.signers import Trust
 from gexec.settings.config import GexecdSettings
 
 
@@ -20,14 +20,14 @@ class RelayContext:
         certificates: (key, certificate, authority), PEM; renewed ones arrive as a message.
         names: this node's names and addresses.
         settings: as read.
-        verify_keys: accepted public keys by key id.
+        trust: the accepted signers, and the revoked nodes.
         ready: call it once, when both listeners are served.
         log: the relay's own.
     """
 
     __slots__ = (
         "certificates", "channel_socket", "client_listener", "listeners", "log", "names", "ready",
-        "settings", "verify_keys",
+        "settings", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -39,7 +39,7 @@ class RelayContext:
         certificates: tuple[bytes, bytes, bytes],
         names: tuple[str, ...],
         settings: GexecdSettings,
-        verify_keys: Mapping[bytes, VerifyKey],
+        trust: Trust,
         ready: Callable[[], None],
         log: Log,
     ) -> None:
@@ -49,6 +49,6 @@ class RelayContext:
         self.certificates = certificates
         self.names = names
         self.settings = settings
-        self.verify_keys = verify_keys
+        self.trust = trust
         self.ready = ready
         self.log = log

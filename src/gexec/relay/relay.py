@@ -28,7 +28,7 @@ from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
-from gexec.security.keys import load_public_keys
+from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.frames import Frame
 
@@ -61,7 +61,7 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
-        self.entry = CredentialVerifier(context.settings, context.verify_keys)
+        self.entry = CredentialVerifier(context.settings, context.trust.signers)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
         self._settings = context.settings
         self._log = context.log
@@ -102,11 +102,11 @@ class RelayService:
         if not self.stopped.done():
             self.stopped.set_result(status)
 
-    def _news(self, event: messages.Certificates | messages.AcceptedKeys) -> None:
+    def _news(self, event: messages.Certificates | messages.AcceptedSigners) -> None:
         if isinstance(event, messages.Certificates):
             self._renew(event)
         else:
-            self.entry.reload(load_public_keys(event.pem))
+            self.entry.reload(Trust.decode(event.trust).signers)
 
     def _renew(self, event: messages.Certificates) -> None:
         contexts = link_contexts(event.key_pem, event.certificate_pem, event.authority_pem)

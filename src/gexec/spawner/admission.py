@@ -18,9 +18,9 @@ from gexec import limits
 from gexec.errors import CredentialError, ProtocolError
 from gexec.security import credential as credentials
 from gexec.security.credential import Credential
-from gexec.security.keys import VerifyKey
 from gexec.security.policy import Account, Policy, disagreement
 from gexec.security.replay import ReplayCache
+from gexec.security.signers import Signer
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
 from gexec.wire.launches import LaunchSpec
 
@@ -64,7 +64,7 @@ class Admission:
     """The checks and their state.
 
     Args:
-        keys: the accepted public keys by key id.
+        signers: the accepted signers by key id.
         realm: the cluster's name.
         names: names and addresses of this node.
         policy: who may run here.
@@ -78,7 +78,7 @@ class Admission:
     def __init__(
         self,
         *,
-        keys: Mapping[bytes, VerifyKey],
+        signers: Mapping[bytes, Signer],
         realm: str,
         names: Iterable[str],
         policy: Policy,
@@ -89,7 +89,7 @@ class Admission:
         own_uid: int | None = None,
         replay: ReplayCache | None = None,
     ) -> None:
-        self._keys = keys
+        self._signers = signers
         self._realm = realm
         self._names, self._addresses = _told_apart(names)
         self._policy = policy
@@ -104,9 +104,9 @@ class Admission:
         self._known_bytes = 0
         self._accounts: dict[int, tuple[float, Account | None]] = {}
 
-    def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
-        """Use new keys and a new policy; discard what was verified with the old ones."""
-        self._keys = keys
+    def reload(self, signers: Mapping[bytes, Signer], policy: Policy) -> None:
+        """Use new signers and a new policy; discard what was verified with the old ones."""
+        self._signers = signers
         self._policy = policy
         self._known.clear()
         self._known_bytes = 0
@@ -140,6 +140,11 @@ class Admission:
         name = job.names[rank]
         self._check_target(name, credential)
         account = self._account(credential, now_s)
+        groups_refusal = self._signers[credential.key_id].groups_refusal(
+            account.name, account.uid, account.groups
+        )
+        if groups_refusal:
+            raise CredentialError("signer", groups_refusal)
         refusal = self._policy.refusal(
             account, jobs_running=jobs_of(credential.uid, credential.job_id), now_s=now_s
         )
@@ -147,6 +152,7 @@ class Admission:
             raise CredentialError("policy", refusal)
         if claimed != (credential.job_id, rank):
             self._replay.claim(
+                credential.key_id,
                 credential.job_id,
                 rank,
                 uid=credential.uid,
@@ -161,7 +167,7 @@ class Admission:
             return known
         credential = credentials.verify(
             raw,
-            self._keys,
+            self._signers,
             realm=self._realm,
             audience=AUDIENCE,
             now_s=now_s,

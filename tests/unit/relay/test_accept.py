@@ -32,6 +32,7 @@ from gexec.relay.loop import run
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.config import GexecdSettings
 from gexec.wire import frames
@@ -50,7 +51,7 @@ def contexts() -> LinkContexts:
     public = node.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     certificate = leaf(
         key,
-        realm="r",
+        issuer=authority(key, "r"),
         public_key_der=public,
         names=["node004"],
         now_s=time.time(),
@@ -92,7 +93,7 @@ class Node:
             certificates=(b"", b"", b""),
             names=("node004",),
             settings=GexecdSettings(unauthenticated_max_s=hello_s),
-            verify_keys={},
+            trust=Trust(),
             ready=lambda: None,
             log=log,
         )

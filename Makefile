@@ -71,6 +71,11 @@ bench-copy: native-if-possible ## Measure copying files, next to cat, scp, pdcp 
 bench-versions: compiled ## Compare checkouts in turns (ARGS="OLD NEW --nodes 64", each after make native)
 	@$(RUN) $(BIN)/python bench/versions.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: compiled ## Fuzz what parses bytes from outside (ARGS="frames --seconds 3600 --keep", ARGS="--help")
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.txt
+	@$(RUN) $(BIN)/python -m laboratory.fuzz.run $(ARGS)
+
 .PHONY: soak
 soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)
@@ -96,11 +101,12 @@ docs: $(STAMP) ## Write the manuals' option sections from the table of options
 .PHONY: lock
 lock: $(STAMP) ## Pin the newest dependencies that pyproject.toml allows
 	@$(BIN)/python -m pip install --quiet uv
-	@for kind in runtime dev; do \
+	@for kind in runtime dev fuzz; do \
 	  options="--quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade"; \
-	  [ $$kind = runtime ] || options="$$options -c requirements/runtime.txt --group dev"; \
+	  [ $$kind = runtime ] || options="$$options -c requirements/runtime.txt --group $$kind"; \
 	  first=$$(head -1 requirements/$$kind.txt); \
-	  $(BIN)/uv pip compile $$options pyproject.toml -o requirements/$$kind.new >/dev/null; \
+	  [ $$kind = fuzz ] || options="$$options pyproject.toml"; \
+	  $(BIN)/uv pip compile $$options -o requirements/$$kind.new >/dev/null; \
 	  { echo "$$first"; cat requirements/$$kind.new; } > requirements/$$kind.txt; \
 	  rm requirements/$$kind.new; \
 	done

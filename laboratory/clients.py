@@ -55,6 +55,7 @@ class ClientEnd:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label = self.source = "client"
         self._take = take
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:

@@ -12,7 +12,7 @@ from gexec.core.states import BrokenInvariantError
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
-from gexec.relay.ports import ProcessEvent
+from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import messages
@@ -186,6 +186,9 @@ class SimDaemon:
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """There is no audit log."""
 
     def job_failed(self, job: str, error: Exception) -> None:
         """A machine must not fail at all."""

@@ -112,6 +112,7 @@ class SimEnd:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label = self.source = f"node{daemon.index}"
         self._world = link.world
         self._life = daemon.life
         self._decoder = decoder

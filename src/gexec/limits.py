@@ -143,6 +143,17 @@ JOBS_PER_UID_MAX: Final = 1024
 LAUNCHES_UNDER_WAY_MAX: Final = 64
 CONFIG_MAX_BYTES: Final = 1024 * 1024
 
+# -- audit log -------------------------------------------------------------------------------
+#: Lines about refusals that one source (an address, a user, the relay) causes: at once, and per second then.
+AUDIT_SOURCE_BURST: Final = 20
+AUDIT_SOURCE_PER_S: Final = 1.0
+#: All sources together, because there may be many addresses: at most a few hundred MB a day.
+AUDIT_BURST: Final = 200
+AUDIT_PER_S: Final = 5.0
+#: After this time one line for each source reports how many lines were left out, for so many sources.
+AUDIT_PERIOD_S: Final = 10.0
+AUDIT_SOURCES_MAX: Final = 16
+
 # -- choosing nodes --------------------------------------------------------------------------
 #: A node list, or the output of a group's command: RANKS_MAX names of NAME_MAX_BYTES fit.
 NODE_LIST_MAX_BYTES: Final = 17 * 1024 * 1024

@@ -35,7 +35,7 @@ from gexec.security.replay import ReplayCache
 from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.spawner.accounts import account_of
-from gexec.spawner.admission import Admission
+from gexec.spawner.admission import ACCOUNT_S, Admission
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.spawner import Spawner
 from gexec.wire import jobspec, launches, messages
@@ -76,6 +76,8 @@ class Rig:
         status = 70
         try:
             log = Log("spawner", os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644))
+            if "etc" in options:
+                options["etc"].take_place()
             other.close()
             # The relay's ends of other rigs among them, or those would never see an end.
             identity.close_inherited([sock.fileno(), log._fd])
@@ -91,6 +93,7 @@ class Rig:
                 started_s=options.get("started_s", time.time() - 1),
                 account_of=options.get("account_of", account_of),
                 replay=options.get("replay"),
+                account_s=options.get("account_s", ACCOUNT_S),
             )
             for what, values in options.get("limits", {}).items():
                 resource.setrlimit(what, values)
@@ -117,7 +120,7 @@ class Rig:
         self.fds |= {in_w, out_r, err_r}
         return Task(self, number, in_w, out_r, err_r)
 
-    def sh(self, script: str, *, user: int | None = None, **options: Any) -> Task:
+    def sh(self, script: str, *, user: int | pwd.struct_passwd | None = None, **options: Any) -> Task:
         return self.run(*signed(job(["/bin/sh", "-c", script], **options), uid=user))
 
     def wait(self, number: int, *kinds: type) -> Any:
@@ -234,9 +237,11 @@ def job(argv: list[str], *, names: tuple[bytes, ...] = (b"node1",), **options: A
     )
 
 
-def signed(spec: JobSpec, *, uid: int | None = None, **changes: Any) -> tuple[bytes, bytes]:
+def signed(
+    spec: JobSpec, *, uid: int | pwd.struct_passwd | None = None, **changes: Any
+) -> tuple[bytes, bytes]:
     blob = spec.encode()
-    entry = pwd.getpwuid(os.geteuid() if uid is None else uid)
+    entry = uid if isinstance(uid, pwd.struct_passwd) else pwd.getpwuid(os.geteuid() if uid is None else uid)
     fields: dict[str, Any] = {
         "realm": "test",
         "audience": "gexec",

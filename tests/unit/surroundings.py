@@ -9,10 +9,10 @@ from gexec import limits
 from gexec.core import events
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
-from gexec.relay.ports import ProcessEvent
+from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import jobspec
+from gexec.wire import denials, jobspec
 from gexec.wire.frames import Frame, Start, Submit
 from gexec.wire.jobspec import JobSpec
 from laboratory.world import SimTimers, World
@@ -47,6 +47,7 @@ class Peer:
         self.leaving = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
+        self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
         self.sent: list[tuple[int, Frame, bool]] = []
         self.ended = ""
 
@@ -207,6 +208,7 @@ class Daemon:
         #: Links that are dialled are open at once.
         self.near = False
         self.failed: list[str] = []
+        self.denials: list[tuple[str, str]] = []
         self.blob = spec.encode()
         self.jobs = Jobs(self, settings or GexecdSettings())
         self.jobs.begin()
@@ -225,6 +227,9 @@ class Daemon:
 
     def jobs_changed(self) -> None:
         pass
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        self.denials.append((denials.CODES[code], reason))
 
     def job_failed(self, job: str, error: Exception) -> None:
         self.failed.append(f"{job}: {error}")

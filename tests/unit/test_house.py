@@ -66,6 +66,7 @@ SYSTEM_TESTS = {
     "spawner.spawner": "test_spawner",
     "spawner.starter": "test_leftovers",
     "spawner.starting": "test_spawner",
+    "spawner.stdio": "test_spawner",
     "spawner.tasks": "test_spawner",
     "ssh.engine": "test_ssh_engine",
     "ssh.link": "test_ssh_engine",

@@ -55,8 +55,6 @@ _CHUNK_BYTES = 64 * 1024
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
 _DESCRIPTORS_RESERVED = 32
-#: Audit lines about overload: at most one per user within this time.
-_REFUSALS_TOLD_EVERY_S = 1.0
 _OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
 
 
@@ -107,8 +105,7 @@ class Authd:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: Counter[int] = Counter()
         self._connections_max = limits.AUTHD_CONNECTIONS_MAX
-        self._told_s: dict[int, float] = {}
-        self._untold: Counter[int] = Counter()
+        self._tick_due: asyncio.TimerHandle | None = None
         self._listener = sockets.listen(settings.socket, what="authd")
 
     def run(self, *, ready: Callable[[], None] | None = None, die_with_parent_fd: int | None = None) -> int:
@@ -181,7 +178,7 @@ class Authd:
             task.add_done_callback(self._tasks.discard)
 
     def _refuse_for_load(self, connection: socket.socket, uid: int) -> None:
-        self._tell_refusal(uid, "too many connections")
+        self._deny(uid, "busy", "too many connections")
         with connection, suppress(OSError):
             connection.setblocking(False)
             connection.send(encode(0, Refused(REFUSED_BUSY, "too many connections at once: try again")))
@@ -200,7 +197,7 @@ class Authd:
                     await _drain(connection)
         except TimeoutError:
             if answer is None:
-                self._tell_refusal(uid, f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
+                self._deny(uid, "timeout", f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
         except (OSError, EOFError):
             pass  # the client has disconnected
         finally:
@@ -213,7 +210,7 @@ class Authd:
     async def _answer(self, reader: _Reader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""
         if not self._rate.take(uid, time.monotonic()):
-            self._tell_refusal(uid, "too many requests")
+            self._deny(uid, "busy", "too many requests")
             rate = self.settings.rate_per_user
             return Refused(REFUSED_BUSY, f"more than {rate:g} requests per second: try again more slowly")
         try:
@@ -228,7 +225,7 @@ class Authd:
                 return await self._sign(reader, length, account)
             return self._certify(await reader.exactly(length), uid)
         except GexecError as error:
-            self._audit.write("refuse", uid=uid, reason=str(error))
+            self._deny(uid, "request", str(error))
             return Refused(REFUSED_DENIED, str(error))
 
     def _account(self, uid: int) -> pwd.struct_passwd:
@@ -314,17 +311,19 @@ class Authd:
         self._audit.write("certify", uid=uid, serial=f"{serial:x}", names=list(request.names))
         return Certified(certificate, self._authority)
 
-    def _tell_refusal(self, uid: int, reason: str) -> None:
-        """Audit a refusal that a flood can cause, with a rate limit per user."""
-        self._untold[uid] += 1
-        now_s = time.monotonic()
-        if now_s - self._told_s.get(uid, -_REFUSALS_TOLD_EVERY_S) < _REFUSALS_TOLD_EVERY_S:
-            return
-        if len(self._told_s) >= 4096:
-            self._told_s.clear()
-            self._untold = Counter({uid: self._untold[uid]})
-        self._told_s[uid] = now_s
-        self._audit.write("refuse", uid=uid, reason=reason, count=self._untold.pop(uid))
+    def _deny(self, uid: int, code: str, reason: str) -> None:
+        self._audit.deny("authd", f"uid {uid}", code, uid=uid, reason=reason)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        if self._tick_due is None and self._audit.next_deadline_s() is not None:
+            loop = asyncio.get_running_loop()
+            self._tick_due = loop.call_later(limits.AUDIT_PERIOD_S, self._tick)
+
+    def _tick(self) -> None:
+        self._tick_due = None
+        self._audit.tick()
+        self._tick_later()
 
 
 class _Reader:

@@ -8,7 +8,9 @@ import time
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
+from gexec.posix import clock
 from gexec.posix.log import Log, printable
+from gexec.security.throttle import Throttle
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, default=str, separators=(",", ":"))
 #: Maximum length of a text (bytes or characters) and of a list in a line: lines stay below 1 MiB.
@@ -32,6 +34,7 @@ class AuditLog:
         self._fd = -1
         self._complained = False
         self._second, self._seconds = -1, ""
+        self._throttles: dict[str, Throttle] = {}
         self.lost = 0
         self.reopen()
 
@@ -62,6 +65,36 @@ class AuditLog:
         except OSError as error:
             self.lost += 1
             self._complain(error)
+
+    def deny(self, by: str, source: str, code: str, **fields: object) -> None:
+        """Append a line about a refusal, unless there were too many recently; those are counted.
+
+        Args:
+            by: who refused: ``authd``, ``spawner`` or ``relay``. Each has its own limits, so that what a
+                relay reports hides no refusal of the spawner.
+            source: who caused it, e.g. ``uid N`` or an address.
+            code: the reason as one of a small number of words.
+            fields: further fields; ``count`` is the number of refusals.
+        """
+        throttle = self._throttles.get(by)
+        if throttle is None:
+            throttle = self._throttles[by] = Throttle()
+        count = fields.get("count", 1)
+        if throttle.permits(source, code, clock.now_s(), count if isinstance(count, int) else 1):
+            self.write("deny", by=by, source=source, code=code, **fields)
+
+    def next_deadline_s(self) -> float | None:
+        """Return when ``tick`` is due (``posix.clock``), or None."""
+        return min([each.due_s for each in self._throttles.values() if each.due_s is not None], default=None)
+
+    def tick(self) -> None:
+        """Report the refusals that were left out in a period that has ended."""
+        now_s = clock.now_s()
+        for by, throttle in self._throttles.items():
+            if throttle.due_s is not None and throttle.due_s <= now_s:
+                for source, codes in throttle.take_left_out().items():
+                    count = sum(codes.values())
+                    self.write("suppressed", by=by, source=source, count=count, codes=codes)
 
     def _moment(self) -> str:
         now_s = time.time()

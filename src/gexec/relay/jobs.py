@@ -21,7 +21,7 @@ from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import frames
+from gexec.wire import denials, frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
@@ -235,8 +235,16 @@ class Jobs:
             return self.around.entry.check(frame.credential, frame.blob)
         except (CredentialError, ProtocolError) as error:
             # A job of an unknown form must not end the link, and other jobs with it.
-            link.answer(channel, Refused(frames.REFUSED_DENIED, str(error)))
+            code = denials.JOB if isinstance(error, ProtocolError) else denials.CREDENTIAL
+            self._refuse(link, channel, Refused(frames.REFUSED_DENIED, str(error)), code, None)
             return None
+
+    def _refuse(
+        self, link: LinkPort, channel: int, refusal: Refused, code: int, credential: Credential | None
+    ) -> None:
+        link.answer(channel, refusal)
+        if not self.draining:
+            self.around.denied(link, code, refusal.text, credential)
 
     def _start(self, link: LinkPort, party: Party, channel: int, start: Start) -> None:
         """A parent wants this node to take part in a job."""
@@ -263,7 +271,7 @@ class Jobs:
         self.around.jobs_changed()
         refusal = self._refusal()
         if refusal is not None:
-            link.answer(channel, refusal)
+            self._refuse(link, channel, refusal, denials.BUSY, credential)
             return
         node = Node(
             job_id=credential.job_id,
@@ -294,7 +302,8 @@ class Jobs:
             text = f"the credential is of uid {credential.uid}, but uid {party.uid} submits it"
             refusal = Refused(frames.REFUSED_DENIED, text)
         if refusal is not None:
-            link.answer(channel, refusal)
+            code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY
+            self._refuse(link, channel, refusal, code, credential)
             return
         parent = next(self._parent_numbers)
         blob = submit.blob

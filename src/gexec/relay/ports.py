@@ -24,6 +24,8 @@ class LinkPort(Protocol):
 
     heard_s: float
     give_up_s: float
+    label: str
+    source: str
 
     @property
     def reached(self) -> bool:
@@ -161,6 +163,15 @@ class Surroundings(Protocol):
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """A peer's request was refused: report it for the audit log.
+
+        Args:
+            code: one of ``wire.denials``.
+            reason: what the peer is told.
+            credential: that of the request, if it is verified.
+        """
 
     def job_failed(self, job: str, error: Exception) -> None:
         """There is a defect, or a resource is exhausted: only this job is given up."""

@@ -28,8 +28,10 @@ from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
+from gexec.security.credential import Credential
 from gexec.security.signers import Trust
 from gexec.wire import messages
+from gexec.wire.denials import PeerDenied
 from gexec.wire.frames import Frame
 
 
@@ -125,6 +127,13 @@ class RelayService:
     ) -> PipesPort:
         """Return pipes for a process."""
         return TaskIO(tell, with_stdin, with_output)
+
+    def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
+        """A peer's request was refused: report it for the audit log."""
+        job = user = ""
+        if credential is not None:
+            job, user = credential.job_id.hex(), credential.user
+        self.processes.report(PeerDenied(1, code, link.source, link.label, job, user, reason))
 
     def job_failed(self, job: str, error: Exception) -> None:
         """There is a defect, or a resource is exhausted: only this job is given up."""

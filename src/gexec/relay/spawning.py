@@ -12,6 +12,7 @@ from gexec.posix.channel import MessageLost, Port
 from gexec.posix.log import Log
 from gexec.relay.ports import ProcessEvent
 from gexec.wire import messages
+from gexec.wire.denials import PeerDenied
 from gexec.wire.messages import FROM_RELAY, FROM_SPAWNER, U32_MAX, Request
 
 
@@ -24,6 +25,7 @@ class RelayChannel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._port = Port(sock, hears=FROM_SPAWNER, says=FROM_RELAY)
+        self._unreported = 0
 
     def fileno(self) -> int:
         """Return the descriptor for the event loop."""
@@ -82,7 +84,16 @@ class RelayChannel:
     def asked(self) -> None:
         """Something was sent; whoever has this on an event loop looks at ``wants_write`` here."""
 
-    def _ask(self, request: Request) -> None:
+    def report(self, denied: PeerDenied) -> None:
+        """Report a refusal for the audit log; while the spawner does not read, only count it."""
+        if self.wants_write:
+            self._unreported += denied.count
+            return
+        denied.count += self._unreported
+        self._unreported = 0
+        self._ask(denied)
+
+    def _ask(self, request: Request | PeerDenied) -> None:
         self._port.say(request)
         self.asked()
 

@@ -30,7 +30,7 @@ _KNOWN_MAX: Final = 4
 _KNOWN_MAX_BYTES: Final = 8 * 1024 * 1024
 _KNOWN_S: Final = 5.0
 #: Account facts are read again after this time, so that a locked account or a new group takes effect.
-_ACCOUNT_S: Final = 30.0
+ACCOUNT_S: Final = 30.0
 _ACCOUNTS_MAX: Final = 1024
 #: Variables that the node sets itself; entries of the job with these names are removed.
 _NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
@@ -73,6 +73,7 @@ class Admission:
         account_of: looks an account up by uid.
         skew_s, ttl_max_s: as for ``security.credential.verify``.
         own_uid: the daemon's uid; if it is not 0, the daemon serves that uid only.
+        account_s: account facts are read again after this time.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Admission:
         ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
         own_uid: int | None = None,
         replay: ReplayCache | None = None,
+        account_s: float = ACCOUNT_S,
     ) -> None:
         self._signers = signers
         self._realm = realm
@@ -102,7 +104,10 @@ class Admission:
         self._replay = ReplayCache() if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
+        self._account_s = account_s
         self._accounts: dict[int, tuple[float, Account | None]] = {}
+        #: The credential of the last ``admit``, once it is verified: for the audit log.
+        self.verified: Credential | None = None
 
     def reload(self, signers: Mapping[bytes, Signer], policy: Policy) -> None:
         """Use new signers and a new policy; discard what was verified with the old ones."""
@@ -133,7 +138,9 @@ class Admission:
         Raises:
             CredentialError: the rank is refused; code and text give the reason.
         """
+        self.verified = None
         known = self._verified(raw, blob, now_s)
+        self.verified = known.credential
         credential, job = known.credential, known.job
         if rank >= job.ranks:
             raise CredentialError("rank", f"the job has {job.ranks} processes, so none is number {rank}")
@@ -235,7 +242,7 @@ class Admission:
                 f"(uid {uid}); only a gexecd started as root serves all",
             )
         read_s, account = self._accounts.get(uid, (float("-inf"), None))
-        if not 0 <= now_s - read_s <= _ACCOUNT_S:
+        if not 0 <= now_s - read_s <= self._account_s:
             account = self._account_of(uid)
             if len(self._accounts) >= _ACCOUNTS_MAX:
                 self._accounts.clear()

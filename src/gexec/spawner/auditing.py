@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from gexec.posix.audit import AuditLog
+from gexec.security.credential import Credential
+from gexec.security.policy import Account
 from gexec.spawner.admission import Admitted
+from gexec.wire import denials
+from gexec.wire.denials import PeerDenied
 from gexec.wire.launches import LaunchSpec
 from gexec.wire.messages import ProcessLeft
 from gexec.wire.outcome import Outcome
@@ -42,18 +46,48 @@ class AuditRecords:
             task=task,
             job=launch.job_hex,
             rank=launch.rank,
-            user=credential.user,
-            uid=credential.uid,
-            origin=credential.host,
+            **_who(credential),
             node=admitted.job.names[launch.rank],
             program=launch.program,
             argv=_clipped(launch.argv),
             cwd=launch.cwd,
         )
 
-    def refused(self, task: int, rank: int | None, code: str, reason: str) -> None:
-        """Record that a rank does not run."""
-        self._audit.write("deny", task=task, rank=rank, code=code, reason=reason)
+    def refused(
+        self, task: int, rank: int | None, code: str, reason: str, credential: Credential | None
+    ) -> None:
+        """Record that a rank does not run; ``credential`` is None if it is not verified."""
+        fields: dict[str, object] = {"task": task, "rank": rank, "reason": reason}
+        source = "relay"
+        if credential is not None:
+            source = f"uid {credential.uid}"
+            fields |= {"job": credential.job_id.hex(), **_who(credential)}
+        self._audit.deny("spawner", source, code, **fields)
+
+    def not_started(
+        self, task: int, about: tuple[Account, LaunchSpec] | None, code: str, reason: str
+    ) -> None:
+        """Record that an accepted rank does not run."""
+        fields: dict[str, object] = {"task": task, "rank": None, "reason": reason}
+        source = "relay"
+        if about is not None:
+            (account, launch), uid = about, about[0].uid
+            source = f"uid {uid}"
+            fields |= {"rank": launch.rank, "job": launch.job_hex, "user": account.name, "uid": uid}
+        self._audit.deny("spawner", source, code, **fields)
+
+    def peer_denied(self, said: PeerDenied) -> None:
+        """Record that the relay has refused a peer's request; nothing of it is verified."""
+        fields = {name: value for name in ("peer", "job", "user", "reason") if (value := getattr(said, name))}
+        self._audit.deny("relay", said.source, denials.CODES[said.code], count=said.count, **fields)
+
+    def next_deadline_s(self) -> float | None:
+        """Return when ``tick`` is due (``posix.clock``), or None."""
+        return self._audit.next_deadline_s()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        self._audit.tick()
 
     def started(self, task: int, launch: LaunchSpec, uid: int, pid: int) -> None:
         """Record that a rank runs."""
@@ -84,6 +118,16 @@ class AuditRecords:
             holders=left.holders,
             names=left.shown,
         )
+
+
+def _who(credential: Credential) -> dict[str, object]:
+    return {
+        "user": credential.user,
+        "uid": credential.uid,
+        "gid": credential.gid,
+        "origin": credential.host,
+        "key": credential.key_id.hex(),
+    }
 
 
 def _clipped(argv: list[bytes]) -> list[bytes]:

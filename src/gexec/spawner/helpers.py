@@ -32,7 +32,7 @@ from gexec.wire.launches import (
 )
 from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
 
-#: A helper gets no new tasks after this time, so that a user's new groups take effect.
+#: A helper gets no new tasks after this time; with other groups, it gets none at once.
 _AGE_MAX_S: Final = 600.0
 
 
@@ -62,7 +62,7 @@ class Helpers:
         self._on_gone = on_gone
         self._on_starter_gone = on_starter_gone
         self._by_number: dict[int, Helper] = {}
-        self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
+        self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks, with its groups
         self._numbers = count(STARTER + 1)
         self._starter: Helper | None = None
         self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
@@ -75,7 +75,7 @@ class Helpers:
         return self._starter or self._started()
 
     def for_account(self, account: Account) -> Helper:
-        """Return the helper that gets this user's new tasks; a new one if there is none.
+        """Return the helper that gets this user's new tasks; a new one if there is none with these groups.
 
         Raises:
             OSError, ProtocolError: no helper can be made now.
@@ -84,10 +84,11 @@ class Helpers:
         if self._is_own(account):
             return starter
         helper = self._current.get(account.uid)
-        if helper is not None and clock.now_s() - helper.made_s > _AGE_MAX_S:
+        gids = (account.gid, *account.gids)
+        if helper is not None and (helper.gids != gids or clock.now_s() - helper.made_s > _AGE_MAX_S):
             self._retire(account.uid)
             helper = None
-        return helper or self._made(account, starter.port)
+        return helper or self._made(account.uid, gids, starter.port)
 
     def _is_own(self, account: Account) -> bool:
         uid, gid, groups = self._identity
@@ -97,25 +98,24 @@ class Helpers:
 
     def _started(self) -> Helper:
         port = Port(self._start(), hears=FROM_STARTER, says=TO_STARTER, bounded=True)
-        self._starter = starter = Helper(STARTER, port, self._identity[0], port)
+        self._starter = starter = Helper(STARTER, port, self._identity[0], (), port)
         self._loop.watch(port.endpoint.fileno(), self._from_starter)
         return starter
 
-    def _made(self, account: Account, starter: Port) -> Helper:
+    def _made(self, uid: int, gids: tuple[int, ...], starter: Port) -> Helper:
         # Its channel can be used at once: the helper reads the requests when it runs.
         number = next(self._numbers) & U32_MAX
         ours, theirs = channel.pair()
         try:
-            gids = (account.gid, *account.gids)
-            starter.say(NewHelper(number, account.uid, gids, (theirs.fileno(),)))
+            starter.say(NewHelper(number, uid, gids, (theirs.fileno(),)))
         except (OSError, ProtocolError):
             ours.close()
             raise
         finally:
             theirs.close()
         port = Port(ours, hears=FROM_HELPER, says=TO_HELPER, bounded=True)
-        helper = Helper(number, port, account.uid, starter)
-        self._by_number[number] = self._current[account.uid] = helper
+        helper = Helper(number, port, uid, gids, starter)
+        self._by_number[number] = self._current[uid] = helper
         self._loop.watch(ours.fileno(), lambda: self._heard(helper))
         return helper
 

@@ -39,7 +39,7 @@ _HARD_S: Final = 6.0
 class LaunchedTask:
     """A task that the spawner has sent to a helper."""
 
-    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since")
+    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since", "told_kills")
 
     def __init__(self, account: Account, launch: LaunchSpec, helper: Helper) -> None:
         self.account = account
@@ -48,6 +48,8 @@ class LaunchedTask:
         self.pid = 0
         self.kill_by_s: float | None = None
         self.since = clock.ticks()
+        #: Audit lines about its end: 1 = one about a graceful end, 2 = one about SIGKILL.
+        self.told_kills = 0
 
     @property
     def mark(self) -> tuple[str, int]:
@@ -75,6 +77,7 @@ class Helper:
     """The spawner's record of a user's helper; with the number STARTER, of the starter.
 
     Attributes:
+        gids: the groups that its tasks have, the primary group first.
         tasks: its attached tasks.
         unanswered: launches that it has not answered, oldest first, and when they were sent.
         detached: the marks of detached tasks.
@@ -85,14 +88,15 @@ class Helper:
     """
 
     __slots__ = (
-        "_starter", "detached", "doomed", "ended", "left_pids", "made_s", "number", "port", "quiet_s",
-        "tasks", "uid", "unanswered",
+        "_starter", "detached", "doomed", "ended", "gids", "left_pids", "made_s", "number", "port",
+        "quiet_s", "tasks", "uid", "unanswered",
     )  # fmt: skip
 
-    def __init__(self, number: int, port: Port, uid: int, starter: Port) -> None:
+    def __init__(self, number: int, port: Port, uid: int, gids: tuple[int, ...], starter: Port) -> None:
         self.number = number
         self.port = port
         self.uid = uid
+        self.gids = gids
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.unanswered: dict[int, float] = {}

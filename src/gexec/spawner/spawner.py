@@ -25,6 +25,7 @@ from gexec.spawner.auditing import AuditRecords
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.tasks import HELPER_PATIENCE_S, Tasks
 from gexec.wire import outcome
+from gexec.wire.denials import PeerDenied
 from gexec.wire.messages import (
     CERTIFICATES,
     CHECK,
@@ -77,7 +78,8 @@ class Spawner:
         self._start = start
         self._log = log
         self._on_signal = on_signal
-        self._tasks = Tasks(admission, AuditRecords(audit), log, self.tell, tasks_max)
+        self._trail = AuditRecords(audit)
+        self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(
             self.loop, self._started, self._tasks.from_helper, self._tasks.helper_gone, self._starter_gone
@@ -183,10 +185,12 @@ class Spawner:
 
     def _due_s(self) -> float | None:
         due_s = earlier(self._helpers.wake_s(), self._tasks.next_deadline_s())
+        due_s = earlier(due_s, self._trail.next_deadline_s())
         return earlier(due_s, clock.now_s() + 0.1) if self._ending else due_s
 
     def _tick(self) -> None:
         self._helpers.wake()
+        self._trail.tick()
         if self._tasks.tick():
             memory.trim()
 
@@ -214,7 +218,7 @@ class Spawner:
 
     def _from_relay(self) -> None:
         try:
-            request: Request | None = self._port.receive()
+            request: Request | PeerDenied | None = self._port.receive()
         except ConnectionError:
             self._relay_gone("the relay has ended")
             return
@@ -226,7 +230,9 @@ class Spawner:
         except ProtocolError as broken:
             self._relay_gone(f"protocol violation by the relay: {broken}")
             return
-        if request is not None:
+        if isinstance(request, PeerDenied):
+            self._trail.peer_denied(request)
+        elif request is not None:
             self._tasks.handle(request)
 
     def _relay_gone(self, why: str) -> None:

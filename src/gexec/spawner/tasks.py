@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import time
 from collections.abc import Callable
 from typing import Final
@@ -18,13 +17,16 @@ from gexec.errors import CredentialError, ProtocolError
 from gexec.posix import clock
 from gexec.posix.dying import is_dying
 from gexec.posix.log import Log
+from gexec.security.credential import Credential
+from gexec.security.policy import Account
 from gexec.spawner.admission import Admission, Admitted
 from gexec.spawner.auditing import AuditRecords, EndedTask
 from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.launching import STARTER, Helper, LaunchedTask
+from gexec.spawner.stdio import close_all, wrong_fd
 from gexec.wire import outcome
-from gexec.wire.launches import HelperEvent, Launch, LaunchCheck, LostTasks, ProcessRan
+from gexec.wire.launches import HelperEvent, Launch, LaunchCheck, LaunchSpec, LostTasks, ProcessRan
 from gexec.wire.messages import (
     Check,
     ForgetProcess,
@@ -45,8 +47,6 @@ from gexec.wire.outcome import Outcome
 HELPER_PATIENCE_S: Final = 5.0
 #: Time between two removals of expired verified jobs and expired checks.
 _TIDY_S: Final = 6.0
-_NULL_DEVICE: Final = os.makedev(1, 3)
-_STDIO: Final = ("stdin", "stdout", "stderr")
 #: Maximum of ended tasks that are remembered; the oldest are forgotten first.
 _ENDED_MAX: Final = 4096
 
@@ -142,7 +142,7 @@ class Tasks:
                 f"{CHECKS_OF_USER_MAX} processes of {admitted.account.name}'s strict jobs wait to be started "
                 "on this node, and no more may: run the job when those have begun"
             )
-            self._refuse(number, rank, "busy", text, outcome.not_started(text))
+            self._refuse(number, rank, "busy", text, outcome.not_started(text), admitted.credential)
             return
         uid, launch = admitted.credential.uid, admitted.launch
         until_s = admitted.credential.expires_s + self._admission.skew_s
@@ -152,14 +152,14 @@ class Tasks:
     def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
         admitted = None
         try:
-            wrong = _wrong_fd(fds)
+            wrong = wrong_fd(fds)
             if wrong:
                 self._refuse(number, rank, "fds", wrong, None)
             else:
                 admitted = self._admitted(number, rank, credential, blob)
         finally:
             if admitted is None:
-                _close_all(fds)
+                close_all(fds)
         if admitted is not None:
             self._launch(number, admitted, fds)
 
@@ -185,16 +185,25 @@ class Tasks:
                 claimed=before,
             )
         except CredentialError as error:
-            self._refuse(number, rank, error.code, str(error), None)
+            self._refuse(number, rank, error.code, str(error), None, self._admission.verified)
             return None
-        self._trail.accepted(number, admitted)
+        if before != (admitted.launch.job_id, rank):  # else there is a line since the check
+            self._trail.accepted(number, admitted)
         return admitted
 
     def _jobs_of(self, uid: int, but: bytes) -> int:
         return len({t.launch.job_id for t in self._tasks.values() if t.account.uid == uid} - {but})
 
-    def _refuse(self, number: int, rank: int, code: str, text: str, refused: Outcome | None) -> None:
-        self._trail.refused(number, rank, code, text)
+    def _refuse(
+        self,
+        number: int,
+        rank: int,
+        code: str,
+        text: str,
+        refused: Outcome | None,
+        credential: Credential | None = None,
+    ) -> None:
+        self._trail.refused(number, rank, code, text, credential)
         self._tell(ProcessRefused(number, refused or outcome.denied(text)))
 
     # -- helpers -----------------------------------------------------------------------------
@@ -206,15 +215,16 @@ class Tasks:
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))
         except (OSError, ProtocolError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self._no_process(number, launch.rank, account.name, reason)
+            self._no_process(number, account, launch, reason)
             return
         finally:
-            _close_all(fds)
+            close_all(fds)
         self._tasks[number] = LaunchedTask(account, launch, helper)
 
-    def _no_process(self, number: int, rank: int, user: str, reason: str) -> None:
-        refused = outcome.no_room(f"no process for {user}: {reason}")
-        self._refuse(number, rank, "helper", refused.text, refused)
+    def _no_process(self, number: int, account: Account, launch: LaunchSpec, reason: str) -> None:
+        refused = outcome.no_room(f"no process for {account.name}: {reason}")
+        self._trail.not_started(number, (account, launch), "helper", refused.text)
+        self._tell(ProcessRefused(number, refused))
 
     def _signal(self, number: int, signum: int) -> None:
         task = self._tasks.get(number)
@@ -225,7 +235,9 @@ class Tasks:
 
     def _kill(self, number: int, task: LaunchedTask, now: bool, reason: str) -> None:
         launch = task.launch
-        self._trail.killed(number, launch, task.pid, now, reason)
+        if task.told_kills <= now:  # a relay can repeat the request without end
+            task.told_kills = 1 + now
+            self._trail.killed(number, launch, task.pid, now, reason)
         if task.helper.number != STARTER:
             task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + HELPER_PATIENCE_S
         task.helper.resume()  # the user may have stopped the helper
@@ -267,8 +279,8 @@ class Tasks:
         elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
             self._checks.pop(event.task)
-            rank = gone.launch.rank if gone else None
-            self._trail.refused(event.task, rank, "start", event.outcome.text)
+            about = (gone.account, gone.launch) if gone else None
+            self._trail.not_started(event.task, about, "start", event.outcome.text)
         elif isinstance(event, ProcessReady):
             self._tasks.pop(event.task, None)  # a check makes no task in the helper
         elif isinstance(event, ProcessLeft):
@@ -304,7 +316,7 @@ class Tasks:
         for number, task in running:
             if why:
                 del self._tasks[number]
-                self._no_process(number, task.launch.rank, task.account.name, why)
+                self._no_process(number, task.account, task.launch, why)
             else:
                 if helper.number == STARTER and task.pid:
                     self._left_by_starter.append(task.pid)
@@ -370,18 +382,3 @@ class Tasks:
         for task in self._tasks.values():
             due_s = earlier(due_s, task.kill_by_s)
         return due_s
-
-
-def _wrong_fd(fds: tuple[int, ...]) -> str | None:
-    """Return what is wrong with a task's stdio, or None: it must be pipes or /dev/null (attack 67)."""
-    for number, fd in enumerate(fds):
-        status = os.fstat(fd)
-        pipe = stat.S_ISFIFO(status.st_mode)
-        if not pipe and not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE):
-            return f"{_STDIO[number]} from the relay is neither a pipe nor /dev/null"
-    return None
-
-
-def _close_all(fds: tuple[int, ...]) -> None:
-    for fd in fds:
-        os.close(fd)

@@ -240,9 +240,10 @@ def _pack_lost(tasks: list[OldTask], marks: list[tuple[str, int]], pids: list[in
 
 def _unpack_lost(payload: bytes) -> tuple[list[OldTask], list[Any], list[int]]:
     try:
-        tasks, marks, pids = json.loads(payload)
+        # As UTF-8: of bytes, json would guess the encoding, and load its codec.
+        tasks, marks, pids = json.loads(payload.decode())
         return [OldTask(**task) for task in tasks], [(job, int(rank)) for job, rank in marks], pids
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ProtocolError(f"the tasks of a helper that is gone are malformed: {error}") from error
 
 

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from gexec import limits
 from gexec.errors import ProtocolError
+from gexec.wire import denials
+from gexec.wire.denials import PeerDenied
 from gexec.wire.outcome import NAMES as OUTCOME_NAMES
 from gexec.wire.outcome import Outcome
 
@@ -182,6 +184,7 @@ class ForgetProcess:
     task: int
 
 
+#: Requests about a task.
 Request = RunProcess | Check | SignalProcess | KillProcess | ForgetProcess
 
 
@@ -211,6 +214,9 @@ FROM_RELAY: Final[Table] = {
     3: SIGNAL,
     4: KILL,
     5: FORGET,
+    30: Form(
+        PeerDenied, "count", 1, payload=Payload(denials.NAMES, denials.pack, denials.unpack), of_task=False
+    ),
 }
 
 

@@ -47,6 +47,7 @@ def test_a_credential_that_is_no_good_is_refused_and_the_link_stays(kind: type[F
     daemon.jobs.link_frame(peer, 1, asked)
     assert refusal(peer) == "no key of this cluster has signed it"
     assert peer.ended == ""
+    assert daemon.denials == [("credential", "no key of this cluster has signed it")]
 
 
 def test_a_client_may_submit_only_its_own_job() -> None:
@@ -55,6 +56,7 @@ def test_a_client_may_submit_only_its_own_job() -> None:
     daemon.jobs.link_accepted(client, UID + 1)
     daemon.jobs.link_frame(client, 1, Submit(CREDENTIAL, daemon.blob))
     assert refusal(client) == f"the credential is of uid {UID}, but uid {UID + 1} submits it"
+    assert daemon.denials == [("client", refusal(client))]
 
 
 def test_a_job_is_submitted_once() -> None:
@@ -68,6 +70,7 @@ def test_ranks_of_jobs_have_a_limit_and_roots_are_not_among_them() -> None:
     daemon.submit()
     daemon.start(0, 1)
     assert refusal(daemon.start(1, 2)) == "gexecd has 1 ranks of jobs, its limit (jobs_max)"
+    assert [code for code, _ in daemon.denials] == ["busy"]
     assert daemon.lives == {ROOT, 0}
 
 
@@ -77,6 +80,7 @@ def test_who_is_shutting_down_says_so_and_takes_no_job() -> None:
     daemon.jobs.drain()
     assert parent.sent == [(0, frames.Goodbye("gexecd is shutting down"), True)]
     assert refusal(daemon.start()) == "gexecd is shutting down"
+    assert daemon.denials == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from gexec.posix.log import Log
 from gexec.relay.loop import run
 from gexec.relay.ports import ProcessEvent
 from gexec.relay.spawning import Spawning
-from gexec.wire import messages, outcome
+from gexec.wire import denials, messages, outcome
+from gexec.wire.denials import PeerDenied
 from gexec.wire.messages import FROM_RELAY, FROM_SPAWNER
 
 DEADLINE_S = 30.0
@@ -210,5 +211,32 @@ def test_a_spawner_that_reads_nothing_is_an_error_of_who_asks_at_last() -> None:
             except ProtocolError as raised:
                 error = str(raised)
         assert error == "the peer has left 65536 messages unread"
+
+    play(scenario)
+
+
+def test_refusals_are_reported_and_only_counted_while_the_spawner_does_not_read() -> None:
+    async def scenario(both: Both) -> None:
+        def report() -> None:
+            both.relay.report(PeerDenied(1, denials.CLIENT, "uid 7", "client", "", "", "not its own"))
+
+        sent = 0
+        while not both.relay.wants_write:
+            report()
+            sent += 1
+        for _ in range(100_000):
+            report()
+        assert both.relay._port.endpoint.queued == 1
+        got = 0
+        while got < sent:
+            said = both.spawner.receive()
+            if said is None:
+                await asyncio.sleep(0)
+                continue
+            assert said.count == 1
+            got += 1
+        await until(lambda: not both.relay.wants_write)
+        report()
+        assert both.spawner.receive().count == 100_001
 
     play(scenario)

@@ -87,6 +87,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--private-size", type=int, metavar="MIB", help="what such a directory may hold (default: 1024)"
     )
+    hardened = "only the first node takes jobs of users; each node has a key of its own"
+    up.add_argument("--hardened", action="store_true", help=hardened)
     up.add_argument("--foreground", action="store_true", help="stay until ^C or SIGTERM")
     action("env", _cluster_env, 'print the variables for `eval "$(gexecctl cluster env)"`')
     pids = action("pids", _cluster_pids, "print the pids of a node's daemon, one a line")
@@ -116,6 +118,7 @@ def _cluster_up(options: argparse.Namespace) -> int:
         config=options.config,
         private_folders=options.private,
         private_size_mib=private.SIZE_DEFAULT_MIB if options.private_size is None else options.private_size,
+        hardened=options.hardened,
         foreground=options.foreground,
         progress=progress,
     )

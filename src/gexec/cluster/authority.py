@@ -14,7 +14,7 @@ import os
 import ssl
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,18 +127,29 @@ class AuthorityDir:
                     f"{entry.name} is in {self.inventory} with other names: edit the file, or give no names"
                 )
             return
-        names = ", ".join([json.dumps(name) for name in entry.names])
-        text = f"\n[node.{json.dumps(entry.name)}]\nnames = [{names}]\nhead = {json.dumps(entry.head)}\n"
-        write_key(self.inventory, self._read(self.inventory, "inventory") + text.encode(), 0o644)
+        write_key(self.inventory, self._read(self.inventory, "inventory") + _text(entry).encode(), 0o644)
 
-    def sign(self, name: str, request: bytes, days: int = NODE_DAYS) -> VerifyKey:
+    def write_inventory(self, entries: Iterable[InventoryEntry]) -> None:
+        """Replace the inventory."""
+        write_key(self.inventory, (_INVENTORY + "".join(map(_text, entries))).encode(), 0o644)
+
+    def sign(
+        self,
+        name: str,
+        request: bytes,
+        days: int = NODE_DAYS,
+        nodes: Mapping[str, InventoryEntry] | None = None,
+    ) -> VerifyKey:
         """Certify a node's key with the names that the inventory has; return the key.
+
+        Args:
+            nodes: the inventory, if it was read.
 
         Raises:
             AuthError: the request or a name is not acceptable.
             UsageError: the inventory has no such node.
         """
-        entry = self.nodes().get(name)
+        entry = (self.nodes() if nodes is None else nodes).get(name)
         if entry is None:
             raise UsageError(f"{name} is not in {self.inventory}: `gexecctl keys issue {name} ...` adds it")
         if not 1 <= days <= DAYS_MAX:
@@ -165,8 +176,9 @@ class AuthorityDir:
     def sign_again(self, days: int = NODE_DAYS) -> list[str]:
         """Certify the keys of all stored requests again; return the nodes' names."""
         names = sorted(path.stem for path in (self.dir / "nodes").glob("*.req"))
+        nodes = self.nodes()
         for name in names:
-            self.sign(name, self._read(self.request(name), "request"), days)
+            self.sign(name, self._read(self.request(name), "request"), days, nodes)
         return names
 
     # -- signers ------------------------------------------------------------------------------
@@ -260,6 +272,11 @@ class AuthorityDir:
 
 def _pem(der: bytes) -> bytes:
     return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+def _text(entry: InventoryEntry) -> str:
+    names = ", ".join([json.dumps(name) for name in entry.names])
+    return f"\n[node.{json.dumps(entry.name)}]\nnames = [{names}]\nhead = {json.dumps(entry.head)}\n"
 
 
 def _entry(name: str, table: dict[str, object]) -> InventoryEntry:

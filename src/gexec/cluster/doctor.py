@@ -25,6 +25,7 @@ from gexec.version import VERSION
 
 if TYPE_CHECKING:
     from gexec.security.keys import VerifyKey
+    from gexec.settings.config import GexecdSettings
 
 OK = "ok"
 WARNING = "warning"
@@ -79,6 +80,8 @@ class Subject:
     port: int
     realm: str
     environ: Mapping[str, str]
+    #: As configured; None = nothing of hardened mode.
+    gexecd: GexecdSettings | None = None
 
 
 def subject(
@@ -112,6 +115,11 @@ def subject(
 
         place = Layout.of(directory)
         private, public = str(place.private_key), (str(place.public_key),)
+        if not place.public_key.exists() and (place.dir / "ca").exists():
+            from gexec.cluster import hardened
+
+            gexecd = hardened.gexecd_settings(gexecd, place, "node001", is_head=True)
+            public = ()
     return Subject(
         private_key=private_key or private,
         public_keys=(public_key,) if public_key else public,
@@ -120,12 +128,13 @@ def subject(
         port=gexecd.port,
         realm=gexecd.realm,
         environ=environ,
+        gexecd=gexecd if gexecd.signers or gexecd.node_key else None,
     ), findings
 
 
 def examine(what: Subject) -> Iterator[Finding]:
     """Yield the findings of all checks; each check may depend on those before it."""
-    for check in (_versions, _variables, _keys, _authd, _gexecd, _port, _nodes):
+    for check in (_versions, _variables, _keys, _node, _authd, _gexecd, _port, _nodes):
         try:
             yield from check(what)
         except GexecError as error:
@@ -171,6 +180,8 @@ def _variables(what: Subject) -> Iterator[Finding]:
 def _keys(what: Subject) -> Iterator[Finding]:
     from gexec.settings.keyfiles import read_signing_key, read_verify_keys
 
+    if not what.public_keys:
+        return  # hardened mode: the signers say which keys count
     accepted: dict[bytes, VerifyKey] | None = None
     try:
         accepted = read_verify_keys(what.public_keys)
@@ -199,6 +210,16 @@ def _keys(what: Subject) -> Iterator[Finding]:
         )
 
 
+def _node(what: Subject) -> Iterator[Finding]:
+    """In hardened mode: the node's certificate, the authorities, the signers."""
+    if what.gexecd is None:
+        return
+    from gexec.cluster.nodecheck import check_node
+
+    for good, text, fix in check_node(what.gexecd):
+        yield Finding(OK if good else WARNING if "valid for" in text else PROBLEM, text, fix)
+
+
 def _kind(public: object) -> str:
     size = getattr(public, "key_size", None)
     return f"RSA of {size} bits" if size else "Ed25519"
@@ -206,10 +227,12 @@ def _kind(public: object) -> str:
 
 def _authd(what: Subject) -> Iterator[Finding]:
     """Request a credential, and compare its time with the clock of this process."""
+    if what.gexecd is not None and not what.gexecd.submissions:
+        yield Finding(OK, "users submit no jobs on this node (submissions = false): no authd, no socket")
+        return
     from gexec.client.authd import obtain_credential
     from gexec.security.credential import verify
-    from gexec.security.signers import Trust
-    from gexec.settings.keyfiles import read_verify_keys
+    from gexec.settings.keyfiles import read_trust
 
     before_s = time.time()
     try:
@@ -220,13 +243,14 @@ def _authd(what: Subject) -> Iterator[Finding]:
     after_s = time.time()
     yield Finding(OK, f"authd at {what.authd_socket} signs")
     try:
-        keys = read_verify_keys(what.public_keys)
-    except KeyFileError:
+        signers = "" if what.gexecd is None else what.gexecd.signers
+        trust = read_trust(what.public_keys, signers, ())
+    except GexecError:
         return  # already reported
     try:
         credential = verify(
             raw,
-            Trust.unlimited(keys.values()).signers,
+            trust.signers,
             realm=what.realm,
             audience="gexecctl-doctor",
             now_s=after_s,
@@ -251,6 +275,8 @@ def _gexecd(what: Subject) -> Iterator[Finding]:
     from gexec.posix.unix import connect, exchange
     from gexec.wire.frames import FROM_ROOT, Hello
 
+    if what.gexecd is not None and not what.gexecd.submissions:
+        return
     sock = connect(what.gexecd_socket, "gexecd", DaemonError, _ANSWER_TIMEOUT_S)
     hello = Hello(limits.PROTOCOL_VERSION, f"gexecctl {VERSION}")
     answer = exchange(sock, hello, FROM_ROOT, "gexecd", DaemonError)

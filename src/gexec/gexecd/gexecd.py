@@ -83,9 +83,13 @@ class Gexecd:
         self._listeners = given or tcp_listeners(settings.bind, settings.port)
         for sock in inherited:
             sock.setblocking(False)
-        self._made_socket = not clients
+        self._made_socket = settings.submissions and not clients
         try:
-            self._clients = clients[0] if clients else sockets.listen(settings.socket, what="gexecd")
+            self._clients: list[socket.socket] = []
+            if settings.submissions:
+                self._clients = clients or [sockets.listen(settings.socket, what="gexecd")]
+            else:
+                _close(clients)
         except ConfigError:
             _close(self._listeners)
             raise
@@ -152,7 +156,7 @@ class Gexecd:
         theirs.close()
         os.close(ready_write)
         socket_path = os.path.abspath(self.settings.socket) if self._made_socket else ""
-        _close([*self._listeners, self._clients])
+        _close([*self._listeners, *self._clients])
         return self._handover(
             relay_pid=relay_pid,
             channel_fd=ours.detach(),
@@ -201,7 +205,7 @@ class Gexecd:
 
             from gexec.relay.relay import run_relay
 
-            own = [listener.fileno() for listener in (*self._listeners, self._clients)]
+            own = [listener.fileno() for listener in (*self._listeners, *self._clients)]
             log_fd = [] if self.log_fd < 0 else [self.log_fd]
             identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
@@ -229,7 +233,7 @@ class Gexecd:
 
         return RelayContext(
             listeners=self._listeners,
-            client_listener=self._clients,
+            client_listeners=self._clients,
             channel_socket=sock,
             certificates=enrolment[:3],
             names=self._names,
@@ -240,7 +244,7 @@ class Gexecd:
         )
 
     def _close_listeners(self) -> None:
-        _close([*self._listeners, self._clients])
+        _close([*self._listeners, *self._clients])
         if self._made_socket:
             sockets.remove(self.settings.socket, "gexecd")
 

@@ -15,7 +15,7 @@ class RelayContext:
 
     Attributes:
         listeners: listening TCP sockets for links, non-blocking.
-        client_listener: the listening unix socket for clients of this host, non-blocking.
+        client_listeners: listening unix sockets for clients of this host, if it takes jobs, non-blocking.
         channel_socket: for ``posix.channel.RelayChannel``.
         certificates: (key, certificate, authority), PEM; renewed ones arrive as a message.
         names: this node's names and addresses.
@@ -26,7 +26,7 @@ class RelayContext:
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listener", "listeners", "log", "names", "ready",
+        "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "ready",
         "settings", "trust",
     )  # fmt: skip
 
@@ -34,7 +34,7 @@ class RelayContext:
         self,
         *,
         listeners: Sequence[socket.socket],
-        client_listener: socket.socket,
+        client_listeners: Sequence[socket.socket],
         channel_socket: socket.socket,
         certificates: tuple[bytes, bytes, bytes],
         names: tuple[str, ...],
@@ -44,7 +44,7 @@ class RelayContext:
         log: Log,
     ) -> None:
         self.listeners = tuple(listeners)
-        self.client_listener = client_listener
+        self.client_listeners = tuple(client_listeners)
         self.channel_socket = channel_socket
         self.certificates = certificates
         self.names = names

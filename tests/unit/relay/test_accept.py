@@ -88,7 +88,7 @@ class Node:
         self._channel = channel
         context = RelayContext(
             listeners=[self.listener],
-            client_listener=self.client_listener,
+            client_listeners=[self.client_listener],
             channel_socket=channel,
             certificates=(b"", b"", b""),
             names=("node004",),

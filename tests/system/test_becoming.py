@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gexec.security.policy import Policy
+from gexec.posix import session
+from gexec.security.policy import Limit, Policy, Rule, Terms
 from gexec.wire.outcome import EXITED, Outcome
 
 from .etc import Etc
-from .test_spawner import Rig, gone
+from .test_spawner import Rig, gone, signed
+from .test_spawner import job as job_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: tasks of other users")
 
@@ -70,3 +74,154 @@ def test_a_helper_with_old_groups_ends_with_its_last_task(make: Callable[..., Ri
     os.write(long.stdin, b"go\n")
     assert long.outcome() == Outcome(EXITED, 0)
     assert gone(helper)
+
+
+# -- limits, nice and umask -------------------------------------------------------------------
+
+
+LIMITS = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Ht; nice; umask"
+
+
+def of(terms: Terms, *rules: Rule) -> Policy:
+    return Policy(allow_nologin=True, terms=terms, rules=rules)
+
+
+def _limit(value: int) -> bytes:
+    return b"unlimited" if value == resource.RLIM_INFINITY else b"%d" % value
+
+
+def _nice(added: int) -> bytes:
+    return b"%d" % min(19, os.nice(0) + added)
+
+
+@needs_root
+@pytest.mark.root
+def test_a_user_has_the_limits_of_the_policy_and_root_has_gexecds(make: Callable[..., Rig], etc: Etc) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = (Limit("nofile", 70, 90), Limit("core", 0, 0), Limit("cpu", 100, 200))
+    ann = etc.add_user("ann")
+    rig = make(etc=etc, policy=of(Terms(limits=limits, nice=3, umask=0o27)))
+    lines = rig.sh(LIMITS, user=ann, umask=0o002).output().split()
+    assert lines == [b"70", b"90", b"0", b"200", _nice(3), b"0027"]
+    lines = rig.sh(LIMITS, umask=0o002).output().split()
+    assert lines[:2] == [_limit(soft), _limit(hard)]
+    assert lines[4:] == [_nice(0), b"0002"]
+
+
+@needs_root
+@pytest.mark.root
+def test_a_rule_changes_the_limits_of_its_users_also_of_root(make: Callable[..., Rig], etc: Etc) -> None:
+    ann, bob = etc.add_user("ann", groups=("students",)), etc.add_user("bob")
+    rig = make(
+        etc=etc,
+        policy=of(
+            Terms(limits=(Limit("nofile", 100, 200), Limit("core", 0, 0))),
+            Rule(groups=frozenset({"students"}), limits=(Limit("nofile", 80, 80),), nice=19),
+            Rule(users=frozenset({"root"}), limits=(Limit("nofile", 90, 300),)),
+        ),
+    )
+    script = "ulimit -Sn; ulimit -Hn; nice"
+    assert rig.sh(script, user=ann).output().split() == [b"80", b"80", _nice(19)]
+    assert rig.sh(script, user=bob).output().split() == [b"100", b"200", _nice(0)]
+    assert rig.sh(script).output().split() == [b"90", b"300", _nice(0)]
+
+
+def test_the_gexecd_of_an_ordinary_user_applies_limits_too(make: Callable[..., Rig]) -> None:
+    rule = Rule(users=frozenset({"root"}), limits=(Limit("nofile", 80, 90),), umask=0o77)
+    rig = make(policy=of(Terms(limits=(Limit("nofile", 80, 90),), umask=0o77), rule))
+    assert rig.sh("ulimit -Sn; ulimit -Hn; umask").output().split() == [b"80", b"90", b"0077"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs an ordinary user: root may raise limits")
+def test_a_limit_that_cannot_be_set_refuses_the_process_and_is_named(make: Callable[..., Rig]) -> None:
+    rig = make(policy=of(Terms(limits=(Limit("nofile", 100, 2**40),))))
+    refused = rig.sh("true").outcome()
+    assert "limit nofile = 100:1099511627776 cannot be set" in refused.text
+    rig.close()
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_102_no_user_gets_beyond_the_limits(make: Callable[..., Rig], etc: Etc) -> None:
+    """Neither by raising them, nor by a fork bomb that leaves its session; others are not disturbed."""
+    ann, bob = etc.add_user("ann"), etc.add_user("bob")
+    rig = make(etc=etc, policy=of(Terms(limits=(Limit("nproc", 40, 40), Limit("nofile", 100, 100)))))
+    raised = rig.sh("ulimit -n 101; ulimit -Hn", user=ann)
+    assert raised.output().split() in ([], [b"100"])
+    bomb = rig.sh(
+        "echo up; trap '' TERM HUP; i=0; while [ $i -lt 100 ]; do setsid sleep 1000 & i=$((i+1)); done; wait",
+        user=ann,
+    )
+    assert bomb.line() == b"up"
+    assert rig.sh("for i in 1 2 3 4 5; do sleep 0.01 & done; wait; echo ok", user=bob).output() == b"ok\n"
+    assert _processes_of(ann.pw_uid) <= 40
+    refused = rig.sh("true", user=ann).outcome()  # it may be its turn, or not
+    assert refused.ok or "no room for one more process of this user" in refused.text
+    rig.relay.kill(bomb.number, True)
+    bomb.outcome()
+
+
+def _processes_of(uid: int) -> int:
+    found = 0
+    for path in Path("/proc").iterdir():
+        try:
+            found += path.name.isdigit() and path.stat().st_uid == uid
+        except OSError:
+            continue
+    return found
+
+
+@needs_root
+@pytest.mark.root
+def test_a_helper_outlives_its_own_limit_of_cpu_time(make: Callable[..., Rig], etc: Etc) -> None:
+    """A helper starts a number of tasks that fits into the limit; then there is another one."""
+    ann = etc.add_user("ann")
+    rig = make(etc=etc, policy=of(Terms(limits=(Limit("cpu", 1, 60),))))
+    parents = {rig.sh("echo $PPID", user=ann).output() for _ in range(101)}
+    assert len(parents) == 2
+
+
+# -- keys -------------------------------------------------------------------------------------
+
+
+_ADD_KEY = 248
+#: Searches a key of the session, and tries to read one by its number.
+_SEARCH = """
+import ctypes, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+print(call(250, 10, -3, b"user", b"gexec-test", 0) >= 0, call(250, 11, int(sys.argv[1]), None, 0) >= 0)
+"""
+
+
+def _add_key() -> int:
+    session.join_new_keyring()
+    libc = ctypes.CDLL(None, use_errno=True)
+    number: int = libc.syscall(_ADD_KEY, b"user", b"gexec-test", b"secret", ctypes.c_size_t(6), -3)
+    return number
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the system calls of x86_64")
+def test_attack_101_keys_of_root_are_out_of_reach(make: Callable[..., Rig], etc: Etc) -> None:
+    try:
+        key = _add_key()
+    except OSError as error:
+        pytest.skip(f"no keyrings here: {error}")
+    ann, bob = etc.add_user("ann"), etc.add_user("bob")
+    rig = make(etc=etc)
+    session.join_new_keyring()
+    for user in (ann, bob):
+        spec = job_of(["/usr/bin/python3", "-c", _SEARCH, str(key)])
+        assert rig.run(*signed(spec, uid=user)).output() == b"False False\n"
+    # Each helper has its own: what one user adds is not there for another.
+    add = 'import ctypes; print(ctypes.CDLL(None).syscall(248, b"user", b"gexec-test", b"x", 1, -3) > 0)'
+    assert rig.run(*signed(job_of(["/usr/bin/python3", "-c", add]), uid=ann)).output() == b"True\n"
+    found = [
+        rig.run(*signed(job_of(["/usr/bin/python3", "-c", _SEARCH, str(key)]), uid=user)).output()
+        for user in (ann, bob)
+    ]
+    assert found == [b"True False\n", b"False False\n"]
+    # Tasks of root have no key of the session that gexecd was started in either.
+    spec = job_of(["/usr/bin/python3", "-c", _SEARCH, str(key)])
+    assert rig.run(*signed(spec)).output().startswith(b"False")

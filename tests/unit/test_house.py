@@ -51,6 +51,7 @@ SYSTEM_TESTS = {
     "posix.identity": "test_spawner",
     "posix.memory": "test_memory",
     "posix.readiness": "test_gexecd",
+    "posix.session": "test_becoming",
     "posix.trusted": "test_gexecd",
     "posix.unix": "test_authd",
     "relay.relay": "test_gexecd",

@@ -13,13 +13,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from gexec.errors import GexecError
+from gexec.errors import ConfigError, GexecError
 from gexec.gexecd.enrolment import CertificateSource
 from gexec.posix import programs
 from gexec.posix.log import stderr_log
-from gexec.security.policy import Policy
+from gexec.security.policy import Policy, Rule, Terms
 from gexec.settings.config import LEAVE, GexecdSettings, PolicySettings, read_gexecd
 from gexec.settings.keyfiles import read_trust
+from gexec.settings.terms import RuleSettings, umask_of
 from gexec.spawner.handover import policy_fields
 
 #: Settings of whom the node trusts, and as whom it is trusted.
@@ -90,7 +91,13 @@ def renewal_command(settings: GexecdSettings, names: tuple[str, ...]) -> list[st
 
 
 def policy_of(settings: PolicySettings) -> Policy:
-    """Return the policy that the settings describe."""
+    """Return the policy that the settings describe.
+
+    Raises:
+        ConfigError: it needs root, and this process is not root.
+    """
+    if settings.pam and os.geteuid() != 0:
+        raise ConfigError("policy: pam: only a gexecd that is started as root can use PAM")
     return Policy(
         allow_users=frozenset(settings.allow_users),
         deny_users=frozenset(settings.deny_users),
@@ -100,6 +107,28 @@ def policy_of(settings: PolicySettings) -> Policy:
         allow_root=settings.root,
         # Without the rights of root gexecd serves only its own user, who can already use this node.
         allow_nologin=os.geteuid() != 0,
-        jobs_per_user_max=settings.jobs_per_user_max,
         leave_leftovers=settings.leftovers == LEAVE,
+        terms=Terms(
+            allow_commands=settings.allow_commands,
+            deny_commands=settings.deny_commands,
+            limits=settings.limits,
+            nice=settings.nice,
+            umask=umask_of(settings.umask),
+            jobs_max=settings.jobs_per_user_max,
+            pam=settings.pam,
+        ),
+        rules=tuple([_rule_of(rule) for rule in settings.rule]),
+    )
+
+
+def _rule_of(settings: RuleSettings) -> Rule:
+    return Rule(
+        users=frozenset(settings.users),
+        groups=frozenset(settings.groups),
+        allow_commands=settings.allow_commands,
+        deny_commands=settings.deny_commands,
+        limits=settings.limits,
+        nice=settings.nice,
+        umask=None if settings.umask is None else umask_of(settings.umask),
+        jobs_max=settings.jobs_per_user_max,
     )

@@ -1,15 +1,16 @@
-"""Who may run jobs on this node: a policy over facts about an account (attacks 26, 27, 81, 82).
+"""Who may run jobs on this node, and on which terms: rules over an account (attacks 26, 27, 81, 82).
 
-Pure: facts about the account are arguments (``spawner.accounts`` reads them); the result is None, or one
-sentence for the refused user.
+Pure: facts about the account are arguments (``spawner.accounts`` reads them); a refusal is one sentence for
+the refused user. ``gexecctl policy check`` shows what these functions decide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
-from gexec import limits
+from gexec.limits import JOBS_PER_UID_MAX
 
 _NO_LOGIN_PROGRAMS: Final = frozenset({"nologin", "false"})
 
@@ -48,12 +49,83 @@ class Account:
         return self.shell.rpartition("/")[2] not in _NO_LOGIN_PROGRAMS
 
 
+class Limit(NamedTuple):
+    """A resource limit of a job's processes: the name of an RLIMIT in lower case; -1 = unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an account's jobs may run here, and with what.
+
+    Attributes:
+        allow_commands, deny_commands: paths and patterns of programs; an empty allow list allows all.
+        limits: resource limits; others are those of gexecd.
+        nice: added to the nice value of gexecd.
+        umask: bits that are added to the job's umask.
+        jobs_max: maximum of the user's jobs at a time.
+        pam: the PAM service that checks the account and opens a session; "" = none.
+    """
+
+    allow_commands: tuple[str, ...] = ()
+    deny_commands: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    nice: int = 0
+    umask: int = 0
+    jobs_max: int = JOBS_PER_UID_MAX
+    pam: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Terms of some accounts. None: as without the rule; limits replace those of the same name."""
+
+    users: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    allow_commands: tuple[str, ...] | None = None
+    deny_commands: tuple[str, ...] | None = None
+    limits: tuple[Limit, ...] = ()
+    nice: int | None = None
+    umask: int | None = None
+    jobs_max: int | None = None
+
+    def applies(self, account: Account) -> bool:
+        """True if it names the account's user or one of the groups; root only by ``users``."""
+        return account.name in self.users or (account.uid != 0 and not self.groups.isdisjoint(account.groups))
+
+    def changed(self, terms: Terms) -> Terms:
+        """Return the terms with what this rule sets."""
+        named = {limit.name for limit in self.limits}
+        kept = [limit for limit in terms.limits if limit.name not in named]
+        return replace(
+            terms,
+            allow_commands=terms.allow_commands if self.allow_commands is None else self.allow_commands,
+            deny_commands=terms.deny_commands if self.deny_commands is None else self.deny_commands,
+            limits=(*kept, *self.limits),
+            nice=terms.nice if self.nice is None else self.nice,
+            umask=terms.umask if self.umask is None else self.umask,
+            jobs_max=terms.jobs_max if self.jobs_max is None else self.jobs_max,
+        )
+
+
+class Verdict(NamedTuple):
+    """One rule's answer: its name, what it examined, and why it refuses ("" = it does not)."""
+
+    rule: str
+    text: str
+    refusal: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The node's rules. Deny lists take precedence; an allow list, if any, must name the user.
 
     ``uid_min`` does not apply to root; ``allow_root`` does. ``leave_leftovers``: leftovers of a task that
-    ended by itself are not ended.
+    ended by itself are not ended. ``terms``: of all accounts; root has their commands, jobs and PAM service,
+    but not their limits, nice and umask. ``rules``: the first that names an account changes its terms.
     """
 
     allow_users: frozenset[str] = frozenset()
@@ -63,42 +135,74 @@ class Policy:
     uid_min: int = 0
     allow_root: bool = True
     allow_nologin: bool = False
-    jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
     leave_leftovers: bool = True
+    terms: Terms = field(default_factory=Terms)
+    rules: tuple[Rule, ...] = ()
+
+    def rule_of(self, account: Account) -> int | None:
+        """Return the index of the rule that applies to an account, or None."""
+        for index, rule in enumerate(self.rules):
+            if rule.applies(account):
+                return index
+        return None
+
+    def terms_of(self, account: Account) -> Terms:
+        """Return the terms of an account's jobs."""
+        terms = self.terms if account.uid else replace(self.terms, limits=(), nice=0, umask=0)
+        index = self.rule_of(account)
+        return terms if index is None else self.rules[index].changed(terms)
 
     def refusal(self, account: Account, *, jobs_running: int, now_s: float) -> str | None:
         """Return why this account may not start one more job here, or None if it may."""
-        name = account.name
-        if account.uid == 0 and not self.allow_root:
-            return "root may not run jobs here (policy.root is off)"
-        if account.uid != 0 and account.uid < self.uid_min:
-            return f"{name} has uid {account.uid}: this node accepts uids from {self.uid_min} on (policy)"
-        denied = self._list_refusal(account)
-        if denied:
-            return denied
-        if account.locked:
-            return f"the account {name} is locked on this node"
-        if account.expires_day is not None and now_s >= account.expires_day * 86400:
-            return f"the account {name} has expired on this node"
-        if account.uid != 0 and not account.has_login and not self.allow_nologin:
-            return f"the account {name} may not log in on this node (its shell is {account.shell})"
-        if jobs_running >= self.jobs_per_user_max:
-            return (
-                f"{name} has {jobs_running} jobs on this node: at most {self.jobs_per_user_max} are allowed"
-            )
+        for verdict in self.verdicts(account, jobs_running=jobs_running, now_s=now_s):
+            if verdict.refusal:
+                return verdict.refusal
         return None
 
-    def _list_refusal(self, account: Account) -> str | None:
-        groups = frozenset(account.groups)
-        if account.name in self.deny_users:
-            return f"{account.name} is in this node's list of denied users"
-        if self.deny_groups & groups:
-            return f"{account.name} is in the group {min(self.deny_groups & groups)}, which is denied here"
-        if (self.allow_users or self.allow_groups) and not (
-            account.name in self.allow_users or self.allow_groups & groups
-        ):
-            return f"{account.name} is in none of this node's lists of allowed users and groups"
-        return None
+    def verdicts(self, account: Account, *, jobs_running: int, now_s: float) -> Iterator[Verdict]:
+        """Yield the verdict of each rule about the account, in the order in which they are applied."""
+        name = account.name
+        if account.uid == 0:
+            no = "" if self.allow_root else "root may not run jobs here (policy.root is off)"
+            yield Verdict("root", f"root = {str(self.allow_root).lower()}", no)
+        else:
+            no = f"{name} has uid {account.uid}: this node accepts uids from {self.uid_min} on (policy)"
+            text = f"uid {account.uid}, uid_min = {self.uid_min}"
+            yield Verdict("uid_min", text, no if account.uid < self.uid_min else "")
+        yield from self._list_verdicts(account)
+        no = f"the account {name} is locked on this node"
+        yield Verdict("locked", "its password is locked" if account.locked else "not locked",
+                      no if account.locked else "")  # fmt: skip
+        day = account.expires_day
+        expired = day is not None and now_s >= day * 86400
+        no = f"the account {name} has expired on this node"
+        text = "no expiry" if day is None else f"expires {day} days after 1970-01-01"
+        yield Verdict("expired", text, no if expired else "")
+        barred = account.uid != 0 and not account.has_login and not self.allow_nologin
+        no = f"the account {name} may not log in on this node (its shell is {account.shell})"
+        yield Verdict("shell", account.shell or "none", no if barred else "")
+        most = self.terms_of(account).jobs_max
+        no = f"{name} has {jobs_running} jobs on this node: at most {most} are allowed"
+        yield Verdict("jobs_per_user_max", f"at most {most} at a time", no if jobs_running >= most else "")
+
+    def _list_verdicts(self, account: Account) -> Iterator[Verdict]:
+        name, groups = account.name, frozenset(account.groups)
+        no = f"{name} is in this node's list of denied users"
+        yield Verdict("deny_users", _shown(self.deny_users), no if name in self.deny_users else "")
+        denied = self.deny_groups & groups
+        no = f"{name} is in the group {min(denied)}, which is denied here" if denied else ""
+        yield Verdict("deny_groups", _shown(self.deny_groups), no)
+        allowed = name in self.allow_users or not self.allow_groups.isdisjoint(groups)
+        no = f"{name} is in none of this node's lists of allowed users and groups"
+        listed = bool(self.allow_users or self.allow_groups)
+        text = (
+            f"users {_shown(self.allow_users)}; groups {_shown(self.allow_groups)}" if listed else "everyone"
+        )
+        yield Verdict("allow_users, allow_groups", text, no if listed and not allowed else "")
+
+
+def _shown(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def disagreement(account: Account | None, *, uid: int, gid: int, user: str) -> str | None:

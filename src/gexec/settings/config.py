@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 
 from gexec import limits
 from gexec.errors import ConfigError
+from gexec.limits import JOBS_PER_UID_MAX
 from gexec.posix.trusted import read_trusted
+from gexec.security.policy import Limit
+from gexec.settings.terms import RuleSettings, check_terms, limits_of
 
 GEXECD_CONFIG = "/etc/gexec/gexecd.toml"
 AUTHD_CONFIG = "/etc/gexec/authd.toml"
@@ -44,13 +47,22 @@ class PolicySettings:
     deny_users: tuple[str, ...] = ()
     allow_groups: tuple[str, ...] = ()
     deny_groups: tuple[str, ...] = ()
-    jobs_per_user_max: int = limits.JOBS_PER_UID_MAX
+    jobs_per_user_max: int = JOBS_PER_UID_MAX
     leftovers: str = LEAVE  #: whether to end the leftovers of a command that ended by itself
+    pam: str = ""  #: the PAM service that checks accounts and opens sessions; empty = none
+    allow_commands: tuple[str, ...] = ()  #: programs that may be run: paths and patterns; empty = all
+    deny_commands: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()  #: limits, nice and umask are not for root, unless a rule names root
+    nice: int = 0
+    umask: str = "000"  #: octal: bits that are added to the umask of the job
+    rule: tuple[RuleSettings, ...] = ()
 
     def __post_init__(self) -> None:
         _check_types(self)
         _check_between(self, "uid_min", 0, 2**32 - 2)
-        _check_between(self, "jobs_per_user_max", 1, limits.JOBS_MAX)
+        check_terms(self)
+        if not set(self.pam) <= _REALM_CHARACTERS or self.pam.startswith("."):
+            raise ConfigError(f"pam = {self.pam[:80]!r}: expected the name of a file in /etc/pam.d")
         if self.leftovers not in (LEAVE, KILL):
             raise ConfigError(f'leftovers = {self.leftovers[:80]!r}: expected "leave" or "kill"')
 
@@ -146,6 +158,8 @@ class AuthdSettings:
 
 
 _Settings = TypeVar("_Settings", GexecdSettings, AuthdSettings)
+#: Types of settings that are tables within ``[policy]``.
+_TABLES: dict[str, type] = {"tuple[Limit, ...]": Limit, "tuple[RuleSettings, ...]": RuleSettings}
 
 
 def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ) -> GexecdSettings:
@@ -229,9 +243,23 @@ def _known(kind: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:
             if not isinstance(value, dict):
                 raise ConfigError("policy: expected a table, [policy]")
             taken[key] = PolicySettings(**_known(PolicySettings, value, "policy: "))
+        elif key == "limits":
+            taken[key] = limits_of(value)
+        elif key == "rule":
+            taken[key] = _rules(value)
         else:
             taken[key] = tuple(value) if isinstance(value, list) else value
     return taken
+
+
+def _rules(value: Any) -> tuple[RuleSettings, ...]:
+    if not (isinstance(value, list) and all(isinstance(rule, dict) for rule in value)):
+        raise ConfigError("policy: rule: expected tables, [[policy.rule]]")
+    rules = [RuleSettings(**_known(RuleSettings, rule, "policy.rule: ")) for rule in value]
+    for rule in rules:
+        _check_types(rule)
+        check_terms(rule)
+    return tuple(rules)
 
 
 _EXPECTED = {
@@ -241,6 +269,8 @@ _EXPECTED = {
     "str": "a text in quotes",
     "tuple[str, ...]": "an array of texts",
     "PolicySettings": "a table, [policy]",
+    "tuple[Limit, ...]": "a table, [policy.limits]",
+    "tuple[RuleSettings, ...]": "tables, [[policy.rule]]",
 }
 
 
@@ -248,8 +278,13 @@ def _check_types(settings: Any) -> None:
     for each in fields(settings):
         value = getattr(settings, each.name)
         kind = str(each.type)
+        if value is None and kind.endswith(" | None"):
+            continue
+        kind = kind.removesuffix(" | None")
         if kind == "PolicySettings":  # a separate table, which checks itself
             right = isinstance(value, PolicySettings)
+        elif kind in _TABLES:
+            right = isinstance(value, tuple) and all(isinstance(item, _TABLES[kind]) for item in value)
         elif kind == "int":
             right = isinstance(value, int) and not isinstance(value, bool)
         elif kind == "float":

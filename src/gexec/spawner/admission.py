@@ -18,11 +18,11 @@ from gexec import limits
 from gexec.errors import CredentialError, ProtocolError
 from gexec.security import credential as credentials
 from gexec.security.credential import Credential
-from gexec.security.policy import Account, Policy, disagreement
+from gexec.security.policy import Account, Policy, Terms, disagreement
 from gexec.security.replay import ReplayCache
 from gexec.security.signers import Signer
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
-from gexec.wire.launches import LaunchSpec
+from gexec.wire.launches import Becoming, LaunchSpec
 
 AUDIENCE: Final = "gexec"
 #: Verified jobs that are kept for the next rank of the same job on this node, and for how long.
@@ -38,14 +38,17 @@ _LOOPBACK: Final = frozenset({b"localhost"})
 
 
 class Admitted:
-    """A rank that may run: its credential, job, account and launch."""
+    """A rank that may run: its credential, job, account and launch, and the helper that it needs."""
 
-    __slots__ = ("account", "credential", "job", "launch")
+    __slots__ = ("account", "becoming", "credential", "job", "launch")
 
-    def __init__(self, credential: Credential, job: JobSpec, account: Account, launch: LaunchSpec) -> None:
+    def __init__(
+        self, credential: Credential, job: JobSpec, account: Account, becoming: Becoming, launch: LaunchSpec
+    ) -> None:
         self.credential = credential
         self.job = job
         self.account = account
+        self.becoming = becoming
         self.launch = launch
 
 
@@ -166,7 +169,9 @@ class Admission:
                 expires_s=credential.expires_s + self.skew_s,
                 now_s=now_s,
             )
-        return Admitted(credential, job, account, self._launch(known, rank))
+        terms = self._policy.terms_of(account)
+        launch = self._launch(known, rank, terms)
+        return Admitted(credential, job, account, becoming_of(account, terms), launch)
 
     def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
         known = self._known.get(raw)
@@ -252,20 +257,34 @@ class Admission:
             raise CredentialError("account", refusal or f"uid {uid} has no account on this node")
         return account
 
-    def _launch(self, known: _Known, rank: int) -> LaunchSpec:
+    def _launch(self, known: _Known, rank: int, terms: Terms) -> LaunchSpec:
         job = known.job
         return LaunchSpec(
             program=job.program,
             argv=job.argv,
             env=[*known.env, b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]],
             cwd=job.cwd,
-            umask=job.umask,
+            umask=job.umask | terms.umask,
             remote_path=bool(job.flags & REMOTE_PATH),
             kill_grace_s=job.kill_grace_s,
             job_id=known.credential.job_id,
             rank=rank,
             leaves=self._policy.leave_leftovers,
         )
+
+
+def becoming_of(account: Account, terms: Terms) -> Becoming:
+    """Return what the helper of an account becomes."""
+    return Becoming(
+        uid=account.uid,
+        gids=(account.gid, *[gid for gid in account.gids if gid != account.gid]),
+        user=account.name,
+        limits=terms.limits,
+        nice=terms.nice,
+        pam=terms.pam,
+        allow_commands=terms.allow_commands,
+        deny_commands=terms.deny_commands,
+    )
 
 
 def _env_of_all(job: JobSpec, credential: Credential) -> list[bytes]:

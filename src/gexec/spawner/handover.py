@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from gexec.security.policy import Policy
+from gexec.security.policy import Limit, Policy, Rule, Terms
+
+#: Fields of a policy whose values are in order; other lists are sets.
+_IN_ORDER: Final = ("allow_commands", "deny_commands")
 
 
 @dataclass(slots=True)
@@ -67,15 +70,36 @@ class Handover:
 
 def policy_fields(policy: Policy) -> dict[str, Any]:
     """Return a policy in types that JSON can represent."""
-    return {
-        name: sorted(value) if isinstance(value, frozenset) else value
-        for name, value in asdict(policy).items()
-    }
+    told: dict[str, Any] = _plain(asdict(policy))
+    return told
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def policy_from(told: dict[str, Any]) -> Policy:
-    """Return the policy that ``policy_fields`` wrote."""
-    given: dict[str, Any] = {
-        name: frozenset(value) if isinstance(value, list) else value for name, value in told.items()
-    }
-    return Policy(**given)
+    """Return the policy that ``policy_fields`` wrote.
+
+    Raises:
+        TypeError, KeyError: it is something else.
+    """
+    rules = tuple([Rule(**_typed(rule)) for rule in told["rules"]])
+    given = {name: value for name, value in told.items() if name not in ("terms", "rules")}
+    return Policy(**_typed(given), terms=Terms(**_typed(told["terms"])), rules=rules)
+
+
+def _typed(told: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for name, value in told.items():
+        if name == "limits":
+            given[name] = tuple([Limit(*limit) for limit in value])
+        elif isinstance(value, list):
+            given[name] = tuple(value) if name in _IN_ORDER else frozenset(value)
+        else:
+            given[name] = value
+    return given

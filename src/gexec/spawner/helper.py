@@ -11,16 +11,16 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from gexec.errors import ProtocolError
-from gexec.posix import clock, identity
+from gexec.posix import clock, identity, session
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
 from gexec.spawner.launcher import Launcher
 from gexec.wire import outcome
-from gexec.wire.launches import FROM_HELPER, LAUNCH, TO_HELPER, Launch, LaunchCheck
+from gexec.wire.launches import FROM_HELPER, LAUNCH, TO_HELPER, Becoming, Launch, LaunchCheck
 from gexec.wire.messages import (
     ForgetProcess,
     KillProcess,
@@ -33,28 +33,50 @@ from gexec.wire.messages import (
 IDLE_S: Final = 300.0
 
 
-def be_helper(fd: int, uid: int, gids: Sequence[int]) -> NoReturn:
+def be_helper(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
     """Run a helper in a process that was just forked; never returns.
 
     It closes every inherited descriptor but ``fd``, the channel to the spawner, before it becomes the user.
+
+    Args:
+        why_fd: a pipe, for the reason if it cannot become what it shall; it closes it.
     """
 
     def become() -> None:
-        gc.disable()
-        os.setsid()
-        os.umask(0o077)
-        identity.drop_to(uid, gids[0], gids[1:])
+        try:
+            gc.disable()
+            os.setsid()
+            session.leave_keyring()
+            become_user(becoming)
+        except OSError as error:
+            os.write(why_fd, (error.strerror or str(error)).encode("utf-8", "backslashreplace"))
+            raise
+        os.close(why_fd)
 
-    live(fd, "gexecd-helper", become, lambda sock: Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S))
+    live(fd, "gexecd-helper", become, lambda sock: Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S), why_fd)
+
+
+def become_user(becoming: Becoming) -> None:
+    """Set limits, nice value and umask, and then become the user, permanently.
+
+    Raises:
+        OSError: the process is not what it shall be: the caller must exit.
+    """
+    os.umask(0o077)
+    session.set_limits(becoming.limits)
+    if becoming.nice:
+        os.nice(becoming.nice)
+    if os.geteuid() == 0:  # else it is the user already, and nobody else is served
+        identity.drop_to(becoming.uid, becoming.gids[0], becoming.gids[1:])
 
 
 def live(
-    fd: int, title: str, become: Callable[[], None], make: Callable[[socket.socket], Helping]
+    fd: int, title: str, become: Callable[[], None], make: Callable[[socket.socket], Helping], *keep: int
 ) -> NoReturn:
     """Run a helper or the starter in a process that was just forked; never returns.
 
     Args:
-        fd: the channel to the spawner; every other inherited descriptor is closed.
+        fd: the channel to the spawner; every other inherited descriptor but ``keep`` is closed.
         become: sets the identity that the process keeps.
         make: returns the object that serves the channel.
     """
@@ -63,7 +85,7 @@ def live(
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(signum, signal.SIG_IGN)  # it ends when its channel is closed
-        identity.close_inherited([fd])
+        identity.close_inherited([fd, *keep])
         identity.null_stdio()
         os.chdir("/")
         become()

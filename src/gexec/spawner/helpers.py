@@ -18,21 +18,22 @@ from gexec.errors import ProtocolError
 from gexec.posix import channel, clock
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
-from gexec.security.policy import Account
 from gexec.spawner.launching import STARTER, Helper
 from gexec.wire.launches import (
     FROM_HELPER,
     FROM_STARTER,
     TO_HELPER,
     TO_STARTER,
+    Becoming,
     HelperEvent,
     HelperGone,
     LostTasks,
     NewHelper,
+    StarterNote,
 )
 from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
 
-#: A helper gets no new tasks after this time; with other groups, it gets none at once.
+#: A helper gets no new tasks after this time.
 _AGE_MAX_S: Final = 600.0
 
 
@@ -43,9 +44,10 @@ class Helpers:
         loop: the spawner's.
         start: returns the channel to the starter; called once, at the first use.
         on_event: called with each event that a helper reports of one of its tasks.
-        on_gone: called when a helper has ended and its last messages were read, or with the reason if
-            it could not be forked; returns the helper's tasks, for the starter.
+        on_gone: called when a helper has ended and its last messages were read, with the reason if it
+            could not begin, and whether it was denied; returns the helper's tasks, for the starter.
         on_starter_gone: called with the reason when the starter has ended: no task can be started.
+        note: called with sentences of the starter for the log.
     """
 
     def __init__(
@@ -53,16 +55,18 @@ class Helpers:
         loop: PollLoop,
         start: Callable[[], socket.socket],
         on_event: Callable[[HelperEvent], None],
-        on_gone: Callable[[Helper, str], LostTasks],
+        on_gone: Callable[[Helper, str, bool], LostTasks],
         on_starter_gone: Callable[[str], None],
+        note: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._start = start
         self._on_event = on_event
         self._on_gone = on_gone
         self._on_starter_gone = on_starter_gone
+        self._note = note
         self._by_number: dict[int, Helper] = {}
-        self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks, with its groups
+        self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
         self._numbers = count(STARTER + 1)
         self._starter: Helper | None = None
         self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
@@ -74,48 +78,54 @@ class Helpers:
         """Return the starter; start it if it does not run yet."""
         return self._starter or self._started()
 
-    def for_account(self, account: Account) -> Helper:
-        """Return the helper that gets this user's new tasks; a new one if there is none with these groups.
+    def for_tasks(self, becoming: Becoming) -> Helper:
+        """Return the helper that gets new tasks of a user; a new one if no current one is the same.
 
         Raises:
             OSError, ProtocolError: no helper can be made now.
         """
         starter = self.begin()
-        if self._is_own(account):
+        if self._is_own(becoming):
             return starter
-        helper = self._current.get(account.uid)
-        gids = (account.gid, *account.gids)
-        if helper is not None and (helper.gids != gids or clock.now_s() - helper.made_s > _AGE_MAX_S):
-            self._retire(account.uid)
+        helper = self._current.get(becoming.uid)
+        if helper is not None and (
+            helper.becoming != becoming
+            or helper.launches_left <= 0
+            or clock.now_s() - helper.made_s > _AGE_MAX_S
+        ):
+            self._retire(becoming.uid)
             helper = None
-        return helper or self._made(account.uid, gids, starter.port)
+        return helper or self._made(becoming, starter.port)
 
-    def _is_own(self, account: Account) -> bool:
+    def _is_own(self, becoming: Becoming) -> bool:
+        if not becoming.is_plain:
+            return False
         uid, gid, groups = self._identity
         if uid != 0:
             return True  # the admission has refused all other users
-        return account.uid == 0 and account.gid == gid and frozenset(account.gids) | {gid} == groups
+        return becoming.uid == 0 and becoming.gids[0] == gid and frozenset(becoming.gids) == groups
 
     def _started(self) -> Helper:
         port = Port(self._start(), hears=FROM_STARTER, says=TO_STARTER, bounded=True)
-        self._starter = starter = Helper(STARTER, port, self._identity[0], (), port)
+        uid, gid, _ = self._identity
+        self._starter = starter = Helper(STARTER, port, Becoming(uid, (gid,)), port)
         self._loop.watch(port.endpoint.fileno(), self._from_starter)
         return starter
 
-    def _made(self, uid: int, gids: tuple[int, ...], starter: Port) -> Helper:
+    def _made(self, becoming: Becoming, starter: Port) -> Helper:
         # Its channel can be used at once: the helper reads the requests when it runs.
         number = next(self._numbers) & U32_MAX
         ours, theirs = channel.pair()
         try:
-            starter.say(NewHelper(number, uid, gids, (theirs.fileno(),)))
+            starter.say(NewHelper(number, becoming, (theirs.fileno(),)))
         except (OSError, ProtocolError):
             ours.close()
             raise
         finally:
             theirs.close()
         port = Port(ours, hears=FROM_HELPER, says=TO_HELPER, bounded=True)
-        helper = Helper(number, port, uid, gids, starter)
-        self._by_number[number] = self._current[uid] = helper
+        helper = Helper(number, port, becoming, starter)
+        self._by_number[number] = self._current[becoming.uid] = helper
         self._loop.watch(ours.fileno(), lambda: self._heard(helper))
         return helper
 
@@ -124,27 +134,29 @@ class Helpers:
         if starter is None:
             return
         try:
-            said: HelperEvent | HelperGone | None = starter.port.receive()
+            said: HelperEvent | HelperGone | StarterNote | None = starter.port.receive()
         except (ConnectionError, ProtocolError, MessageLost) as error:
             self.close_starter()
             for helper in (*list(self._by_number.values()), starter):
-                self._gone(helper, "")
+                self._gone(helper)
             self._on_starter_gone(str(error))
             return
         if isinstance(said, HelperGone):
             gone = self._by_number.get(said.task)
             if gone is not None:
-                starter.ask(self._gone(gone, said.why))
+                starter.ask(self._gone(gone, said.why, said.denied))
+        elif isinstance(said, StarterNote):
+            self._note(said.text)
         elif said is not None:
             self._take(starter, said)
 
-    def _gone(self, helper: Helper, why: str) -> LostTasks:
+    def _gone(self, helper: Helper, why: str = "", denied: bool = False) -> LostTasks:
         """Handle the end of a helper; return the helper's tasks, for the starter."""
         self._by_number.pop(helper.number, None)
         while self._loop.watches(helper.port.endpoint.fileno()) and self._heard(helper):
             pass
         self._dismiss(helper)
-        return self._on_gone(helper, why)
+        return self._on_gone(helper, why, denied)
 
     def close_starter(self) -> None:
         """Close the channel to the starter, which then ends its attached tasks and exits."""

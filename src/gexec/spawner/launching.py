@@ -14,6 +14,7 @@ from gexec.posix import clock
 from gexec.posix.channel import Port
 from gexec.security.policy import Account
 from gexec.wire.launches import (
+    Becoming,
     HelperRequest,
     Launch,
     LaunchCheck,
@@ -22,7 +23,7 @@ from gexec.wire.launches import (
     OldTask,
     SignalHelper,
 )
-from gexec.wire.messages import ProcessLeft
+from gexec.wire.messages import U32_MAX, ProcessLeft
 
 #: The number of the starter, which is treated as a helper; the helpers have other numbers.
 STARTER: Final = 0
@@ -32,6 +33,8 @@ _LEFT_MAX: Final = 1024
 _ANSWERS_S: Final = 1.0
 #: Time that a helper may need, beyond LINGER_S, to report a task's leftovers.
 _TOLD_S: Final = 1.0
+#: A tenth of what a helper could do, since it does other things as well.
+_LAUNCHES_PER_CPU_S: Final = 100
 #: How long a helper may be busy with leftovers that SIGKILL does not end at once.
 _HARD_S: Final = 6.0
 
@@ -77,7 +80,8 @@ class Helper:
     """The spawner's record of a user's helper; with the number STARTER, of the starter.
 
     Attributes:
-        gids: the groups that its tasks have, the primary group first.
+        becoming: what it is, and its tasks with it.
+        launches_left: it gets no more tasks: it uses its own limit of CPU time, too.
         tasks: its attached tasks.
         unanswered: launches that it has not answered, oldest first, and when they were sent.
         detached: the marks of detached tasks.
@@ -88,15 +92,15 @@ class Helper:
     """
 
     __slots__ = (
-        "_starter", "detached", "doomed", "ended", "gids", "left_pids", "made_s", "number", "port",
-        "quiet_s", "tasks", "uid", "unanswered",
+        "_starter", "becoming", "detached", "doomed", "ended", "launches_left", "left_pids", "made_s",
+        "number", "port", "quiet_s", "tasks", "unanswered",
     )  # fmt: skip
 
-    def __init__(self, number: int, port: Port, uid: int, gids: tuple[int, ...], starter: Port) -> None:
+    def __init__(self, number: int, port: Port, becoming: Becoming, starter: Port) -> None:
         self.number = number
         self.port = port
-        self.uid = uid
-        self.gids = gids
+        self.becoming = becoming
+        self.launches_left = _launches_max(becoming)
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.unanswered: dict[int, float] = {}
@@ -142,8 +146,14 @@ class Helper:
             OSError, ProtocolError: its queue is full, or no descriptor is available.
         """
         self.port.say(request)
+        self.launches_left -= 1
         self.tasks.add(request.task)
         self.unanswered[request.task] = clock.now_s()
+
+    @property
+    def uid(self) -> int:
+        """The user that it is."""
+        return self.becoming.uid
 
     @property
     def wake_s(self) -> float | None:
@@ -191,6 +201,12 @@ class Helper:
         while len(self.left_pids) > _LEFT_MAX:
             self.left_pids.pop(next(iter(self.left_pids)))
         return True
+
+
+def _launches_max(becoming: Becoming) -> int:
+    """Return how many tasks a helper may start: each costs it 1 ms of CPU time at most, usually 0.3 ms."""
+    cpu_s = [soft for name, soft, _ in becoming.limits if name == "cpu" and soft >= 0]
+    return min(cpu_s) * _LAUNCHES_PER_CPU_S if cpu_s else U32_MAX
 
 
 def _told(

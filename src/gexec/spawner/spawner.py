@@ -82,7 +82,12 @@ class Spawner:
         self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(
-            self.loop, self._started, self._tasks.from_helper, self._tasks.helper_gone, self._starter_gone
+            self.loop,
+            self._started,
+            self._tasks.from_helper,
+            self._tasks.helper_gone,
+            self._starter_gone,
+            note=log.warning,
         )
         self._tasks.helpers = self._helpers
         self._others: dict[int, Callable[[int], None]] = {}

@@ -11,7 +11,8 @@ import os
 import socket
 from typing import Any, NoReturn
 
-from gexec.posix import clock, memory
+from gexec import limits
+from gexec.posix import clock, memory, session
 from gexec.posix.channel import MessageLost
 from gexec.spawner.helper import Helping, be_helper, live
 from gexec.spawner.launcher import Launcher
@@ -25,6 +26,7 @@ from gexec.wire.launches import (
     NewHelper,
     OldTask,
     SignalHelper,
+    StarterNote,
 )
 
 
@@ -36,20 +38,43 @@ def be_starter(fd: int) -> NoReturn:
     live(fd, "gexecd-starter", memory.settle, _Starter)
 
 
+class _Forked:
+    """A helper: our unreaped child.
+
+    Attributes:
+        why_fd: a pipe that has the reason if the helper cannot begin; -1 = the pipe was closed.
+    """
+
+    def __init__(self, number: int, why_fd: int) -> None:
+        self.number = number
+        self.why_fd = why_fd
+        self.why = b""
+
+
 class _Starter(Helping):
     def __init__(self, sock: socket.socket) -> None:
-        #: The numbers of helpers by pid, and their pids by number: all are unreaped children.
-        self._numbers: dict[int, int] = {}
+        #: The helpers by pid, and their pids by number.
+        self._forked: dict[int, _Forked] = {}
         self._pids: dict[int, int] = {}
         super().__init__(sock, TO_STARTER, FROM_STARTER, None)
+        if os.geteuid() == 0:
+            self._leave_keyring()
+
+    def _leave_keyring(self) -> None:
+        """Leave the keyring of the session in which gexecd was started, also in tasks of root."""
+        try:
+            session.join_new_keyring()
+        except OSError as error:
+            text = f"{error.strerror}: no process here can use keyrings, so tasks get none of their own"
+            self.say(StarterNote(text))
 
     def make_launcher(self) -> Launcher:
-        return Launcher(self.say, other_ended=self._ended, not_orphans=lambda: set(self._numbers))
+        return Launcher(self.say, other_ended=self._ended, not_orphans=lambda: set(self._forked))
 
     @property
     def is_owing(self) -> bool:
         # When the spawner has ended, the helpers also end their tasks and exit.
-        return super().is_owing or bool(self._numbers)
+        return super().is_owing or bool(self._forked)
 
     def lost(self, lost: MessageLost) -> None:
         if lost.kind == NEW_HELPER:
@@ -74,24 +99,46 @@ class _Starter(Helping):
             super().handle(request)
 
     def _fork(self, request: NewHelper) -> None:
-        (fd,) = request.fds
+        open_fds = list(request.fds)
         try:
+            open_fds += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            fd, why_fd, theirs = open_fds
             pid = os.fork()
             if pid == 0:
-                be_helper(fd, request.uid, request.gids)
+                be_helper(fd, request.becoming, theirs)
+            open_fds.remove(why_fd)
+            self._forked[pid] = forked = _Forked(request.task, why_fd)
+            self._pids[request.task] = pid
+            self._loop.watch(why_fd, lambda: self._told_why(forked))
         except OSError as error:
             self.say(HelperGone(request.task, error.strerror or "it cannot be forked"))
-        else:
-            self._numbers[pid] = request.task
-            self._pids[request.task] = pid
         finally:
-            os.close(fd)
+            for each in open_fds:
+                os.close(each)
+
+    def _told_why(self, forked: _Forked) -> bool:
+        """Read the reason of a helper that cannot begin; False if there is nothing more to read."""
+        if forked.why_fd < 0:
+            return False
+        try:
+            piece = os.read(forked.why_fd, limits.TEXT_MAX_BYTES)
+        except BlockingIOError:
+            return False
+        forked.why = (forked.why + piece)[: limits.TEXT_MAX_BYTES]
+        if not piece:  # it has begun, or ended
+            self._loop.unwatch(forked.why_fd)
+            os.close(forked.why_fd)
+            forked.why_fd = -1
+        return bool(piece)
 
     def _ended(self, pid: int) -> None:
-        number = self._numbers.pop(pid, None)
-        if number is not None:
-            del self._pids[number]
-            self.say(HelperGone(number))
+        forked = self._forked.pop(pid, None)
+        if forked is None:
+            return
+        while self._told_why(forked):
+            pass
+        del self._pids[forked.number]
+        self.say(HelperGone(forked.number, forked.why.decode(errors="replace")))
 
 
 def _revived(old: OldTask, uid: int) -> TaskProcess:

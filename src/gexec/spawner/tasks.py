@@ -211,7 +211,7 @@ class Tasks:
     def _launch(self, number: int, admitted: Admitted, fds: tuple[int, ...]) -> None:
         account, launch = admitted.account, admitted.launch
         try:
-            helper = self.helpers.for_account(account)
+            helper = self.helpers.for_tasks(admitted.becoming)
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))
         except (OSError, ProtocolError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -221,9 +221,14 @@ class Tasks:
             close_all(fds)
         self._tasks[number] = LaunchedTask(account, launch, helper)
 
-    def _no_process(self, number: int, account: Account, launch: LaunchSpec, reason: str) -> None:
-        refused = outcome.no_room(f"no process for {account.name}: {reason}")
-        self._trail.not_started(number, (account, launch), "helper", refused.text)
+    def _no_process(
+        self, number: int, account: Account, launch: LaunchSpec, reason: str, denied: bool = False
+    ) -> None:
+        if denied:
+            refused = outcome.denied(reason)
+        else:
+            refused = outcome.no_room(f"no process for {account.name}: {reason}")
+        self._trail.not_started(number, (account, launch), "pam" if denied else "helper", refused.text)
         self._tell(ProcessRefused(number, refused))
 
     def _signal(self, number: int, signum: int) -> None:
@@ -309,14 +314,17 @@ class Tasks:
             if event.holders and ended.leaves:
                 self._tell(ProcessLeft(event.task, event.holders))
 
-    def helper_gone(self, helper: Helper, why: str) -> LostTasks:
-        """Handle a helper that ended or could not be forked (``why``); return its tasks for the starter."""
+    def helper_gone(self, helper: Helper, why: str, denied: bool) -> LostTasks:
+        """Handle a helper that ended, could not begin (``why``), or must not (``denied``).
+
+        Returns its tasks for the starter.
+        """
         running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
         lost = helper.lost_tasks([] if why else running)
         for number, task in running:
             if why:
                 del self._tasks[number]
-                self._no_process(number, task.account, task.launch, why)
+                self._no_process(number, task.account, task.launch, why, denied)
             else:
                 if helper.number == STARTER and task.pid:
                     self._left_by_starter.append(task.pid)

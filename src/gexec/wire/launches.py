@@ -30,7 +30,6 @@ from gexec.wire.messages import (
 )
 from gexec.wire.outcome import Outcome
 
-_U32: Final = Struct("!I")
 _SPEC: Final = Struct("!BHI16sIIIII")
 _REMOTE_PATH: Final = 1
 _LEAVES: Final = 2
@@ -158,13 +157,41 @@ FROM_HELPER: Final[Table] = {
 # -- to the starter ----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Becoming:
+    """What a helper becomes. Helpers start tasks for equal ones only.
+
+    Attributes:
+        uid: the user; gexecd's own uid if gexecd was not started as root.
+        gids: all groups, the primary group first.
+        user: the login name, for PAM.
+        limits: (name of an RLIMIT in lower case, soft, hard), for its tasks and itself; -1 = unlimited.
+        nice: added to the nice value.
+        pam: the PAM service that checks the account and opens a session; "" = none.
+        allow_commands, deny_commands: programs that it starts (``spawner.commands``).
+    """
+
+    uid: int
+    gids: tuple[int, ...]
+    user: str = ""
+    limits: tuple[tuple[str, int, int], ...] = ()
+    nice: int = 0
+    pam: str = ""
+    allow_commands: tuple[str, ...] = ()
+    deny_commands: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """True if it is only an identity."""
+        return not (self.limits or self.nice or self.pam or self.allow_commands or self.deny_commands)
+
+
 @dataclass(slots=True)
 class NewHelper:
-    """Fork a helper with this number, which becomes this user; ``fds``: its channel to the spawner."""
+    """Fork a helper with this number; ``fds``: its channel to the spawner."""
 
     task: int
-    uid: int
-    gids: tuple[int, ...]  #: the primary group first
+    becoming: Becoming
     fds: tuple[int, ...]
 
 
@@ -218,20 +245,39 @@ class LostTasks:
 
 @dataclass(slots=True)
 class HelperGone:
-    """A helper was reaped, or could not be forked; in the latter case ``why`` is the reason."""
+    """A helper was reaped, or could not begin; in the latter case ``why`` is the reason.
+
+    ``denied``: the account may not use this node.
+    """
 
     task: int
     why: str = ""
+    denied: bool = False
 
 
-def _pack_gids(gids: tuple[int, ...]) -> bytes:
-    return b"".join([_U32.pack(gid) for gid in gids])
+@dataclass(slots=True)
+class StarterNote:
+    """A sentence of the starter for the log of gexecd."""
+
+    text: str
 
 
-def _unpack_gids(payload: bytes) -> tuple[tuple[int, ...]]:
-    if not _U32.size <= len(payload) <= _U32.size * _GROUPS_MAX:
+def _pack_becoming(becoming: Becoming) -> bytes:
+    return json.dumps(asdict(becoming)).encode()
+
+
+def _unpack_becoming(payload: bytes) -> tuple[Becoming]:
+    try:
+        told = json.loads(payload)
+        for name, value in told.items():
+            if isinstance(value, list):
+                told[name] = tuple([tuple(item) if isinstance(item, list) else item for item in value])
+        becoming = Becoming(**told)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"what a helper becomes is malformed: {error}") from error
+    if not 1 <= len(becoming.gids) <= _GROUPS_MAX:
         raise ProtocolError(f"a helper of no group, or of over {_GROUPS_MAX}")
-    return (tuple([gid for (gid,) in _U32.iter_unpack(payload)]),)
+    return (becoming,)
 
 
 def _pack_lost(tasks: list[OldTask], marks: list[tuple[str, int]], pids: list[int]) -> bytes:
@@ -247,20 +293,25 @@ def _unpack_lost(payload: bytes) -> tuple[list[OldTask], list[Any], list[int]]:
         raise ProtocolError(f"the tasks of a helper that is gone are malformed: {error}") from error
 
 
-def _pack_why(why: str) -> bytes:
-    return why.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
+def _pack_text(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
+
+
+def _unpack_text(payload: bytes) -> tuple[str]:
+    return (payload.decode(errors="replace"),)
 
 
 NEW_HELPER: Final = 8
 #: What a spawner may send to its starter.
 TO_STARTER: Final[Table] = {
     **TO_HELPER,
-    NEW_HELPER: Form(NewHelper, "uid", payload=Payload(("gids",), _pack_gids, _unpack_gids), fds=1),
+    NEW_HELPER: Form(NewHelper, payload=Payload(("becoming",), _pack_becoming, _unpack_becoming), fds=1),
     9: Form(SignalHelper, "signum", 1, 64),
     10: Form(LostTasks, "uid", payload=Payload(("tasks", "marks", "pids"), _pack_lost, _unpack_lost)),
 }
 #: What a starter may send.
 FROM_STARTER: Final[Table] = {
     **FROM_HELPER,
-    23: Form(HelperGone, payload=Payload(("why",), _pack_why, lambda why: (why.decode(errors="replace"),))),
+    23: Form(HelperGone, "denied", 0, 1, Payload(("why",), _pack_text, _unpack_text)),
+    25: Form(StarterNote, payload=Payload(("text",), _pack_text, _unpack_text), of_task=False),
 }

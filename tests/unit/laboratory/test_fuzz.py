@@ -38,11 +38,16 @@ def test_a_target_raises_what_its_parser_does_not_handle(name: str, monkeypatch:
     def broken(*arguments: object, **options: object) -> object:
         raise ZeroDivisionError("a defect")
 
+    seeds = TARGETS[name].seeds()
     for where in PARSERS[name]:
         monkeypatch.setattr(where, broken)
-    with pytest.raises(ZeroDivisionError):
-        for data in TARGETS[name].seeds():
+    found = []
+    for data in seeds:
+        try:
             TARGETS[name].run(data)
+        except ZeroDivisionError as defect:
+            found.append(defect)
+    assert found
 
 
 def test_an_unknown_target_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from gexec.wire.launches import (
     FROM_STARTER,
     TO_HELPER,
     TO_STARTER,
+    Becoming,
     HelperGone,
     Launch,
     LaunchCheck,
@@ -36,6 +37,7 @@ from gexec.wire.launches import (
     OldTask,
     ProcessRan,
     SignalHelper,
+    StarterNote,
 )
 from gexec.wire.messages import (
     FROM_RELAY,
@@ -55,6 +57,9 @@ from gexec.wire.messages import (
     SignalProcess,
 )
 
+BECOMING = Becoming(
+    1000, (100,), "ann", (("nofile", 100, -1),), 5, "gexec", ("/usr/bin/*", "/opt/x y"), ("/usr/bin/su",)
+)
 SIGNAL, KILL, FORGET, STARTED, READY, REFUSED, ENDED, KEYS, LEFT = 3, 4, 5, 16, 17, 18, 19, 21, 22
 
 
@@ -138,6 +143,8 @@ OLD = OldTask(3, 4711, "00" * 16, 2, 12, 34, 5.5, 1.5, True, False)
         (ProcessRan(5, 4711, outcome.exited(3), False), FROM_HELPER),
         (ProcessRan(5, 4711, outcome.killed(9), True), FROM_STARTER),
         (HelperGone(5, "no memory: ü"), FROM_STARTER),
+        (HelperGone(5, "expired", True), FROM_STARTER),
+        (StarterNote("no keyrings: ü"), FROM_STARTER),
     ],
     ids=lambda said: type(said).__name__,
 )
@@ -150,7 +157,8 @@ def test_what_is_said_to_and_by_the_starter_and_helpers_arrives_as_it_was(
 def test_descriptors_go_along_with_launches_and_new_helpers() -> None:
     for said, table in (
         (Launch(5, SPEC, (0, 1, 2)), TO_HELPER),
-        (NewHelper(5, 1000, (100, 4, 27), (0,)), TO_STARTER),
+        (NewHelper(5, Becoming(1000, (100, 4, 27)), (0,)), TO_STARTER),
+        (NewHelper(5, BECOMING, (0,)), TO_STARTER),
     ):
         ours, theirs = channel.pair()
         sender, receiver = Port(ours, hears={}, says=table), Port(theirs, hears=table, says={})
@@ -175,6 +183,14 @@ def test_no_sender_can_say_what_only_another_one_may() -> None:
             messages.decode(Message(kind, 1, 9), FROM_RELAY)
     kinds = {(kind, form.said) for table in tables for kind, form in table.items()}
     assert len({kind for kind, _ in kinds}) == len(kinds)  # one number, one meaning
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"[]", b"1", b"{}", b'{"uid": 1, "gids": []}', b'{"uid": 1, "gids": [1], "x": 1}']
+)
+def test_a_malformed_new_helper_is_a_protocol_error(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        messages.decode(Message(launches.NEW_HELPER, 1, 0, payload, (0,)), TO_STARTER)
 
 
 @pytest.mark.parametrize("payload", [b"x", bytes(4 + 33), b"x" * 100])

@@ -20,7 +20,7 @@ from gexec.posix import channel
 from gexec.posix.log import Log
 from gexec.relay.spawning import RelayChannel
 from gexec.security.keys import VerifyKey
-from gexec.security.policy import Policy
+from gexec.security.policy import Limit, Policy, Rule, Terms
 from gexec.security.signers import Trust
 from gexec.spawner.handover import Handover, policy_fields, policy_from
 from gexec.spawner.program import SpawnerProcess
@@ -114,7 +114,15 @@ def place(tmp_path: Path) -> Iterator[Place]:
 def test_the_handover_arrives_as_it_was(place: Place) -> None:
     place.handed.names.append("n\udcff")  # a name with a byte that is not UTF-8
     assert Handover.decode(place.handed.encode()) == place.handed
-    policy = Policy(allow_users=frozenset({"ann", "bob"}), uid_min=1000, allow_root=False)
+    terms = Terms(("/b", "/a"), ("/c",), (Limit("nofile", 10, 20), Limit("core", 0, -1)), 5, 0o27, 3, "gexec")
+    rule = Rule(frozenset({"ann"}), frozenset({"b", "a"}), (), ("/z", "/y"), (Limit("cpu", 60, 60),))
+    policy = Policy(
+        allow_users=frozenset({"ann", "bob"}),
+        uid_min=1000,
+        allow_root=False,
+        terms=terms,
+        rules=(rule, Rule()),
+    )
     assert policy_from(json.loads(json.dumps(policy_fields(policy)))) == policy
 
 

@@ -51,6 +51,11 @@ class Admitted:
         self.becoming = becoming
         self.launch = launch
 
+    @property
+    def claim(self) -> tuple[bytes, int]:
+        """What may happen only once: key id and job id in one, and the rank."""
+        return self.credential.key_id + self.credential.job_id, self.launch.rank
+
 
 class _Known:
     __slots__ = ("blob", "credential", "env", "job", "until_s")
@@ -136,7 +141,7 @@ class Admission:
             raw, blob: credential and job as received.
             now_s: UNIX time.
             jobs_of: returns how many jobs of a uid run here, without the job of the given id.
-            claimed: the (job id, rank) that an earlier check of the same task has claimed.
+            claimed: the ``claim`` of an earlier check of the same task.
 
         Raises:
             CredentialError: the rank is refused; code and text give the reason.
@@ -160,7 +165,7 @@ class Admission:
         )
         if refusal:
             raise CredentialError("policy", refusal)
-        if claimed != (credential.job_id, rank):
+        if claimed != (credential.key_id + credential.job_id, rank):
             self._replay.claim(
                 credential.key_id,
                 credential.job_id,

@@ -144,9 +144,9 @@ class Tasks:
             )
             self._refuse(number, rank, "busy", text, outcome.not_started(text), admitted.credential)
             return
-        uid, launch = admitted.credential.uid, admitted.launch
+        uid = admitted.credential.uid
         until_s = admitted.credential.expires_s + self._admission.skew_s
-        self._checks.add(number, (launch.job_id, launch.rank), uid, until_s)
+        self._checks.add(number, admitted.claim, uid, until_s)
         self._launch(number, admitted, ())
 
     def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
@@ -187,7 +187,7 @@ class Tasks:
         except CredentialError as error:
             self._refuse(number, rank, error.code, str(error), None, self._admission.verified)
             return None
-        if before != (admitted.launch.job_id, rank):  # else there is a line since the check
+        if before != admitted.claim:  # else there is a line since the check
             self._trail.accepted(number, admitted)
         return admitted
 

@@ -22,6 +22,8 @@ from gexec.wire.frames import FROM_ROOT, Decoder, Done, Ended, Frame, Hello, Ref
 from .conftest import BIN, DEADLINE_S
 
 NODE = "node1"
+#: Machines of developers have no user gexec.
+RELAY_USER = ["--relay-user", "daemon"] if os.geteuid() == 0 else []
 
 
 class Service:
@@ -32,6 +34,8 @@ class Service:
         self.err = Path(tempfile.mkstemp(prefix=f"{name}.err", dir=place)[1])
         reading, writing = os.pipe()
         options.setdefault("stdin", subprocess.DEVNULL)
+        if name == "gexecd" and "--relay-user" not in words:
+            words = [*RELAY_USER, *words]
         with self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [*command(name, *words), "--ready-fd", str(writing)],
@@ -122,7 +126,8 @@ class Host:
         """Return the words of gexecd's command line."""
         place = ["-P", self.port, "--bind", self.address] if bind else []
         return [
-            *place, "--socket", self.socket, "--authd-socket", self.authd_socket, "--public-key", self.public,
+            *place, *RELAY_USER, "--socket", self.socket, "--authd-socket", self.authd_socket,
+            "--public-key", self.public,
             "--name", NODE, "--hosts", self.hosts, "--audit-log", self.audit, *words,
         ]  # fmt: skip
 

@@ -167,10 +167,11 @@ def test_the_pages_commands_make_a_cluster(place: Path) -> None:
     status, log = run(place, "".join(blocks) + "echo '--- end'\n")
     assert status == 0, log[-5000:]
     said = re.split(r"^--- (?:\d+|end)\n", log, flags=re.MULTILINE)[1:]
-    versions, copied, keys, daemons, works, _ = said
+    versions, copied, keys, users, daemons, works, _ = said
     assert versions.startswith("--- node[1-3] (3)\nPython 3."), log
     assert copied == ""
     assert "/etc/auth_priv.pem" in keys
+    assert users == ""
     assert "Traceback" not in daemons
     lines = works.splitlines()
     assert lines[:2] == ["--- node[1-3] (3)", "Linux"], works

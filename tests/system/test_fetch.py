@@ -314,6 +314,36 @@ def test_a_hostile_node_writes_nothing_outside_its_folder(shell: Shell, place: P
     assert (place / "f").read_bytes() == b"mine"
 
 
+def hostile(place: Path, meta: Meta) -> bytes:
+    """Return what a sender would send that has an empty ``place/f`` with these attributes."""
+    encoder = Encoder()
+    file = File(os.fsencode(place / "f").lstrip(b"/"), meta, 0)
+    stream = encoder.preamble() + encoder.list(0, [packed_entry(file)]) + encoder.contents(0, 0, 1)
+    return stream + encoder.file_end(ContentHash().finish(0)) + encoder.done(0) + encoder.end(0)
+
+
+@root_only
+def test_attack_110_owners_and_set_id_bits_that_a_node_reports(shell: Shell, place: Path) -> None:
+    """With them a node's root would put a program of another user, or a set-uid one, onto the head."""
+    (place / "evil").write_bytes(hostile(place, Meta(0o6755, 54321, 54322, 1, b"", b"")))
+    env = fake_sender(place, f"exec cat {place}/evil")
+    fetched = place / f"to/node002{place}/f"
+    words = ["-w", "node002", "--fetch", place / "f", "--to", place / "to"]
+    for more, owner in (([], (0, 0)), (["--owners"], (54321, 54322)), ([], (54321, 54322))):
+        done = shell.gexec(*words, *more, env=env)
+        assert done.returncode == 0, done.stderr
+        status = fetched.stat()
+        assert (status.st_uid, status.st_gid) == owner
+        assert status.st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.skipif(IS_ROOT, reason="root may set owners")
+def test_owners_need_root(shell: Shell, place: Path) -> None:
+    done = shell.gexec("-w", "node001", "--fetch", place, "--to", place / "to", "--owners")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--owners: only root can set owners" in done.stderr
+
+
 def test_a_node_that_sends_without_end_is_stopped_by_its_time_out(shell: Shell, place: Path) -> None:
     env = fake_sender(place, "exec yes")
     words = ["-w", "node001", "--timeout=1", "--fetch", "/f", "--to", place / "to"]

@@ -31,6 +31,7 @@ from gexec.wire.frames import Refused
 from .conftest import DEADLINE_S, wait_until
 from .daemons import (
     NODE,
+    RELAY_USER,
     Host,
     command,
     ended,
@@ -646,30 +647,60 @@ def test_relay_gives_up_what_it_does_not_need(host: Host) -> None:
     gexecd = host.gexecd()
     status = status_of(relay_of(gexecd.pid))
     assert status["NoNewPrivs"] == ["1"]
+    assert status["Seccomp"] == ["2"]
     if os.geteuid() != 0:
         assert set(status["Uid"]) == {str(os.geteuid())}
         return
     assert "0" not in status["Uid"] + status["Gid"] + status["Groups"]
     assert len(set(status["Uid"])) == len(set(status["Gid"])) == 1
-    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(status[capabilities][0], 16) == 0
     assert set(status_of(gexecd.pid)["Uid"]) == {"0"}
 
 
 @needs_root
 def test_relay_becomes_the_configured_user(host: Host) -> None:
-    gexecd = host.gexecd("--config", host.config("relay_user = 'daemon'"))
-    assert set(status_of(relay_of(gexecd.pid))["Uid"]) == {str(pwd.getpwnam("daemon").pw_uid)}
+    gexecd = host.gexecd("--relay-user", "bin")
+    assert set(status_of(relay_of(gexecd.pid))["Uid"]) == {str(pwd.getpwnam("bin").pw_uid)}
     hostname_works(host)
 
 
 @needs_root
-@pytest.mark.parametrize("user", ["root", "nobodyatall"])
-def test_relay_user_must_be_an_unprivileged_account(host: Host, user: str) -> None:
-    path = host.config(f"relay_user = '{user}'")
-    done = run_to_end(*command("gexecd", *host.words("--config", path)), env=host.env)
+@pytest.mark.parametrize(
+    ("user", "why"),
+    [
+        ("root", "is root: choose a user of its own"),
+        ("nobody", "stands for unknown users and is shared with other services: choose"),
+        ("no-such-user", "there is no user no-such-user for the relay: create it with `useradd --system"),
+    ],
+)
+def test_relay_user_must_be_an_account_of_its_own(host: Host, user: str, why: str) -> None:
+    done = run_to_end(*command("gexecd", *host.words("--relay-user", user)), env=host.env)
     assert done.returncode == 1
+    assert done.stderr.startswith("gexecd: ")
     assert user in done.stderr
+    assert why in done.stderr
+
+
+@needs_root
+def test_without_a_user_gexec_root_starts_no_relay(host: Host) -> None:
+    """In a mount namespace with accounts of its own: there is no fallback to nobody."""
+    accounts = host.dir / "passwd"
+    lines = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith("gexec:")]
+    accounts.write_text("\n".join(lines) + "\n")
+    script = f'mount --bind {accounts} /etc/passwd && exec "$@"'
+    words = [str(word) for word in host.words() if word not in RELAY_USER]
+    own = ["unshare", "--mount", "sh", "-c", script, "sh", *command("gexecd", *words)]
+    done = run_to_end(*own, env=host.env)
+    assert done.returncode == 1
+    assert "there is no user gexec for the relay: create it with `useradd --system" in done.stderr
+    accounts.write_text("\n".join([*lines, "gexec:x:61183:61183::/:/usr/sbin/nologin"]) + "\n")
+    with subprocess.Popen(own, env=host.env, stderr=subprocess.PIPE, text=True) as gexecd:
+        try:
+            wait_until(lambda: host.gexec("true").returncode == 0, "gexecd with a user gexec does not serve")
+            assert set(status_of(relay_of(gexecd.pid))["Uid"]) == {"61183"}
+        finally:
+            gexecd.terminate()
 
 
 def test_end_of_the_relay_ends_gexecd_and_its_jobs(host: Host, fifo: Path) -> None:

@@ -7,7 +7,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,8 @@ from gexec.posix.unix import connect
 from gexec.security.signing import SigningKey, issue
 from gexec.wire.outcome import DENIED, Outcome
 
-from .conftest import BIN, DEADLINE_S, Cluster
-from .daemons import Service, make_keys
+from .conftest import DEADLINE_S, Cluster
+from .daemons import RELAY_USER, Service, command, make_keys
 from .must_hold import sorted_lines
 
 STRAY = "stray"
@@ -142,7 +141,7 @@ class _Wrapped(Service):
         self._reading, writing = os.pipe()
         with self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [*before, sys.executable, str(BIN / "gexecd"), *map(str, words), "--ready-fd", str(writing)],
+                [*before, *command("gexecd", *RELAY_USER, *words), "--ready-fd", str(writing)],
                 pass_fds=[writing], stderr=err, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         os.close(writing)

@@ -23,6 +23,7 @@ import pytest
 from .conftest import BIN, DEADLINE_S, wait_until
 
 _SETTINGS = """\
+relay_user = "daemon"
 heartbeat_s = 0.5
 lost_after_s = 3.0
 orphan_grace_s = 2.0

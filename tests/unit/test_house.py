@@ -48,7 +48,6 @@ SYSTEM_TESTS = {
     "gexecd.listening": "test_addresses",
     "gexecd.renewal": "test_gexecd",
     "posix.background": "test_gexecd",
-    "posix.identity": "test_spawner",
     "posix.memory": "test_memory",
     "posix.readiness": "test_gexecd",
     "posix.session": "test_becoming",

@@ -25,15 +25,11 @@ if TYPE_CHECKING:
     from gexec.cli.options import Parsed
 
 
-#: Digests are not compared: one process for all nodes would have to read what is here. What nodes say of
-#: attributes is not trusted.
-_OPTIONS = CopyOptions(make_parents=True, asks_digests=False, keep_attributes=False)
-
-
 def fetch(call: Call) -> int:
     """Fetch; return the exit status."""
     parsed = call.parsed
     directory = _directory(parsed)
+    options = _options(parsed)
     told = Told() if _has_files(directory) else None
     request = call.request(_sender(parsed, asking=told is not None))
     request.stdin = told is not None
@@ -50,7 +46,7 @@ def fetch(call: Call) -> int:
     shown = Sentences(Prefixed(prefixes("host", names, ()), job.ranks), names)
     if told is not None:
         job.flags &= ~NO_STDIN
-    view = Fetched(shown, directory, names, _OPTIONS, tell=told.put if told is not None else None)
+    view = Fetched(shown, directory, names, options, tell=told.put if told is not None else None)
     _make(directory)
     connection = submit(job)
     with Run(call, job, choice, view, interrupt=INTERRUPT) as run:
@@ -65,6 +61,18 @@ def fetch(call: Call) -> int:
         where = printable(directory)
         call.say(f"{files} files in {where}, {shown_size(view.bytes)} in {call.elapsed()}", escape=False)
     return run.conclude(by_signal=True)
+
+
+def _options(parsed: Parsed) -> CopyOptions:
+    """Return how files are written here; UsageError if the caller may not set owners.
+
+    Digests are not compared: one process for all nodes would have to read what is here. What nodes report of
+    owners and attributes is not trusted, unless the caller wants the owners.
+    """
+    owners = parsed.flag("owners")
+    if owners and os.geteuid() != 0:
+        raise UsageError("option --owners: only root can set owners; leave it out")
+    return CopyOptions(make_parents=True, asks_digests=False, keep_attributes=False, keep_owner=owners)
 
 
 def _sender(parsed: Parsed, *, asking: bool) -> list[str]:

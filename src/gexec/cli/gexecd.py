@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--public-key", metavar="FILE", action="append", help=key)
     add("--name", metavar="NAME", action="append", help="one more name of this node (may be repeated)")
     add("--hosts", metavar="FILE", help="names, in the form of /etc/hosts, looked up first")
+    add("--relay-user", metavar="USER", help="as root: what the relay runs as (default: gexec)")
     return parser
 
 
@@ -83,7 +84,7 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
         changes["bind"] = tuple(options.bind)
     if options.name is not None:
         changes["names"] = tuple(options.name)
-    for name in ("port", "realm"):
+    for name in ("port", "realm", "relay_user"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     return changes

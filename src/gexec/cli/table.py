@@ -61,6 +61,7 @@ GROUPS = (
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
         ("to", "", "DIR", "gexec", "with --fetch: as DIR/NODE/PATH"),
+        ("owners", "", "", "gexec", "with --fetch, as root: set the owners that the nodes report"),
         ("exclude-files", "", "PATTERN", _FILTER,
          "leave out files that match, as rsync does; the first pattern that matches counts"),
         ("include-files", "", "PATTERN", _FILTER, "keep files that match"),
@@ -200,6 +201,7 @@ NEEDS = (
     ("max-failures", "batch", "it applies between batches"),
     ("fetch", "to", "it is the directory for the files"),
     ("to", "fetch", "it is the directory for fetched files"),
+    ("owners", "fetch", "it is about files that are fetched"),
     ("max-delete", "delete", "it bounds what is deleted"),
     ("exclude-files", "fetch", "it is about files that are copied"),
     ("include-files", "fetch", "it is about files that are copied"),

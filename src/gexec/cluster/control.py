@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.cluster import keypair, layout, private, processes, supervisor
+from gexec.cluster import keypair, layout, ownership, private, processes, supervisor
 from gexec.cluster.daemon import Body, Daemon, log_hint
 from gexec.cluster.guard import guarded
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
@@ -68,6 +68,7 @@ def up(
     place.check(count)
     layout.check_port(port)
     folders = private.checked(private_folders, private_size_mib, place)
+    ownership.refuse_foreign(place.dir, ClusterError)
     running = State.read(place)
     if running is not None and running.running:
         raise ClusterError(
@@ -270,11 +271,13 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
     from gexec.cluster import hardened
     from gexec.cluster.warm import warm
     from gexec.gexecd import gexecd
+    from gexec.gexecd.relay_user import local_identity
     from gexec.relay import relay  # noqa: F401
     from gexec.settings.config import AuthdSettings
     from gexec.spawner import starter  # noqa: F401
 
     warm()
+    relay_user = local_identity(base.relay_user) if os.geteuid() == 0 else None
 
     authd_settings = AuthdSettings(
         socket=str(place.authd_socket),
@@ -310,7 +313,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
 
         def body(ready: Callable[[], None]) -> None:
             private.enter(wanted.private_folders, wanted.private_size_mib)
-            gexecd.serve(settings, ready=ready)
+            gexecd.serve(settings, ready=ready, relay_user=relay_user)
 
         return body
 
@@ -351,6 +354,7 @@ def down(place: Layout) -> State | None:
     state = State.read(place)
     if state is None:
         return None
+    ownership.refuse_foreign(place.dir, ClusterError)
     everyone = _everyone(state)
     was_running = any(processes.is_alive(process) for process in everyone)
     deadline_s = (

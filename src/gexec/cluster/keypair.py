@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gexec import limits
 from gexec.cluster.layout import write_whole
 from gexec.errors import KeyFileError, UsageError
+from gexec.posix.trusted import check_directories
 
 TYPES = ("ed25519", "rsa")
 RSA_DEFAULT_BITS = 3072
@@ -27,7 +29,8 @@ def create(
 
     Raises:
         UsageError: a kind or a size that no daemon would accept.
-        KeyFileError: a file exists and ``force`` is not set, or one cannot be written.
+        KeyFileError: a file exists and ``force`` is not set, or one cannot be written; for root also if
+            another user could exchange the files.
     """
     if kind not in TYPES:
         raise UsageError(f"key type {kind}: expected {' or '.join(TYPES)}")
@@ -37,6 +40,8 @@ def create(
     if not limits.RSA_MIN_BITS <= bits <= limits.RSA_MAX_BITS:
         raise UsageError(f"{bits} bits: expected {limits.RSA_MIN_BITS} to {limits.RSA_MAX_BITS}")
     for path in (private, public):
+        if os.geteuid() == 0 and path.parent.is_dir():
+            check_directories(str(path), "key", KeyFileError)
         if not force and (path.exists() or path.is_symlink()):
             raise KeyFileError(
                 f"{path}: already exists; --force creates a new pair, which every node then needs"

@@ -22,6 +22,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gexec.cluster import ownership
 from gexec.cluster.processes import Process, is_alive
 from gexec.errors import GexecError, UsageError
 from gexec.limits import DEFAULT_PORT, SOCKET_PATH_MAX_BYTES
@@ -235,21 +236,12 @@ class State:
         """Return the recorded state, None if there is none.
 
         Raises:
-            ClusterError: it is malformed, or another user wrote it: it must not be trusted, because the
-                processes that it names get signals.
+            ClusterError: it is malformed, or another user could have written it: it must not be trusted,
+                because the processes that it names get signals.
         """
-        try:
-            with open(layout.state, "rb") as file:
-                owner = os.fstat(file.fileno()).st_uid
-                if owner not in (0, os.geteuid()):
-                    raise ClusterError(
-                        f"{layout.state}: belongs to uid {owner}, as this cluster does; run this as that user"
-                    )
-                text = file.read(STATE_MAX_BYTES + 1)
-        except FileNotFoundError:
+        text = ownership.read_own(layout.state, STATE_MAX_BYTES, ClusterError)
+        if text is None:
             return None
-        except OSError as error:
-            raise ClusterError(f"{layout.state}: cannot be read ({error.strerror})") from error
         try:
             if len(text) > STATE_MAX_BYTES:
                 raise ValueError("too large")

@@ -22,14 +22,14 @@ from typing import Any, Final, NoReturn
 from gexec.errors import ConfigError, GexecError
 from gexec.gexecd.enrolment import CertificateSource, Enrolment, enrol, enrol_apart
 from gexec.gexecd.listening import tcp_listeners
+from gexec.gexecd.relay_user import relay_identity
 from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
-from gexec.posix import channel, identity, programs, sockets
+from gexec.posix import channel, confinement, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
 from gexec.settings.config import GexecdSettings
 from gexec.settings.keyfiles import read_node_certificate, read_trust
-from gexec.spawner.accounts import relay_identity
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
 from gexec.spawner.program import DESCRIPTORS_MAX, SpawnerProcess
@@ -45,6 +45,7 @@ def serve(
     ready: Callable[[], None] | None = None,
     die_with_parent_fd: int | None = None,
     log: Log | None = None,
+    relay_user: tuple[int, int] | None = None,
 ) -> int:
     """Run gexecd in this process until SIGTERM, the relay's end, or the parent's; return its exit status.
 
@@ -55,12 +56,13 @@ def serve(
     Args:
         ready: called once in this process, when links and clients can connect.
         die_with_parent_fd: at end of file on this pipe, end at once, with all tasks.
+        relay_user: uid and gid of the relay if this process is root's; None = those of the settings.
 
     Raises:
         GexecError: settings, keys, sockets or authd have an error; nothing was started.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    service = Gexecd(settings, log)
+    service = Gexecd(settings, log, relay_user=relay_user)
     handed = service.begin(parent_fd=-1 if die_with_parent_fd is None else die_with_parent_fd)
     return SpawnerProcess(handed, partial(fork_starter, soft), ready or (lambda: None), log).run()
 
@@ -69,7 +71,11 @@ class Gexecd:
     """gexecd before the fork. The constructor checks the settings and opens the sockets."""
 
     def __init__(
-        self, settings: GexecdSettings, log: Log | None = None, inherited: Sequence[socket.socket] = ()
+        self,
+        settings: GexecdSettings,
+        log: Log | None = None,
+        inherited: Sequence[socket.socket] = (),
+        relay_user: tuple[int, int] | None = None,
     ) -> None:
         self.settings = settings
         self._log = log or stderr_log("gexecd")
@@ -77,7 +83,9 @@ class Gexecd:
         self._started_s = time.time()
         self._names = _names_of(settings)
         self._trust = read_trust(settings.public_keys, settings.signers, self._names)
-        self._relay_user = relay_identity(settings.relay_user) if os.geteuid() == 0 else None
+        self._relay_user: tuple[int, int] | None = None
+        if os.geteuid() == 0:
+            self._relay_user = relay_user or relay_identity(settings.relay_user)
         given = [sock for sock in inherited if sock.family != socket.AF_UNIX]
         clients = [sock for sock in inherited if sock.family == socket.AF_UNIX]
         self._listeners = given or tcp_listeners(settings.bind, settings.port)
@@ -210,10 +218,8 @@ class Gexecd:
             identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
             identity.raise_descriptors(DESCRIPTORS_MAX)
-            if self._relay_user is not None:
-                identity.drop_to(*self._relay_user, ())
-            identity.forbid_new_privileges()
             identity.set_title("gexecd-relay")
+            self._confine(log)
             status = run_relay(self._context(sock, ready_write, enrolment, log))
         except GexecError as error:
             log.error(str(error))
@@ -224,12 +230,27 @@ class Gexecd:
         finally:
             os._exit(status)
 
+    def _confine(self, log: Log) -> None:
+        """Give up in the relay what it never needs: root, and most system calls (0025-hardening.md)."""
+        missing = []
+        if self._relay_user is not None:
+            missing = confinement.give_up_capabilities()
+            identity.drop_to(*self._relay_user, ())
+            confinement.drop_inheritable()
+            identity.forbid_tracing()
+        identity.forbid_new_privileges()
+        for sentence in [*missing, *confinement.refuse_calls()]:
+            log.warning(f"the relay is less confined: {sentence}")
+
     def _context(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> RelayContext:
         def told() -> None:
             os.write(ready_write, b"1")
             os.close(ready_write)
             if self.log_fd >= 0:
                 identity.take_stderr(self.log_fd)
+            # Everything is loaded and open, and nothing from the network has been read.
+            for sentence in confinement.refuse_files([os.devnull]):
+                log.warning(f"the relay is less confined: {sentence}")
 
         return RelayContext(
             listeners=self._listeners,

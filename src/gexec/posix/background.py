@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import NamedTuple
 
 from gexec.errors import ConfigError
@@ -54,13 +55,21 @@ def open_log(path: str) -> int:
     """Return a descriptor that appends to this file; make a missing file with mode 0600.
 
     Raises:
-        ConfigError: the file cannot be written, or is a symbolic link.
+        ConfigError: the file cannot be written, is no regular file, or is another user's.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY
     try:
-        return os.open(path, flags, 0o600)
+        # Non-blocking, so that a FIFO is an error and holds nobody; regular files do not block anyway.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o600)
     except OSError as cause:
         raise ConfigError(f"log {path}: cannot be written: {cause.strerror}") from cause
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()):
+        os.close(descriptor)
+        raise ConfigError(
+            f"log {path}: is no regular file of root or of your own (uid {status.st_uid}): choose another"
+        )
+    return descriptor
 
 
 def detach() -> int | None:

@@ -14,6 +14,7 @@ from struct import Struct
 
 from gexec import limits
 from gexec.errors import ConfigError
+from gexec.posix.trusted import read_trusted
 from gexec.security.certificate import NAMES_MAX, name_is_acceptable
 
 ALWAYS = ("localhost", "127.0.0.1", "::1")
@@ -85,23 +86,30 @@ def _full_name(host: str) -> str:
 
 
 def _hosts_entries(path: str) -> list[tuple[str, list[str]]]:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(HOSTS_MAX_BYTES + 1)
-    except OSError as cause:
-        if path == HOSTS_FILE:
-            return []
-        raise ConfigError(f"hosts file {path}: cannot be read: {cause.strerror}") from cause
-    if len(content) > HOSTS_MAX_BYTES:
-        raise ConfigError(f"hosts file {path}: larger than {HOSTS_MAX_BYTES} bytes: is this the right file?")
     entries = []
-    for line in content.decode("utf-8", "replace").splitlines():
+    for line in _content(path).decode("utf-8", "replace").splitlines():
         words = line.partition("#")[0].split()
         try:
             entries.append((str(ip_address(words[0].partition("%")[0])), words[1:]))
         except (IndexError, ValueError):
             continue
     return entries
+
+
+def _content(path: str) -> bytes:
+    if path != HOSTS_FILE:  # whoever writes it gives this node the name, and so the certificate, of another
+        return read_trusted(
+            path, what="hosts file", max_bytes=HOSTS_MAX_BYTES, private=False, error=ConfigError,
+            missing="make it, or leave GEXEC_HOSTS and `hosts` out",
+        )  # fmt: skip
+    try:  # the system's own: libc reads it, too, whatever its owner is
+        with open(path, "rb") as file:
+            content = file.read(HOSTS_MAX_BYTES + 1)
+    except OSError:
+        return b""
+    if len(content) > HOSTS_MAX_BYTES:
+        raise ConfigError(f"hosts file {path}: larger than {HOSTS_MAX_BYTES} bytes: is this the right file?")
+    return content
 
 
 def interface_addresses() -> list[str]:

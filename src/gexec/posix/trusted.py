@@ -1,4 +1,4 @@
-"""Reads files that only an administrator can have written: keys and settings.
+"""Reads files that only an administrator can have written: keys, settings, names.
 
 A file is opened once, without following a link at the end of its path, and the open file is checked
 (fstat), so it cannot be replaced between check and reading. Every directory above it must belong to
@@ -13,6 +13,9 @@ import os
 import stat
 
 from gexec.errors import GexecError
+
+#: As the kernel's limit.
+_LINKS_MAX = 40
 
 
 def read_trusted(
@@ -52,26 +55,49 @@ def read_trusted(
 def check_directories(path: str, what: str, error: type[GexecError]) -> None:
     """Refuse ``path`` if a directory above it lets another user exchange the file.
 
-    A directory that others may write to is accepted only if it is sticky and root's, like /tmp: only its
-    owner can remove or rename an entry of it, and that owner is checked.
+    Each directory on the way is checked, also the way to symbolic links and from them on. One that others
+    may write to is accepted only if it is sticky and root's, like /tmp: only its owner can remove or rename
+    an entry of it, and that owner is checked, of links too.
     """
-    directory = os.path.dirname(os.path.realpath(os.path.dirname(os.path.abspath(path))) + "/x")
-    while True:
-        status = os.stat(directory)
-        if status.st_uid not in (0, os.geteuid()):
+    me = os.geteuid()
+    pending = os.path.dirname(os.path.abspath(path)).split("/")[:0:-1]
+    directory, links = "/", 0
+    _check_directory(directory, path, what, error)
+    while pending:
+        name = pending.pop()
+        if name in ("", ".", ".."):
+            directory = os.path.dirname(directory) if name == ".." else directory
+            continue
+        entry = os.path.join(directory, name)
+        status = os.lstat(entry)
+        if not stat.S_ISLNK(status.st_mode):
+            directory = entry
+            _check_directory(directory, path, what, error)
+            continue
+        links += 1
+        if status.st_uid not in (0, me) or links > _LINKS_MAX:
             raise error(
-                f"{what} {path}: the directory {directory} belongs to uid {status.st_uid}, who could "
-                f"exchange the file: keep it in a directory of root or of your own"
+                f"{what} {path}: {entry} is a symbolic link of uid {status.st_uid}, who could exchange the "
+                "file: name the directory itself"
             )
-        sticky = status.st_mode & stat.S_ISVTX and status.st_uid == 0
-        if status.st_mode & 0o022 and not sticky:
-            raise error(
-                f"{what} {path}: other users may write to the directory {directory} and exchange the "
-                f"file: run `chmod go-w {directory}`"
-            )
-        if directory == "/":
-            return
-        directory = os.path.dirname(directory)
+        target = os.readlink(entry)
+        directory = "/" if target.startswith("/") else directory
+        pending += target.split("/")[::-1]
+
+
+def _check_directory(directory: str, path: str, what: str, error: type[GexecError]) -> None:
+    status = os.stat(directory)
+    if status.st_uid not in (0, os.geteuid()):
+        raise error(
+            f"{what} {path}: the directory {directory} belongs to uid {status.st_uid}, who could "
+            f"exchange the file: keep it in a directory of root or of your own"
+        )
+    sticky = status.st_mode & stat.S_ISVTX and status.st_uid == 0
+    if status.st_mode & 0o022 and not sticky:
+        raise error(
+            f"{what} {path}: other users may write to the directory {directory} and exchange the "
+            f"file: run `chmod go-w {directory}`"
+        )
 
 
 def _cannot_open(path: str, what: str, cause: OSError, missing: str) -> str:

@@ -86,7 +86,7 @@ class GexecdSettings:
     names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
     find_names: bool = True  #: False: this node has only ``names``
     hosts: str = ""  #: a file in the format of /etc/hosts, looked up before /etc/hosts
-    relay_user: str = ""  #: for the relay when started as root; empty = gexec if it exists, else nobody
+    relay_user: str = ""  #: for the relay when started as root; empty = gexec
     audit_log: str = ""  #: empty = stderr
     orphan_grace_s: float = limits.ORPHAN_GRACE_S
     drain_s: float = 60.0  #: how long SIGTERM waits for running jobs

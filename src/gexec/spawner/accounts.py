@@ -6,7 +6,6 @@ import grp
 import os
 import pwd
 
-from gexec.errors import ConfigError
 from gexec.security.policy import Account
 
 _SHADOW = "/etc/shadow"
@@ -31,25 +30,6 @@ def account_of(uid: int) -> Account | None:
         shell=entry.pw_shell,
         password=password,
         expires_day=expires_day,
-    )
-
-
-def relay_identity(configured: str) -> tuple[int, int]:
-    """Return uid and gid of the user that the relay becomes: the configured one, gexec or nobody.
-
-    Raises:
-        ConfigError: there is none, or it is root.
-    """
-    for name in (configured,) if configured else ("gexec", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        if entry.pw_uid == 0:
-            raise ConfigError(f"relay_user {name} is root: choose an unprivileged user")
-        return entry.pw_uid, entry.pw_gid
-    raise ConfigError(
-        f"relay_user: there is no user {configured or 'gexec or nobody'} on this node: create it"
     )
 
 

@@ -199,6 +199,24 @@ def test_names_of_the_hosts_file_count_for_own_addresses_only(tmp_path: Path) ->
     assert "other" not in found
 
 
+def test_attack_108_hosts_file_that_another_user_writes_gives_no_names(tmp_path: Path) -> None:
+    """Its lines become names in this node's certificate, with which it is taken for another node."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 another\n")
+    hosts.chmod(0o666)
+    with pytest.raises(ConfigError, match=f"hosts file {hosts}: mode 0666 lets other users write to it"):
+        node_names(hosts_path=str(hosts))
+    hosts.chmod(0o644)
+    (tmp_path / "link").symlink_to(hosts)
+    with pytest.raises(ConfigError, match="is a symbolic link: name the file itself"):
+        node_names(hosts_path=str(tmp_path / "link"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        node_names(hosts_path=str(tmp_path / "fifo"))
+    with pytest.raises(ConfigError, match="no such file: make it, or leave GEXEC_HOSTS"):
+        node_names(hosts_path=str(tmp_path / "missing"))
+
+
 def test_names_that_cannot_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="node name"):
         node_names(["a b"])

@@ -116,6 +116,33 @@ def test_attack_31_directory_behind_a_link_is_judged_itself(keys: tuple[str, str
     refused(through, "chmod go-w")
 
 
+@pytest.mark.root
+@needs_root
+def test_attack_108_link_of_another_user_on_the_way(keys: tuple[str, str], tmp_path: Path) -> None:
+    """Whoever owns a link in /tmp chooses the directory, also while the file is checked."""
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "short").symlink_to(Path(keys[0]).parent)
+    through = str(shared / "short" / "auth_priv.pem")
+    read_signing_key(through)
+    os.chown(shared / "short", SOMEBODY, SOMEBODY, follow_symlinks=False)
+    refused(through, f"{shared / 'short'} is a symbolic link of uid {SOMEBODY}")
+
+
+def test_attack_108_link_in_a_directory_that_others_may_write_to(
+    keys: tuple[str, str], tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "short").symlink_to(Path(keys[0]).parent)
+    (tmp_path / "first").symlink_to("shared/../shared/short")
+    through = str(tmp_path / "first" / "auth_priv.pem")
+    read_signing_key(through)
+    shared.chmod(0o777)
+    refused(through, f"chmod go-w {shared}")
+
+
 def test_not_regular(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     refused(str(tmp_path / "fifo"), "regular file")

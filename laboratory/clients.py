@@ -58,6 +58,10 @@ class ClientEnd:
         self.label = self.source = "client"
         self._take = take
 
+    def holds(self, name: str) -> bool:
+        """It has no certificate."""
+        return False
+
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Have the client read it when it comes to it."""
         if channel == CHANNEL:

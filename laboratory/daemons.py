@@ -15,7 +15,7 @@ from gexec.relay.pool import may_carry
 from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import messages
+from gexec.wire import denials, messages
 from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import JobSpec
 from laboratory.links import SimEnd, SimLink
@@ -26,6 +26,8 @@ from laboratory.world import SimTimers, Violation, World
 ROOT = -1
 JOB_ID = b"simulated job id"
 UID = 1000
+#: The name of the root's host.
+HEAD = "head"
 CREDENTIAL = b"a credential"
 SETTINGS = GexecdSettings()
 
@@ -62,7 +64,7 @@ class SimEntry:
         self._credential = Credential(
             realm="",
             audience="gexec",
-            host="",
+            host=HEAD,
             uid=UID,
             gid=UID,
             user="",
@@ -105,6 +107,7 @@ class SimDaemon:
         self.cluster = cluster
         self.world = cluster.world
         self.index = index
+        self.name = HEAD if index == ROOT else cluster.spec.names[index].decode()
         self.alive = True
         self.life = 0
         self.frozen_until_s = 0.0
@@ -184,11 +187,17 @@ class SimDaemon:
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
 
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's certificate holds this name."""
+        return name == self.name
+
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
-        """There is no audit log."""
+        """No parent is refused where all daemons are honest."""
+        if code == denials.PARENT:
+            raise Violation(f"{self.index} refused a parent: {reason}")
 
     def job_failed(self, job: str, error: Exception) -> None:
         """A machine must not fail at all."""

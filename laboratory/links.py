@@ -127,6 +127,10 @@ class SimEnd:
         self.heard_s = self._world.now_s
         self.daemon.ends[self.link.number] = self
 
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds this name."""
+        return self.peer.daemon.holds(name)
+
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:

@@ -245,8 +245,8 @@ def tcp(cluster: Cluster, name: str, source: str | None = None) -> socket.socket
 
 
 def dial(cluster: Cluster, name: str, identity: Identity | None = None, source: str | None = None) -> Wire:
-    """Return a link to a node after both Hellos; the identity is some node's by default."""
-    identity = identity or certified(cluster, "rogue")
+    """Return a link to a node after both Hellos; by default it comes from the host that signs jobs."""
+    identity = identity or certified(cluster, "rogue", cluster.names[0])
     sock = identity.dialling().wrap_socket(tcp(cluster, name, source), server_hostname=name)
     return Wire(sock, frames.FROM_CHILD).greet()
 

@@ -85,7 +85,7 @@ def test_case_and_a_trailing_dot_make_no_other_node(cluster: Cluster) -> None:
 
 @pytest.fixture
 def six(cluster: Cluster, tmp_path: Path) -> Iterator[int]:
-    """A gexecd of the cluster that listens on ::1; its port."""
+    """A gexecd of the cluster that listens on ::1; its port. It is of the host that signs the jobs."""
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
             port = int(free.getsockname()[1])
@@ -99,7 +99,7 @@ def six(cluster: Cluster, tmp_path: Path) -> Iterator[int]:
         "gexecd",
         ["-P", port, "--bind", "::1", "--socket", tmp_path / "s" / "g.sock",
          "--audit-log", tmp_path / "audit", "--authd-socket", cluster.place.authd_socket,
-         "--public-key", cluster.place.public_key, "--name", "six"],
+         "--public-key", cluster.place.public_key, "--name", "six", "--name", "node001"],
         tmp_path,
     ).ready()  # fmt: skip
     yield port

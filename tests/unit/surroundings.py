@@ -20,6 +20,7 @@ from laboratory.world import SimTimers, World
 JOB_ID = b"one job of many."
 CREDENTIAL = b"a good credential"
 UID = 1000
+HEAD = "head"
 
 
 def job(ranks: int = 1, flags: int = jobspec.NO_STDIN, **more: object) -> JobSpec:
@@ -40,9 +41,13 @@ def job(ranks: int = 1, flags: int = jobspec.NO_STDIN, **more: object) -> JobSpe
 
 
 class Peer:
-    """A LinkPort: what was sent on it as (channel, frame, hurry), and why it was ended, if it was."""
+    """A LinkPort: what was sent on it as (channel, frame, hurry), and why it was ended, if it was.
 
-    def __init__(self, opened: bool) -> None:
+    Its certificate holds ``names``.
+    """
+
+    def __init__(self, opened: bool, *names: str) -> None:
+        self.names = names
         self.reached = self.opened = opened
         self.leaving = False
         self.heard_s = 0.0
@@ -50,6 +55,9 @@ class Peer:
         self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
         self.sent: list[tuple[int, Frame, bool]] = []
         self.ended = ""
+
+    def holds(self, name: str) -> bool:
+        return name in self.names
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         self.sent.append((channel, frame, hurry))
@@ -156,20 +164,22 @@ class Spawner:
 
 
 class Keys:
-    """An EntryPort: CREDENTIAL is good for the job that is there."""
+    """An EntryPort: CREDENTIAL, and ``also``, are good for the job that is there, signed at ``host``."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec = spec
         self.lives = 0
+        self.also = CREDENTIAL
+        self.host = HEAD
 
     def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        if raw != CREDENTIAL:
+        if raw not in (CREDENTIAL, self.also):
             raise CredentialError("key", "no key of this cluster has signed it")
         return (
             Credential(
                 realm="",
                 audience="gexec",
-                host="",
+                host=self.host,
                 uid=UID,
                 gid=UID,
                 user="",
@@ -208,6 +218,7 @@ class Daemon:
         #: Links that are dialled are open at once.
         self.near = False
         self.failed: list[str] = []
+        self.names = [HEAD]
         self.denials: list[tuple[str, str]] = []
         self.blob = spec.encode()
         self.jobs = Jobs(self, settings or GexecdSettings())
@@ -224,6 +235,9 @@ class Daemon:
             raise OSError(errno.EMFILE, "Too many open files")
         self.pipes.append(Pipes())
         return self.pipes[-1]
+
+    def holds(self, name: str) -> bool:
+        return name in self.names
 
     def jobs_changed(self) -> None:
         pass
@@ -243,15 +257,15 @@ class Daemon:
         self.jobs.link_frame(client, 1, Submit(CREDENTIAL, self.blob))
         return client
 
-    def start(self, low: int = 0, high: int = 1, epoch: int = 1) -> Peer:
+    def start(self, low: int = 0, high: int = 1, epoch: int = 1, name: str = HEAD) -> Peer:
         """A parent wants ranks of the job."""
-        parent = self.parent()
+        parent = self.parent(name)
         self.jobs.link_frame(parent, 1, Start(epoch, low, high, CREDENTIAL, self.blob, False))
         return parent
 
-    def parent(self) -> Peer:
+    def parent(self, name: str = HEAD) -> Peer:
         """A daemon has connected."""
-        parent = Peer(True)
+        parent = Peer(True, name)
         self.jobs.link_accepted(parent, None)
         return parent
 

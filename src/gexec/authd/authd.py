@@ -19,17 +19,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
+from ipaddress import ip_address
 from struct import error as StructError
 
 from gexec import limits
-from gexec.errors import AuthError, GexecError, ProtocolError
+from gexec.errors import AuthError, ConfigError, GexecError, ProtocolError
 from gexec.posix import sockets
 from gexec.posix.audit import AuditLog
 from gexec.posix.deadline import Deadline
+from gexec.posix.hostnames import interface_addresses
 from gexec.posix.log import Log, stderr_log
 from gexec.posix.unix import peer_of
-from gexec.security.certificate import authority, leaf
+from gexec.security.certificate import authority, leaf, name_is_acceptable
 from gexec.security.credential import JOB_ID_BYTES
+from gexec.security.names import is_everybodys
 from gexec.security.rate import Rate
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import AuthdSettings
@@ -101,7 +104,7 @@ class Authd:
         self._rate = Rate(settings.rate_per_user, settings.rate_per_user * 10)
         self._me = os.geteuid()
         self._overflow_uid = _overflow_uid()
-        self._host = os.uname().nodename or "localhost"
+        self._host = _host_of(settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: Counter[int] = Counter()
         self._connections_max = limits.AUTHD_CONNECTIONS_MAX
@@ -362,6 +365,25 @@ async def _drain(connection: socket.socket) -> None:
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
     key = read_pair(settings.private_key, settings.public_keys, settings.signers)
     return key, authority(key, settings.realm)
+
+
+def _host_of(settings: AuthdSettings) -> str:
+    """Return the name of this host in credentials: its gexecd's certificate must hold it.
+
+    A host that has only names that every host has is called by its first address.
+
+    Raises:
+        ConfigError: the configured name identifies no host.
+    """
+    host = settings.host or os.uname().nodename
+    if settings.host and (is_everybodys(host) or not name_is_acceptable(host)):
+        raise ConfigError(
+            f"host = {host[:80]!r}: expected a name or an address that only this host has, as in the "
+            "certificate of its gexecd"
+        )
+    if not is_everybodys(host):
+        return host
+    return next((each for each in interface_addresses() if not ip_address(each).is_loopback), "localhost")
 
 
 def _overflow_uid() -> int:

@@ -284,6 +284,8 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         private_key=str(place.private_key),
         public_keys=(str(place.public_key),),
         realm=base.realm,
+        # Clients submit to the first node's gexecd, and no other node has this name in its certificate.
+        host=nodes[0].name,
         audit_log=str(place.audit("authd")),
         # All daemons run as one user here, and request their certificates within seconds.
         rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),

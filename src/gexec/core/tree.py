@@ -43,6 +43,32 @@ def children(low: int, high: int, fanout: int) -> list[tuple[int, int]]:
     return split(low + 1, high, fanout)
 
 
+def lineage(ranks: int, fanout: int, rank: int) -> list[tuple[int, int]]:
+    """Return the ranges of a rank's ancestors in a job of ``ranks``, the outermost first, then its own.
+
+    The first rank of each is the ancestor, and the last range is [rank, end of its subtree). This is the
+    whole tree's split from the root, of which every takeover splits a part in the same way.
+
+    Args:
+        rank: 0 to ``ranks`` - 1.
+    """
+    low, high = 0, ranks
+    above: list[tuple[int, int]] = []
+    while True:
+        share, larger = divmod(high - low, min(fanout, high - low))
+        rest = low + larger * (share + 1)  # from here on the ranges have ``share`` ranks
+        if rank < rest:
+            share += 1
+            low += (rank - low) // share * share
+        else:
+            low = rest + (rank - rest) // share * share
+        high = low + share
+        above.append((low, high))
+        if low == rank:
+            return above
+        low += 1
+
+
 def depth(ranks: int, fanout: int) -> int:
     """Return how many levels are below a node that splits ``ranks`` among its children."""
     levels = 0

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.core import events
+from gexec.core import events, tree
 from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
@@ -113,10 +113,11 @@ class RelayJob:
         return f"{place} of job {self.key[0].hex()}"
 
     def is_same(self, start: Start) -> bool:
-        """Tell whether a Start is for this node of this job, and within the job."""
+        """Tell whether a Start is for this node of this job, with a range that it may have."""
+        low, high = tree.lineage(self.spec.ranks, self.spec.fanout, self.key[1])[-1]
         return (
-            start.low == self.key[1]
-            and start.high <= self.spec.ranks
+            start.low == low
+            and start.high in (high, low + 1)
             and start.credential == self.credential
             and start.blob == self.blob
         )

@@ -16,6 +16,7 @@ from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
 from gexec.posix.deadline import Timer
+from gexec.relay import parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
@@ -259,8 +260,14 @@ class Jobs:
         if start.high > spec.ranks:
             raise ProtocolError(f"ranks [{start.low}, {start.high}) of a job of {spec.ranks}")
         key = (credential.job_id, start.low)
-        parent = next(self._parent_numbers)
         job = self.by_key.get(key)
+        text = parents.refusal(credential.host, spec, start, link.holds)
+        if not text and job is not None and job.credential != start.credential:
+            text = f"rank {start.low} of this job runs here with another credential"
+        if text:
+            self._refuse(link, channel, Refused(frames.REFUSED_DENIED, text), denials.PARENT, credential)
+            return
+        parent = next(self._parent_numbers)
         if job is not None:
             self._join(job, link, party, channel, parent)
             job.tell(events.ParentFrame(parent, start))
@@ -300,6 +307,8 @@ class Jobs:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
         elif credential.uid != party.uid:
             text = f"the credential is of uid {credential.uid}, but uid {party.uid} submits it"
+            refusal = Refused(frames.REFUSED_DENIED, text)
+        elif text := parents.not_the_host(credential.host, self.around.holds):
             refusal = Refused(frames.REFUSED_DENIED, text)
         if refusal is not None:
             code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY

@@ -15,6 +15,7 @@ from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
+from gexec.security.names import certified, normal
 from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -23,8 +24,8 @@ from gexec.wire.frames import Frame
 UNHURRIED_S: Final = 1.0
 #: All links of a process read into one buffer: the event loop fills and delivers it in one step.
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
-#: TLS encrypts into a buffer that never shrinks while the connection exists. So it gets pieces of this size,
-#: and no more while that much waits there; otherwise a link would keep megabytes after a large job.
+#: TLS encrypts into a buffer that never shrinks, so it gets pieces of this size, and no more while that much
+#: waits there; otherwise a link would keep megabytes after a large job.
 _PIECE_BYTES: Final = 256 * 1024
 #: Parts up to this size are written together: a write of its own costs more than a copy.
 _JOINED_BYTES: Final = 16 * 1024
@@ -82,8 +83,7 @@ class Link:
         allowed: the frames that the peer may send (a FROM_* table).
         label: the peer in a message, e.g. ``node003 (10.0.0.3:2875)``.
         source: an address, or ``uid N``, by which log lines about the link are limited.
-        accepted: the peer dialled; the time for TLS and its Hello runs from now, and its certificate's name
-            is put before the label.
+        accepted: the peer dialled; the time for TLS and Hello runs from now, and its name precedes the label.
         hello_s: that time; for a dialled link it runs from the end of the TLS handshake.
         wanted: the name that a dialled peer's certificate must contain; "" = any.
 
@@ -118,6 +118,7 @@ class Link:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
+        self._certified: frozenset[str] = frozenset()
         self._pending: list[bytes] = []
         #: The transport takes no more now.
         self._paused = False
@@ -152,6 +153,10 @@ class Link:
         """The peer takes no new jobs."""
         return self.state == LEAVING
 
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
+        return normal(name) in self._certified
+
     @property
     def _closed(self) -> bool:
         return self.state >= CLOSED
@@ -178,18 +183,18 @@ class Link:
         if self._closed:  # given up while it was dialling
             transport.abort()
             return False
-        if self.wanted:
-            self.refused = tls.refusal(tls.alternatives(transport), self.wanted, self.address)
-            if self.refused:
-                transport.abort()
-                return False
+        names = tls.alternatives(transport)
+        self.refused = tls.refusal(names, self.wanted, self.address) if self.wanted else ""
+        if self.refused:
+            transport.abort()
+            return False
         self.become("connected")
         self.transport = transport
+        self._certified = certified(names)
         transport.set_write_buffer_limits(high=_PIECE_BYTES)
         self.heard_s = self._loop.time()
-        if self._accepted:
-            name = tls.peer_name(transport)
-            self.label = f"{name} ({self.label})" if name else self.label
+        if self._accepted and names:
+            self.label = f"{names[0][1]} ({self.label})"
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))

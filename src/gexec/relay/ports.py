@@ -27,6 +27,9 @@ class LinkPort(Protocol):
     label: str
     source: str
 
+    def holds(self, name: str) -> bool:
+        """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
+
     @property
     def reached(self) -> bool:
         """The peer's machine has answered."""
@@ -160,6 +163,9 @@ class Surroundings(Protocol):
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
     ) -> PipesPort:
         """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""

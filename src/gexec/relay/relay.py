@@ -29,6 +29,7 @@ from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
 from gexec.security.credential import Credential
+from gexec.security.names import normal
 from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
@@ -65,6 +66,7 @@ class RelayService:
         self.timers = self._loop
         self.entry = CredentialVerifier(context.settings, context.trust.signers)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
+        self._names = frozenset(map(normal, context.names))
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
@@ -127,6 +129,10 @@ class RelayService:
     ) -> PipesPort:
         """Return pipes for a process."""
         return TaskIO(tell, with_stdin, with_output)
+
+    def holds(self, name: str) -> bool:
+        """Tell whether this daemon's own certificate holds a name or address."""
+        return normal(name) in self._names
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
         """A peer's request was refused: report it for the audit log."""

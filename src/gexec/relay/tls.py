@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from gexec.security.names import certified, is_everybodys, normal
 
 #: Added to the link's handshake timeout for the event loop's own, so that the link's comes first.
 HANDSHAKE_BACKSTOP_S: Final = 60.0
@@ -61,13 +62,6 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
         os.close(memfd)
 
 
-def peer_name(transport: asyncio.BaseTransport) -> str:
-    """Return the first name in the peer's certificate, "" if there is none."""
-    certificate = transport.get_extra_info("peercert") or {}
-    names = certificate.get("subjectAltName") or (("", ""),)
-    return str(names[0][1])
-
-
 def alternatives(transport: asyncio.BaseTransport) -> list[tuple[str, str]]:
     """Return (kind, value) of the peer's subject alternative names; kind is ``DNS`` or ``IP Address``."""
     certificate = transport.get_extra_info("peercert") or {}
@@ -75,27 +69,15 @@ def alternatives(transport: asyncio.BaseTransport) -> list[tuple[str, str]]:
 
 
 def holds(names: Iterable[tuple[str, str]], wanted: str) -> bool:
-    """Tell whether a certificate with these alternative names is for a node.
-
-    Names are compared as in DNS, ignoring case and a trailing dot, and in full: there are no wildcards. An
-    address is compared with addresses only, without the zone, which names an interface of the host that
-    dials.
-    """
-    folded = wanted.lower().removesuffix(".")
-    packed = _packed(folded.partition("%")[0] if ":" in folded else folded)
-    for kind, value in names:
-        if kind == "DNS" and not packed and folded and value.lower().removesuffix(".") == folded:
-            return True
-        if kind == "IP Address" and packed and _packed(value.strip()) == packed:
-            return True
-    return False
+    """Tell whether a certificate with these alternative names is for a node."""
+    return normal(wanted) in certified(names)
 
 
 def refusal(names: list[tuple[str, str]], wanted: str, address: str) -> str:
     """Return why a daemon with this certificate at this address is not the wanted one, "" if it is."""
     if holds(names, wanted):
         return ""
-    values = [value for _, value in names if value not in _EVERYBODYS] or [value for _, value in names]
+    values = [value for _, value in names if not is_everybodys(value)] or [value for _, value in names]
     shown = ", ".join([value[:_NAME_SHOWN] for value in values[:_NAMES_SHOWN]]) or "a daemon without a name"
     if len(values) > _NAMES_SHOWN:
         shown += f" and {len(values) - _NAMES_SHOWN} more"
@@ -106,16 +88,6 @@ def refusal(names: list[tuple[str, str]], wanted: str, address: str) -> str:
     )
 
 
-def _packed(text: str) -> bytes:
-    """Return a numeric address in network order, b"" for anything else."""
-    try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, ValueError):
-        return b""
-
-
-#: Every node has these names, so they do not identify it.
-_EVERYBODYS = frozenset({"localhost", "127.0.0.1", "0:0:0:0:0:0:0:1", "::1"})
 _NAMES_SHOWN = 3
 _NAME_SHOWN = 80
 

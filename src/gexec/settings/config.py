@@ -137,6 +137,7 @@ class AuthdSettings:
     public_keys: tuple[str, ...] = (PUBLIC_KEY,)
     signers: str = ""  #: signers.toml, in which the key must be; authd then signs no certificates
     realm: str = REALM
+    host: str = ""  #: this host's name in credentials; empty = its host name
     ttl_s: float = limits.CREDENTIAL_TTL_S
     certificate_ttl_s: float = limits.CERTIFICATE_TTL_S
     rate_per_user: float = limits.AUTHD_RATE_PER_UID  #: credentials per second; burst 10 times that

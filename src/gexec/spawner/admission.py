@@ -230,7 +230,8 @@ class Admission:
         loopback = folded in _LOOPBACK or (address is not None and ip_address(address).is_loopback)
         if mine and loopback and not self._only_mine(address):
             # Every node has the name localhost, so only the host that signed the job may accept it.
-            mine = credential.host.lower().encode("utf-8", "surrogateescape") in self._names
+            host = credential.host.lower().encode("utf-8", "surrogateescape")
+            mine = host in self._names or _address(host) in self._addresses
         if not mine:
             raise CredentialError(
                 "target",

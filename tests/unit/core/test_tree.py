@@ -34,6 +34,19 @@ def test_split_covers_everything_once_in_nearly_equal_parts(count: int, fanout: 
     assert sizes == sorted(sizes, reverse=True)
 
 
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(0, 2**32))
+def test_lineage_is_the_way_down_the_splits(ranks: int, fanout: int, choice: int) -> None:
+    rank = choice % ranks
+    above, ranges = [], tree.split(0, ranks, fanout)
+    while True:
+        low, high = next((low, high) for low, high in ranges if low <= rank < high)
+        above.append((low, high))
+        if low == rank:
+            break
+        ranges = tree.children(low, high, fanout)
+    assert tree.lineage(ranks, fanout, rank) == above
+
+
 @given(st.integers(0, 3000), st.integers(1, 40))
 def test_depth_counts_the_levels(count: int, fanout: int) -> None:
     levels = 0

@@ -196,7 +196,7 @@ def test_a_lost_child_that_attaches_is_given_all_the_time() -> None:
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_that_a_job_is_over_is_in_a_hurry_only_if_something_runs_yet(complete: bool) -> None:
-    daemon = Daemon(job(ranks=2))
+    daemon = Daemon(job(ranks=2, fanout=1))
     daemon.near = True
     parent = daemon.start(0, 2)
     [child] = daemon.dialled
@@ -299,7 +299,7 @@ def test_a_parent_that_breaks_the_protocol_loses_its_link_only() -> None:
 
 
 def test_a_defect_costs_this_job_and_no_other() -> None:
-    daemon = Daemon(job(ranks=2))
+    daemon = Daemon(job(ranks=2, fanout=1))
     daemon.near = True
     parent, other = daemon.start(0, 2), daemon.start(1, 2)
     daemon.processes.defect = KeyError("a defect")

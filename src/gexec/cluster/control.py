@@ -298,20 +298,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         authd.serve(authd_settings, ready=ready)
 
     def gexecd_body(node: LocalNode) -> Body:
-        settings = replace(
-            base,
-            port=port,
-            bind=(node.address,),
-            socket=str(place.socket(node.name)),
-            authd_socket=str(place.authd_socket),
-            public_keys=(str(place.public_key),),
-            names=(node.name, node.address),
-            find_names=False,
-            hosts=str(place.hosts),
-            audit_log=str(place.audit(node.name)),
-        )
-        if wanted.hardened:
-            settings = hardened.gexecd_settings(settings, place, node.name, is_head=node is nodes[0])
+        settings = _settings_of(node, place, port, wanted, is_head=node is nodes[0])
 
         def body(ready: Callable[[], None]) -> None:
             private.enter(wanted.private_folders, wanted.private_size_mib)
@@ -323,6 +310,26 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         Daemon("authd", authd_body, place.log("authd")),
         *(Daemon(node.name, gexecd_body(node), place.log(node.name), node.name) for node in nodes),
     ]
+
+
+def _settings_of(node: LocalNode, place: Layout, port: int, wanted: _Wanted, is_head: bool) -> GexecdSettings:
+    settings = replace(
+        wanted.base,
+        port=port,
+        bind=(node.address,),
+        socket=str(place.socket(node.name)),
+        authd_socket=str(place.authd_socket),
+        public_keys=(str(place.public_key),),
+        names=(node.name, node.address),
+        find_names=False,
+        hosts=str(place.hosts),
+        audit_log=str(place.audit(node.name)),
+    )
+    if not wanted.hardened:
+        return settings
+    from gexec.cluster import hardened
+
+    return hardened.gexecd_settings(settings, place, node.name, is_head)
 
 
 # -- from outside -----------------------------------------------------------------------------

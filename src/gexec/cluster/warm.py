@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.relay.link import Link
+from gexec.relay.peer import Peer
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security import certificate
 from gexec.security import credential as credentials
@@ -108,6 +109,10 @@ class _Owner:
             link.send(1, frames.Signal(1))
         elif not self.over.done():
             self.over.set_result(None)
+
+    def peer_refusal(self, peer: Peer) -> str:
+        """Every peer is trusted here."""
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         """End the exchange early."""

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gexec.errors import AuthError
 from gexec.security.keys import RSA, VerifyKey
+from gexec.security.signers import AUTHORITY_PREFIX
 from gexec.security.signing import SigningKey
 
 NAMES_MAX = 256
@@ -30,8 +31,6 @@ NAME_MAX_BYTES = 253
 #: credential's error, which contains the difference, not by a failed TLS handshake.
 BACKDATE_S = 24 * 3600
 SERIAL_MAX = 2**159 - 1
-#: The common name of an authority is this and its key's id.
-AUTHORITY_PREFIX = "gexec key "
 
 _ALWAYS_FROM = datetime.datetime(2000, 1, 1)
 _ALWAYS_UNTIL = datetime.datetime(9999, 12, 31, 23, 59, 59)

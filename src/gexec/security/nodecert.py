@@ -28,11 +28,9 @@ from gexec.security.certificate import (
     usage,
 )
 from gexec.security.keys import VerifyKey
-from gexec.security.signers import HEAD, NODE
+from gexec.security.signers import HEAD, NODE, ROLE_OID
 from gexec.security.signing import SigningKey
 
-#: The attribute of the subject that holds the role (ITU-T X.667: an OID of a UUID, which nobody registers).
-ROLE_OID: Final = "2.25.207693921763049541436131872963247051281.1"
 #: X.520 allows this many characters for the common name, which holds the node's name.
 NODE_NAME_MAX: Final = 64
 

@@ -14,6 +14,13 @@ from typing import Any, Final, Self
 from gexec.security.keys import VerifyKey
 
 UID_MAX: Final = 2**32 - 1
+#: The attribute of the subject of a node's certificate that holds the role (ITU-T X.667: an OID of a UUID).
+ROLE_OID: Final = "2.25.207693921763049541436131872963247051281.1"
+#: Its values.
+HEAD: Final = "head"
+NODE: Final = "node"
+#: The common name of an authority is this and the id of its key.
+AUTHORITY_PREFIX: Final = "gexec key "
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +126,6 @@ class Trust:
         return cls({signer.key.key_id: signer for signer in signers}, frozenset(told["revoked"]))
 
 
-#: Values of the role in a node's certificate.
-HEAD: Final = "head"
-NODE: Final = "node"
 _SHOWN_MAX: Final = 8
 
 

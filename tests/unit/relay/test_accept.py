@@ -29,6 +29,7 @@ from gexec.relay.accept import Acceptor
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
@@ -111,6 +112,9 @@ class Node:
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         raise AssertionError("no frame of a job was sent")
+
+    def peer_refusal(self, peer: Peer) -> str:
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         self.acceptor.forget(link)

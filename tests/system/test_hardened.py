@@ -323,7 +323,7 @@ def test_attack_119_a_compute_node_that_a_signer_names_as_its_host(
         assert f"{ROOTED} is no head" in text
 
 
-def test_attack_83_and_123_a_key_is_withdrawn_while_its_job_runs(cluster_of: Callable[..., Cluster]) -> None:
+def test_attack_123_a_key_is_withdrawn_while_its_job_runs(cluster_of: Callable[..., Cluster]) -> None:
     cluster = cluster_of(3, hardened=True)
     late = rogue.job(cluster, ["node002"], "true")  # signed, and not submitted yet
     running = cluster.popen("-n", "0", "cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -307,3 +307,28 @@ def test_services_come_back_after_any_failure() -> None:
     soft, hard = map(int, unit["Service"]["LimitNOFILE"].split(":"))
     assert soft == 1024  # what programs that use select() can do with
     assert hard >= 65_536  # what gexecd raises its own limit to
+
+
+ATTACK = re.compile(r"def test_attack_((?:\d{2,3}_)+)(?:to_(\d{2,3})_)?")
+
+
+def attacks_tested() -> dict[int, set[str]]:
+    """Return the files that have tests of each attack."""
+    found: dict[int, set[str]] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for match in ATTACK.finditer(path.read_text(encoding="utf-8")):
+            numbers = [int(number) for number in match[1].strip("_").split("_")]
+            for number in range(numbers[0], int(match[2]) + 1) if match[2] else numbers:
+                name = path.relative_to(ROOT / "tests").with_suffix("").as_posix()
+                found.setdefault(number, set()).add(name)
+    return found
+
+
+def test_the_list_of_attacks_is_that_of_the_tests() -> None:
+    text = (ROOT / "docs" / "attacks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text, re.MULTILINE)
+    listed = {int(number): set(re.findall(r"`([^`]+)`", files)) for number, _, _, files in rows}
+    assert len(rows) == len(listed), "a number has two rows"
+    assert list(listed) == sorted(listed)
+    assert listed == attacks_tested()
+    assert set(range(1, 86)) - set(listed) == {55}

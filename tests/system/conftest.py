@@ -220,6 +220,14 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
+def machines_place() -> Iterator[Path]:
+    """A folder for what the machines of ``machines`` have in common."""
+    place = Path(tempfile.mkdtemp(prefix="gxb", dir="/tmp"))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
 def cluster_of() -> Iterator[Callable[..., Cluster]]:
     """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
 

@@ -67,7 +67,7 @@ def _add_administration(actions: argparse._SubParsersAction[argparse.ArgumentPar
     issue.add_argument("--address", metavar="IP", action="append", default=[], help="an address of it")
     issue.add_argument("--head", action="store_true", help="users submit jobs there")
     sign = action("sign", _sign, "certify nodes that are in the inventory")
-    sign.add_argument("requests", metavar="REQUEST", nargs="*", help="NODE.req, or NODE/node.req")
+    sign.add_argument("requests", metavar="REQUEST", nargs="*", help="NODE.req, or NODE/etc/gexec/node.req")
     sign.add_argument("--all", action="store_true", help="all nodes that were certified before, again")
     for each in (issue, sign):
         each.add_argument("--days", type=int, metavar="N", help="validity (default: 1825)")
@@ -80,8 +80,9 @@ def _add_administration(actions: argparse._SubParsersAction[argparse.ArgumentPar
     signer.add_argument("--root", action="store_true", help="root, too")
     signer.add_argument("--target", metavar="NODES", action="append", default=[], help="only on these nodes")
     signer.add_argument("--expires", metavar="DATE", help="the last day, YYYY-MM-DD")
-    revoke = action("revoke", _revoke, "remove a signer, or revoke a node")
-    revoke.add_argument("name", metavar="NAME", help="a signer or a node")
+    revoke = action("revoke", _revoke, "revoke a node, and remove the signer with this name")
+    revoke.add_argument("name", metavar="NAME", help="a node or a signer")
+    revoke.add_argument("--signer", action="store_true", help="remove the signer only")
     rotate = action("rotate", _rotate, "replace a signer's key or the authority's: add, switch, drop")
     rotate.add_argument("step", choices=("add", "switch", "drop"))
     rotate.add_argument("what", metavar="SIGNER|ca", nargs="?", help="on a head, `rotate switch` needs none")
@@ -162,10 +163,18 @@ def _sign(options: argparse.Namespace) -> int:
         for name in place.sign_again(days):
             print(place.certificate(name))
     for path in map(Path, options.requests):
-        name = path.parent.name if path.name == "node.req" else path.name.removesuffix(".req")
+        name = _node_of(path)
         key = place.sign(name, _bytes(path), days)
         print(f"{place.certificate(name)} (key {key.key_id.hex()})")
     return 0
+
+
+def _node_of(path: Path) -> str:
+    """Return the node whose request this is, by its path, which `gexec --fetch` may have made."""
+    if path.name != "node.req":
+        return path.name.removesuffix(".req")
+    directory = path.absolute().parent
+    return directory.parents[1].name if directory.match("etc/gexec") else directory.name
 
 
 def _signer(options: argparse.Namespace) -> int:
@@ -196,7 +205,9 @@ def _signer(options: argparse.Namespace) -> int:
 
 def _revoke(options: argparse.Namespace) -> int:
     place = _place(options)
-    print(f"{place.revoke(options.name)}: copy {place.signers} to all nodes and reload gexecd there")
+    for told in place.revoke(options.name, options.signer):
+        print(told)
+    print(f"copy {place.signers} to all nodes and reload gexecd there")
     return 0
 
 

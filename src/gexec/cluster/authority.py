@@ -196,18 +196,22 @@ class AuthorityDir:
         kept = [each for each in file.signers if each.name != entry.name]
         self.write_signers(replace(file, signers=(*kept, entry)))
 
-    def revoke(self, name: str) -> str:
-        """Remove a signer, or add a node to the revoked ones; return what was done."""
+    def revoke(self, name: str, signer_only: bool = False) -> list[str]:
+        """Remove the signer with this name, and revoke the node; return what was done."""
         file = read_signers(str(self.signers))
+        told = []
         if file.entry(name) is not None:
             kept = tuple([each for each in file.signers if each.name != name])
-            self.write_signers(replace(file, signers=kept))
-            return f"the signer {name} was removed"
-        if name not in self.nodes():
+            file = replace(file, signers=kept)
+            told.append(f"the signer {name} was removed")
+        if name in self.nodes() and not signer_only:
+            if name not in file.revoked:
+                file = replace(file, revoked=(*file.revoked, name))
+            told.append(f"the node {name} is revoked")
+        if not told:
             raise UsageError(f"{name}: neither a signer nor a node of {self.inventory}")
-        if name not in file.revoked:
-            self.write_signers(replace(file, revoked=(*file.revoked, name)))
-        return f"the node {name} is revoked"
+        self.write_signers(file)
+        return told
 
     # -- rotation -----------------------------------------------------------------------------
 

@@ -102,7 +102,12 @@ def test_requests_are_signed_by_their_nodes_names(site: Site) -> None:
     first = site.request("node001")
     second = site.path / "node002.req"
     second.write_bytes(site.request("two").read_bytes())
-    assert site.admin("sign", first, second) == 0
+    third = site.path / "node003" / "etc" / "gexec" / "node.req"
+    third.parent.mkdir(parents=True)
+    third.write_bytes(site.request("three").read_bytes())
+    site.ca.add(InventoryEntry("node003"))
+    assert site.admin("sign", first, second, third) == 0
+    assert site.certificate("node003").names == ("node003",)
     assert set(site.certificate("node002").names) == {"node002", "10.0.0.2"}
     before = site.certificate("node001").der
     assert site.admin("sign", "--all") == 0

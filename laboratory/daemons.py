@@ -13,6 +13,7 @@ from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
 from gexec.relay.ports import LinkPort, ProcessEvent
+from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, messages
@@ -123,6 +124,7 @@ class SimDaemon:
 
     def _begin(self) -> None:
         """Begin with empty memory."""
+        self.quotas = Quotas(SETTINGS)
         self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self._known: set[RelayJob] = set()

@@ -61,7 +61,7 @@ def scenario(seed: int) -> Scenario:
         env=[],
         flags=flags,
         fanout=fanout,
-        window=limits.WINDOW_MIN_BYTES if rng.random() < 0.7 else limits.WINDOW_MAX_BYTES,
+        window=limits.WINDOW_MIN_BYTES if rng.random() < 0.7 else limits.window_bytes(ranks),
         timeout_s=0.5 if rng.random() < 0.05 else 0.0,
     )
     plans = _plans(rng, ranks, with_stdin)

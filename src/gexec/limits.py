@@ -71,9 +71,8 @@ CREDENTIAL_TTL_S: Final = 60.0
 #: A node refuses credentials with a longer validity, whoever signed them.
 CREDENTIAL_TTL_MAX_S: Final = 300.0
 CLOCK_SKEW_S: Final = 30.0
-#: Job ids that one spawner remembers until they expire; fails closed when full.
+#: (job id, rank)s of all ordinary users that one spawner remembers until they expire; fails closed when full.
 REPLAY_ENTRIES_MAX: Final = 65_536
-REPLAY_ENTRIES_PER_UID_MAX: Final = 16_384
 KEY_FILE_MAX_BYTES: Final = 64 * 1024
 
 # -- time ------------------------------------------------------------------------------------
@@ -106,8 +105,12 @@ ORPHAN_GRACE_S: Final = 20.0
 #: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
 #: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0
+#: PAM's modules may ask servers that do not answer: the account's check and the session's start together.
+PAM_S: Final = 30.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
+#: The longest such time that a job may ask for: gexecd waits for it when it ends.
+KILL_GRACE_MAX_S: Final = 60.0
 #: If a deadline is overdue by more, this process missed it (suspended, stopped, starved), not a peer.
 LATE_S: Final = 1.0
 #: Then the deadline is delayed by this much, so that what arrived during the pause is read first.
@@ -131,12 +134,12 @@ CERTIFICATE_TTL_S: Final = 24 * 3600.0
 
 # -- daemon ----------------------------------------------------------------------------------
 DEFAULT_PORT: Final = 2875
-CLIENTS_MAX: Final = 512
-#: Of one user, so that one user cannot use them all.
-CLIENTS_PER_UID_MAX: Final = 384
+#: Clients of all ordinary users; one user alone gets half.
+CLIENTS_MAX: Final = 768
 LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
-JOBS_MAX: Final = 4096
+#: Ranks of jobs of all ordinary users on one node; one user alone gets half (``security.quota``).
+JOBS_MAX: Final = 8192
 JOBS_PER_UID_MAX: Final = 1024
 #: Launches of one user on one node that the relay has requested and the spawner has not answered; the others
 #: wait in the relay. This also limits what a stopped helper can hold in the spawner.

@@ -25,6 +25,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.posix import channel, identity
 from gexec.posix.audit import AuditLog
@@ -82,6 +83,8 @@ class Rig:
             # The relay's ends of other rigs among them, or those would never see an end.
             identity.close_inherited([sock.fileno(), log._fd])
             identity.become_subreaper()
+            for module, name, value in options.get("constants", ()):
+                setattr(module, name, value)
             for what, values in options.get("task_limits", {}).items():
                 resource.setrlimit(what, values)
             starter = fork_starter()
@@ -103,6 +106,7 @@ class Rig:
                 admission=admission,
                 audit=AuditLog(options.get("audit", str(self.audit_path)), log),
                 log=log,
+                tasks_max=options.get("tasks_max", limits.JOBS_MAX),
             )
             if "faults" in options:
                 _let_fail(spawner, options["faults"])
@@ -514,7 +518,7 @@ def test_attack_62_environment_of_10_mb(rig: Rig) -> None:
 
 
 def test_attack_63_replay_cache_is_filled(make: Callable[..., Rig]) -> None:
-    rig = make(replay=ReplayCache(2, 2))
+    rig = make(replay=ReplayCache(4, superuser=1))
     assert rig.sh("true").outcome().ok
     assert rig.sh("true").outcome().ok
     outcome = rig.sh("true").outcome()

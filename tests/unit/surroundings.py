@@ -10,6 +10,7 @@ from gexec.core import events
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
 from gexec.relay.ports import LinkPort, ProcessEvent
+from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, jobspec
@@ -210,6 +211,7 @@ class Daemon:
         self.frozen_until_s = 0.0
         self.world = World(0)
         self.timers = SimTimers(self.world, self)
+        self.quotas = Quotas(settings or GexecdSettings())
         self.entry = Keys(spec)
         self.processes = Spawner()
         self.pipes: list[Pipes] = []

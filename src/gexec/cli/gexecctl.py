@@ -191,13 +191,14 @@ def _cluster_down(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from gexec.cluster import doctor
+    from gexec.cluster.findings import PROBLEM
 
     what, findings = doctor.subject(options.private_key, options.public_key)
     problems = 0
     for source in (findings, doctor.examine(what)):
         for finding in source:
             print(finding, flush=True)
-            problems += finding.level == doctor.PROBLEM
+            problems += finding.level == PROBLEM
     if problems:
         print(f"{problems} problem{'s' if problems > 1 else ''} found", file=sys.stderr)
     return 1 if problems else 0

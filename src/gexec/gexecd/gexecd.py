@@ -83,6 +83,8 @@ class Gexecd:
         self._started_s = time.time()
         self._names = _names_of(settings)
         self._trust = read_trust(settings.public_keys, settings.signers, self._names)
+        self._policy = policy_fields(policy_of(settings.policy))
+        self._superuser = os.geteuid()
         self._relay_user: tuple[int, int] | None = None
         if os.geteuid() == 0:
             self._relay_user = relay_user or relay_identity(settings.relay_user)
@@ -178,7 +180,7 @@ class Gexecd:
 
     def _handover(self, **made: Any) -> Handover:
         settings = self.settings
-        policy = policy_fields(policy_of(settings.policy))
+        policy = self._policy
         return Handover(
             realm=settings.realm,
             names=list(self._names),
@@ -189,6 +191,7 @@ class Gexecd:
             credential_ttl_max_s=settings.credential_ttl_max_s,
             audit_log=settings.audit_log,
             drain_s=settings.drain_s,
+            tasks_max=settings.jobs_max,
             log_fd=self.log_fd,
             renewal=renewal_command(settings, self._names),
             rereading=rereading_command(settings, self._names, policy, self.config, self.given),
@@ -259,6 +262,7 @@ class Gexecd:
             certificates=enrolment[:3],
             names=self._names,
             settings=self.settings,
+            superuser=self._superuser,
             trust=self._trust,
             ready=told,
             log=log,

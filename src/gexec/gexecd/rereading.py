@@ -17,6 +17,7 @@ from gexec.errors import ConfigError, GexecError
 from gexec.gexecd.enrolment import CertificateSource
 from gexec.posix import programs
 from gexec.posix.log import stderr_log
+from gexec.posix.pam import DIRECTORIES
 from gexec.security.policy import Policy, Rule, Terms
 from gexec.settings.config import LEAVE, GexecdSettings, PolicySettings, read_gexecd
 from gexec.settings.keyfiles import read_trust
@@ -98,6 +99,10 @@ def policy_of(settings: PolicySettings) -> Policy:
     """
     if settings.pam and os.geteuid() != 0:
         raise ConfigError("policy: pam: only a gexecd that is started as root can use PAM")
+    if settings.pam and not any(os.path.isfile(f"{place}/{settings.pam}") for place in DIRECTORIES):
+        raise ConfigError(
+            f"policy: pam: there is no file /etc/pam.d/{settings.pam}: create it (docs/gexecd.md)"
+        )
     return Policy(
         allow_users=frozenset(settings.allow_users),
         deny_users=frozenset(settings.deny_users),

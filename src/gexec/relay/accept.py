@@ -23,10 +23,14 @@ from gexec.relay.context import RelayContext
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts
+from gexec.security.quota import Shares
+from gexec.version import VERSION
 from gexec.wire import frames
 
 #: Connections accepted in one turn, so that a flood does not delay the jobs.
 _BATCH = 32
+#: The channel of a client's job.
+CLIENT_CHANNEL = 1
 #: What accept raises if nobody waits, or nobody any more.
 _NOBODY = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 
@@ -39,12 +43,18 @@ class AcceptOwner(LinkOwner, Protocol):
 
 
 class Acceptor:
-    """The listening sockets of one relay."""
+    """The listening sockets of one relay; ``shares``: clients that users may have."""
 
     def __init__(
-        self, owner: AcceptOwner, context: RelayContext, contexts: LinkContexts, complaints: PeerErrors
+        self,
+        owner: AcceptOwner,
+        context: RelayContext,
+        contexts: LinkContexts,
+        complaints: PeerErrors,
+        shares: Shares,
     ) -> None:
         self.contexts = contexts
+        self._shares = shares
         self._owner = owner
         self._complaints = complaints
         self._hello_s = context.settings.unauthenticated_max_s
@@ -56,7 +66,6 @@ class Acceptor:
         self._unknown: dict[Link, str] = {}
         self._sources: Counter[str] = Counter()
         self._clients: dict[Link, int] = {}
-        self._of_uid: Counter[int] = Counter()
         self._handshakes: dict[Link, asyncio.Task[None]] = {}
 
     def begin(self) -> None:
@@ -119,10 +128,11 @@ class Acceptor:
     def _accept_client(self, sock: socket.socket) -> None:
         pid, uid = peer_of(sock)
         label = f"client (pid {pid}, uid {uid})"
-        if len(self._clients) >= limits.CLIENTS_MAX or self._of_uid[uid] >= limits.CLIENTS_PER_UID_MAX:
-            sock.close()
-            text = f"{label} was refused: this user has {self._of_uid[uid]} of {len(self._clients)} clients"
-            self._complain(f"uid {uid}", text)
+        if not self._shares.take(uid):
+            self._refuse_client(sock, self._shares.refusal(uid, "clients"))
+            self._complain(
+                f"uid {uid}", f"{label} was refused: {self._shares.used(uid)} clients of this user"
+            )
             return
         sock.setblocking(False)
         link = Link(
@@ -134,9 +144,19 @@ class Acceptor:
             hello_s=self._hello_s,
         )
         self._clients[link] = uid
-        self._of_uid[uid] += 1
         self._owner.link_accepted(link, uid)
         self._start(self._loop.connect_accepted_socket(lambda: link.protocol, sock), link)
+
+    def _refuse_client(self, sock: socket.socket, why: str) -> None:
+        """Answer before the client has said anything: it reads this whenever it looks."""
+        hello = frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}")
+        refused = frames.Refused(frames.REFUSED_BUSY, why)
+        try:
+            sock.setblocking(False)
+            sock.send(frames.encode(0, hello) + frames.encode(CLIENT_CHANNEL, refused))
+        except OSError:
+            pass  # it is already gone
+        sock.close()
 
     def _accept_daemon(self, sock: socket.socket, source: str, label: str) -> None:
         crowded = len(self._unknown) >= limits.LINKS_UNAUTHENTICATED_MAX
@@ -200,9 +220,7 @@ class Acceptor:
         self.known(link)
         uid = self._clients.pop(link, None)
         if uid is not None:
-            self._of_uid[uid] -= 1
-            if not self._of_uid[uid]:
-                del self._of_uid[uid]
+            self._shares.give(uid)
 
 
 def _shown(address: tuple[Any, ...]) -> str:

@@ -20,6 +20,7 @@ class RelayContext:
         certificates: (key, certificate, authority), PEM; renewed ones arrive as a message.
         names: this node's names and addresses.
         settings: as read.
+        superuser: whose share has a reserve: root, or the user of a daemon that serves only that user.
         trust: the accepted signers, and the revoked nodes.
         ready: call it once, when both listeners are served.
         log: the relay's own.
@@ -27,7 +28,7 @@ class RelayContext:
 
     __slots__ = (
         "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "ready",
-        "settings", "trust",
+        "settings", "superuser", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,7 @@ class RelayContext:
         certificates: tuple[bytes, bytes, bytes],
         names: tuple[str, ...],
         settings: GexecdSettings,
+        superuser: int,
         trust: Trust,
         ready: Callable[[], None],
         log: Log,
@@ -49,6 +51,7 @@ class RelayContext:
         self.certificates = certificates
         self.names = names
         self.settings = settings
+        self.superuser = superuser
         self.trust = trust
         self.ready = ready
         self.log = log

@@ -72,7 +72,7 @@ class Jobs:
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._roots = 0
+        self._ranks = around.quotas.ranks
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
         self._beat: Timer | None = None
@@ -223,13 +223,13 @@ class Jobs:
 
     # -- jobs -----------------------------------------------------------------------------
 
-    def _refusal(self) -> Refused | None:
-        """Return why no new job is accepted now, None if one is."""
+    def _refusal(self, uid: int, is_root: bool) -> Refused | None:
+        """Return why no new job of a user is accepted now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        ranks = len(self.by_key) - self._roots  # roots are bounded by the limit on clients
-        if ranks >= self._settings.jobs_max:
-            return Refused(frames.REFUSED_BUSY, f"gexecd has {ranks} ranks of jobs, its limit (jobs_max)")
+        if not is_root and not self._ranks.left(uid):
+            text = self._ranks.refusal(uid, "ranks of jobs", "jobs_max in gexecd.toml")
+            return Refused(frames.REFUSED_BUSY, text)
         return None
 
     def _checked(
@@ -281,7 +281,7 @@ class Jobs:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
         self.around.jobs_changed()
-        refusal = self._refusal()
+        refusal = self._refusal(credential.uid, False)
         if refusal is not None:
             self._refuse(link, channel, refusal, denials.BUSY, credential)
             return
@@ -306,7 +306,7 @@ class Jobs:
             return
         credential, spec = checked
         self.around.jobs_changed()
-        refusal = self._refusal()
+        refusal = self._refusal(credential.uid, True)
         key = (credential.job_id, ROOT)
         if key in self.by_key:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
@@ -324,7 +324,6 @@ class Jobs:
         root = Root(
             job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
         )
-        self._roots += 1
         job = RelayJob(self, key, root, spec, submit.credential, blob, credential.uid)
         self._begin(job, link, party, channel, parent)
 
@@ -334,6 +333,8 @@ class Jobs:
 
     def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
+        if job.key[1] != ROOT:
+            self._ranks.charge(job.uid, 1)
         self.around.entry.keep(job.credential)
         self._join(job, link, party, channel, parent)
         job.begin()
@@ -341,7 +342,8 @@ class Jobs:
     def job_finished(self, job: RelayJob) -> None:
         """A job's machine has finished."""
         if self.by_key.pop(job.key, None) is not None:
-            self._roots -= job.key[1] == ROOT
+            if job.key[1] != ROOT:
+                self._ranks.give(job.uid)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
             party = self._parties.get(link)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gexec.core import events
 from gexec.posix.deadline import Timers
+from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.wire import messages
 from gexec.wire.frames import Frame
@@ -155,6 +156,10 @@ class Surroundings(Protocol):
     @property
     def entry(self) -> EntryPort:
         """The verifier of credentials."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """What the users share here."""
 
     @property
     def processes(self) -> ProcessPort:

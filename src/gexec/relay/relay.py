@@ -26,6 +26,7 @@ from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.ports import LinkPort, PipesPort
+from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
@@ -65,6 +66,7 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
+        self.quotas = Quotas(context.settings, context.superuser)
         self.entry = CredentialVerifier(context.settings, context.trust.signers)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
         self._names = frozenset(map(normal, context.names))
@@ -74,7 +76,7 @@ class RelayService:
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
         self._pool = Pool(self, contexts)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
 

@@ -89,6 +89,11 @@ class Credential:
         self.key_id = key_id
 
     @property
+    def job_key(self) -> bytes:
+        """Key id and job id in one: no signer can use up the job ids of another one."""
+        return self.key_id + self.job_id
+
+    @property
     def expires_s(self) -> float:
         """UNIX time after which it is refused (plus the permitted clock skew)."""
         return self.issued_s + self.ttl_s

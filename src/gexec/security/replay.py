@@ -11,28 +11,23 @@ import heapq
 
 from gexec import limits
 from gexec.errors import CredentialError
+from gexec.security.quota import ROOT, Shares
 
 
 class ReplayCache:
     """Remembers each (key id, job id, rank) until its credential has expired.
 
     Args:
-        entries_max: all entries together.
-        entries_per_uid_max: entries of one user, so that one user cannot exhaust the memory for others.
+        entries_max: entries of all ordinary users together.
+        superuser: as for ``security.quota.Shares``.
     """
 
-    __slots__ = ("_entries", "_expiries", "_forgotten_until_s", "_held", "_max", "_per_uid_max")
+    __slots__ = ("_entries", "_expiries", "_forgotten_until_s", "_shares")
 
-    def __init__(
-        self,
-        entries_max: int = limits.REPLAY_ENTRIES_MAX,
-        entries_per_uid_max: int = limits.REPLAY_ENTRIES_PER_UID_MAX,
-    ) -> None:
-        self._max = entries_max
-        self._per_uid_max = entries_per_uid_max
+    def __init__(self, entries_max: int = limits.REPLAY_ENTRIES_MAX, superuser: int = ROOT) -> None:
+        self._shares = Shares(entries_max, superuser)
         self._entries: dict[tuple[bytes, int], int] = {}
         self._expiries: list[tuple[float, bytes, int]] = []
-        self._held: dict[int, int] = {}
         self._forgotten_until_s = float("-inf")
 
     def __len__(self) -> int:
@@ -63,21 +58,17 @@ class ReplayCache:
                 f"job {job_id.hex()}: this node's clock went back, so it cannot tell whether the job is new; "
                 "send it again with a new credential",
             )
-        if len(self._entries) >= self._max or self._held.get(uid, 0) >= self._per_uid_max:
+        if not self._shares.take(uid):
             raise CredentialError(
                 "replay-full",
                 f"this node has taken {len(self._entries)} jobs whose credentials are still valid "
-                f"({self._held.get(uid, 0)} of uid {uid}) and can remember no more; try again in a minute",
+                f"({self._shares.used(uid)} of uid {uid}) and can remember no more; try again in a minute",
             )
         self._entries[key] = uid
-        self._held[uid] = self._held.get(uid, 0) + 1
         heapq.heappush(self._expiries, (expires_s, key[0], rank))
 
     def _expire(self, now_s: float) -> None:
         while self._expiries and self._expiries[0][0] < now_s:
             expires_s, of_job, rank = heapq.heappop(self._expiries)
             self._forgotten_until_s = max(self._forgotten_until_s, expires_s)
-            uid = self._entries.pop((of_job, rank))
-            self._held[uid] -= 1
-            if not self._held[uid]:
-                del self._held[uid]
+            self._shares.give(self._entries.pop((of_job, rank)))

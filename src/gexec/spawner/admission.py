@@ -54,7 +54,7 @@ class Admitted:
     @property
     def claim(self) -> tuple[bytes, int]:
         """What may happen only once: key id and job id in one, and the rank."""
-        return self.credential.key_id + self.credential.job_id, self.launch.rank
+        return self.credential.job_key, self.launch.rank
 
 
 class _Known:
@@ -109,7 +109,7 @@ class Admission:
         self.skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._replay = ReplayCache() if replay is None else replay
+        self._replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._account_s = account_s
@@ -161,11 +161,11 @@ class Admission:
         if groups_refusal:
             raise CredentialError("signer", groups_refusal)
         refusal = self._policy.refusal(
-            account, jobs_running=jobs_of(credential.uid, credential.job_id), now_s=now_s
+            account, jobs_running=jobs_of(credential.uid, credential.job_key), now_s=now_s
         )
         if refusal:
             raise CredentialError("policy", refusal)
-        if claimed != (credential.key_id + credential.job_id, rank):
+        if claimed != (credential.job_key, rank):
             self._replay.claim(
                 credential.key_id,
                 credential.job_id,

@@ -21,6 +21,7 @@ class Handover:
         trust: the accepted signers (``security.signers.Trust``).
         policy: who may run what.
         started_s: UNIX time; credentials that were not issued after it are refused.
+        tasks_max: places for processes of all ordinary users together.
         relay_pid, channel_fd: the relay, and the channel to it.
         relay_ready_fd: the relay writes a byte to this pipe when it is ready.
         ready_fds: descriptors that the spawner then writes a byte to.
@@ -40,6 +41,7 @@ class Handover:
     credential_ttl_max_s: float
     audit_log: str
     drain_s: float
+    tasks_max: int
     relay_pid: int
     channel_fd: int
     relay_ready_fd: int

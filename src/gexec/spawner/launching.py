@@ -84,7 +84,7 @@ class Helper:
         launches_left: it gets no more tasks: it uses its own limit of CPU time, too.
         tasks: its attached tasks.
         unanswered: launches that it has not answered, oldest first, and when they were sent.
-        detached: the marks of detached tasks.
+        detached: by number, the marks of detached tasks that run.
         ended: by number, the marks of tasks that ended by themselves: at most 1024.
         doomed: ended tasks whose leftovers are ended: at most 1024.
         left_pids: pids of some leftovers that it has reported: at most 1024.
@@ -104,7 +104,7 @@ class Helper:
         self.made_s = clock.now_s()
         self.tasks: set[int] = set()
         self.unanswered: dict[int, float] = {}
-        self.detached: set[tuple[str, int]] = set()
+        self.detached: dict[int, tuple[str, int]] = {}
         self.ended: dict[int, tuple[str, int]] = {}
         self.doomed: deque[_EndedTask] = deque(maxlen=_LEFT_MAX)
         self.left_pids: dict[int, None] = {}
@@ -173,9 +173,18 @@ class Helper:
         if ending or not task.launch.leaves:
             self.doomed.append(_EndedTask(number, task, ending))
         if not ending:
-            self.ended[number] = task.mark
-            if len(self.ended) > _LEFT_MAX:
-                self.ended.pop(next(iter(self.ended)))
+            self._remember(number, task.mark)
+
+    def detached_ended(self, number: int) -> None:
+        """Note that a detached task has ended; its leftovers are still left alone."""
+        mark = self.detached.pop(number, None)
+        if mark is not None:
+            self._remember(number, mark)
+
+    def _remember(self, number: int, mark: tuple[str, int]) -> None:
+        self.ended[number] = mark
+        if len(self.ended) > _LEFT_MAX:
+            self.ended.pop(next(iter(self.ended)))
 
     def lost_tasks(self, running: Iterable[tuple[int, LaunchedTask]]) -> LostTasks:
         """Return, for the starter, which tasks of an ended helper to end, and what to leave alone."""
@@ -187,7 +196,7 @@ class Helper:
         ]
         tasks += [_told(number, task, True) for number, task in running]
         doomed = {ended.task.mark for ended in self.doomed}
-        marks = [mark for mark in (*self.detached, *self.ended.values()) if mark not in doomed]
+        marks = [mark for mark in (*self.detached.values(), *self.ended.values()) if mark not in doomed]
         return LostTasks(self.number, self.uid, tasks, marks, list(self.left_pids))
 
     def told_left(self, event: ProcessLeft) -> bool:

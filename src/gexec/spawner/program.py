@@ -78,6 +78,7 @@ class SpawnerProcess:
             audit=self._audit,
             log=self._log,
             relay_pid=handed.relay_pid,
+            tasks_max=handed.tasks_max,
             on_signal=self._signalled,
         )
         self._loop = self.spawner.loop

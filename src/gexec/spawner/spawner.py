@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from gexec import limits
 from gexec.core.deadlines import earlier
 from gexec.errors import ProtocolError
 from gexec.posix import clock, memory
@@ -52,7 +53,7 @@ class Spawner:
         start: returns the starter's pid and the channel to it; called at the first use.
         admission: decides who may run what.
         audit, log: the audit log and the daemon's log.
-        tasks_max: maximum of tasks at the same time.
+        tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
 
     Attributes:
@@ -69,7 +70,7 @@ class Spawner:
         audit: AuditLog,
         log: Log,
         relay_pid: int = 0,
-        tasks_max: int = 65_536,
+        tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
     ) -> None:
         self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)

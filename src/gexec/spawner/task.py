@@ -24,7 +24,7 @@ class TaskProcess:
         until: when its process was reaped, in ticks; None = it runs.
         ended_s: the same, monotonic.
         outputs: the inodes of its stdout and stderr, if they are pipes.
-        detached: it reports no events, and its leftovers are left alone.
+        detached: it reports only its end, and its leftovers are left alone.
         hard_at_s: when SIGKILL is due (monotonic); None = it is not being ended.
         sweeps: how often it was sent SIGKILL.
         signalled: it was sent a signal that requests its end (^C).

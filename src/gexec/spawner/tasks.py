@@ -21,9 +21,9 @@ from gexec.security.credential import Credential
 from gexec.security.policy import Account
 from gexec.spawner.admission import Admission, Admitted
 from gexec.spawner.auditing import AuditRecords, EndedTask
-from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.launching import STARTER, Helper, LaunchedTask
+from gexec.spawner.places import Places
 from gexec.spawner.stdio import close_all, wrong_fd
 from gexec.wire import outcome
 from gexec.wire.launches import HelperEvent, Launch, LaunchCheck, LaunchSpec, LostTasks, ProcessRan
@@ -59,7 +59,7 @@ class Tasks:
         trail: the audit log.
         log: the daemon's log, for the administrator.
         tell: sends an event to the relay.
-        tasks_max: maximum of tasks at the same time.
+        tasks_max: places for processes of all ordinary users together (``spawner.places``).
 
     Attributes:
         helpers: the processes that start the tasks; set before the first request.
@@ -79,9 +79,9 @@ class Tasks:
         self._trail = trail
         self._log = log
         self._tell = tell
-        self._tasks_max = tasks_max
+        self._places = Places(tasks_max, os.geteuid())
         self._tasks: dict[int, LaunchedTask] = {}
-        self._checks = Checks()
+        self._detached: dict[int, LaunchedTask] = {}
         self._tidy_by_s: float | None = None
         self._ended: dict[int, EndedTask] = {}
         #: Processes of the starter's tasks when the starter ended.
@@ -108,11 +108,11 @@ class Tasks:
 
     def give_up(self, number: int, rank: int, refused: Outcome) -> None:
         """Refuse a task that cannot be handled; end what was started for it."""
-        self._checks.pop(number)
         task = self._tasks.get(number)
         if task is not None:
             self._kill(number, task, True, refused.text)
             return  # its end is reported like that of any other task
+        self._places.give_check(number)
         self._refuse(number, rank, "resources", refused.text, refused)
 
     def _handle(self, request: Request) -> None:
@@ -124,30 +124,20 @@ class Tasks:
         elif isinstance(request, SignalProcess):
             self._signal(number, request.signum)
         elif isinstance(request, KillProcess):
-            self._checks.pop(number)
             task = self._tasks.get(number)
             if task is not None:
                 self._kill(number, task, request.now, "asked for")
             else:
+                self._places.give_check(number)
                 self._ask_ended(request)
         elif isinstance(request, ForgetProcess):
             self._forget(number)
 
     def _check(self, number: int, rank: int, credential: bytes, blob: bytes) -> None:
         admitted = self._admitted(number, rank, credential, blob)
-        if admitted is None:
-            return
-        if self._checks.is_full(admitted.credential.uid):
-            text = (
-                f"{CHECKS_OF_USER_MAX} processes of {admitted.account.name}'s strict jobs wait to be started "
-                "on this node, and no more may: run the job when those have begun"
-            )
-            self._refuse(number, rank, "busy", text, outcome.not_started(text), admitted.credential)
-            return
-        uid = admitted.credential.uid
-        until_s = admitted.credential.expires_s + self._admission.skew_s
-        self._checks.add(number, admitted.claim, uid, until_s)
-        self._launch(number, admitted, ())
+        if admitted is not None:
+            until_s = admitted.credential.expires_s + self._admission.skew_s
+            self._launch(number, admitted, (), until_s)
 
     def _run(self, number: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, ...]) -> None:
         admitted = None
@@ -161,18 +151,14 @@ class Tasks:
             if admitted is None:
                 close_all(fds)
         if admitted is not None:
-            self._launch(number, admitted, fds)
+            self._launch(number, admitted, fds, None)
 
     def _admitted(self, number: int, rank: int, credential: bytes, blob: bytes) -> Admitted | None:
         """Return the rank that may be launched, or refuse it and return None."""
-        if number in self._tasks:
+        if number in self._tasks or number in self._detached:
             self._refuse(number, rank, "task", f"task {number} already runs", None)
             return None
-        if len(self._tasks) >= self._tasks_max:
-            text = f"this node runs {len(self._tasks)} tasks: at most {self._tasks_max} are allowed"
-            self._refuse(number, rank, "busy", text, outcome.not_started(text))
-            return None
-        before = self._checks.pop(number)
+        before = self._places.claimed(number)
         if self._tidy_by_s is None:
             self._tidy_by_s = clock.now_s() + _TIDY_S
         try:
@@ -181,18 +167,20 @@ class Tasks:
                 blob,
                 rank,
                 now_s=time.time(),
-                jobs_of=self._jobs_of,
+                jobs_of=self._places.jobs_of,
                 claimed=before,
             )
         except CredentialError as error:
+            self._places.give(number)
             self._refuse(number, rank, error.code, str(error), None, self._admission.verified)
+            return None
+        full = None if before is not None else self._places.refusal(admitted.credential.uid)
+        if full is not None:
+            self._refuse(number, rank, "busy", full, outcome.not_started(full), admitted.credential)
             return None
         if before != admitted.claim:  # else there is a line since the check
             self._trail.accepted(number, admitted)
         return admitted
-
-    def _jobs_of(self, uid: int, but: bytes) -> int:
-        return len({t.launch.job_id for t in self._tasks.values() if t.account.uid == uid} - {but})
 
     def _refuse(
         self,
@@ -208,17 +196,22 @@ class Tasks:
 
     # -- helpers -----------------------------------------------------------------------------
 
-    def _launch(self, number: int, admitted: Admitted, fds: tuple[int, ...]) -> None:
+    def _launch(
+        self, number: int, admitted: Admitted, fds: tuple[int, ...], checked_until_s: float | None
+    ) -> None:
         account, launch = admitted.account, admitted.launch
+        self._places.take(number, account.uid, admitted.claim, checked_until_s)
         try:
             helper = self.helpers.for_tasks(admitted.becoming)
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))
         except (OSError, ProtocolError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._places.give(number)
             self._no_process(number, account, launch, reason)
             return
         finally:
             close_all(fds)
+        launch.argv = launch.env = []  # the helper has them: a user's tasks must not keep a MiB each here
         self._tasks[number] = LaunchedTask(account, launch, helper)
 
     def _no_process(
@@ -255,7 +248,8 @@ class Tasks:
             return
         task.helper.tasks.discard(number)
         task.helper.unanswered.pop(number, None)
-        task.helper.detached.add(task.mark)
+        task.helper.detached[number] = task.mark
+        self._detached[number] = task
         task.helper.ask(ForgetProcess(number))
 
     def _ask_ended(self, request: SignalProcess | KillProcess | ForgetProcess) -> None:
@@ -269,6 +263,12 @@ class Tasks:
     def from_helper(self, said: HelperEvent) -> None:
         """Handle an event that a helper reports: write it to the audit log, and send it to the relay."""
         event: ProcessEvent
+        detached = self._detached.pop(said.task, None)
+        if detached is not None:
+            self._places.give(said.task)
+            if not isinstance(said, ProcessStarted | ProcessReady | ProcessLeft):
+                self._trail.ended(said.task, detached.launch, detached.pid, said.outcome)
+            return
         if isinstance(said, ProcessRan):
             self._started(said.task, said.pid)
             event = ProcessEnded(said.task, said.outcome, said.ending)  # for the relay it implies the start
@@ -277,13 +277,14 @@ class Tasks:
         if isinstance(event, ProcessStarted):
             self._started(event.task, event.pid)
         elif isinstance(event, ProcessEnded):
+            self._places.give(event.task)
             done = self._tasks.pop(event.task, None)
             if done is not None:
                 self._trail.ended(event.task, done.launch, done.pid, event.outcome)
                 self._remember(event, done)
         elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
-            self._checks.pop(event.task)
+            self._places.give(event.task)
             about = (gone.account, gone.launch) if gone else None
             self._trail.not_started(event.task, about, "start", event.outcome.text)
         elif isinstance(event, ProcessReady):
@@ -321,9 +322,13 @@ class Tasks:
         """
         running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
         lost = helper.lost_tasks([] if why else running)
+        for number in helper.detached:  # they continue, and nobody reports their ends any more
+            self._detached.pop(number, None)
+            self._places.give(number)
         for number, task in running:
             if why:
                 del self._tasks[number]
+                self._places.give(number)
                 self._no_process(number, task.account, task.launch, why, denied)
             else:
                 if helper.number == STARTER and task.pid:
@@ -367,8 +372,8 @@ class Tasks:
             return False
         unix_s = time.time()
         self._admission.expire(unix_s)
-        self._checks.expire(unix_s)
-        self._tidy_by_s = now_s + _TIDY_S if self._tasks or self._checks else None
+        self._places.expire(unix_s)
+        self._tidy_by_s = now_s + _TIDY_S if self._tasks or self._places.checked else None
         return not self._tasks
 
     def _end_overdue(self, now_s: float) -> None:

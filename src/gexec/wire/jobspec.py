@@ -100,7 +100,8 @@ class JobSpec:
         connect_timeout_s, timeout_s, kill_grace_s: seconds; timeout_s 0 = none.
         stall_s: seconds after which a process that makes no progress with its stdin is given up
             (core/stall.py); 0 = never, else STALL_MIN_S to STALL_MAX_S.
-        window: bytes of unacknowledged output for each (rank, stream).
+        window: bytes of unacknowledged output for each (rank, stream); without it the largest that is
+            allowed.
         salt: 64 bits from the client that make two equal jobs differ.
     """
 
@@ -125,7 +126,7 @@ class JobSpec:
         timeout_s: float = 0.0,
         kill_grace_s: float = limits.KILL_GRACE_S,
         stall_s: float = 0.0,
-        window: int = limits.WINDOW_MAX_BYTES,
+        window: int | None = None,
         salt: int = 0,
     ) -> None:
         self.names = names
@@ -141,7 +142,7 @@ class JobSpec:
         self.timeout_s = timeout_s
         self.kill_grace_s = kill_grace_s
         self.stall_s = stall_s
-        self.window = window
+        self.window = limits.window_bytes(len(names)) if window is None else window
         self.salt = salt
 
     @property
@@ -169,6 +170,8 @@ class JobSpec:
             raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
         if not self.argv:
             raise UsageError("the argument list is empty")
+        if not self.argv[0]:
+            raise UsageError("the first argument, which is the program's name, is empty")
         for what, path in (("program", self.program), ("working directory", self.cwd)):
             if len(path) > limits.PATH_MAX_BYTES:
                 most = f"a path has at most {limits.PATH_MAX_BYTES} bytes"
@@ -182,22 +185,21 @@ class JobSpec:
             raise UsageError(f"job flags {self.flags:#x} are not known here")
         if not 0 <= self.umask <= 0o777:
             raise UsageError(f"umask {self.umask:o}: expected 0 to 777")
-        for name_, seconds in (
-            ("connect timeout", self.connect_timeout_s),
-            ("timeout", self.timeout_s),
-            ("kill grace", self.kill_grace_s),
+        for name_, seconds, most_s in (
+            ("connect timeout", self.connect_timeout_s, 4_000_000),
+            ("timeout", self.timeout_s, 4_000_000),
+            ("kill grace", self.kill_grace_s, limits.KILL_GRACE_MAX_S),
         ):
-            if not 0 <= seconds <= 4_000_000:
-                raise UsageError(f"{name_} {seconds}: expected 0 to 4000000 seconds")
+            if not 0 <= seconds <= most_s:
+                raise UsageError(f"{name_} {seconds}: expected 0 to {most_s:.0f} seconds")
         if self.stall_s and not limits.STALL_MIN_S <= self.stall_s <= limits.STALL_MAX_S:
             raise UsageError(
                 f"stall time {self.stall_s:g}: expected 0, or {limits.STALL_MIN_S:g} to "
                 f"{limits.STALL_MAX_S:g} seconds"
             )
-        if not limits.WINDOW_MIN_BYTES <= self.window <= limits.WINDOW_MAX_BYTES:
-            raise UsageError(
-                f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {limits.WINDOW_MAX_BYTES}"
-            )
+        widest = limits.window_bytes(len(self.names))
+        if not limits.WINDOW_MIN_BYTES <= self.window <= widest:
+            raise UsageError(f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {widest}")
         if not 0 <= self.salt < 2**64:
             raise UsageError(f"salt {self.salt}: expected 64 bits")
 

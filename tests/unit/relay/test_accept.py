@@ -33,14 +33,17 @@ from gexec.relay.peer import Peer
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
+from gexec.security.quota import Shares
 from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.config import GexecdSettings
 from gexec.wire import frames
-from gexec.wire.frames import Frame, Hello, Ping, encode
+from gexec.wire.frames import Decoder, Frame, Hello, Ping, encode
 
 DEADLINE_S = 30.0
 HELLO = encode(0, Hello(limits.PROTOCOL_VERSION, "test"))
+#: Whoever runs the tests is an ordinary user here.
+SUPERUSER = os.getuid() + 1
 PER_SOURCE = limits.LINKS_UNAUTHENTICATED_PER_SOURCE_MAX
 
 
@@ -94,11 +97,14 @@ class Node:
             certificates=(b"", b"", b""),
             names=("node004",),
             settings=GexecdSettings(unauthenticated_max_s=hello_s),
+            superuser=SUPERUSER,
             trust=Trust(),
             ready=lambda: None,
             log=log,
         )
-        self.acceptor = Acceptor(self, context, contexts(), PeerErrors(log))
+        self.acceptor = Acceptor(
+            self, context, contexts(), PeerErrors(log), Shares(limits.CLIENTS_MAX, SUPERUSER)
+        )
 
     def link_accepted(self, link: Link, uid: int | None) -> None:
         self.accepted.append((link, uid))
@@ -248,7 +254,7 @@ def test_a_client_that_has_gone_before_it_is_accepted_is_one_that_has_ended(plac
 
 
 def test_one_user_has_so_many_clients_and_the_next_when_one_has_gone(place: Path) -> None:
-    most = limits.CLIENTS_PER_UID_MAX
+    most = limits.CLIENTS_MAX // 2
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2 * most + 200:
         pytest.skip(f"this process may open {hard} files only")
@@ -260,10 +266,15 @@ def test_one_user_has_so_many_clients_and_the_next_when_one_has_gone(place: Path
         await until(lambda: len(node.accepted) == most)
         assert node.log == []
         refused = peers.client()
+        answers = Decoder(frames.FROM_ROOT).feed(await received(refused))
+        _, (channel, why) = answers
+        assert isinstance(why, frames.Refused)
+        assert channel == 1
+        assert why.text.startswith(f"uid {os.getuid()} has {most} clients on this node and gets no more now")
         assert await received(refused) == b""
         assert len(node.accepted) == most
         me = f"client (pid {os.getpid()}, uid {os.getuid()})"
-        assert node.log == [f"warning: {me} was refused: this user has {most} of {most} clients"]
+        assert node.log == [f"warning: {me} was refused: {most} clients of this user"]
         clients[7].close()
         await until(lambda: node.closed)
         assert node.closed[0][0] is not node.accepted[0][0]  # the oldest is not dropped

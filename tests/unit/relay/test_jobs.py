@@ -69,7 +69,10 @@ def test_ranks_of_jobs_have_a_limit_and_roots_are_not_among_them() -> None:
     daemon = Daemon(job(ranks=3), GexecdSettings(jobs_max=1))
     daemon.submit()
     daemon.start(0, 1)
-    assert refusal(daemon.start(1, 2)) == "gexecd has 1 ranks of jobs, its limit (jobs_max)"
+    refused = refusal(daemon.start(1, 2))
+    assert refused is not None
+    assert refused.startswith(f"uid {UID} has 1 ranks of jobs on this node and gets no more now")
+    assert refused.endswith("or raise jobs_max in gexecd.toml")
     assert [code for code, _ in daemon.denials] == ["busy"]
     assert daemon.lives == {ROOT, 0}
 

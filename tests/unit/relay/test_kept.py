@@ -14,7 +14,6 @@ from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import GexecdSettings
 from gexec.spawner.admission import Admission
-from gexec.spawner.checks import CHECKS_OF_USER_MAX, Checks
 from gexec.wire.jobspec import JobSpec
 
 KEY = SigningKey.load(
@@ -96,27 +95,3 @@ def test_admission_keeps_few_bytes_and_only_for_a_while() -> None:
     admission.expire(now_s + 5.1)
     assert not admission._known
     assert admission._known_bytes == 0
-
-
-def test_checks_end_when_they_are_given_up_or_their_time_is_over() -> None:
-    checks = Checks()
-    checks.add(1, (b"a" * 16, 0), UID, 100.0)
-    checks.add(2, (b"a" * 16, 1), UID, 200.0)
-    assert checks.pop(1) == (b"a" * 16, 0)
-    assert checks.pop(1) is None
-    checks.expire(200.0)
-    assert len(checks) == 1
-    checks.expire(200.1)
-    assert len(checks) == 0
-    assert checks.pop(2) is None
-
-
-def test_checks_of_one_user_leave_room_for_another_s() -> None:
-    checks = Checks()
-    for number in range(CHECKS_OF_USER_MAX):
-        checks.add(number, (b"a" * 16, number), UID, 100.0)
-    assert checks.is_full(UID)
-    assert not checks.is_full(UID + 1)
-    checks.add(0, (b"a" * 16, 0), UID, 100.0)  # again: counted once
-    checks.pop(0)
-    assert not checks.is_full(UID)

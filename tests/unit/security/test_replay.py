@@ -23,17 +23,18 @@ def test_attack_20_second_claim_is_refused() -> None:
 
 
 def test_attack_63_full_cache_fails_closed_and_recovers() -> None:
-    cache = ReplayCache(entries_max=3, entries_per_uid_max=2)
+    cache = ReplayCache(entries_max=3)
     cache.claim(KEY, JOB, 0, uid=1, expires_s=10, now_s=0)
     cache.claim(KEY, JOB, 1, uid=1, expires_s=10, now_s=0)
     with pytest.raises(CredentialError) as caught:
         cache.claim(KEY, JOB, 2, uid=1, expires_s=20, now_s=0)
     assert caught.value.code == "replay-full"
     cache.claim(KEY, JOB, 2, uid=2, expires_s=20, now_s=0)
-    with pytest.raises(CredentialError):
-        cache.claim(KEY, JOB, 3, uid=3, expires_s=20, now_s=0)
-    cache.claim(KEY, JOB, 3, uid=1, expires_s=30, now_s=11)
-    assert len(cache) == 2
+    with pytest.raises(CredentialError, match="1 of uid 2"):
+        cache.claim(KEY, JOB, 3, uid=2, expires_s=20, now_s=0)
+    cache.claim(KEY, JOB, 3, uid=0, expires_s=20, now_s=0)  # root's reserve
+    cache.claim(KEY, JOB, 4, uid=1, expires_s=30, now_s=11)
+    assert len(cache) == 3
 
 
 def test_clock_that_goes_back_makes_nothing_new() -> None:
@@ -49,7 +50,7 @@ def test_clock_that_goes_back_makes_nothing_new() -> None:
 def test_no_key_is_ever_claimed_twice_for_one_credential(
     claims: list[tuple[int, int, int, int]],
 ) -> None:
-    cache = ReplayCache(entries_max=5, entries_per_uid_max=4)
+    cache = ReplayCache(entries_max=6)
     taken: set[tuple[int, int]] = set()
     for job, rank, _, now_s in claims:
         # One credential has one expiry, whatever the clock does meanwhile.

@@ -66,6 +66,7 @@ class Place:
             credential_ttl_max_s=60.0,
             audit_log=str(path.with_name("audit")),
             drain_s=60.0,
+            tasks_max=8,
             relay_pid=0,
             channel_fd=theirs.detach(),
             relay_ready_fd=ready,

@@ -179,7 +179,7 @@ class Tasks:
             self._refuse(number, rank, "busy", full, outcome.not_started(full), admitted.credential)
             return None
         # If it was checked before, there is a line since then.
-        if before != (admitted.launch.job_id, rank) and not self._trail.accepted(number, admitted):
+        if before != admitted.claim and not self._trail.accepted(number, admitted):
             self._refuse(number, rank, "audit", self._trail.refusal, None, admitted.credential)
             return None
         return admitted
@@ -202,7 +202,7 @@ class Tasks:
         self, number: int, admitted: Admitted, fds: tuple[int, ...], checked_until_s: float | None
     ) -> None:
         account, launch = admitted.account, admitted.launch
-        self._places.take(number, account.uid, (launch.job_id, launch.rank), checked_until_s)
+        self._places.take(number, account.uid, admitted.claim, checked_until_s)
         try:
             helper = self.helpers.for_tasks(admitted.becoming)
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))

@@ -342,8 +342,7 @@ class Subtree:
         higher = self._epochs.renew(epoch, high - self._first)
         self._high = high
         self.active = True
-        self._taken.resync(higher)
-        covered: set[int] = set()
+        covered = self._taken.resync(higher)
         for child in list(self.children.values()):
             if child.high > high:
                 self._emit(events.ToChild(child.number, frames.Release()))
@@ -365,8 +364,8 @@ class Subtree:
                 anew.again, anew.silent = child.again, child.silent
                 anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
-        # With the same epoch, every rank is covered here, or was taken over by another node.
-        uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None
+        # With the same epoch, these have ended and their nodes were lost; their reports may be lost as well.
+        uncovered = set(range(self._first, high)).difference(decided, covered)
         if uncovered:
             self._cover(self._first, high, uncovered, covered, now_s)
 

@@ -142,6 +142,7 @@ def test_what_had_ended_before_its_node_was_lost_is_asked_for_when_all_is_sent_a
     inner.handle(0.5, events.ChildFrame(1, Ended(((1, 4),), outcomes.exited(3), 0, 0)))
     inner.handle(0.6, events.ChildLost(1, "the connection was reset", True))
     assert inner.asked() == [(1, 4)]
+    [epoch] = [effect.start.epoch for effect in inner.effects if isinstance(effect, events.OpenChild)]
     inner.handle(0.7, events.ChildLost(3, "connection refused", False))
     assert inner.asked() == []
     inner.pass_time(0.9)
@@ -149,6 +150,7 @@ def test_what_had_ended_before_its_node_was_lost_is_asked_for_when_all_is_sent_a
     assert inner.asked() == [(1, 4)]
     [opened] = [effect for effect in inner.effects if isinstance(effect, events.OpenChild)]
     assert opened.start.attach_only
+    assert opened.start.epoch > epoch
     inner.handle(2.1, events.ChildLost(opened.child, "connection refused", False))
     ended = [frame for frame in inner.pass_time(NEVER_S) if isinstance(frame, Ended)]
     assert {rank for frame in ended for low, high in frame.ranks for rank in range(low, high)} >= {1}

@@ -215,6 +215,8 @@ ARCHIVE_ATTRIBUTES_MAX: Final = 256
 ARCHIVE_LIST_MAX: Final = 2048
 #: Bytes of one list, before compression. A sender ends a list at half of it; one entry more fits.
 ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
+#: Records that no signature covers yet, which a receiver keeps: rules, a list, and small files before it.
+ARCHIVE_UNSIGNED_MAX_BYTES: Final = 2 * 1024 * 1024
 #: Lists whose contents have not come yet: so many answers can be under way while contents are sent.
 ARCHIVE_LISTS_MAX: Final = 8
 #: Files with several names that a sender and each receiver remember: 60 MB.

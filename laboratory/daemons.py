@@ -49,6 +49,8 @@ class Cluster:
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.by_name = dict(zip(spec.names, self.nodes, strict=True))
         self.link_numbers = 0
+        #: Ranks to which a captured relay may do everything.
+        self.betrayed: frozenset[int] = frozenset()
 
     @property
     def daemons(self) -> list[SimDaemon]:
@@ -76,7 +78,7 @@ class SimEntry:
             key_id=b"",
         )
 
-    def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
         """Return their content."""
         if raw != CREDENTIAL or blob != self._blob:
             raise Violation("a daemon got other bytes than the client's")
@@ -114,6 +116,8 @@ class SimDaemon:
         self.frozen_until_s = 0.0
         self.machine = SimMachine()
         self.slow = 1.0
+        #: Its relay also does what an attacker wants (laboratory.captured).
+        self.captured = False
         self.refuses = False
         self.swallows = False
         #: Open ends of links, by the link's number.
@@ -189,6 +193,10 @@ class SimDaemon:
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
 
+    def start_refusal(self, link: LinkPort, host: str) -> str:
+        """Every daemon is a head."""
+        return ""
+
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's certificate holds this name."""
         return name == self.name
@@ -197,8 +205,9 @@ class SimDaemon:
         """A job has arrived or ended."""
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
-        """No parent is refused where all daemons are honest."""
-        if code == denials.PARENT:
+        """No honest parent is refused."""
+        assert isinstance(link, SimEnd)
+        if code == denials.PARENT and not link.peer.daemon.captured:
             raise Violation(f"{self.index} refused a parent: {reason}")
 
     def job_failed(self, job: str, error: Exception) -> None:

@@ -17,11 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from ipaddress import ip_address
 from struct import error as StructError
 
 from gexec import limits
+from gexec.authd.reader import CHUNK_BYTES, RequestReader, drain
 from gexec.errors import AuthError, ConfigError, GexecError, ProtocolError
 from gexec.posix import sockets
 from gexec.posix.audit import AuditLog
@@ -34,7 +36,7 @@ from gexec.security.credential import JOB_ID_BYTES
 from gexec.security.names import is_everybodys
 from gexec.security.rate import Rate
 from gexec.security.signing import SigningKey, issue
-from gexec.settings.config import AuthdSettings
+from gexec.settings.config import REFUSE, AuthdSettings, check_audit_log
 from gexec.settings.keyfiles import read_pair
 from gexec.wire.frames import (
     HEADER,
@@ -52,7 +54,6 @@ from gexec.wire.frames import (
 )
 
 _AUDIENCE_MAX_BYTES = 64
-_CHUNK_BYTES = 64 * 1024
 #: Connections per user, so that one user cannot use all of them.
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
@@ -82,17 +83,35 @@ def serve(
 
 
 class Authd:
-    """The service. The constructor reads the keys and listens; :meth:`run` serves."""
+    """The service. The constructor reads the keys and listens; :meth:`run` serves.
 
-    def __init__(self, settings: AuthdSettings, log: Log | None = None) -> None:
+    Args:
+        reread: returns the settings as they are now, for SIGHUP; None = they do not change. The paths of the
+            sockets and of the audit log are those of the start.
+    """
+
+    def __init__(
+        self,
+        settings: AuthdSettings,
+        log: Log | None = None,
+        reread: Callable[[], AuthdSettings] | None = None,
+    ) -> None:
         self.settings = settings
+        self._read_settings = reread
         self._log = log or stderr_log("authd")
         self._key, self._authority = _load(settings)
-        self._audit = AuditLog(settings.audit_log or None)
+        check_audit_log(settings)
+        self._host = _host_of(settings)
+        self._audit = AuditLog(
+            settings.audit_log,
+            self._log,
+            common={"daemon": "authd", "node": self._host, "realm": settings.realm},
+            max_bytes=settings.audit_max_bytes,
+            keep=settings.audit_keep,
+        )
         self._rate = Rate(settings.rate_per_user, settings.rate_per_user * 10)
         self._me = os.geteuid()
         self._overflow_uid = _overflow_uid()
-        self._host = _host_of(settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: Counter[int] = Counter()
         self._connections_max = limits.AUTHD_CONNECTIONS_MAX
@@ -135,7 +154,12 @@ class Authd:
     def _reload(self) -> None:
         self._audit.reopen()
         try:
-            self._key, self._authority = _load(self.settings)
+            settings = self.settings
+            if self._read_settings is not None:
+                new = self._read_settings()
+                settings = replace(new, socket=settings.socket, audit_log=settings.audit_log)
+            self._key, self._authority = _load(settings)
+            self.settings = settings
         except GexecError as error:
             self._log.error(f"keeps its old keys: {error}")
             return
@@ -177,10 +201,10 @@ class Authd:
         try:
             connection.setblocking(False)
             async with within:
-                answer = await self._answer(_Reader(connection), uid)
+                answer = await self._answer(RequestReader(connection), uid)
                 await loop.sock_sendall(connection, encode(0, answer))
                 if isinstance(answer, Refused):
-                    await _drain(connection)
+                    await drain(connection)
         except TimeoutError:
             if answer is None:
                 self._deny(uid, "timeout", f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
@@ -193,7 +217,7 @@ class Authd:
             if not self._connections[uid]:
                 del self._connections[uid]
 
-    async def _answer(self, reader: _Reader, uid: int) -> Frame:
+    async def _answer(self, reader: RequestReader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""
         if not self._rate.take(uid, time.monotonic()):
             self._deny(uid, "busy", "too many requests")
@@ -230,7 +254,7 @@ class Authd:
         except KeyError:
             raise AuthError(f"uid {uid} has no account on {self._host}") from None
 
-    async def _sign(self, reader: _Reader, length: int, account: pwd.struct_passwd) -> Frame:
+    async def _sign(self, reader: RequestReader, length: int, account: pwd.struct_passwd) -> Frame:
         # Like wire.frames.Sign, but hashed on arrival and not kept, which would take megabytes per
         # connection.
         (audience_length,) = await reader.exactly(1) if length else b"\0"
@@ -244,7 +268,7 @@ class Authd:
             raise ProtocolError("request to sign: the audience is not printable ASCII")
         digest = sha256()
         while blob_length:
-            chunk = await reader.some(min(blob_length, _CHUNK_BYTES))
+            chunk = await reader.some(min(blob_length, CHUNK_BYTES))
             digest.update(chunk)
             blob_length -= len(chunk)
         job_id = os.urandom(JOB_ID_BYTES)
@@ -261,15 +285,23 @@ class Authd:
             job_id=job_id,
             digest=digest.digest(),
         )
-        self._audit.write(
+        is_written = self._audit.write(
             "issue",
             uid=account.pw_uid,
+            gid=account.pw_gid,
             user=account.pw_name,
             audience=audience,
             job=job_id.hex(),
             digest=digest.hexdigest(),
             ttl_s=self.settings.ttl_s,
+            key=self._key.key_id.hex(),
         )
+        self._tick_later()
+        if not is_written and self.settings.audit_failure == REFUSE:
+            raise AuthError(
+                f"authd's audit log cannot be written ({self._audit.trouble}), and it signs nothing without "
+                'a record (audit_failure = "refuse" in authd.toml)'
+            )
         return Signed(credential)
 
     def _certify(self, payload: bytes, uid: int) -> Frame:
@@ -279,10 +311,15 @@ class Authd:
             request = Certify.unpack(payload)
         except StructError as cause:
             raise ProtocolError(f"request to certify is malformed: {cause}") from cause
+        if self.settings.signers:
+            raise AuthError(
+                "this authd signs no certificates, because its key signs jobs only (hardened mode): set "
+                "node_key and node_certificate in gexecd.toml"
+            )
         serial = int.from_bytes(os.urandom(16)) | 1
         certificate = leaf(
             self._key,
-            realm=self.settings.realm,
+            issuer=self._authority,
             public_key_der=request.public_key,
             names=request.names,
             now_s=time.time(),
@@ -307,41 +344,8 @@ class Authd:
         self._tick_later()
 
 
-class _Reader:
-    """Reads requested sizes from a connection with few system calls."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._buffer = b""
-
-    async def some(self, most: int) -> bytes:
-        """Return 1 to ``most`` bytes. EOFError at the end."""
-        if not self._buffer:
-            self._buffer = await asyncio.get_running_loop().sock_recv(self._connection, _CHUNK_BYTES)
-            if not self._buffer:
-                raise EOFError
-        taken, self._buffer = self._buffer[:most], self._buffer[most:]
-        return taken
-
-    async def exactly(self, size: int) -> bytes:
-        """Return ``size`` bytes. EOFError if the end comes first."""
-        parts = []
-        while size:
-            part = await self.some(size)
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-async def _drain(connection: socket.socket) -> None:
-    """Read and drop what a refused client still sends, so that it can read the refusal."""
-    connection.shutdown(socket.SHUT_WR)
-    while await asyncio.get_running_loop().sock_recv(connection, _CHUNK_BYTES):
-        pass
-
-
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
-    key, _ = read_pair(settings.private_key, settings.public_keys)
+    key = read_pair(settings.private_key, settings.public_keys, settings.signers)
     return key, authority(key, settings.realm)
 
 

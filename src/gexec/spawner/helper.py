@@ -68,12 +68,13 @@ def be_helper(
         os.close(why_fd)
 
     def make(sock: socket.socket) -> Helping:
-        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(_commands_of(becoming), env))
+        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(permitted(becoming), env))
 
     live(fd, "gexecd-helper", become, make, why_fd)
 
 
-def _commands_of(becoming: Becoming) -> Permitted | None:
+def permitted(becoming: Becoming) -> Permitted | None:
+    """Return the check of a helper's programs; None if all are permitted."""
     if not (becoming.allow_commands or becoming.deny_commands):
         return None
     from gexec.spawner.commands import Permitted

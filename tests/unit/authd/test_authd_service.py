@@ -27,7 +27,7 @@ from gexec.errors import ConfigError, KeyFileError
 from gexec.posix.log import Log
 from gexec.security.credential import bound_to, verify
 from gexec.settings.config import AuthdSettings
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.keyfiles import read_trust
 from gexec.wire import frames
 from gexec.wire.frames import FROM_AUTHD, HEADER, Certified, Certify, Frame, Refused, Sign, Signed, encode
 
@@ -46,7 +46,7 @@ class Service:
             socket=str(place / "sock"),
             private_key=str(self.private),
             public_keys=(str(self.public),),
-            audit_log=str(place / "audit"),
+            audit_log=(str(place / "audit"),),
             **settings,
         )
         self._log = os.open(place / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
@@ -83,9 +83,10 @@ class Service:
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        """The lines of the audit log, without their times."""
-        lines = [json.loads(line) for line in Path(self.settings.audit_log).read_text().splitlines()]
-        return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+        """The lines of the audit log, without the fields that all lines have."""
+        lines = [json.loads(line) for line in Path(self.settings.audit_log[0]).read_text().splitlines()]
+        common = ("time", "seq", "daemon", "node", "realm")
+        return [{name: value for name, value in line.items() if name not in common} for line in lines]
 
     @property
     def log(self) -> str:
@@ -149,7 +150,7 @@ def test_a_job_is_signed_for_the_user_who_asks_and_audited(service: Service) -> 
     async def scenario(service: Service) -> None:
         answer = await service.ask(encode(0, Sign(b"gexec", blob)))
         assert isinstance(answer, Signed)
-        keys = read_verify_keys([str(service.public)])
+        keys = read_trust([str(service.public)], "", ()).signers
         credential = verify(answer.credential, keys, realm="gexec", audience="gexec", now_s=time.time())
         bound_to(credential, blob)
         account = pwd.getpwuid(ME)
@@ -157,9 +158,9 @@ def test_a_job_is_signed_for_the_user_who_asks_and_audited(service: Service) -> 
         assert credential.ttl_s == service.settings.ttl_s
         assert service.audit == [
             {
-                "event": "issue", "uid": ME, "user": account.pw_name, "audience": "gexec",
-                "job": credential.job_id.hex(), "digest": sha256(blob).hexdigest(),
-                "ttl_s": service.settings.ttl_s,
+                "event": "issue", "uid": ME, "gid": account.pw_gid, "user": account.pw_name,
+                "audience": "gexec", "job": credential.job_id.hex(), "digest": sha256(blob).hexdigest(),
+                "ttl_s": service.settings.ttl_s, "key": credential.key_id.hex(),
             }
         ]  # fmt: skip
 
@@ -334,7 +335,7 @@ def test_keys_are_read_again_and_bad_ones_leave_the_old(service: Service) -> Non
         service.authd._reload()
         answer = await service.ask(request)
         assert isinstance(answer, Signed)
-        keys = read_verify_keys([str(service.public)])
+        keys = read_trust([str(service.public)], "", ()).signers
         assert verify(answer.credential, keys, realm="gexec", audience="gexec", now_s=time.time())
         service.private.chmod(0o644)
         service.authd._reload()
@@ -349,7 +350,7 @@ def test_the_audit_log_that_was_moved_away_is_opened_anew(service: Service) -> N
         request = encode(0, Sign(b"gexec", b"job"))
         await service.ask(request)
         old = service.place / "old"
-        os.rename(service.settings.audit_log, old)
+        os.rename(service.settings.audit_log[0], old)
         await service.ask(request)
         service.authd._reload()
         await service.ask(request)

@@ -46,7 +46,7 @@ class Simulation:
         self.world = World(seed, tracing)
         self.seed = seed
         self.made = made
-        self.cluster = Cluster(self.world, made.spec, made.plans)
+        self.cluster = Cluster(self.world, made.spec, made.plans, made.dials)
         self.client = SimClient(self.cluster, made.habits)
         self.quiet_s = max((fault.at_s + fault.value for fault in made.faults), default=0.0)
         if made.habits.stalls is not None:

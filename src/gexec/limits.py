@@ -134,6 +134,8 @@ CERTIFICATE_TTL_S: Final = 24 * 3600.0
 DEFAULT_PORT: Final = 2875
 #: Clients of all ordinary users; one user alone gets half.
 CLIENTS_MAX: Final = 768
+#: Descriptors of the relay and of the spawner, if the hard limit allows; tasks keep gexecd's own limit.
+DESCRIPTORS_MAX: Final = 65_536
 LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 #: Ranks of jobs of all ordinary users on one node; one user alone gets half (``security.quota``).

@@ -51,6 +51,7 @@ class Peer:
         self.names = names
         self.reached = self.opened = opened
         self.leaving = False
+        self.waiting = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
@@ -226,7 +227,7 @@ class Daemon:
         self.jobs = Jobs(self, settings or GexecdSettings())
         self.jobs.begin()
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> Peer:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> Peer:
         if addresses == "nonsense":
             raise ValueError("nonsense is no address")
         self.dialled.append(Peer(self.near))

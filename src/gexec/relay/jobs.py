@@ -26,6 +26,8 @@ from gexec.wire import denials, frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
+#: Why a link ends that was being dialled for jobs that have ended.
+NOT_NEEDED: Final = "no job needs it any more"
 #: Least time between two heartbeats.
 _BEAT_MIN_S: Final = 0.05
 
@@ -96,7 +98,7 @@ class Jobs:
         self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
     ) -> tuple[LinkPort, int]:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
-        link = self.around.dial(name, addresses, timeout_s)
+        link = self.around.dial(name, addresses, timeout_s, job.uid)
         party = self._parties.setdefault(link, Party())
         if not (party.children or party.parents):
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
@@ -110,10 +112,19 @@ class Jobs:
         party = self._parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
+            if not (party.children or party.parents or link.reached or link.opened):
+                link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
     def link_accepted(self, link: LinkPort, uid: int | None) -> None:
         """A peer has connected: a daemon, or a client of this uid."""
         self._parties[link] = Party(uid)
+
+    def link_begun(self, link: LinkPort) -> None:
+        """It is a link's turn to be dialled."""
+        party = self._parties.get(link)
+        if party is not None:
+            for job, number in list(party.children.values()):
+                job.child_link_begun(number)
 
     def link_reached(self, link: LinkPort) -> None:
         """A dialled peer's machine has answered."""

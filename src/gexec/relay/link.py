@@ -93,6 +93,7 @@ class Link:
         give_up_s: event loop time when a link that is being dialled is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
+        waiting: it waits for its turn to be dialled.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Link:
         self.wanted = wanted
         self.address = ""
         self.refused = ""
+        self.waiting = False
         self.state = DIALLING
         self.heard_s = 0.0
         self.give_up_s = 0.0

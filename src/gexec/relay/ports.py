@@ -32,6 +32,10 @@ class LinkPort(Protocol):
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
 
     @property
+    def waiting(self) -> bool:
+        """It is not dialled yet: others of its user are; ``Jobs.link_begun`` follows."""
+
+    @property
     def reached(self) -> bool:
         """The peer's machine has answered."""
 
@@ -161,8 +165,11 @@ class Surroundings(Protocol):
     def processes(self) -> ProcessPort:
         """The spawner."""
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> LinkPort:
-        """Return a link to a node, dialled if there is none. ValueError: something is not an address."""
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
+        """Return a link to a node, dialled for this user if there is none.
+
+        ValueError: something is not an address.
+        """
 
     def open_pipes(
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool

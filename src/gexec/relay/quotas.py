@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gexec import limits
+from gexec.relay.turns import Turns
 from gexec.security.quota import ROOT, Shares
 from gexec.settings.config import GexecdSettings
+
+#: So that one user can dial all addresses of a node, however few descriptors there are.
+_DIALS_LEAST: Final = 4 * limits.ADDRESSES_MAX
 
 
 class Quotas:
@@ -12,12 +18,22 @@ class Quotas:
 
     Args:
         superuser: root, or the user of a daemon that serves only that user.
+        descriptors: how many this process may have.
 
     Attributes:
         ranks: ranks of jobs, without roots, which clients bound.
         clients: connections of clients.
+        pipes: descriptors of the pipes of processes.
+        dials: addresses that are being dialled, TLS included; the others wait for their turn.
     """
 
-    def __init__(self, settings: GexecdSettings, superuser: int = ROOT) -> None:
+    def __init__(
+        self, settings: GexecdSettings, superuser: int = ROOT, descriptors: int = limits.DESCRIPTORS_MAX
+    ) -> None:
+        # With root's reserve: half of the descriptors for pipes, a quarter for dials. Clients and links
+        # have the rest. The only user of a daemon is stopped by the kernel.
+        ninth = descriptors // 9
+        self.pipes = Shares(4 * ninth if superuser == ROOT else descriptors, superuser)
+        self.dials = Turns(Shares(max(_DIALS_LEAST, 2 * ninth), superuser))
         self.ranks = Shares(settings.jobs_max, superuser)
         self.clients = Shares(limits.CLIENTS_MAX, superuser)

@@ -8,6 +8,7 @@ frame; this module provides the sockets, the spawner and the clock.
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
 from gexec.relay.context import RelayContext
-from gexec.relay.jobs import Jobs
+from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import Link
 from gexec.relay.loop import run
 from gexec.relay.peerlog import PeerErrors, tell_faults
@@ -65,7 +66,8 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
-        self.quotas = Quotas(context.settings, context.superuser)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.quotas = Quotas(context.settings, context.superuser, descriptors)
         self.entry = CredentialVerifier(context.settings, context.verify_keys)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
         self._names = frozenset(map(normal, context.names))
@@ -73,7 +75,7 @@ class RelayService:
         self._log = context.log
         contexts = link_contexts(*context.certificates)
         self._complaints = PeerErrors(context.log)
-        self._pool = Pool(self, contexts)
+        self._pool = Pool(self, contexts, self.quotas.dials)
         self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
@@ -122,9 +124,9 @@ class RelayService:
 
     # -- what jobs need -------------------------------------------------------------------
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> LinkPort:
-        """Return a link to a node, dialled if there is none."""
-        return self._pool.get(name, addresses, timeout_s)
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
+        """Return a link to a node, dialled for this user if there is none."""
+        return self._pool.get(name, addresses, timeout_s, uid)
 
     def open_pipes(
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
@@ -166,6 +168,10 @@ class RelayService:
         """A peer has connected: a daemon, or a client of this uid."""
         self._jobs.link_accepted(link, uid)
 
+    def link_begun(self, link: Link) -> None:
+        """A link is dialled now."""
+        self._jobs.link_begun(link)
+
     def link_reached(self, link: Link) -> None:
         """A dialled peer's machine has answered."""
         link.become("machine answers")
@@ -184,6 +190,8 @@ class RelayService:
         """A link has ended."""
         self._pool.forget(link)
         self._acceptor.forget(link)
-        unusual = not link.opened or text.startswith(("protocol violation", "TLS failed"))
+        unusual = (not link.opened and text != NOT_NEEDED) or text.startswith(
+            ("protocol violation", "TLS failed")
+        )
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

@@ -130,6 +130,11 @@ class SimEnd:
         self.heard_s = self._world.now_s
         self.daemon.ends[self.link.number] = self
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Nothing waits in a simulated link."""
+        return 0
+
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds this name."""
         return self.peer.daemon.holds(name)

@@ -52,6 +52,7 @@ class Peer:
         self.reached = self.opened = opened
         self.leaving = False
         self.waiting = False
+        self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
@@ -220,6 +221,8 @@ class Daemon:
         self.dialled: list[Peer] = []
         #: Links that are dialled are open at once.
         self.near = False
+        #: Links wait for their turn to be dialled.
+        self.waits = False
         self.failed: list[str] = []
         self.names = [HEAD]
         self.denials: list[tuple[str, str]] = []
@@ -231,6 +234,7 @@ class Daemon:
         if addresses == "nonsense":
             raise ValueError("nonsense is no address")
         self.dialled.append(Peer(self.near))
+        self.dialled[-1].waiting = self.waits
         return self.dialled[-1]
 
     def open_pipes(self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool) -> Pipes:

@@ -47,6 +47,10 @@ class LinkPort(Protocol):
     def leaving(self) -> bool:
         """The peer takes no new jobs."""
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the peer has not taken yet."""
+
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Send a frame; without ``hurry`` it may be delayed for a short time until another one."""
 

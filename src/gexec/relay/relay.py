@@ -129,10 +129,14 @@ class RelayService:
         return self._pool.get(name, addresses, timeout_s, uid)
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> PipesPort:
         """Return pipes for a process."""
-        return TaskIO(tell, with_stdin, with_output)
+        return TaskIO(tell, with_stdin, with_output, freed)
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

@@ -34,6 +34,7 @@ class Surroundings:
         self.processes = Spawner()
         self.pipes: list[Pipes] = []
         self.opened: list[tuple[bool, bool]] = []
+        self.freed: list[Any] = []
         self.launches = Launches()
         self.quotas = Quotas(GexecdSettings(), descriptors=90)
         self.around = self
@@ -48,10 +49,11 @@ class Surroundings:
         self.woken = 0
         self.failed: list[Exception] = []
 
-    def open_pipes(self, tell: Any, with_stdin: bool, with_output: bool) -> Pipes:
+    def open_pipes(self, tell: Any, with_stdin: bool, with_output: bool, freed: Any) -> Pipes:
         if self.no_descriptors:
             raise OSError(errno.EMFILE, "Too many open files")
         self.opened.append((with_stdin, with_output))
+        self.freed.append(freed)
         self.pipes.append(Pipes())
         return self.pipes[-1]
 
@@ -305,7 +307,14 @@ def test_pipes_are_of_their_users_share_and_given_back_at_the_end() -> None:
     assert ended.outcome.kind == outcome.NOT_STARTED
     assert f"out of resources: uid {UID} has 18 descriptors of pipes" in ended.outcome.text
     assert "raise LimitNOFILE" in ended.outcome.text
-    for process in (*running, late):
+    for _ in range(3):
+        around.freed[0]()  # its process has ended
+    assert pipes.used(UID) == 15
+    next_one = around.process()
+    next_one.carry_out(events.RunTask())
+    assert len(around.pipes) == len(running) + 1
+    around.freed[-1]()
+    for process in (*running, late, next_one):
         process.end()
         process.end()
     assert pipes.used_by_all == 0

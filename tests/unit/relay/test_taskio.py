@@ -72,7 +72,7 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario; no descriptor may be open afterwards that was not before."""
     run(nothing())  # the first loop of a process opens what all of them share
     before = open_now()
-    run(scenario())
+    play(scenario)
     assert open_now() == before
 
 
@@ -408,4 +408,4 @@ def test_each_pipe_that_is_closed_is_told_once() -> None:
         detached.close()
         assert len(freed) == 3
 
-    run(scenario())
+    play(scenario)

@@ -53,6 +53,8 @@ class Cluster:
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.by_name = dict(zip(spec.names, self.nodes, strict=True))
         self.link_numbers = 0
+        #: Ranks to which a captured relay may do everything.
+        self.betrayed: frozenset[int] = frozenset()
 
     @property
     def daemons(self) -> list[SimDaemon]:
@@ -118,6 +120,8 @@ class SimDaemon:
         self.frozen_until_s = 0.0
         self.machine = SimMachine()
         self.slow = 1.0
+        #: Its relay also does what an attacker wants (laboratory.captured).
+        self.captured = False
         self.refuses = False
         self.swallows = False
         #: Open ends of links, by the link's number.
@@ -213,8 +217,9 @@ class SimDaemon:
         """A job has arrived or ended."""
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
-        """No parent is refused where all daemons are honest."""
-        if code == denials.PARENT:
+        """No honest parent is refused."""
+        assert isinstance(link, SimEnd)
+        if code == denials.PARENT and not link.peer.daemon.captured:
             raise Violation(f"{self.index} refused a parent: {reason}")
 
     def job_failed(self, job: str, error: Exception) -> None:

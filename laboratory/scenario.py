@@ -41,14 +41,16 @@ class Scenario:
 
 #: Peers detect these faults at once; the others only after a timeout.
 ABRUPT = {"dead", "kill", "drop", "restart"}
+#: What a captured relay does (laboratory.captured).
+CAPTURED = ("seize", "refuse", "forge")
 KINDS = (
     "dead", "dead", "kill", "kill", "adjacent", "first", "inner", "drop", "drop", "drops", "silence",
     "vanish", "freeze", "thaw", "slow", "restart", "stall", "gone", "root", "signal", "kill job",
 )  # fmt: skip
 
 
-def scenario(seed: int) -> Scenario:
-    """Return the scenario of a seed."""
+def scenario(seed: int, hostile: bool = True) -> Scenario:
+    """Return the scenario of a seed; without ``hostile`` all daemons are honest."""
     rng = Random(seed)
     ranks = rng.choice((1, 2, 3, 5, 8, 13, 20, 20, 30, 30, 50, 80, 120, 200))
     fanout = rng.choice((2, 2, 3, 4, 8, 16)) if ranks > 12 or rng.random() < 0.8 else 1
@@ -77,6 +79,8 @@ def scenario(seed: int) -> Scenario:
         made.dials = narrow.choice((2, 4, 8, 16))
     if with_stdin:
         _stall(Random(f"stalled readers of {seed}"), made)
+    if hostile:
+        _capture(Random(f"captured relays of {seed}"), made)
     made.faults.sort(key=lambda fault: fault.at_s)
     return made
 
@@ -113,6 +117,16 @@ def _stall(rng: Random, made: Scenario) -> None:
             plan.stops_at = rng.choice((0, 0, rng.randrange(1 + len(made.habits.stdin))))
             plan.stubborn = True
             plan.hangs = rng.random() < 0.5
+
+
+def _capture(rng: Random, made: Scenario) -> None:
+    """Capture one relay, or two, in every fourth seed."""
+    if rng.random() < 0.75 or made.spec.ranks < 2:
+        return
+    for rank in rng.sample(range(made.spec.ranks), rng.choice((1, 1, 2))):
+        for _ in range(rng.choice((1, 2, 4))):
+            at_s = rng.choice((rng.uniform(0, 0.05), rng.uniform(0, 0.5), rng.uniform(0, 5)))
+            made.faults.append(Fault(at_s, rng.choice(CAPTURED), rank))
 
 
 def _rare(rng: Random, made: Scenario) -> None:
@@ -243,6 +257,16 @@ def ancestors(spec: JobSpec, rank: int) -> list[int]:
             return above
         above.append(low)
         ranges = tree.children(low, high, spec.fanout)
+
+
+def betrayed(made: Scenario) -> frozenset[int]:
+    """Return the ranks of captured relays, and those below them: an attacker may do everything to these."""
+    captured = {fault.rank for fault in made.faults if fault.kind in CAPTURED}
+    return frozenset(
+        rank
+        for rank in range(made.spec.ranks)
+        if captured and not captured.isdisjoint([*ancestors(made.spec, rank), rank])
+    )
 
 
 def clean(made: Scenario) -> list[bool]:

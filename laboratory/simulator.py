@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gexec import limits
+from gexec.core.taken import WHY
 from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
+from laboratory.captured import CapturedRelay
 from laboratory.clients import SimClient
 from laboratory.daemons import Cluster, SimDaemon
 from laboratory.links import SimLink
-from laboratory.scenario import Fault, Scenario, clean, scenario
+from laboratory.scenario import CAPTURED, Fault, Scenario, betrayed, clean, scenario
 from laboratory.world import Violation, World
 
 #: From the last fault to the end of the job, including the time of processes and slow clients.
@@ -47,6 +49,7 @@ class Simulation:
         self.seed = seed
         self.made = made
         self.cluster = Cluster(self.world, made.spec, made.plans, made.dials)
+        self.cluster.betrayed = betrayed(made)
         self.client = SimClient(self.cluster, made.habits)
         self.quiet_s = max((fault.at_s + fault.value for fault in made.faults), default=0.0)
         if made.habits.stalls is not None:
@@ -109,9 +112,10 @@ class Simulation:
         return self.client.done or not self.client.here or not self.cluster.root.alive
 
     def _all_gone(self) -> bool:
-        return not any(daemon.jobs.by_key for daemon in self.cluster.daemons) and not any(
-            record.running and not plan.hangs
-            for record, plan in zip(self.cluster.records, self.made.plans, strict=True)
+        honest = [rank for rank in range(self.made.spec.ranks) if rank not in self.cluster.betrayed]
+        daemons = [self.cluster.root, *(self.cluster.nodes[rank] for rank in honest)]
+        return not any(daemon.jobs.by_key for daemon in daemons) and not any(
+            self.cluster.records[rank].running and not self.made.plans[rank].hangs for rank in honest
         )
 
     def _left(self) -> str:
@@ -131,6 +135,9 @@ class Simulation:
                 daemon.restart()
             return
         if not daemon.alive:
+            return
+        if fault.kind in CAPTURED:
+            CapturedRelay(daemon).act(fault.kind)
             return
         match fault.kind:
             case "dead":
@@ -172,7 +179,13 @@ class Simulation:
         untouched = clean(self.made)
         for rank, outcome in sorted(self.client.outcomes.items()):
             self.world.suspects = [rank]
+            if self.cluster.records[rank].starts > 1:
+                raise Violation(f"rank {rank} was started {self.cluster.records[rank].starts} times")
+            if rank in self.cluster.betrayed:
+                continue
             self._check_truth(rank, outcome)
+            if WHY in outcome.text:
+                raise Violation(f"rank {rank} is {outcome.describe()}, but its node is honest")
             if self._check_stall(rank, outcome, untouched[rank]):
                 continue
             refusal = self.made.plans[rank].refusal
@@ -208,8 +221,6 @@ class Simulation:
         received = [self.client.received.get((rank, stream), bytearray()) for stream in (STDOUT, STDERR)]
         written = [record.written[stream] for stream in (STDOUT, STDERR)]
         ran = record.starts > 0
-        if record.starts > 1:
-            raise Violation(f"rank {rank} was started {record.starts} times")
         for got, had in zip(received, written, strict=True):
             if not had.startswith(got):
                 raise Violation(f"rank {rank}: the received output is not a prefix of the written output")

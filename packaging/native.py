@@ -35,7 +35,8 @@ OVERLAY = PACKAGE / native.FOLDER
 #: Where it is made; never twice in one folder, since compilers may outlive one that was killed.
 WORK = ROOT / "build" / f"native-{os.getpid()}"
 #: Modules (gexec.wire.frames, say) that stay interpreted in the overlay, because mypyc cannot compile them.
-INTERPRETED: frozenset[str] = frozenset({"gexec.settings.config"})
+#: gexec.posix.pam: structures of ctypes.
+INTERPRETED: frozenset[str] = frozenset({"gexec.settings.config", "gexec.posix.pam"})
 #: Exit status: it cannot be done here.
 CANNOT = 3
 GROUP = native.LIBRARY.removesuffix("__mypyc")

@@ -102,9 +102,14 @@ HEARTBEAT_S: Final = 3.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without a parent waits this long for a takeover before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
+#: After a child said that it has another parent, that parent, or another one of this node, takes over in this
+#: time: a node without a parent has noticed that, and has waited for one.
+TAKEN_S: Final = LOST_AFTER_S + ORPHAN_GRACE_S
 #: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
 #: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0
+#: PAM's modules may ask servers that do not answer: the account's check and the session's start together.
+PAM_S: Final = 30.0
 #: From SIGHUP+SIGTERM to SIGKILL.
 KILL_GRACE_S: Final = 5.0
 #: The longest such time that a job may ask for: gexecd waits for it when it ends.
@@ -218,6 +223,8 @@ ARCHIVE_ATTRIBUTES_MAX: Final = 256
 ARCHIVE_LIST_MAX: Final = 2048
 #: Bytes of one list, before compression. A sender ends a list at half of it; one entry more fits.
 ARCHIVE_LIST_MAX_BYTES: Final = 512 * 1024
+#: Records that no signature covers yet, which a receiver keeps: rules, a list, and small files before it.
+ARCHIVE_UNSIGNED_MAX_BYTES: Final = 2 * 1024 * 1024
 #: Lists whose contents have not come yet: so many answers can be under way while contents are sent.
 ARCHIVE_LISTS_MAX: Final = 8
 #: Files with several names that a sender and each receiver remember: 60 MB.

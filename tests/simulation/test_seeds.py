@@ -13,7 +13,7 @@ import pytest
 from gexec.core.stall import Stall
 from laboratory.scenario import Scenario, scenario
 from laboratory.simulate import run_one
-from laboratory.simulator import simulate
+from laboratory.simulator import Simulation, simulate
 from laboratory.world import Violation
 
 FIRST = 1000
@@ -34,7 +34,7 @@ def test_seeds(first: int) -> None:
 
 @pytest.mark.parametrize("seed", [5094, 5811, 6531, 12432, 817_882, 700_891, 7_050_234])
 def test_seed_that_once_failed(seed: int) -> None:
-    simulate(seed)
+    Simulation(seed, scenario(seed, hostile=False)).run()
 
 
 def test_seeds_cover_every_kind_of_fault() -> None:
@@ -50,6 +50,9 @@ def test_seeds_cover_every_kind_of_fault() -> None:
         "suspend",
         "slow",
         "restart",
+        "seize",
+        "refuse",
+        "forge",
     }
 
 

@@ -220,6 +220,10 @@ class Wire:
             self._waiting += self._decoder.feed(data)
         return self._waiting.pop(0)
 
+    def has_more(self) -> bool:
+        """Return True if something was read already that ``receive`` has not returned."""
+        return bool(self._waiting) or (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0)
+
     def expect(self, *kinds: type[Frame], channel: int | None = None) -> Any:
         """Return the next frame of one of these types; others are passed over."""
         while (came := self.receive()) is not None:

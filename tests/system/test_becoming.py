@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 
 from gexec.posix import session
 from gexec.security.policy import Limit, Policy, Rule, Terms
-from gexec.wire.outcome import EXITED, Outcome
+from gexec.wire import jobspec
+from gexec.wire.messages import ProcessRefused
+from gexec.wire.outcome import DENIED, EXITED, Outcome
 
 from .etc import Etc
 from .test_spawner import Rig, gone, signed
@@ -179,6 +183,112 @@ def test_a_helper_outlives_its_own_limit_of_cpu_time(make: Callable[..., Rig], e
     rig = make(etc=etc, policy=of(Terms(limits=(Limit("cpu", 1, 60),))))
     parents = {rig.sh("echo $PPID", user=ann).output() for _ in range(101)}
     assert len(parents) == 2
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tools() -> Iterator[Path]:
+    """A directory that only root can change, and that all users can enter."""
+    directory = Path(tempfile.mkdtemp(prefix="gexec-test-", dir="/opt"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def _script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_103_only_allowed_commands_run_whatever_the_path(
+    make: Callable[..., Rig], etc: Etc, tools: Path, tmp_path: Path
+) -> None:
+    ann = etc.add_user("ann")
+    allowed = _script(tools / "tool", "echo $(id -un) ran: $*")
+    bob = etc.add_user("bob", groups=("crew",))
+    free = Rule(groups=frozenset({"crew"}), allow_commands=())
+    rig = make(etc=etc, policy=of(Terms(allow_commands=(f"{tools}/*", "/usr/bin/id")), free))
+    assert rig.run(*signed(job_of([str(allowed), "a"]), uid=ann)).output() == b"ann ran: a\n"
+    assert rig.sh("echo bob", user=bob).output() == b"bob\n"
+    place = Path(tempfile.mkdtemp(prefix="gx", dir="/tmp"))
+    try:
+        place.chmod(0o777)
+        os.symlink("/bin/sh", place / "id")
+        os.symlink("/usr/bin/id", place / "good")
+        refused = [
+            job_of(["/bin/sh", "-c", "echo no"]),
+            job_of([str(place / "id"), "-c", "echo no"]),
+            job_of(["id", "-c", "echo no"], env=[b"PATH=" + os.fsencode(place)], flags=jobspec.REMOTE_PATH,
+                   program=b"./id", cwd=os.fsencode(place)),
+            job_of([f"{tools}/../../bin/sh", "-c", "echo no"]),
+        ]  # fmt: skip
+        for spec in refused:
+            outcome = rig.run(*signed(spec, uid=ann)).outcome()
+            assert outcome.kind == DENIED, outcome.text
+            assert "none of the allowed commands of this node's policy" in outcome.text
+            raw, blob = signed(spec, uid=ann)
+            rig.relay.check(700, 0, raw, blob)
+            assert rig.wait(700, ProcessRefused).outcome.kind == DENIED
+        # The name is looked up in the node's own PATH, not in the job's.
+        spec = job_of(["id", "-u"], env=[b"PATH=" + os.fsencode(place)], flags=jobspec.REMOTE_PATH)
+        assert rig.run(*signed(spec, uid=ann)).output() == b"%d\n" % ann.pw_uid
+        assert rig.run(*signed(job_of([str(place / "good"), "-un"]), uid=ann)).output() == b"ann\n"
+    finally:
+        shutil.rmtree(place)
+    # Root is bound by the commands, too.
+    assert rig.sh("true").outcome().kind == DENIED
+    assert rig.run(*signed(job_of(["/usr/bin/id", "-u"]))).output() == b"0\n"
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_103_a_program_that_its_user_can_replace_is_never_allowed(
+    make: Callable[..., Rig], etc: Etc, tools: Path
+) -> None:
+    """Not even for a moment, while the user exchanges it: only root's files are executed."""
+    ann = etc.add_user("ann")
+    theirs = tools / "theirs"
+    theirs.mkdir()
+    program = _script(theirs / "tool", "echo no")
+    os.chown(theirs, ann.pw_uid, ann.pw_gid)
+    rig = make(etc=etc, policy=of(Terms(allow_commands=(f"{tools}/*/*", f"{tools}/*"))))
+    outcome = rig.run(*signed(job_of([str(program)]), uid=ann)).outcome()
+    assert outcome.kind == DENIED
+    assert f"not only root can change {theirs}" in outcome.text
+    link = tools / "link"
+    link.symlink_to(theirs / "tool")
+    assert rig.run(*signed(job_of([str(link)]), uid=ann)).outcome().kind == DENIED
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_104_variables_do_not_make_an_allowed_program_run_another(
+    make: Callable[..., Rig], etc: Etc, tools: Path
+) -> None:
+    ann = etc.add_user("ann")
+    place = Path(tempfile.mkdtemp(prefix="gx", dir="/tmp"))
+    try:
+        place.chmod(0o755)
+        _script(place / "date", "echo evil >&1")
+        _script(place / "rc", "echo evil")
+        tool = tools / "tool"
+        tool.write_text("#!/bin/bash\ndate >/dev/null && echo $PATH ${LD_PRELOAD-none}\n")
+        tool.chmod(0o755)
+        rig = make(etc=etc, policy=of(Terms(allow_commands=(str(tool),))))
+        env = [
+            b"PATH=%s:/bin" % os.fsencode(place),
+            b"BASH_ENV=%s/rc" % os.fsencode(place),
+            b"LD_PRELOAD=/x.so",
+        ]
+        task = rig.run(*signed(job_of([str(tool)], env=env), uid=ann))
+        assert task.output() == b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin none\n"
+    finally:
+        shutil.rmtree(place)
 
 
 # -- keys -------------------------------------------------------------------------------------

@@ -136,8 +136,7 @@ def install(place: Path) -> None:
     shutil.copytree(package, site / "gexec", ignore=shutil.ignore_patterns("__pycache__"))
     scripts.mkdir()
     for script in (ROOT / "scripts").iterdir():
-        (scripts / script.name).write_text(script.read_text().replace("#!python", "#!/opt/gexec/bin/python"))
-        (scripts / script.name).chmod(0o755)
+        shutil.copy(script, scripts / script.name)
 
 
 def run(place: Path, script: str) -> tuple[int, str]:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from gexec.cluster import inspection
+
 from .conftest import wait_until
 from .daemons import Host, relay_of
 
@@ -146,3 +148,9 @@ def test_attack_106_captured_relay_starts_and_reaches_nothing(host: Host) -> Non
     fifo.write_text("after\n")
     assert job.communicate(timeout=60)[0] == "after\n"
     assert job.returncode == 0
+
+
+def test_the_doctor_finds_the_relay_confined(host: Host) -> None:
+    gexecd = host.gexecd()
+    [finding] = inspection.relays({gexecd.pid})
+    assert str(finding) == "ok       running relays are confined: 1"

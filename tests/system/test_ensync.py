@@ -461,12 +461,13 @@ def test_audit_logs_have_what_was_copied_and_where(cluster: Cluster, shell: Shel
         "--target=directory",
     ]
     for line in lines:
-        assert line["argv"] == expected
+        assert line["argv"][:-1] == expected
+        assert line["argv"][-1].startswith("--signed-by=")
         assert line["program"] == "gexec-receive"
     # Onto itself: the destination is named also where none was given.
     assert told(shell.run("ensync", "-n", "node004", place / "d/1")) == (0, b"", b"")
     [line] = accepted(cluster, f"--about=1 file, 0 bytes: {place}/d/1")
-    assert (line["node"], line["argv"][2:]) == ("node004", ["--dest=/"])
+    assert (line["node"], line["argv"][2:-1]) == ("node004", ["--dest=/"])
     many = [place / f"{'x' * 100}{number}" for number in range(400)]
     assert told(shell.run("ensync", "-n", "node005", "--remove", *many)) == (0, b"", b"")
     [line] = accepted(cluster, str(many[0]))

@@ -720,6 +720,86 @@ def test_attack_75_stdin_injected_by_an_inner_node(cluster: Cluster, submit: Sub
     assert process.returncode == 255
 
 
+def test_attack_77_inner_child_that_forges_ranks_beside_and_above_it(
+    cluster: Cluster, submit: Submit
+) -> None:
+    """A rogue with an honest parent: siblings, their deeper ranks, and ranks above are not its own."""
+    # Fan-out 2: node002 has [0, 4), of which the rogue is rank 1, with rank 2 below it; 3 is its sibling.
+    names = ["node002", "rogue", "node004", "node005", "node006", "node007", "node008"]
+    unknown = frames.LENGTH_UNKNOWN
+    with rogue.Listener(cluster, "rogue") as listener:
+        process = submit(listener, names, "read line; echo right", fanout=2, stdin=subprocess.PIPE)
+        with listener.accept() as up:
+            start = up.expect(frames.Start)
+            assert (start.low, start.high) == (1, 3)
+            up.send(1, frames.Accepted(bytes(16)))
+            for ranks in (((0, 1),), ((3, 4),), ((4, 7),), ((5, 6),), ((0, 1), (3, 65536)), ((7, 8),)):
+                up.send(1, frames.RanksStarted(ranks), frames.Ready(ranks))
+                up.send(1, frames.Output(ranks, 1, 0, b"forged\n"))
+                up.send(1, frames.Ended(ranks, outcomes.exited(0), 7, 0))
+                up.send(1, frames.Ended(ranks, outcomes.lost("forged"), unknown, unknown))
+            # Its own rank, and the one below it, are its own.
+            up.send(1, frames.Output(((0, 65536),), 1, 0, b"mine\n"))
+            up.send(1, frames.Ended(((0, 65536),), outcomes.exited(3), 5, 0))
+            stdout, stderr = process.communicate("go\n", timeout=DEADLINE_S)
+    assert process.returncode == 3, stderr
+    honest = [f"{name} right" for name in names if name not in ("rogue", "node004")]
+    assert sorted(stdout.splitlines()) == sorted([*honest, "rogue mine", "node004 mine"])
+
+
+def test_attack_75_stdin_injected_beside_and_above(cluster: Cluster, submit: Submit) -> None:
+    """A rogue inner node has the ranks below it, and no others: siblings, deeper ranks, ranks above."""
+    names = ["node002", "rogue", "node004", "node005", "node006", "node007", "node008"]
+    with rogue.Listener(cluster, "rogue") as listener:
+        process = submit(listener, names, "cat", fanout=2, stdin=subprocess.PIPE)
+        with listener.accept() as up:
+            start = up.expect(frames.Start)
+            me = rogue.certified(cluster, "rogue")
+            for rank, name in enumerate(names):
+                if rank in (1, 2):
+                    continue
+                with rogue.dial(cluster, name, me) as down:
+                    for high in {rank + 1, {0: 4, 4: 7}.get(rank, rank + 1)}:
+                        low = rogue.replace_start(start, low=rank, high=high, epoch=2**32 - 1)
+                        down.send(1, low, frames.Stdin(0, b"injected\n", True))
+                        assert down.expect(frames.Refused).code == frames.REFUSED_DENIED
+            with rogue.dial(cluster, "node004", me) as down:
+                down.send(1, rogue.replace_start(start, low=2, high=3, epoch=2**32 - 1))
+                down.send(1, frames.Stdin(0, b"injected\n", True))
+                assert down.expect(frames.Output).data == b"injected\n"
+                down.expect(frames.Ended)
+                down.send(1, frames.Close())
+            up.send(1, frames.StdinTaken(frames.OFFSET_ALL))
+            up.send(1, frames.Ended(((1, 3),), outcomes.exited(0), 0, 0))
+            stdout, stderr = process.communicate("mine\n", timeout=DEADLINE_S)
+    assert process.returncode == 0, stderr
+    honest = [f"{name} mine" for name in names if name not in ("rogue", "node004")]
+    assert sorted(stdout.splitlines()) == sorted(honest)
+
+
+def test_attack_77_child_that_says_stale(cluster_of: Callable[..., Cluster]) -> None:
+    """It has no other parent, and its parent is not the root: its ranks are lost, the job ends."""
+    cluster = cluster_of(8)
+    names = ["node002", "rogue", "node004", "node005", "node006", "node007", "node008"]
+    with rogue.Listener(cluster, "rogue") as listener:
+        nodes = [f"{name}:{listener.port}" if name == "rogue" else name for name in names]
+        process = cluster.popen(
+            "-f", 2, "-p", "host", "-w", ",".join(nodes), "echo", "right", text=True, cwd="/",
+            env={"GEXEC_HOSTS": _hosts(cluster, rogue=listener.ip)},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        with listener.accept() as up:
+            up.expect(frames.Start)
+            up.send(1, frames.Refused(frames.REFUSED_STALE, "another parent has this node", 2**32 - 1))
+            stdout, stderr = process.communicate(timeout=limits.TAKEN_S + DEADLINE_S)
+    assert process.returncode == 255
+    assert sorted(stdout.splitlines()) == [
+        f"{name} right" for name in names if name not in ("rogue", "node004")
+    ]
+    assert "rogue: lost: it says that it has another parent, but none took over within 35 s" in stderr
+    assert "node004: lost: rank 1, on the way to it, says that it has another parent" in stderr
+
+
 def test_attack_76_child_outside_the_job(cluster: Cluster, submit: Submit, witness: Path) -> None:
     """A rogue inner node sends the job to nodes that are not in it: they refuse."""
     with rogue.Listener(cluster, "rogue") as listener:

@@ -82,6 +82,8 @@ class Rig:
             # The relay's ends of other rigs among them, or those would never see an end.
             identity.close_inherited([sock.fileno(), log._fd])
             identity.become_subreaper()
+            for module, name, value in options.get("constants", ()):
+                setattr(module, name, value)
             for what, values in options.get("task_limits", {}).items():
                 resource.setrlimit(what, values)
             starter = fork_starter()

@@ -22,13 +22,19 @@ from gexec.files.lister import Lister
 from gexec.files.options import CopyOptions
 from gexec.files.patterns import NO_RULES, Rules
 from gexec.files.receiver import Receiver
-from gexec.files.records import Contents, Event, ListDone, Listed
+from gexec.files.records import SIGNED, Contents, Event, ListDone, Listed
 from gexec.files.report import Report
 from gexec.files.roots import roots_of
 from gexec.files.sender import Sender
+from gexec.files.signatures import StreamSigner, StreamVerifier
 from gexec.files.walking import Found, removals, walk
 
 MTIME_NS = 10**18
+#: Of signed streams.
+SIGNER = StreamSigner(bytes(range(32)))
+VERIFIER = StreamVerifier(SIGNER.public)
+#: The byte of a preamble that has its flags.
+_FLAGS_AT = 9
 #: Turns of a sender without an answer after which a test gives up.
 _WAITS_MAX = 50
 
@@ -60,6 +66,7 @@ class Received:
         *,
         new_name: bytes = b"",
         answer: Callable[[ListAnswer], None] = lambda answer: None,
+        verifier: StreamVerifier | None = None,
     ) -> None:
         self.said: list[str] = []
         self.told: list[str] = []
@@ -74,6 +81,7 @@ class Received:
             tell=self.told.append,
             answer=self._answer,
             new_name=new_name,
+            verifier=verifier,
         )
         if stream is not None:
             self.feed(stream)
@@ -126,6 +134,7 @@ class Sent:
         remove: bool = False,
         names: str = "base",
         on_found: Callable[[Found], None] = lambda found: None,
+        signer: StreamSigner | None = None,
     ) -> None:
         self.problems: list[str] = []
         self.lister = Lister(keeps_attributes=True, on_problem=self.problems.append)
@@ -140,6 +149,7 @@ class Sent:
             answers=answers,
             digests_only=digests_only,
             rules=rules.lines(),
+            signer=signer,
         )
 
     def _each(self, found: Iterable[Found]) -> Iterable[Found]:
@@ -163,7 +173,8 @@ def sent(*paths: Path, problems: list[str] | None = None, digests_only: bool = F
 
 
 class Copying:
-    """A sender and receivers in this process; their answers are joined as ensync does.
+    """A sender and receivers in this process; their answers are joined as ensync does, and then the stream
+    is signed, too.
 
     Attributes:
         stream: the bytes that all receivers got.
@@ -196,10 +207,18 @@ class Copying:
             rules=rules,
             remove=remove,
             on_found=on_found,
+            signer=SIGNER if asking else None,
         )
         self.problems = self.sent.problems
         self.received = [
-            Received(None, place, options, new_name=new_name, answer=self._answering(rank))
+            Received(
+                None,
+                place,
+                options,
+                new_name=new_name,
+                answer=self._answering(rank),
+                verifier=VERIFIER if asking else None,
+            )
             for rank, place in enumerate(places)
         ]
 
@@ -324,7 +343,7 @@ def _copy(known: Meta) -> Meta:
 def events_of(stream: bytes | bytearray) -> list[Event]:
     """Return the events of a whole stream; pieces of contents without their bytes."""
     events: list[Event] = []
-    decoder = ArchiveDecoder(events.append)
+    decoder = ArchiveDecoder(events.append, VERIFIER if stream[_FLAGS_AT] & SIGNED else None)
     decoder.feed(bytes(stream))
     decoder.finish()
     return events

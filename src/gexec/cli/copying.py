@@ -21,6 +21,7 @@ from gexec.client.stdio import Input
 from gexec.client.transfer import INTERRUPT, Pushed, environment
 from gexec.errors import AuthError, DaemonError, GexecError, UsageError
 from gexec.files.roots import roots_of
+from gexec.files.signatures import KEY_BYTES, StreamSigner
 from gexec.files.walking import walk
 from gexec.render.fold import fold_bounded
 from gexec.render.sentences import Sentences
@@ -231,10 +232,12 @@ class Copy:
     def _one(self, submit: Submit, job: JobSpec, ranks: Sequence[int], by_ssh: bool = False) -> list[Outcome]:
         """Run one job, whose ranks are these of the run, and return how they ended."""
         # Over ssh only so many nodes are reached at a time.
-        feed = Feed(self._task.sender(by_ssh, at_once=not by_ssh or job.fanout >= len(ranks)))
+        # ssh reaches each node itself: nothing that could alter the stream passes it on.
+        secret = b"" if by_ssh else os.urandom(KEY_BYTES)
+        feed = Feed(self._task.sender(by_ssh, at_once=not by_ssh or job.fanout >= len(ranks)), secret)
         self._view.ask(feed, ranks)
         try:
-            connection = submit(job)
+            connection = _submit_signed(submit, job, secret) if secret else submit(job)
             if self._run.progress is not None:
                 self._run.progress.measure(feed.bytes_read, feed.total)
             self._run.one(connection, Input(feed.fd), ranks, self._may_come_again)
@@ -282,6 +285,16 @@ def _submit_promptly(job: JobSpec) -> Connection:
     connection = submit(job)
     connection.accept_within(job.connect_timeout_s)
     return connection
+
+
+def _submit_signed(submit: Submit, job: JobSpec, secret: bytes) -> Connection:
+    """Submit a job whose receivers accept only what this key has signed, in this attempt."""
+    argv = job.argv
+    job.argv = [*argv, b"--signed-by=" + StreamSigner(secret).public.hex().encode()]
+    try:
+        return submit(job)
+    finally:
+        job.argv = argv
 
 
 def _check(task: CopyTask) -> None:

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     topics = parser.add_subparsers(title="topics", required=True, metavar="TOPIC")
     _add_keys(topics.add_parser("keys", help="the cluster's key pair"))
     _add_cluster(topics.add_parser("cluster", help="a whole cluster on this machine"))
+    _add_policy(topics.add_parser("policy", help="what this node's policy permits"))
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
     doctor.add_argument("--private-key", metavar="FILE", help="instead of the configured one")
     doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")
@@ -217,18 +218,47 @@ def _cluster_down(options: argparse.Namespace) -> int:
     return 0
 
 
+# -- policy -----------------------------------------------------------------------------------
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check",
+        help="explain whether a user may run a command here",
+        description="Explain whether a user may run a command on this node: each rule, and the limits. "
+        "Exit status: 0 allowed, 1 refused, 2 usage error.",
+    )
+    check.add_argument("--config", metavar="FILE", help="instead of /etc/gexec/gexecd.toml")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.add_argument("user", metavar="USER", help="a login name or a uid")
+    check.add_argument("program", metavar="COMMAND", help="an absolute path, or a name in PATH")
+    check.add_argument("arguments", metavar="ARG", nargs=argparse.REMAINDER, help="no rule depends on them")
+    check.set_defaults(run=_policy_check)
+
+
+def _policy_check(options: argparse.Namespace) -> int:
+    from gexec.cluster import policycheck
+
+    explanation = policycheck.explain(options.user, options.program, options.config)
+    form = policycheck.as_json if options.json else policycheck.described
+    print(form(explanation))
+    return 1 if explanation.refusal else 0
+
+
 # -- doctor -----------------------------------------------------------------------------------
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from gexec.cluster import doctor
+    from gexec.cluster.findings import PROBLEM
 
     what, findings = doctor.subject(options.private_key, options.public_key)
     problems = 0
     for source in (findings, doctor.examine(what)):
         for finding in source:
             print(finding, flush=True)
-            problems += finding.level == doctor.PROBLEM
+            problems += finding.level == PROBLEM
     if problems:
         print(f"{problems} problem{'s' if problems > 1 else ''} found", file=sys.stderr)
     return 1 if problems else 0

@@ -75,7 +75,7 @@ Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM
 Write files and directories as a stream for `python -m gexec.cli.receive`.
 """,
         "names glob exclude-files include-files exclude-files-from files-from from0 xattrs no-xattrs remove"
-        " asking total digests compress bwlimit loader",
+        " asking total sign digests compress bwlimit loader",
         "Status: 0; 1 something could not be sent; 2 usage error; 3 nobody reads.",
     ),
     "gexec-receive": (
@@ -84,7 +84,7 @@ Usage: python -m gexec.cli.receive [OPTIONS] <STREAM
 Unpack what `python -m gexec.cli.send` writes.
 """,
         "dest target about parents delete max-delete checksum checksum-compare dry-run backup sync setuid"
-        " numeric-ids no-owner no-xattrs min-rate",
+        " numeric-ids no-owner no-xattrs signed-by min-rate",
         "Status: 0; 1 a file failed or differs; 2 usage error; 3 incomplete; 4 too slow.",
     ),
 }

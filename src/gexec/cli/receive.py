@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gexec.files.answers import ListAnswer
+    from gexec.files.signatures import StreamVerifier
 else:
     import _signal
 
@@ -123,6 +124,7 @@ def main(words: Sequence[str]) -> int:
         )
         path = destination(parsed.last("dest") or "/", os.environ)
         path, new_name = _target(path, parsed.value("target", "directory"))
+        verifier = _verifier(parsed.last("signed-by"))
         pace = Pace(parsed.size("min-rate"))
         turns = _Turns()
         receiver = Receiver(
@@ -133,6 +135,7 @@ def main(words: Sequence[str]) -> int:
             answer=turns.answer,
             new_name=new_name,
             on_step=turns.step,
+            verifier=verifier,
         )
     except UsageError as error:
         _say(str(error))
@@ -141,6 +144,21 @@ def main(words: Sequence[str]) -> int:
         _say(str(error))
         return FAILED
     return _receive(receiver, pace, turns)
+
+
+def _verifier(key: str | None) -> StreamVerifier | None:
+    """Return what verifies the stream; None if it is not signed."""
+    if key is None:
+        return None
+    from gexec.files.signatures import KEY_BYTES, StreamVerifier  # slow, and not there without gexec
+
+    try:
+        public = bytes.fromhex(key)
+    except ValueError:
+        public = b""
+    if len(public) != KEY_BYTES:
+        raise UsageError(f"option --signed-by: expected {2 * KEY_BYTES} digits in hex, not {key[:80]!r}")
+    return StreamVerifier(public)
 
 
 def _target(path: str, kind: str) -> tuple[str, bytes]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gexec.cli.options import Parsed
+    from gexec.files.signatures import StreamSigner
 else:
     import _signal
 
@@ -67,6 +68,7 @@ def main(words: Sequence[str]) -> int:
             rules=rules.lines() if rules else (),
             digests_only=parsed.flag("digests"),
             on_lacking=_Total(parsed.integer("total", -1)),
+            signer=_signer(parsed.integer("sign", -1)),
         )
         if parsed.flag("loader"):
             from gexec.ssh.loader import archive
@@ -87,6 +89,19 @@ def main(words: Sequence[str]) -> int:
 
 def _keeps_attributes(parsed: Parsed) -> bool:
     return parsed.flag("xattrs") or (os.geteuid() == 0 and not parsed.flag("no-xattrs"))
+
+
+def _signer(descriptor: int) -> StreamSigner | None:
+    """Return what signs the stream, with the key that comes from a descriptor; None if there is none."""
+    if descriptor < 0:
+        return None
+    from gexec.files.signatures import KEY_BYTES, StreamSigner  # slow
+
+    secret = os.read(descriptor, KEY_BYTES)
+    os.close(descriptor)
+    if len(secret) != KEY_BYTES:
+        raise UsageError(f"option --sign: expected {KEY_BYTES} bytes from the descriptor, got {len(secret)}")
+    return StreamSigner(secret)
 
 
 def _send(sender: Sender, bytes_per_s: int) -> None:

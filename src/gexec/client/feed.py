@@ -22,6 +22,7 @@ class Feed:
 
     Args:
         words: its options and paths (docs/files.md).
+        secret: the private key by which it signs its stream; empty: it does not sign.
 
     Raises:
         GexecError: it cannot be started.
@@ -31,7 +32,7 @@ class Feed:
         problems: sentences, once it is closed: what could not be sent.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], secret: bytes = b"") -> None:
         self.problems: list[str] = []
         self._bytes_read = 0
         self.fd, writing = os.pipe()
@@ -39,6 +40,10 @@ class Feed:
         # Its stderr is kept there: written at once, it would be in the middle of progress and output.
         self._said = os.memfd_create("gexec-send")
         self._total = os.memfd_create("gexec-send-total", 0)  # the sender inherits it
+        key, signs = -1, []
+        if secret:
+            key = _filled_pipe(secret)
+            signs = [f"--sign={key}"]
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
@@ -50,6 +55,7 @@ class Feed:
                     "-m",
                     "gexec.cli.send",
                     f"--total={self._total}",
+                    *signs,
                     *words,
                 ],
                 os.environ,
@@ -69,6 +75,8 @@ class Feed:
         finally:
             os.close(writing)
             os.close(answers)
+            if key >= 0:
+                os.close(key)
 
     def total(self) -> int:
         """Return how much it will read, as far as it is known."""
@@ -115,3 +123,11 @@ class Feed:
         os.close(self._said)
         os.close(self._total)
         return 1 if status == 1 else 0
+
+
+def _filled_pipe(data: bytes) -> int:
+    """Return a descriptor that a child inherits, from which these few bytes can be read once."""
+    reading, writing = os.pipe2(0)
+    os.write(writing, data)
+    os.close(writing)
+    return reading

@@ -19,16 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gexec import limits
+from gexec.cluster.findings import OK, PROBLEM, WARNING, Finding
 from gexec.errors import AuthError, CredentialError, DaemonError, GexecError, KeyFileError, UsageError
 from gexec.native import manner
 from gexec.version import VERSION
 
 if TYPE_CHECKING:
     from gexec.security.keys import VerifyKey
-
-OK = "ok"
-WARNING = "warning"
-PROBLEM = "problem"
 
 #: All variables of the manuals; tests/unit/cluster/test_cluster_layout.py compares the two.
 KNOWN_VARIABLES = {
@@ -57,18 +54,6 @@ _CLOCK_TOLERANCE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line: ``level`` is OK, WARNING or PROBLEM; ``fix`` says what to do, if anything."""
-
-    level: str
-    text: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.level:<8} {self.text}" + (f": {self.fix}" if self.fix else "")
-
-
-@dataclass(frozen=True)
 class Subject:
     """What is checked: paths, port and the environment that the commands would use."""
 
@@ -79,6 +64,8 @@ class Subject:
     port: int
     realm: str
     environ: Mapping[str, str]
+    relay_user: str = ""
+    logs: tuple[str, ...] = ()
 
 
 def subject(
@@ -120,12 +107,14 @@ def subject(
         port=gexecd.port,
         realm=gexecd.realm,
         environ=environ,
+        relay_user=gexecd.relay_user,
+        logs=tuple(path for path in (gexecd.audit_log, authd.audit_log) if path),
     ), findings
 
 
 def examine(what: Subject) -> Iterator[Finding]:
     """Yield the findings of all checks; each check may depend on those before it."""
-    for check in (_versions, _variables, _keys, _authd, _gexecd, _port, _nodes):
+    for check in (_versions, _variables, _keys, _host, _authd, _gexecd, _port, _nodes):
         try:
             yield from check(what)
         except GexecError as error:
@@ -197,6 +186,30 @@ def _keys(what: Subject) -> Iterator[Finding]:
             "private and public key are not a pair",
             f"run `openssl pkey -in {path} -pubout -out {what.public_keys[0]}`, on all nodes the same",
         )
+
+
+def _host(what: Subject) -> Iterator[Finding]:
+    """Check what the daemons of root need and rely on; of a local cluster only its relays."""
+    from gexec.cluster import inspection
+    from gexec.posix.background import LOG_DIRECTORY
+    from gexec.settings import config
+
+    if directory := what.environ.get("GEXEC_CLUSTER_DIR"):
+        from gexec.cluster.layout import Layout, State
+
+        state = State.read(Layout.of(directory))
+        nodes = () if state is None else state.nodes
+        yield from inspection.relays({node.process.pid for node in nodes if node.process is not None})
+        return
+    yield from inspection.relays()
+    if os.geteuid() != 0 and not inspection.is_installed():
+        return
+    configurations = [config.GEXECD_CONFIG, config.AUTHD_CONFIG]
+    sockets = [what.gexecd_socket, what.authd_socket]
+    yield from inspection.relay_user(what.relay_user)
+    yield from inspection.files([*configurations, *sockets, LOG_DIRECTORY, *what.logs])
+    yield from inspection.units()
+    yield from inspection.clock()
 
 
 def _kind(public: object) -> str:

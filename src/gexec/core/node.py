@@ -215,7 +215,8 @@ class Node:
         if self._flush_at_s is not None and self._flush_at_s <= now_s:
             self._flush()
         self._task.tick(now_s)
-        self._subtree.tick(now_s)
+        for ended in self._subtree.tick(now_s):
+            self._outbox.ended(ended)
         if self._orphan_until_s is not None and self._orphan_until_s <= now_s:
             self._close("nobody came")
 
@@ -242,8 +243,10 @@ class Node:
             self._subtree.send(frame)
             self._task.run(now_s)
         elif isinstance(frame, frames.Resync):
-            # A higher epoch: the parent has a new parent itself, which sends stdin again.
-            self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
+            if (
+                self.state < CLOSING
+            ):  # with a higher epoch, the parent has a new parent, which sends stdin again
+                self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
         elif isinstance(frame, frames.Release):
             self._orphaned(now_s)
         else:

@@ -20,8 +20,10 @@ from gexec.core import child as childstates
 from gexec.core import events, tree
 from gexec.core.child import Child, refusal
 from gexec.core.children import Siblings
+from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
 from gexec.core.states import hold
+from gexec.core.taken import Taken
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
@@ -64,25 +66,22 @@ class Subtree:
         self.held = Siblings()
         self.children = self.held.all
         self.active = True
-        #: This is the root's subtree: no node above it reports ranks that another parent has taken.
-        self.topmost = False
+        self.topmost = False  #: the root's: no node above it reports ranks that another parent has taken
         self._fanout = spec.fanout
-        self._ranks = spec.ranks
         self._first = first
         self._high = high
         self._credential = credential
         self._blob = blob
-        self._epoch = epoch
+        self._epochs = tree.Epochs(spec.ranks, spec.fanout, epoch, high - first)
         self._maybe_asked = epoch != 1  # with epoch 1 it is the very first Start for its ranks
-        self._turns, self._stride = tree.turns(spec.ranks, high - first, spec.fanout)
+        self._taken = Taken()
         self._emit = emit
         self._decide = decide
         self._stdin = stdin
         self._numbers = 0
         self._kill: frames.Kill | None = None
         self._went = False
-        #: Ranks whose outcome was reported through this node: they must never be started again.
-        self._ended_once: set[int] = set()
+        self._ended_once: set[int] = set()  #: reported through this node: they must never be started again
 
     def release(self) -> None:
         """Drop the job's bytes: the job is done, and holders of this machine do not need them."""
@@ -103,8 +102,7 @@ class Subtree:
 
     def _open(self, child: Child) -> None:
         self.held.add(child)
-        if child.low not in child.owes or child.low in self._ended_once:
-            child.attach_only = True
+        child.attach_only |= child.low not in child.owes or child.low in self._ended_once
         self._ask(child)
         if self._stdin is not None:
             self._stdin.add(child.number)
@@ -118,12 +116,9 @@ class Subtree:
     def _ask(self, child: Child) -> None:
         # Once the job is being ended nothing new may start: further children may only attach.
         attach_only = child.attach_only or self._kill is not None
-        epoch = self._epoch_of(child)
+        epoch = self._epochs.of(child.turn)
         start = Start(epoch, child.low, child.high, self._credential, self._blob, attach_only)
         self._emit(events.OpenChild(child.number, start, child.silent))
-
-    def _epoch_of(self, child: Child) -> int:
-        return self._epoch + child.turn * self._stride
 
     def _adopt(
         self,
@@ -135,7 +130,7 @@ class Subtree:
         elder: Child | None = None,
     ) -> None:
         """Take over the ranks of ``owed`` below ``child``, split in the same way as the child splits them."""
-        if child.turn + 1 >= self._turns:
+        if self._epochs.is_last(child.turn):
             for rank in sorted(owed):
                 self._decide(rank, outcomes.lost(f"rank {child.low}, on the way to it, was lost too often"))
             return
@@ -199,10 +194,11 @@ class Subtree:
     def _refused(self, child: Child, frame: Refused, now_s: float) -> None:
         self._forget(child)
         self._settle_unreached(child, reached=True)
-        # A parent with a higher epoch is nearer to the root, or got its Start from a node that is: it reports
-        # these ranks, and this node will itself get a new parent or be given up. The root has no parent: a
-        # refusal there can only come from a stranger with the job's credential.
-        if self.active and (frame.code != frames.REFUSED_STALE or self.topmost):
+        if self.active and frame.code == frames.REFUSED_STALE and not self.topmost:
+            # A parent with a higher epoch is nearer to the root, or got its Start from a node that is: it
+            # reports these ranks, and this node gets a new parent or is given up; or the child lies.
+            self._taken.add(child, now_s)
+        elif self.active:
             self._settle(child, refusal(child, frame, self._kill is not None), now_s)
 
     # -- loss -----------------------------------------------------------------------------
@@ -221,12 +217,11 @@ class Subtree:
         if not self.active:
             return
         losses = child.losses + 1 if now_s - child.asked_s < limits.LOST_AFTER_S else 1
-        if (child.again and not answered) or losses > LOSSES_MAX or child.turn + 1 >= self._turns:
+        if (child.again and not answered) or losses > LOSSES_MAX or self._epochs.is_last(child.turn):
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return
-        # Perhaps only the connection is lost. Ask the child again: it answers, or refuses at once, or the
-        # hedge takes over its subtree in the meantime. A child that never answered may not have the job: it
-        # may start it now, because a node starts no rank twice.
+        # Perhaps only the connection is lost. Ask the child again: it answers, refuses at once, or the hedge
+        # takes over its subtree. A child that never answered may start the job now: it starts no rank twice.
         anew = self._new(child.low, child.high, child.owes, child.turn + 1, now_s)
         anew.again, anew.silent = text or "the connection ended", silent
         anew.losses = losses
@@ -280,13 +275,18 @@ class Subtree:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do, None if only events matter."""
-        return self.held.next_deadline_s() if self.active else None
+        return earlier(self.held.next_deadline_s(), self._taken.next_deadline_s()) if self.active else None
 
-    def tick(self, now_s: float) -> None:
-        """Take over from children that hold their subtree too long."""
-        for child in self.held.take_overdue(now_s) if self.active else ():
-            if child.turn + 1 < self._turns:
+    def tick(self, now_s: float) -> list[Ended]:
+        """Take over from children that hold their subtree too long; return the ends of ranks given up."""
+        if not self.active:
+            return []
+        for child in self.held.take_overdue(now_s):
+            if not self._epochs.is_last(child.turn):
                 self._hedge(child, now_s)
+        given_up = self._taken.take_overdue(now_s)
+        self._ended_once.update(rank for ended in given_up for rank in ranksets.members(ended.ranks))
+        return given_up
 
     def _hedge(self, child: Child, now_s: float) -> None:
         """Take over the ranks below this child, and wait for it as a leaf."""
@@ -339,11 +339,10 @@ class Subtree:
             high: where this node's range now ends.
             decided: ranks whose outcome was decided at this node.
         """
-        higher = epoch > self._epoch
-        self._epoch = max(self._epoch, epoch)
+        higher = self._epochs.renew(epoch, high - self._first)
         self._high = high
-        self._turns, self._stride = tree.turns(self._ranks, high - self._first, self._fanout)
         self.active = True
+        self._taken.resync(higher)
         covered: set[int] = set()
         for child in list(self.children.values()):
             if child.high > high:
@@ -374,11 +373,12 @@ class Subtree:
     def _resync(self, child: Child) -> None:
         child.owes = set(range(child.low, child.high))
         child.become("Resync sent")
-        self._emit(events.ToChild(child.number, frames.Resync(self._epoch_of(child))))
+        self._emit(events.ToChild(child.number, frames.Resync(self._epochs.of(child.turn))))
 
     def close(self, frame: Frame) -> None:
         """Send a last frame (Close, or Release) to every child and forget them all."""
         hurry = not self.complete
+        self._taken.clear()
         for child in list(self.children.values()):
             self._emit(events.ToChild(child.number, frame, hurry))
             self._forget(child)

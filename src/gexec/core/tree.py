@@ -11,6 +11,7 @@ from typing import Final
 
 #: Epochs are u32 on the wire; one is left so that the last turn of the last level fits.
 _EPOCHS: Final = 2**32 - 2
+EPOCH_MAX: Final = 2**32 - 1
 #: Levels that share the epochs. Deeper levels (fan-out 1 or 2 with very many nodes) cannot repair.
 REPAIRING_LEVELS_MAX: Final = 12
 
@@ -101,6 +102,44 @@ def turns(ranks: int, below: int, fanout: int) -> tuple[int, int]:
         return 1, 0
     per_level = _root(_EPOCHS, sharing)
     return (per_level, per_level**exponent) if per_level > 1 else (1, 0)
+
+
+class Epochs:
+    """The epochs that a node gives to its children, in turns (see :func:`turns`).
+
+    Args:
+        ranks: of the whole job.
+        given: the epoch that the node was given; 1 at the root.
+        below: how many ranks it splits among its children.
+    """
+
+    __slots__ = ("_fanout", "_ranks", "_stride", "_turns", "given")
+
+    def __init__(self, ranks: int, fanout: int, given: int, below: int) -> None:
+        self.given = given
+        self._ranks = ranks
+        self._fanout = fanout
+        self._divide(below)
+
+    def renew(self, given: int, below: int) -> bool:
+        """The node was given an epoch again; return whether it is a higher one."""
+        higher = given > self.given
+        self.given = max(self.given, given)
+        self._divide(below)
+        return higher
+
+    def _divide(self, below: int) -> None:
+        self._turns, self._stride = turns(self._ranks, below, self._fanout)
+        if self._stride:  # an ancestor may give any epoch, the highest too
+            self._turns = min(self._turns, (EPOCH_MAX - self.given) // self._stride + 1)
+
+    def of(self, turn: int) -> int:
+        """Return the epoch of a turn."""
+        return self.given + turn * self._stride
+
+    def is_last(self, turn: int) -> bool:
+        """Tell whether no turn is left after this one."""
+        return turn + 1 >= self._turns
 
 
 def _root(number: int, degree: int) -> int:

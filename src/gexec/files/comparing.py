@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gexec.files.report import Report
     from gexec.files.survey import FileFinding
 
+_NO_DIGEST = "its digest was not sent, because this node's answer was late or lost on the way; compare again"
+
 
 class Comparer:
     """Reports the difference for each entry (VERIFY), or the action that would be done (DRY_RUN).
@@ -82,8 +84,10 @@ class Comparer:
             self._count(entry)
         elif finding.state == DOUBT and has_contents:
             return FileComparison(self, entry, finding)
-        elif finding.state != DOUBT:  # else the sender could not read it, and has said so
+        elif finding.state != DOUBT:
             self.compared(entry, finding)
+        elif not finding.is_unreadable:
+            raise RefusedError(_NO_DIGEST)
         return None
 
     def compared(self, entry: File, finding: FileFinding) -> None:

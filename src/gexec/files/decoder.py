@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from gexec.files.compression import Inflater
     from gexec.files.entries import StreamEntry
+    from gexec.files.signatures import StreamVerifier
 
 _DATA_HEAD_BYTES = HEAD.size + OFFSET.size
+#: What a kept record takes besides its bytes.
+_KEPT_BYTES = 128
 
 
 class ArchiveDecoder:
@@ -29,8 +32,12 @@ class ArchiveDecoder:
     at most ARCHIVE_LISTS_MAX lists wait for their contents. A file's FileEnd comes only if all its bytes were
     verified. Events before a ProtocolError are correct too, except for an unfinished file.
 
+    Of a signed stream, records are kept unread until a signature covers them, at most
+    ARCHIVE_UNSIGNED_MAX_BYTES; only Data of a file whose Contents is covered comes at once.
+
     Args:
         on_event: called with each event, in order. Its exceptions end the stream and pass through ``feed``.
+        verifier: the stream must be signed, with this key; None: it must not be.
 
     Attributes:
         is_opened: the preamble was received; the next three are known.
@@ -45,6 +52,7 @@ class ArchiveDecoder:
         "_checker",
         "_content",
         "_held",
+        "_in_file",
         "_index",
         "_inflater",
         "_is_unpacking",
@@ -53,6 +61,9 @@ class ArchiveDecoder:
         "_next_list",
         "_on_event",
         "_size",
+        "_unsigned",
+        "_unsigned_bytes",
+        "_verifier",
         "boot_id",
         "digests_only",
         "is_asking",
@@ -60,12 +71,20 @@ class ArchiveDecoder:
         "is_opened",
     )
 
-    def __init__(self, on_event: Callable[[records.Event], None]) -> None:
+    def __init__(
+        self, on_event: Callable[[records.Event], None], verifier: StreamVerifier | None = None
+    ) -> None:
         self._on_event = on_event
+        self._verifier = verifier
+        #: Kind and payload of records that no signature covers; of DATA its offset and contents.
+        self._unsigned: list[tuple[int, bytearray]] = []
+        self._unsigned_bytes = 0
         self._held = bytearray()
         self._chain = sha256()
         self._inflater: Inflater | None = None
         self._is_unpacking = False
+        #: The records so far end within a file.
+        self._in_file = False
         self._content: ContentHash | None = None
         self._size = 0
         self._left_bytes = 0
@@ -108,10 +127,16 @@ class ArchiveDecoder:
         magic, version, flags, self.boot_id = PREAMBLE.unpack(preamble)
         if magic != records.MAGIC:
             raise ProtocolError("this is not an archive stream: expected the output of gexec's sender")
-        if version != records.VERSION or flags & ~(records.ASKING | records.DIGESTS_ONLY):
+        if version != records.VERSION or flags & ~(records.ASKING | records.DIGESTS_ONLY | records.SIGNED):
             raise ProtocolError(
                 f"archive stream of version {version} with flags {flags}: this gexec reads version "
                 f"{records.VERSION}: install the same gexec on both sides"
+            )
+        if bool(flags & records.SIGNED) != (self._verifier is not None):
+            raise ProtocolError(
+                "the archive stream is signed, and no key was given to verify it: give --signed-by"
+                if self._verifier is None
+                else "the archive stream is not signed: it is not the sender's, or was altered on its way"
             )
         self.is_asking = bool(flags & records.ASKING)
         self.digests_only = bool(flags & records.DIGESTS_ONLY)
@@ -126,8 +151,13 @@ class ArchiveDecoder:
                 if position == end:
                     return
                 taken = min(self._left_bytes, end - position)
-                self._data(view[position : position + taken])
+                piece = view[position : position + taken]
                 position += taken
+                self._left_bytes -= taken
+                if self._unsigned:
+                    self._unsigned[-1][1].extend(piece)
+                else:
+                    self._data(piece)
             elif held:
                 wanted = HEAD.size if len(held) < HEAD.size else self._whole(*HEAD.unpack_from(held))
                 taken = min(wanted - len(held), end - position)
@@ -153,18 +183,18 @@ class ArchiveDecoder:
         """Return the bytes of a record needed to parse it; ProtocolError if it is not allowed here."""
         if self.is_complete:
             raise ProtocolError("the archive stream continues after its end")
-        in_file = self._content is not None
         if kind == records.DATA:
-            if not in_file or not 1 <= length <= limits.ARCHIVE_DATA_MAX_BYTES:
+            if not self._in_file or not 1 <= length <= limits.ARCHIVE_DATA_MAX_BYTES:
                 raise ProtocolError(f"{length} bytes of data are not expected in the archive stream here")
             return _DATA_HEAD_BYTES
-        if not records.DEVICES <= kind <= records.END:
+        if not records.DEVICES <= kind <= (records.END if self._verifier is None else records.SIGNATURE):
             raise ProtocolError(f"record {kind} is not known in an archive stream: it was damaged in transit")
         if kind == records.PACKED:
             if not length <= records.PACKED_MAX_BYTES:
                 raise ProtocolError(f"{length} compressed bytes in an archive stream are over the limit")
             return HEAD.size + length
-        if in_file != (kind in (records.FILE_END, records.FILE_BAD)):
+        is_in_file = kind in (records.FILE_END, records.FILE_BAD)
+        if self._in_file != is_in_file and kind != records.SIGNATURE:
             raise ProtocolError(f"record {kind} is not expected in the archive stream here")
         if not DIGEST_BYTES <= length <= records.CONTROL_MAX_BYTES:
             raise ProtocolError(f"record {kind} of {length} bytes in an archive stream is over the limit")
@@ -173,20 +203,50 @@ class ArchiveDecoder:
     def _record(self, record: bytes) -> None:
         kind, length = HEAD.unpack_from(record)
         if kind == records.DATA:
-            (offset,) = OFFSET.unpack_from(record, HEAD.size)
-            self._begin_data(offset, length)
+            self._left_bytes = length
+            if self._unsigned:
+                self._keep(kind, record[HEAD.size :], length)
+            else:
+                self._begin_data(record[HEAD.size :], length)
             return
         if kind == records.PACKED:
             self._packed(record)
             return
         body = record[:-DIGEST_BYTES]
+        payload = body[HEAD.size :]
+        signed = self._chain.digest() if kind == records.SIGNATURE else b""
         self._chain.update(body)
         if self._chain.digest() != record[-DIGEST_BYTES:]:
             raise ProtocolError("the archive stream was damaged in transit: a digest is wrong")
-        try:
-            self._control(kind, body[HEAD.size :])
-        except StructError as error:
-            raise ProtocolError(f"record {kind} in an archive stream is malformed: {error}") from error
+        if kind == records.SIGNATURE:
+            self._signature(signed, payload)
+            return
+        self._in_file = kind == records.CONTENTS
+        if self._verifier is None:
+            self._control(kind, payload)
+        else:
+            self._keep(kind, payload, len(payload))
+
+    def _keep(self, kind: int, payload: bytes, size: int) -> None:
+        """Keep a record until a signature covers it. ``size``: of all its bytes, if more will follow."""
+        self._unsigned.append((kind, bytearray(payload)))
+        self._unsigned_bytes += size + _KEPT_BYTES
+        if self._unsigned_bytes > limits.ARCHIVE_UNSIGNED_MAX_BYTES:
+            raise ProtocolError("records without a signature in the archive stream are over the limit")
+
+    def _signature(self, chain: bytes, signature: bytes) -> None:
+        """Read all that this signature covers."""
+        assert self._verifier is not None  # ensured by _whole
+        if not self._verifier.is_signed(chain, signature):
+            raise ProtocolError("the archive stream was altered on its way: its signature is wrong")
+        covered, self._unsigned, self._unsigned_bytes = self._unsigned, [], 0
+        for kind, payload in covered:
+            if kind == records.DATA:
+                data = memoryview(payload)[OFFSET.size :]
+                self._begin_data(payload, len(data))
+                self._data(data)
+            else:
+                self._control(kind, bytes(payload))
 
     def _packed(self, record: bytes) -> None:
         if self._is_unpacking:
@@ -204,6 +264,12 @@ class ArchiveDecoder:
         self._is_unpacking = False
 
     def _control(self, kind: int, payload: bytes) -> None:
+        try:
+            self._event_of(kind, payload)
+        except StructError as error:
+            raise ProtocolError(f"record {kind} in an archive stream is malformed: {error}") from error
+
+    def _event_of(self, kind: int, payload: bytes) -> None:
         if kind == records.LIST:
             self._list(payload)
         elif kind == records.DIGESTS:
@@ -269,8 +335,9 @@ class ArchiveDecoder:
         self._size = size
         self._on_event(records.Contents(index, size, mtime_ns))
 
-    def _begin_data(self, offset: int, length: int) -> None:
+    def _begin_data(self, packed_offset: bytes | bytearray, length: int) -> None:
         assert self._content is not None  # ensured by _whole
+        (offset,) = OFFSET.unpack_from(packed_offset)
         if (
             offset % BLOCK_BYTES
             or offset < self._content.next
@@ -279,13 +346,11 @@ class ArchiveDecoder:
         ):
             raise ProtocolError("data in the archive stream is outside of its file or not in order")
         self._content.update(offset, b"")
-        self._left_bytes = length
 
     def _data(self, piece: memoryview) -> None:
         assert self._content is not None
         offset = self._content.next
         self._content.update(offset, piece)
-        self._left_bytes -= len(piece)
         self._on_event(records.Data(offset, piece))
 
     def _file_end(self, payload: bytes) -> None:

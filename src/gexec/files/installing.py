@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _FLUSHED_BYTES = 32 * 1024 * 1024
 _IS_DIRECTORY = "it is a directory here: remove it first"
 _CHANGED = "it was changed during the copy; copy again"
-_NOT_SENT = "its contents were not sent, because this node answered too late; copy again"
+_NOT_SENT = "its contents were not sent, because this node's answer was late or lost on the way; copy again"
 
 
 class Installer:

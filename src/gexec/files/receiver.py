@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gexec.files.comparing import FileComparison
     from gexec.files.entries import Meta, StreamEntry
     from gexec.files.installing import Incoming
+    from gexec.files.signatures import StreamVerifier
 
 
 class _List:
@@ -64,6 +65,8 @@ class Receiver:
         new_name: what the stream's only root is called here; empty: as in the stream.
         on_step: called now and then during work that may take long. Its exceptions end the stream and pass
             through.
+        verifier: nothing has an effect before this key's signature covers it, except that contents are
+            written to a file without a name; None: the stream is not signed.
 
     Raises:
         GexecError: the destination does not exist, is not a directory, or may not be written to.
@@ -82,6 +85,7 @@ class Receiver:
         answer: Callable[[ListAnswer], None] = lambda answer: None,
         new_name: bytes = b"",
         on_step: Callable[[], None] = lambda: None,
+        verifier: StreamVerifier | None = None,
     ) -> None:
         self.report = Report()
         self._root = os.fsencode(destination.rstrip("/"))
@@ -96,7 +100,7 @@ class Receiver:
         self._lists: dict[int, _List] = {}
         self._file: Incoming | FileComparison | None = None
         self._path = b""
-        self._decoder = ArchiveDecoder(self._handle)
+        self._decoder = ArchiveDecoder(self._handle, verifier)
         descriptor = _open_destination(
             destination, make_parents=options.make_parents and options.task == WRITE
         )

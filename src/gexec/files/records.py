@@ -2,7 +2,7 @@
 
 A stream is a preamble and records; docs/files.md has the tables. Everything except the files' contents is
 covered by a chain of sha256 at the end of each record; each file's contents are covered by a separate digest
-in FILE_END.
+in FILE_END. In a signed stream, SIGNATURE covers the chain, and so everything before it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from gexec.files.entries import StreamEntry
 
 MAGIC = b"gexfiles"
-VERSION = 2
+VERSION = 3
 #: magic, version, flags, the sender's boot id
 PREAMBLE = Struct("!8sBB16s")
 #: Receivers answer each list, and only the contents that one of them lacks are sent.
 ASKING = 1
 #: Digests come instead of contents: for receivers that compare.
 DIGESTS_ONLY = 2
+#: Nothing counts before a signature covers it.
+SIGNED = 4
 
 #: kind, bytes that follow (for DATA: after the offset)
 HEAD = Struct("!BI")
@@ -40,6 +42,8 @@ DEVICE = Struct("!QB")
 PROBLEMS = Struct("!Q")
 #: A sha256: the chain at the end of each record except DATA, and the contents' digest in FILE_END.
 DIGEST_BYTES = 32
+#: Instead of a file's digest in DIGESTS.
+UNREADABLE = bytes(DIGEST_BYTES)
 
 DEVICES = 1
 RULES = 2
@@ -53,6 +57,7 @@ DONE = 9
 WAIT = 10
 PACKED = 11
 END = 12
+SIGNATURE = 13
 
 #: The longest record that is not DATA or PACKED: a list (whose entries are compressed), or the rules.
 CONTROL_MAX_BYTES = limits.ARCHIVE_LIST_MAX_BYTES + 4096
@@ -104,7 +109,7 @@ class Listed(Event):
 
 
 class Digests(Event):
-    """Digests of some files of a list, by their indexes."""
+    """Digests of some files of a list, by their indexes; UNREADABLE where the sender cannot read the file."""
 
     __slots__ = ("digests", "number")
 

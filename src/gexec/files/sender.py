@@ -26,6 +26,7 @@ from gexec.files.reading import (
     read_unsized,
     unreadable,
 )
+from gexec.files.records import UNREADABLE
 from gexec.files.walking import Opener
 from gexec.render.text import shown
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gexec.files.answers import ListAnswer
     from gexec.files.compression import Compressor
     from gexec.files.lister import Lister
+    from gexec.files.signatures import StreamSigner
     from gexec.files.walking import Found
 
     Buffer = bytes | bytearray | memoryview
@@ -75,6 +77,7 @@ class Sender:
         compressor: of the contents.
         rules: by which files were left out, for the receivers.
         on_lacking: called with the bytes of the files of each list that will be sent.
+        signer: signs the stream; None: it is not signed.
 
     Attributes:
         files, bytes: whose contents have been sent so far.
@@ -92,6 +95,7 @@ class Sender:
         digests_only: bool = False,
         rules: Sequence[bytes] = (),
         on_lacking: Callable[[int], None] = lambda size: None,
+        signer: StreamSigner | None = None,
     ) -> None:
         self._found = iter(found)
         self._on_problem = on_problem
@@ -101,7 +105,7 @@ class Sender:
         self._rules = rules
         self._on_lacking = on_lacking
         self._lister = lister
-        self._encoder = Encoder()
+        self._encoder = Encoder(signer)
         self._opener = Opener()
         self._buffer = bytearray(limits.ARCHIVE_DATA_MAX_BYTES)
         self._gathered = bytearray()
@@ -130,6 +134,8 @@ class Sender:
                 while len(self._lists) < limits.ARCHIVE_LISTS_MAX and (entries := self._list()):
                     for device, kind, source in self._lister.new_network_devices():
                         self._gathered += encoder.device(device, kind, source)
+                        if len(self._gathered) >= _GATHERED_BYTES:
+                            yield from self._flush()
                     self._gathered += encoder.list(self._lists[-1].number, entries)
                     if self._answers is not None or len(self._gathered) >= _GATHERED_BYTES:
                         yield from self._flush()
@@ -196,9 +202,7 @@ class Sender:
         digests = {}
         for index, found in known.found.items():
             if wanted >> index & 1:
-                digest = self._digest(found)
-                if digest:
-                    digests[index] = digest
+                digests[index] = self._digest(found) or UNREADABLE
         self._gathered += self._encoder.digests(known.number, digests)
 
     def _digest(self, found: Found) -> bytes:
@@ -273,6 +277,7 @@ class Sender:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         size = status.st_size
         self._gathered += self._encoder.contents(index, size, status.st_mtime_ns)
+        self._gathered += self._encoder.signature()  # receivers do not keep what follows in memory
         hashed = ContentHash()
         try:
             for offset, data in pieces(descriptor, size, self._buffer):
@@ -298,6 +303,9 @@ class Sender:
         self._gathered += self._encoder.file_bad(why)
 
     def _flush(self, data: Buffer = b"") -> Iterator[Buffer]:
+        """Pass on what was gathered, signed, or with data of a file whose beginning is signed."""
+        if not data:
+            self._gathered += self._encoder.signature()
         gathered, self._gathered = self._gathered, bytearray()
         parts = [gathered, data] if data else [gathered] if gathered else []
         yield from self._compressor.chunks(parts)

@@ -11,6 +11,7 @@ from gexec.files.directories import Place, RefusedError, Tree, open_below, reaso
 from gexec.files.entries import Directory, File
 from gexec.files.options import VERIFY, WRITE
 from gexec.files.reading import ShrunkError, content_digest
+from gexec.files.records import UNREADABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,17 +34,19 @@ class FileFinding:
         status: of the node's file, None if it has none.
         digest: of its contents, where it was needed.
         is_other: its contents are known to be different.
+        is_unreadable: the sender cannot read it, and has reported that.
         differences: what differs besides the contents, in words of Judge.
         why: UNKNOWN: a sentence; empty: reported already.
     """
 
-    __slots__ = ("differences", "digest", "is_other", "state", "status", "why")
+    __slots__ = ("differences", "digest", "is_other", "is_unreadable", "state", "status", "why")
 
     def __init__(self, state: int, status: os.stat_result | None = None, why: str = "") -> None:
         self.state = state
         self.status = status
         self.digest = b""
         self.is_other = False
+        self.is_unreadable = False
         self.why = why
         self.differences: list[str] = []
 
@@ -108,10 +111,15 @@ class Survey:
     ) -> None:
         """Settle the doubts about a list's files. The sender has no digest of a file that it cannot read."""
         for index, finding in findings.items():
-            if finding.state == DOUBT and index in digests:
-                finding.settle(entries[index].meta.mtime_ns, digests[index])
-            elif finding.state == DOUBT and self._options.task == WRITE:
+            digest = digests.get(index, b"")
+            if finding.state != DOUBT:
+                continue
+            if digest and digest != UNREADABLE:
+                finding.settle(entries[index].meta.mtime_ns, digest)
+            elif self._options.task == WRITE:
                 finding.state = LACKS
+            else:
+                finding.is_unreadable = bool(digest)
 
     def answer(self, number: int, phase: int, findings: Mapping[int, FileFinding]) -> ListAnswer:
         """Return the answer to a list or to its digests; nothing is needed where nothing is written."""

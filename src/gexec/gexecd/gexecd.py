@@ -84,6 +84,7 @@ class Gexecd:
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
         self._keys = read_verify_keys(settings.public_keys)
+        self._policy = policy_fields(policy_of(settings.policy))
         self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
         self._superuser = os.geteuid()
         self._relay_user: tuple[int, int] | None = None
@@ -172,7 +173,7 @@ class Gexecd:
 
     def _handover(self, **made: Any) -> Handover:
         settings = self.settings
-        policy = policy_fields(policy_of(settings.policy))
+        policy = self._policy
         wanted = {"public_keys": settings.public_keys, "config": self.config, "policy": policy}
         return Handover(
             realm=settings.realm,

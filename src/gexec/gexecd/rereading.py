@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gexec.errors import ConfigError, GexecError
 from gexec.posix.log import stderr_log
+from gexec.posix.pam import DIRECTORIES
 from gexec.security.keys import VerifyKey
 from gexec.security.policy import Policy, Rule, Terms
 from gexec.settings.config import LEAVE, PolicySettings, read_gexecd
@@ -57,14 +58,23 @@ def pem_of(keys: Mapping[bytes, VerifyKey]) -> str:
     )
 
 
-def policy_of(settings: PolicySettings) -> Policy:
+def policy_of(settings: PolicySettings, root: bool | None = None) -> Policy:
     """Return the policy that the settings describe.
 
+    Args:
+        root: whether it is for a gexecd that is started as root; None = as this process is.
+
     Raises:
-        ConfigError: it needs root, and this process is not root.
+        ConfigError: it needs root, or a file that does not exist.
     """
-    if settings.pam and os.geteuid() != 0:
+    if root is None:
+        root = os.geteuid() == 0
+    if settings.pam and not root:
         raise ConfigError("policy: pam: only a gexecd that is started as root can use PAM")
+    if settings.pam and not any(os.path.isfile(f"{place}/{settings.pam}") for place in DIRECTORIES):
+        raise ConfigError(
+            f"policy: pam: there is no file /etc/pam.d/{settings.pam}: create it (docs/gexecd.md)"
+        )
     return Policy(
         allow_users=frozenset(settings.allow_users),
         deny_users=frozenset(settings.deny_users),
@@ -73,7 +83,7 @@ def policy_of(settings: PolicySettings) -> Policy:
         uid_min=settings.uid_min,
         allow_root=settings.root,
         # Without the rights of root gexecd serves only its own user, who can already use this node.
-        allow_nologin=os.geteuid() != 0,
+        allow_nologin=not root,
         leave_leftovers=settings.leftovers == LEAVE,
         terms=Terms(
             allow_commands=settings.allow_commands,

@@ -7,18 +7,20 @@ no secret and only one descriptor, its channel to the spawner: it can do only wh
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gexec.errors import ProtocolError
 from gexec.posix import clock, identity, session
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
 from gexec.spawner.launcher import Launcher
+from gexec.spawner.starting import Ways
 from gexec.wire import outcome
 from gexec.wire.launches import FROM_HELPER, LAUNCH, TO_HELPER, Becoming, Launch, LaunchCheck
 from gexec.wire.messages import (
@@ -29,31 +31,55 @@ from gexec.wire.messages import (
     Table,
 )
 
+if TYPE_CHECKING:
+    from gexec.spawner.commands import Permitted
+
 #: A helper without tasks ends after this time.
 IDLE_S: Final = 300.0
 
 
-def be_helper(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
+def be_helper(
+    fd: int, becoming: Becoming, why_fd: int, env: dict[bytes, bytes] | None = None, session_pid: int = 0
+) -> NoReturn:
     """Run a helper in a process that was just forked; never returns.
 
     It closes every inherited descriptor but ``fd``, the channel to the spawner, before it becomes the user.
 
     Args:
         why_fd: a pipe, for the reason if it cannot become what it shall; it closes it.
+        env: variables of a PAM session for all tasks.
+        session_pid: the process of this session, its parent; 0 = none. The helper ends with it.
     """
 
     def become() -> None:
         try:
             gc.disable()
-            os.setsid()
-            session.leave_keyring()
+            if not session_pid:
+                os.setsid()
+                session.leave_keyring()
             become_user(becoming)
+            if session_pid:
+                identity.die_with_parent(signal.SIGKILL)
+                if os.getppid() != session_pid:
+                    raise OSError(errno.ESRCH, "its session has ended")
         except OSError as error:
             os.write(why_fd, (error.strerror or str(error)).encode("utf-8", "backslashreplace"))
             raise
         os.close(why_fd)
 
-    live(fd, "gexecd-helper", become, lambda sock: Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S), why_fd)
+    def make(sock: socket.socket) -> Helping:
+        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(permitted(becoming), env))
+
+    live(fd, "gexecd-helper", become, make, why_fd)
+
+
+def permitted(becoming: Becoming) -> Permitted | None:
+    """Return the check of a helper's programs; None if all are permitted."""
+    if not (becoming.allow_commands or becoming.deny_commands):
+        return None
+    from gexec.spawner.commands import Permitted
+
+    return Permitted(becoming.allow_commands, becoming.deny_commands)
 
 
 def become_user(becoming: Becoming) -> None:
@@ -110,9 +136,13 @@ class Helping:
         sock: its end of the channel.
         hears, says: the message tables of the spawner and of the helper.
         idle_s: the helper ends after this time without tasks; None = never.
+        ways: how tasks are started.
     """
 
-    def __init__(self, sock: socket.socket, hears: Table, says: Table, idle_s: float | None) -> None:
+    def __init__(
+        self, sock: socket.socket, hears: Table, says: Table, idle_s: float | None, ways: Ways | None = None
+    ) -> None:
+        self._ways = ways
         self._port = Port(sock, hears, says)
         self._launcher = self.make_launcher()
         self._idle_s = idle_s
@@ -123,7 +153,7 @@ class Helping:
 
     def make_launcher(self) -> Launcher:
         """Return the launcher of its tasks."""
-        return Launcher(self.say)
+        return Launcher(self.say, ways=self._ways)
 
     @property
     def is_busy(self) -> bool:

@@ -35,6 +35,8 @@ from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
 
 #: A helper gets no new tasks after this time.
 _AGE_MAX_S: Final = 600.0
+#: With PAM: for so long its check of the account counts, as other facts about accounts do.
+_PAM_AGE_MAX_S: Final = 30.0
 
 
 class Helpers:
@@ -91,7 +93,7 @@ class Helpers:
         if helper is not None and (
             helper.becoming != becoming
             or helper.launches_left <= 0
-            or clock.now_s() - helper.made_s > _AGE_MAX_S
+            or clock.now_s() - helper.made_s > (_PAM_AGE_MAX_S if becoming.pam else _AGE_MAX_S)
         ):
             self._retire(becoming.uid)
             helper = None

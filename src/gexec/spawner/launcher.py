@@ -20,7 +20,7 @@ from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
-from gexec.spawner.starting import Refusal
+from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire import outcome
 from gexec.wire.launches import HelperEvent, LaunchSpec, ProcessRan
@@ -47,6 +47,7 @@ class Launcher:
         other_ended: called with the pid of a reaped child that is no task.
         not_orphans: returns the pids of children that are neither tasks nor leftovers (helpers).
         linger_s: how long after a task's end its leftovers are reported; see ``Leftovers``.
+        ways: how tasks are started.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Launcher:
         other_ended: Callable[[int], None] = lambda pid: None,
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
+        ways: Ways | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
         self._uid = os.geteuid()
+        self._ways = ways or Ways()
         self._tasks: dict[int, TaskProcess] = {}
         self._by_pid: dict[int, TaskProcess] = {}
         #: Started tasks whose start is not reported yet, oldest first, and when the report is due.
@@ -94,7 +97,7 @@ class Launcher:
                 return
             since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid = starting.spawn(spec, fds)
+            pid = starting.spawn(spec, fds, self._ways)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -123,7 +126,7 @@ class Launcher:
     def check(self, number: int, spec: LaunchSpec) -> None:
         """Check whether a task could be started; emits ProcessReady or ProcessRefused."""
         try:
-            starting.check(spec)
+            starting.check(spec, self._ways)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
         else:

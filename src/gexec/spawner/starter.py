@@ -7,7 +7,9 @@ signal one, and to end the tasks of a helper that has died, which are the starte
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 from typing import Any, NoReturn
 
@@ -18,9 +20,11 @@ from gexec.spawner.helper import Helping, be_helper, live
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire.launches import (
+    DENIED_MARK,
     FROM_STARTER,
     NEW_HELPER,
     TO_STARTER,
+    Becoming,
     HelperGone,
     LostTasks,
     NewHelper,
@@ -39,15 +43,17 @@ def be_starter(fd: int) -> NoReturn:
 
 
 class _Forked:
-    """A helper: our unreaped child.
+    """A helper, or the session that is its parent: our unreaped child.
 
     Attributes:
+        is_session: it is a session, which ends after its helper and passes on SIGCONT and SIGTERM.
         why_fd: a pipe that has the reason if the helper cannot begin; -1 = the pipe was closed.
     """
 
-    def __init__(self, number: int, why_fd: int) -> None:
+    def __init__(self, number: int, why_fd: int, is_session: bool) -> None:
         self.number = number
         self.why_fd = why_fd
+        self.is_session = is_session
         self.why = b""
 
 
@@ -87,8 +93,9 @@ class _Starter(Helping):
             self._fork(request)
         elif isinstance(request, SignalHelper):
             pid = self._pids.get(request.task)
-            if pid is not None:
-                os.kill(pid, request.signum)  # our unreaped child, so the pid is correct
+            if pid is not None:  # our unreaped child, so the pid is correct
+                stops = request.signum == signal.SIGKILL and self._forked[pid].is_session
+                os.kill(pid, signal.SIGTERM if stops else request.signum)
         elif isinstance(request, LostTasks):
             self._launcher.lost(
                 [_revived(task, request.uid) for task in request.tasks],
@@ -103,13 +110,14 @@ class _Starter(Helping):
         try:
             open_fds += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             fd, why_fd, theirs = open_fds
-            pid = os.fork()
-            if pid == 0:
-                be_helper(fd, request.becoming, theirs)
+            pid = _forked(fd, request.becoming, theirs)
             open_fds.remove(why_fd)
-            self._forked[pid] = forked = _Forked(request.task, why_fd)
+            is_session = bool(request.becoming.pam)
+            self._forked[pid] = forked = _Forked(request.task, why_fd, is_session)
             self._pids[request.task] = pid
             self._loop.watch(why_fd, lambda: self._told_why(forked))
+            if is_session:
+                self._loop.call_at(clock.now_s() + limits.PAM_S, lambda: self._is_overdue(pid, forked))
         except OSError as error:
             self.say(HelperGone(request.task, error.strerror or "it cannot be forked"))
         finally:
@@ -138,7 +146,37 @@ class _Starter(Helping):
         while self._told_why(forked):
             pass
         del self._pids[forked.number]
-        self.say(HelperGone(forked.number, forked.why.decode(errors="replace")))
+        denied = forked.why.startswith(DENIED_MARK)
+        why = forked.why.removeprefix(DENIED_MARK)
+        self.say(HelperGone(forked.number, why.decode(errors="replace"), denied))
+
+    def _is_overdue(self, pid: int, forked: _Forked) -> None:
+        """End a session whose modules do not answer, with what they have started."""
+        if self._forked.get(pid) is forked and forked.why_fd >= 0:
+            forked.why = b"PAM of this node has not answered for %d s" % limits.PAM_S
+            for end in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError):
+                    end(pid, signal.SIGKILL)
+
+
+def _forked(fd: int, becoming: Becoming, why_fd: int) -> int:
+    """Fork a helper, or its session if it has one; return the pid."""
+    if not becoming.pam:
+        pid = os.fork()
+        if pid == 0:
+            be_helper(fd, becoming, why_fd)
+        return pid
+    blocked = (signal.SIGCHLD, signal.SIGCONT, signal.SIGTERM)  # until the session can pass them on
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            from gexec.spawner.session import be_session  # the starter itself never loads PAM
+
+            be_session(fd, becoming, why_fd)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _revived(old: OldTask, uid: int) -> TaskProcess:

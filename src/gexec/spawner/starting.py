@@ -6,11 +6,15 @@ import errno
 import os
 import signal
 import stat as stat_module
-from typing import Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 from gexec.wire import outcome
 from gexec.wire.launches import LaunchSpec
 from gexec.wire.outcome import Outcome
+
+if TYPE_CHECKING:
+    from gexec.spawner.commands import Permitted  # few helpers need it
 
 _DEFAULT_PATH: Final = b"/usr/local/bin:/usr/bin:/bin"
 _ALL_SIGNALS: Final = tuple(sorted([int(signum) for signum in signal.valid_signals()]))
@@ -24,7 +28,50 @@ class Refusal(Exception):
         self.outcome = refused
 
 
-def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
+class Ways:
+    """How the tasks of one helper are started.
+
+    Args:
+        commands: checks programs; None = all are permitted.
+        env: variables of this node, which replace those of jobs.
+    """
+
+    __slots__ = ("commands", "env")
+
+    def __init__(self, commands: Permitted | None = None, env: Mapping[bytes, bytes] | None = None) -> None:
+        self.commands = commands
+        self.env = env or {}
+
+    def environment(self, spec: LaunchSpec) -> dict[bytes, bytes]:
+        """Return the environment of a task."""
+        env = {name: value for name, _, value in [entry.partition(b"=") for entry in spec.env]}
+        if self.commands is not None:
+            env = self.commands.environment(env)
+        env.update(self.env)
+        return env
+
+    def program(self, spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
+        """Return the path of a task's program, in the task's working directory.
+
+        Raises:
+            Refusal: it is not found, or not permitted.
+        """
+        program = spec.program
+        if spec.remote_path and b"/" not in program:
+            program = _looked_up(spec, env)
+        if self.commands is None:
+            return program
+        from gexec.spawner.commands import CommandDenied
+
+        try:
+            return self.commands.checked(os.path.join(os.getcwdb(), program))
+        except OSError as error:
+            raise _spawn_refusal(spec, error) from error
+        except CommandDenied as error:
+            raise Refusal(outcome.denied(str(error))) from error
+
+
+def spawn(spec: LaunchSpec, fds: tuple[int, ...], ways: Ways) -> int:
     """Start a task's program with ``fds`` as stdin, stdout and stderr; return its pid.
 
     The new process is in this process's session, in its own process group, and has this process's limits.
@@ -32,13 +79,12 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
     Raises:
         Refusal: it cannot be started; the outcome gives the reason.
     """
-    env = _environment(spec)
+    env = ways.environment(spec)
     umask = os.umask(spec.umask)
     try:
         _enter(spec.cwd)
-        program = _looked_up(spec, env) if spec.remote_path and b"/" not in spec.program else spec.program
         return os.posix_spawn(
-            program,
+            ways.program(spec, env),
             spec.argv,
             env,
             file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)],
@@ -59,7 +105,7 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...]) -> int:
         os.chdir("/")
 
 
-def check(spec: LaunchSpec) -> None:
+def check(spec: LaunchSpec, ways: Ways) -> None:
     """Check whether ``spawn`` could start the task.
 
     Raises:
@@ -67,13 +113,10 @@ def check(spec: LaunchSpec) -> None:
     """
     try:
         _enter(spec.cwd)
-        _executable(spec)
+        program = ways.program(spec, ways.environment(spec))
+        _executable(spec, program)
     finally:
         os.chdir("/")
-
-
-def _environment(spec: LaunchSpec) -> dict[bytes, bytes]:
-    return {name: value for name, _, value in [entry.partition(b"=") for entry in spec.env]}
 
 
 def _shown(path: bytes) -> str:
@@ -109,13 +152,10 @@ def _looked_up(spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
     raise Refusal(outcome.not_started(text, errno.ENOENT))
 
 
-def _executable(spec: LaunchSpec) -> None:
-    if spec.remote_path and b"/" not in spec.program:
-        _looked_up(spec, _environment(spec))
-        return
+def _executable(spec: LaunchSpec, program: bytes) -> None:
     try:
-        mode = os.stat(spec.program).st_mode
-        if not stat_module.S_ISREG(mode) or not os.access(spec.program, os.X_OK):
+        mode = os.stat(program).st_mode
+        if not stat_module.S_ISREG(mode) or not os.access(program, os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise _spawn_refusal(spec, error) from error

@@ -255,6 +255,10 @@ class HelperGone:
     denied: bool = False
 
 
+#: What the reason of a helper that must not begin starts with, in the pipe to the starter.
+DENIED_MARK: Final = b"denied\0"
+
+
 @dataclass(slots=True)
 class StarterNote:
     """A sentence of the starter for the log of gexecd."""

@@ -20,6 +20,7 @@ from gexec.files.decoder import ArchiveDecoder
 from gexec.files.encoder import Encoder
 from gexec.files.entries import File
 from gexec.files.records import Event, Listed
+from gexec.files.signatures import StreamVerifier
 from gexec.wire.frames import (
     OFFSET_ALL,
     REFUSED_BUSY,
@@ -71,7 +72,8 @@ class Script:
         self.stdin.append(b"")
         peer.say(RanksStarted(((0, job.ranks),)))
         answers: list[bytes] = []
-        decoder = ArchiveDecoder(lambda event: answers.extend(_answers(event, decoder)))
+        verifier = StreamVerifier(bytes.fromhex(key_of(job))) if not job.flags & NO_STDIN else None
+        decoder = ArchiveDecoder(lambda event: answers.extend(_answers(event, decoder)), verifier)
         eof = bool(job.flags & NO_STDIN)
         told = 0
         while not eof:
@@ -91,6 +93,13 @@ class Script:
                 peer.say(Output(((rank, rank + 1),), STDOUT, told, said))
             peer.say(Ended(((rank, rank + 1),), outcome, told + len(said), 0))
         peer.finish(0)
+
+
+def key_of(job: JobSpec) -> str:
+    """Return the key with which a job's stream is signed: the last argument of its receivers."""
+    option, _, key = job.argv[-1].decode().partition("=")
+    assert option == "--signed-by"
+    return key
 
 
 def _answers(event: Event, decoder: ArchiveDecoder) -> list[bytes]:
@@ -121,7 +130,9 @@ def test_what_a_copying_job_is(tmp_path: Path, file: Path) -> None:
     assert b"3 files written on 3 of 3 nodes" in done.stderr
     [job] = script.jobs
     about = f"--about=1 file, 7 bytes: {file}"
-    assert job.argv == [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup", b"--target=either"]
+    words = [b"gexec-receive", about.encode(), b"--dest=/srv/%h", b"--backup", b"--target=either"]
+    assert job.argv[:-1] == words
+    assert len(bytes.fromhex(key_of(job))) == 32
     assert (job.cwd, job.flags, job.fanout) == (b"/", REMOTE_PATH, 1)
     [path] = [entry for entry in job.env if entry.startswith(b"PATH=")]
     assert path.endswith(b":" + str(Path(sys.executable).parent).encode())
@@ -138,7 +149,11 @@ def test_a_node_that_is_lost_is_tried_once_more(tmp_path: Path, file: Path) -> N
     assert b"ensync: 127.0.0.3: lost: connection reset\n" in done.stderr
     assert b"2 files written on 2 of 3 nodes" in done.stderr
     assert list(script.jobs[1].names) == [b"127.0.0.2", b"127.0.0.3"]
-    assert script.stdin[1] == script.stdin[0]
+    # A key signs one stream: what was sent in the first attempt is worth nothing in the second.
+    assert key_of(script.jobs[1]) != key_of(script.jobs[0])
+    assert len(script.jobs[1].argv) == len(script.jobs[0].argv)
+    assert script.stdin[1] != script.stdin[0]
+    assert len(script.stdin[1]) == len(script.stdin[0])
     # They may be frozen: they get little time, and none of them is in the way of another.
     assert [bool(job.flags & PROMPT) for job in script.jobs] == [False, True]
     assert [job.fanout for job in script.jobs] == [1, 2]
@@ -270,7 +285,7 @@ def test_removing_is_a_job_without_files(tmp_path: Path) -> None:
         done = ensync(running.env, "--remove", "/a b", "/c")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     [job] = script.jobs
-    assert job.argv == [b"gexec-receive", b"--about=removal of 2 files: '/a b' /c", b"--dest=/"]
+    assert job.argv[:-1] == [b"gexec-receive", b"--about=removal of 2 files: '/a b' /c", b"--dest=/"]
     assert job.flags == REMOTE_PATH
 
 

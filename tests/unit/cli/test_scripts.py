@@ -39,3 +39,10 @@ def test_an_interrupt_while_modules_are_read_shows_no_traceback(
     # What runs on nodes ends at ^C in any case: nobody else asks it to.
     ends = not is_ignored or "-" in name
     assert (done.returncode, done.stderr) == (-signal.SIGINT if ends else 7, b"")
+
+
+def test_attack_107_all_start_python_in_the_same_isolated_way() -> None:
+    heads = {script.read_text().partition("import ")[0] for script in SCRIPTS.iterdir()}
+    assert len(heads) == 1
+    assert 'exec "${file%/*}/python" -I "$file" "$@"' in heads.pop()
+    assert all(script.stat().st_mode & 0o111 for script in SCRIPTS.iterdir())

@@ -17,6 +17,7 @@ import pytest
 
 from gexec import limits
 from gexec.cluster import control, doctor, keypair, layout, processes
+from gexec.cluster.findings import PROBLEM, WARNING
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
 from gexec.cluster.processes import Process
 from gexec.errors import KeyFileError, UsageError
@@ -260,10 +261,10 @@ def test_doctor_names_what_is_missing_where_nothing_runs(tmp_path: Path) -> None
     }
     what, findings = doctor.subject(environ=environ)
     findings += doctor.examine(what)
-    problems = [finding.text for finding in findings if finding.level == doctor.PROBLEM]
+    problems = [finding.text for finding in findings if finding.level == PROBLEM]
     for said in ("auth_pub.pem", "no-authd.sock", "none.sock", "name.invalid"):
         assert any(said in text for text in problems), (said, problems)
-    assert any("GEXEC_SVR " in finding.text for finding in findings if finding.level == doctor.WARNING)
+    assert any("GEXEC_SVR " in finding.text for finding in findings if finding.level == WARNING)
 
 
 def test_doctor_knows_every_variable_of_the_manuals() -> None:

@@ -367,3 +367,10 @@ def test_frame_that_no_parent_sends_is_refused() -> None:
         run(node, events.ParentFrame(1, frames.Done()))
     with pytest.raises(ProtocolError, match="without stdin"):
         run(node, events.ParentFrame(1, frames.Stdin(0, b"x")))
+
+
+def test_attack_89_whoever_is_closed_asks_nobody_again() -> None:
+    node, _ = node_of(spec_of(4))
+    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Close()))
+    effects = run(node, events.ParentFrame(1, frames.Resync(2**32 - 1)))
+    assert effects == []

@@ -79,3 +79,24 @@ def test_turns_where_there_are_more_levels_than_epochs() -> None:
     assert tree.turns(100, 100, 1)[0] > 1
     assert tree.turns(100, 80, 1) == (1, 0)
     assert tree.turns(65_536, 65_536, 16) == (255, 255**3)
+
+
+@given(
+    st.integers(1, 3000), st.integers(1, 32), st.integers(1, tree.EPOCH_MAX), st.integers(1, tree.EPOCH_MAX)
+)
+def test_no_epoch_is_too_high_for_its_frame(ranks: int, fanout: int, given: int, again: int) -> None:
+    epochs = tree.Epochs(ranks, fanout, given, ranks)
+    assert epochs.of(0) == given
+    assert epochs.renew(again, ranks) == (again > given)
+    assert epochs.of(0) == max(given, again)
+    turn = 0
+    while not epochs.is_last(turn):
+        turn = 2 * turn + 1
+        if epochs.is_last(turn - 1):
+            break
+        assert epochs.given < epochs.of(turn) <= tree.EPOCH_MAX
+
+
+def test_whoever_was_given_the_highest_epoch_has_one_turn() -> None:
+    assert tree.Epochs(7, 2, tree.EPOCH_MAX, 7).is_last(0)
+    assert not tree.Epochs(7, 2, 1, 7).is_last(0)

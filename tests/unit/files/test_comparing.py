@@ -18,7 +18,7 @@ from gexec.files.metadata import Judge
 from gexec.files.options import DRY_RUN, VERIFY, CopyOptions
 from gexec.files.owners import FileOwners
 from gexec.files.report import Report
-from gexec.files.survey import Survey
+from gexec.files.survey import FileFinding, Survey
 
 
 class Here:
@@ -59,10 +59,14 @@ class Here:
         self, comparer: Comparer, entry: File, *, above: Place | None = None, has_contents: bool = True
     ) -> FileComparison | None:
         """Look at a file and begin to compare it, as a receiver does."""
-        assert self._survey is not None
         name = entry.path.rpartition(b"/")[2]
-        finding = self._survey.look([entry])[0]
+        finding = self.look(entry)
         return comparer.file(above or self.above, name, entry, finding, has_contents=has_contents)
+
+    def look(self, entry: File) -> FileFinding:
+        """Look at a file."""
+        assert self._survey is not None
+        return self._survey.look([entry])[0]
 
     def file(self, comparer: Comparer, entry: File, content: bytes) -> None:
         """Compare a file as a receiver does."""
@@ -210,10 +214,20 @@ def test_a_comparison_that_is_given_up_says_nothing(here: Here) -> None:
     assert counted(here.report) == (0, 0, 0, 0, 0)
 
 
-def test_without_digest_or_contents_nothing_is_told_of_a_doubt(here: Here) -> None:
+@pytest.mark.parametrize("is_unreadable", [False, True])
+def test_without_digest_or_contents_a_doubt_is_refused_unless_the_sender_has_reported_it(
+    here: Here, is_unreadable: bool
+) -> None:
     here.write("file")
     entry = File(b"file", meta(), 5)
-    assert here.begin(here.comparer(VERIFY), entry, has_contents=False) is None
+    comparer = here.comparer(VERIFY)
+    finding = here.look(entry)
+    if is_unreadable:
+        finding.is_unreadable = True
+        assert comparer.file(here.above, b"file", entry, finding, has_contents=False) is None
+    else:
+        with pytest.raises(RefusedError, match="its digest was not sent"):
+            comparer.file(here.above, b"file", entry, finding, has_contents=False)
     assert here.told == []
     assert counted(here.report) == (0, 0, 0, 0, 0)
 

@@ -471,6 +471,6 @@ def test_the_document_has_every_record() -> None:
     }
     names = (
         "DEVICES", "RULES", "LIST", "DIGESTS", "CONTENTS", "DATA", "FILE_END", "FILE_BAD", "DONE", "WAIT",
-        "PACKED", "END",
+        "PACKED", "END", "SIGNATURE",
     )  # fmt: skip
     assert told == {getattr(records, name): name for name in names}

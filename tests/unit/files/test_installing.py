@@ -24,7 +24,7 @@ from gexec.files.report import Report
 from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN, FileFinding, Survey
 
 LEFT_OUT = "set-uid and set-gid bits of 1 file are left out (--setuid keeps them): /file"
-NOT_SENT = r"^its contents were not sent, because this node answered too late; copy again$"
+NOT_SENT = r"^its contents were not sent, because this node's answer was late or lost on the way; copy again$"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

@@ -27,7 +27,7 @@ from gexec.files.entries import Directory, File, HardLink, StreamEntry, Symlink,
 from gexec.files.identity import boot_id
 from gexec.files.options import VERIFY, CopyOptions
 
-NOT_SENT = "its contents were not sent, because this node answered too late; copy again"
+NOT_SENT = "its contents were not sent, because this node's answer was late or lost on the way; copy again"
 
 
 @pytest.fixture(params=[False, True], ids=["all", "asking"])

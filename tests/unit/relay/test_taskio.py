@@ -72,7 +72,7 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario; no descriptor may be open afterwards that was not before."""
     run(nothing())  # the first loop of a process opens what all of them share
     before = open_now()
-    play(scenario)
+    run(scenario())
     assert open_now() == before
 
 

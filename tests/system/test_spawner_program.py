@@ -17,7 +17,7 @@ from system.daemons import Host, children_of, command, is_gone, status_of
 
 PACKAGE = Path(gexec.__file__).parent
 #: Lines of gexec's own that a running spawner and a starter may have loaded, as `wc -l` counts them.
-SPAWNER_LINES_MAX = 6000
+SPAWNER_LINES_MAX = 6150
 STARTER_LINES_MAX = 4000
 #: What starts tasks, reads the network or knows keys that sign is never in the process that checks.
 FOREIGN = re.compile(

@@ -16,8 +16,8 @@ from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
+from gexec.relay.peer import Peer
 from gexec.relay.pieces import PIECE_BYTES, cut, write
-from gexec.security.names import certified, normal
 from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -71,6 +71,9 @@ class LinkOwner(Protocol):
     def link_closed(self, link: Link, text: str) -> None:
         """The link has ended; called once, whether it was ever open or not."""
 
+    def peer_refusal(self, peer: Peer) -> str:
+        """Return why a peer with a valid certificate is not trusted, "" if it is."""
+
 
 class Link:
     """One connection.
@@ -87,8 +90,7 @@ class Link:
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
-        heard_s: event loop time of the last bytes from the peer.
-        give_up_s: event loop time when a link that is being dialled is given up.
+        heard_s, give_up_s: event loop times of the peer's last bytes, and when dialling it is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
         waiting: it waits for its turn to be dialled.
@@ -120,7 +122,7 @@ class Link:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
-        self._certified: frozenset[str] = frozenset()
+        self.peer = Peer()
         self._pending: list[bytes] = []
         #: The transport takes no more now.
         self._paused = False
@@ -157,7 +159,7 @@ class Link:
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
-        return normal(name) in self._certified
+        return self.peer.holds(name)
 
     @property
     def _closed(self) -> bool:
@@ -175,7 +177,7 @@ class Link:
         self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
     def expect_nothing(self) -> None:
-        """The dialled peer was not the wanted one: another address is tried, and its time has not begun."""
+        """The dialled peer was not the wanted one: the time of the next address has not begun."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -185,18 +187,19 @@ class Link:
         if self._closed:  # given up while it was dialling
             transport.abort()
             return False
-        names = tls.alternatives(transport)
-        self.refused = tls.refusal(names, self.wanted, self.address) if self.wanted else ""
+        self.peer = Peer(tls.certificate_of(transport))
+        self.refused = self.peer.refusal(self.wanted, self.address) or self._owner.peer_refusal(self.peer)
         if self.refused:
             transport.abort()
+            if self._accepted:
+                self.abort(self.refused)
             return False
         self.become("connected")
         self.transport = transport
-        self._certified = certified(names)
         transport.set_write_buffer_limits(high=PIECE_BYTES)
         self.heard_s = self._loop.time()
-        if self._accepted and names:
-            self.label = f"{names[0][1]} ({self.label})"
+        if self._accepted and self.peer.names:
+            self.label = f"{self.peer.names[0][1]} ({self.label})"
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
@@ -229,10 +232,7 @@ class Link:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame, together with everything else that is sent in this turn of the loop.
-
-        Without ``hurry`` it is delayed until the next urgent frame, at most UNHURRIED_S.
-        """
+        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S."""
         self._pending += frames.encode_parts(channel, frame)
         if not hurry:
             if not self._flushing and self._unhurried is None:

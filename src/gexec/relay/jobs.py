@@ -23,7 +23,7 @@ from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
-from gexec.wire import denials, frames, jobspec
+from gexec.wire import denials, frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
@@ -77,8 +77,6 @@ class Jobs:
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._ranks = around.quotas.ranks
-        self._output = around.quotas.output
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
         self._beat: Timer | None = None
@@ -263,15 +261,8 @@ class Jobs:
         """Return why no new job of a user is accepted now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        if not is_root and not self._ranks.left(uid):
-            text = self._ranks.refusal(uid, "ranks of jobs", "jobs_max in gexecd.toml")
-            return Refused(frames.REFUSED_BUSY, text)
-        if not is_root and self._output.left(uid) < _output_bytes(spec):
-            text = self._output.refusal(
-                uid, "bytes of output that jobs may make it keep", "output_max_mib in gexecd.toml"
-            )
-            return Refused(frames.REFUSED_BUSY, text)
-        return None
+        full = None if is_root else self.around.quotas.rank_refusal(uid, spec)
+        return None if full is None else Refused(frames.REFUSED_BUSY, full)
 
     def _checked(
         self, link: LinkPort, channel: int, frame: Start | Submit
@@ -377,8 +368,7 @@ class Jobs:
     def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:
-            self._ranks.charge(job.uid, 1)
-            self._output.charge(job.uid, _output_bytes(job.spec))
+            self.around.quotas.take_rank(job.uid, job.spec)
         self.around.entry.keep(job.credential)
         self._join(job, link, party, channel, parent)
         job.begin()
@@ -387,16 +377,10 @@ class Jobs:
         """A job's machine has finished."""
         if self.by_key.pop(job.key, None) is not None:
             if job.key[1] != ROOT:
-                self._ranks.give(job.uid)
-                self._output.give(job.uid, _output_bytes(job.spec))
+                self.around.quotas.give_rank(job.uid, job.spec)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
             party = self._parties.get(link)
             if party is not None:
                 party.parents.pop(channel, None)
         self.around.jobs_changed()
-
-
-def _output_bytes(spec: JobSpec) -> int:
-    """Return how much output a rank's node may have to keep: a window of stdout and one of stderr."""
-    return 0 if spec.flags & jobspec.DETACHED else 2 * spec.window

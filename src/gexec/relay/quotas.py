@@ -9,6 +9,8 @@ from gexec import limits
 from gexec.relay.turns import Turns
 from gexec.security.quota import ROOT, Shares
 from gexec.settings.config import GexecdSettings
+from gexec.wire import jobspec
+from gexec.wire.jobspec import JobSpec
 
 #: So that one user can dial all addresses of a node, however few descriptors there are.
 _DIALS_LEAST: Final = 4 * limits.ADDRESSES_MAX
@@ -44,7 +46,31 @@ class Quotas:
         self.output = Shares(settings.output_max_mib * 1024 * 1024, superuser)
         self._superuser = superuser
 
+    def rank_refusal(self, uid: int, spec: JobSpec) -> str | None:
+        """Return why a user gets no more rank of this job here, None if it does."""
+        if not self.ranks.left(uid):
+            return self.ranks.refusal(uid, "ranks of jobs", "jobs_max in gexecd.toml")
+        if self.output.left(uid) < _output_bytes(spec):
+            what = "bytes of output that jobs may make it keep"
+            return self.output.refusal(uid, what, "output_max_mib in gexecd.toml")
+        return None
+
+    def take_rank(self, uid: int, spec: JobSpec) -> None:
+        """A rank of this job begins here."""
+        self.ranks.charge(uid, 1)
+        self.output.charge(uid, _output_bytes(spec))
+
+    def give_rank(self, uid: int, spec: JobSpec) -> None:
+        """It has ended, and its job too."""
+        self.ranks.give(uid)
+        self.output.give(uid, _output_bytes(spec))
+
     def over_unread(self, unread: Mapping[int, int]) -> list[int]:
         """Return the users whose clients leave more output unread than their share; ``unread``: bytes."""
         shares = Shares(limits.UNREAD_MAX_BYTES, self._superuser)
         return [uid for uid in sorted(unread, key=unread.__getitem__) if not shares.take(uid, unread[uid])]
+
+
+def _output_bytes(spec: JobSpec) -> int:
+    """Return how much output a rank's node may have to keep: a window of stdout and one of stderr."""
+    return 0 if spec.flags & jobspec.DETACHED else 2 * spec.window

@@ -42,6 +42,7 @@ class SpawnerProcess:
         start: returns the starter's pid, and the channel to it.
         ready: called once, when links and clients can connect.
         log: the daemon's log; None = on stderr.
+        is_clean: as for ``Helpers``.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class SpawnerProcess:
         start: Callable[[], tuple[int, socket.socket]],
         ready: Callable[[], None],
         log: Log | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._handed = handed
         self._ready = ready
@@ -77,6 +79,7 @@ class SpawnerProcess:
             relay_pid=handed.relay_pid,
             tasks_max=handed.tasks_max,
             on_signal=self._signalled,
+            is_clean=is_clean,
         )
         self._loop = self.spawner.loop
 

@@ -55,6 +55,7 @@ class Spawner:
         audit, log: the audit log and the daemon's log.
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
+        is_clean: as for ``Helpers``.
 
     Attributes:
         relay_pid, starter_pid: our children; 0 after they were reaped, or if there are none (tests).
@@ -72,6 +73,7 @@ class Spawner:
         relay_pid: int = 0,
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
         self.relay_pid = relay_pid
@@ -89,6 +91,7 @@ class Spawner:
             self._tasks.helper_gone,
             self._starter_gone,
             note=log.warning,
+            is_clean=is_clean,
         )
         self._tasks.helpers = self._helpers
         self._others: dict[int, Callable[[int], None]] = {}

@@ -78,7 +78,7 @@ class SimEntry:
             key_id=b"",
         )
 
-    def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
         """Return their content."""
         if raw != CREDENTIAL or blob != self._blob:
             raise Violation("a daemon got other bytes than the client's")
@@ -192,6 +192,10 @@ class SimDaemon:
             self._check_kept()
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
+
+    def start_refusal(self, link: LinkPort, host: str) -> str:
+        """Every daemon is a head."""
+        return ""
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's certificate holds this name."""

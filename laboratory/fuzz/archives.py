@@ -16,19 +16,21 @@ from gexec.files.encoder import Encoder
 from gexec.files.entries import Directory, File, HardLink, Meta, Removal, Symlink, packed_entry, packed_list
 from gexec.files.options import CopyOptions
 from gexec.files.receiver import Receiver
+from gexec.files.signatures import StreamSigner, StreamVerifier
 
 #: One record of an input: kind, length of the payload.
 _RECORD: Final = Struct("!BH")
 #: A file beside the destination, which no stream may reach.
 _CANARY: Final = b"untouched"
+_SIGNER: Final = StreamSigner(bytes(range(32)))
 _places: Final[list[tempfile.TemporaryDirectory[str]]] = []
 
 
 def fuzz_archive(data: bytes) -> None:
-    """Byte 0: options, and whether the bytes are a stream or records (kind u8, length u16, payload).
+    """Byte 0: options, and what the bytes are: a stream, or records (kind u8, length u16, payload).
 
-    Records get their digests here, and lists are compressed here: otherwise the fuzzer would not get past the
-    first record.
+    Records get their digests and signatures here, and lists are compressed here: otherwise the fuzzer would
+    not get past the first record. A stream that must be signed, and was not made here, may change nothing.
     """
     if not data:
         return
@@ -41,12 +43,15 @@ def fuzz_archive(data: bytes) -> None:
     (destination / "a" / "old").write_bytes(b"old")
     (destination / "link").symlink_to("../canary")
     (place / "canary").write_bytes(_CANARY)
+    before = _state(destination)
     options = CopyOptions(
         delete=bool(data[0] & 2), backup=bool(data[0] & 4), make_parents=bool(data[0] & 8), keep_owner=False
     )
-    receiver = Receiver(str(destination), options, say=_nothing, tell=_nothing)
-    stream = _chained(data[1:]) if data[0] & 1 else data[1:]
-    step = (data[0] >> 4) * 64 + 1
+    is_made, is_signed = bool(data[0] & 1), bool(data[0] & 16)
+    verifier = StreamVerifier(_SIGNER.public) if is_signed else None
+    receiver = Receiver(str(destination), options, say=_nothing, tell=_nothing, verifier=verifier)
+    stream = _chained(data[1:], is_signed) if is_made else data[1:]
+    step = (data[0] >> 5) * 64 + 1
     try:
         for begin in range(0, len(stream), step):
             receiver.feed(stream[begin : begin + step])
@@ -57,6 +62,15 @@ def fuzz_archive(data: bytes) -> None:
     assert sorted(os.listdir(place)) == ["canary", "destination"], "something is beside the destination"
     assert (place / "canary").read_bytes() == _CANARY
     assert (place / "canary").stat().st_nlink == 1
+    assert is_made or not is_signed or _state(destination) == before, "an unsigned stream changed something"
+
+
+def _state(destination: Path) -> list[tuple[str, int, int, int]]:
+    found = []
+    for path in sorted(destination.rglob("*")):
+        status = path.lstat()
+        found.append((str(path), status.st_mode, status.st_ino, status.st_mtime_ns))
+    return found
 
 
 def _remove(destination: Path) -> None:
@@ -73,8 +87,8 @@ def _nothing(sentence: str) -> None:
     assert len(sentence) < 100_000
 
 
-def _chained(data: bytes) -> bytes:
-    encoder = Encoder()
+def _chained(data: bytes, is_signed: bool) -> bytes:
+    encoder = Encoder(_SIGNER if is_signed else None)
     parts = [encoder.preamble(boot_id=bytes(16))]
     position = 0
     while position + _RECORD.size <= len(data):
@@ -86,6 +100,8 @@ def _chained(data: bytes) -> bytes:
             parts.append(records.HEAD.pack(kind, len(payload)) + records.OFFSET.pack(0) + payload)
         elif kind == records.LIST:
             parts.append(encoder._record(kind, payload[:4] + packed_list([payload[4:]])))
+        elif kind == records.SIGNATURE and not payload:
+            parts.append(encoder.signature())
         else:
             parts.append(encoder._record(kind, payload))
     return b"".join(parts)
@@ -113,4 +129,11 @@ def archive_seeds() -> list[bytes]:
         (records.END, records.PROBLEMS.pack(0)),
     ]
     packed = b"".join([_RECORD.pack(kind, len(payload)) + payload for kind, payload in said])
-    return [bytes((flags,)) + packed for flags in (1, 3, 15)] + [b"\0" + _chained(packed)]
+    signature = _RECORD.pack(records.SIGNATURE, 0)
+    signed = b"".join([_RECORD.pack(kind, len(payload)) + payload + signature for kind, payload in said])
+    return [
+        *[bytes((flags,)) + packed for flags in (1, 3, 15)],
+        *[bytes((flags,)) + signed for flags in (17, 31)],
+        b"\0" + _chained(packed, False),
+        b"\20" + _chained(packed, True),
+    ]

@@ -137,12 +137,20 @@ class Cluster:
         return found
 
 
-def _start(count: int, config: str = "", descriptors: int = 0, private: Sequence[Path] = ()) -> Cluster:
+def _start(
+    count: int,
+    config: str = "",
+    descriptors: int = 0,
+    private: Sequence[Path] = (),
+    hardened: bool = False,
+) -> Cluster:
     # Not pytest's tmp_path: sockets' paths may have 107 bytes.
     place = Layout(Path(tempfile.mkdtemp(prefix="gx", dir="/tmp")))
     words: list[object] = ["cluster", "up", count, "--dir", place.dir]
     for path in private:
         words += ["--private", path]
+    if hardened:
+        words.append("--hardened")
     if os.geteuid() == 0:
         place.dir.chmod(0o755)  # the relays are another user
     if config:
@@ -212,18 +220,32 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
+def machines_place() -> Iterator[Path]:
+    """A folder for what the machines of ``machines`` have in common."""
+    place = Path(tempfile.mkdtemp(prefix="gxb", dir="/tmp"))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
 def cluster_of() -> Iterator[Callable[..., Cluster]]:
     """Return ``cluster_of(n, **settings)``: a cluster of one's own, which may be harmed.
 
     ``settings`` are those of gexecd.toml (texts, numbers, booleans); with ``descriptors=N`` no
     daemon may open more files than that; with ``private=[PATH]`` each node has this directory for itself
-    (root only).
+    (root only); with ``hardened=True`` only the first node takes jobs of users.
     """
     started: list[Cluster] = []
 
-    def start(count: int, descriptors: int = 0, private: Sequence[Path] = (), **settings: object) -> Cluster:
+    def start(
+        count: int,
+        descriptors: int = 0,
+        private: Sequence[Path] = (),
+        hardened: bool = False,
+        **settings: object,
+    ) -> Cluster:
         config = "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-        started.append(_start(count, config, descriptors, private))
+        started.append(_start(count, config, descriptors, private, hardened))
         return started[-1]
 
     yield start

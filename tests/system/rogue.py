@@ -23,12 +23,12 @@ from cryptography.x509 import load_der_x509_certificate
 
 from gexec import limits
 from gexec.client.authd import obtain_credential
-from gexec.gexecd.enrolment import enrol
+from gexec.gexecd.enrolment import CertificateSource, enrol
 from gexec.relay.tls import link_contexts
 from gexec.security.certificate import authority, leaf
 from gexec.security.credential import Credential, verify
 from gexec.security.signing import SigningKey
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.keyfiles import read_trust
 from gexec.wire import frames
 from gexec.wire.frames import Frame
 from gexec.wire.jobspec import JobSpec
@@ -74,7 +74,8 @@ class Identity:
 
 def certified(cluster: Cluster, *names: str) -> Identity:
     """Return what the cluster's own authd gives to whoever runs daemons here."""
-    return Identity(*enrol(cluster.env["GEXEC_AUTHD_SOCKET"], names, patience_s=0)[:3])
+    source = CertificateSource(names, cluster.env["GEXEC_AUTHD_SOCKET"], (), "", "")
+    return Identity(*enrol(source, patience_s=0)[:3])
 
 
 def made(key: SigningKey, *names: str, now_s: float | None = None, ttl_s: float = 3600) -> Identity:
@@ -82,7 +83,7 @@ def made(key: SigningKey, *names: str, now_s: float | None = None, ttl_s: float 
     own = ec.generate_private_key(ec.SECP256R1())
     der = leaf(
         key,
-        realm="gexec",
+        issuer=authority(key, "gexec"),
         public_key_der=own.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
         names=names,
         now_s=time.time() if now_s is None else now_s,
@@ -162,7 +163,7 @@ def job(cluster: Cluster, names: Iterable[str], script: str, **changes: Any) -> 
 
 def credential_of(cluster: Cluster, raw: bytes) -> Credential:
     """Return what a credential of the cluster says."""
-    keys = read_verify_keys([str(cluster.place.public_key)])
+    keys = read_trust([str(cluster.place.public_key)], "", ()).signers
     return verify(raw, keys, realm="gexec", audience="gexec", now_s=time.time())
 
 

@@ -34,7 +34,7 @@ from gexec.posix.unix import connect, exchange
 from gexec.security.certificate import authority
 from gexec.security.credential import Credential, bound_to, verify
 from gexec.settings.config import AuthdSettings
-from gexec.settings.keyfiles import read_signing_key, read_verify_keys
+from gexec.settings.keyfiles import read_signing_key, read_trust
 from gexec.wire.frames import (
     FROM_AUTHD,
     HEADER,
@@ -107,7 +107,7 @@ class Authd:
         return self.check(obtain_credential(blob, socket_path=self.socket), blob)
 
     def check(self, raw: bytes, blob: bytes, realm: str = "gexec") -> Credential:
-        keys = read_verify_keys([self.public])
+        keys = read_trust([self.public], "", ()).signers
         credential = verify(raw, keys, realm=realm, audience="gexec", now_s=time.time())
         bound_to(credential, blob)
         return credential

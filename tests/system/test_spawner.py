@@ -32,6 +32,7 @@ from gexec.posix.log import Log
 from gexec.relay.spawning import RelayChannel
 from gexec.security.policy import Policy
 from gexec.security.replay import ReplayCache
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import ACCOUNT_S, Admission
@@ -87,7 +88,7 @@ class Rig:
                 resource.setrlimit(what, values)
             starter = fork_starter()
             admission = Admission(
-                keys={KEY.key_id: KEY.public},
+                signers=Trust.unlimited([KEY.public]).signers,
                 realm="test",
                 names=("node1", "10.0.0.1"),
                 policy=options.get("policy", Policy(allow_nologin=True)),

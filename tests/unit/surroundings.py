@@ -173,7 +173,7 @@ class Keys:
         self.also = CREDENTIAL
         self.host = HEAD
 
-    def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
         if raw not in (CREDENTIAL, self.also):
             raise CredentialError("key", "no key of this cluster has signed it")
         return (
@@ -221,6 +221,8 @@ class Daemon:
         self.near = False
         self.failed: list[str] = []
         self.names = [HEAD]
+        #: Why no peer may bring ranks, "" = they may.
+        self.standing = ""
         self.denials: list[tuple[str, str]] = []
         self.blob = spec.encode()
         self.jobs = Jobs(self, settings or GexecdSettings())
@@ -240,6 +242,9 @@ class Daemon:
 
     def holds(self, name: str) -> bool:
         return name in self.names
+
+    def start_refusal(self, link: object, host: str) -> str:
+        return self.standing
 
     def jobs_changed(self) -> None:
         pass

@@ -43,7 +43,6 @@ SYSTEM_TESTS = {
     "cluster.supervisor": "test_cluster",
     "cluster.warm": "test_cluster",
     "gexecd.activation": "test_gexecd",
-    "gexecd.enrolment": "test_gexecd",
     "gexecd.gexecd": "test_gexecd",
     "gexecd.listening": "test_addresses",
     "gexecd.renewal": "test_gexecd",

@@ -17,11 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from ipaddress import ip_address
 from struct import error as StructError
 
 from gexec import limits
+from gexec.authd.reader import CHUNK_BYTES, RequestReader, drain
 from gexec.errors import AuthError, ConfigError, GexecError, ProtocolError
 from gexec.posix import sockets
 from gexec.posix.audit import AuditLog
@@ -52,7 +54,6 @@ from gexec.wire.frames import (
 )
 
 _AUDIENCE_MAX_BYTES = 64
-_CHUNK_BYTES = 64 * 1024
 #: Connections per user, so that one user cannot use all of them.
 _CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
@@ -82,10 +83,21 @@ def serve(
 
 
 class Authd:
-    """The service. The constructor reads the keys and listens; :meth:`run` serves."""
+    """The service. The constructor reads the keys and listens; :meth:`run` serves.
 
-    def __init__(self, settings: AuthdSettings, log: Log | None = None) -> None:
+    Args:
+        reread: returns the settings as they are now, for SIGHUP; None = they do not change. The paths of the
+            sockets and of the audit log are those of the start.
+    """
+
+    def __init__(
+        self,
+        settings: AuthdSettings,
+        log: Log | None = None,
+        reread: Callable[[], AuthdSettings] | None = None,
+    ) -> None:
         self.settings = settings
+        self._read_settings = reread
         self._log = log or stderr_log("authd")
         self._key, self._authority = _load(settings)
         self._audit = AuditLog(settings.audit_log or None)
@@ -135,7 +147,12 @@ class Authd:
     def _reload(self) -> None:
         self._audit.reopen()
         try:
-            self._key, self._authority = _load(self.settings)
+            settings = self.settings
+            if self._read_settings is not None:
+                new = self._read_settings()
+                settings = replace(new, socket=settings.socket, audit_log=settings.audit_log)
+            self._key, self._authority = _load(settings)
+            self.settings = settings
         except GexecError as error:
             self._log.error(f"keeps its old keys: {error}")
             return
@@ -177,10 +194,10 @@ class Authd:
         try:
             connection.setblocking(False)
             async with within:
-                answer = await self._answer(_Reader(connection), uid)
+                answer = await self._answer(RequestReader(connection), uid)
                 await loop.sock_sendall(connection, encode(0, answer))
                 if isinstance(answer, Refused):
-                    await _drain(connection)
+                    await drain(connection)
         except TimeoutError:
             if answer is None:
                 self._deny(uid, "timeout", f"no complete request within {limits.AUTHD_IO_DEADLINE_S:g} s")
@@ -193,7 +210,7 @@ class Authd:
             if not self._connections[uid]:
                 del self._connections[uid]
 
-    async def _answer(self, reader: _Reader, uid: int) -> Frame:
+    async def _answer(self, reader: RequestReader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""
         if not self._rate.take(uid, time.monotonic()):
             self._deny(uid, "busy", "too many requests")
@@ -230,7 +247,7 @@ class Authd:
         except KeyError:
             raise AuthError(f"uid {uid} has no account on {self._host}") from None
 
-    async def _sign(self, reader: _Reader, length: int, account: pwd.struct_passwd) -> Frame:
+    async def _sign(self, reader: RequestReader, length: int, account: pwd.struct_passwd) -> Frame:
         # Like wire.frames.Sign, but hashed on arrival and not kept, which would take megabytes per
         # connection.
         (audience_length,) = await reader.exactly(1) if length else b"\0"
@@ -244,7 +261,7 @@ class Authd:
             raise ProtocolError("request to sign: the audience is not printable ASCII")
         digest = sha256()
         while blob_length:
-            chunk = await reader.some(min(blob_length, _CHUNK_BYTES))
+            chunk = await reader.some(min(blob_length, CHUNK_BYTES))
             digest.update(chunk)
             blob_length -= len(chunk)
         job_id = os.urandom(JOB_ID_BYTES)
@@ -279,10 +296,15 @@ class Authd:
             request = Certify.unpack(payload)
         except StructError as cause:
             raise ProtocolError(f"request to certify is malformed: {cause}") from cause
+        if self.settings.signers:
+            raise AuthError(
+                "this authd signs no certificates, because its key signs jobs only (hardened mode): set "
+                "node_key and node_certificate in gexecd.toml"
+            )
         serial = int.from_bytes(os.urandom(16)) | 1
         certificate = leaf(
             self._key,
-            realm=self.settings.realm,
+            issuer=self._authority,
             public_key_der=request.public_key,
             names=request.names,
             now_s=time.time(),
@@ -307,41 +329,8 @@ class Authd:
         self._tick_later()
 
 
-class _Reader:
-    """Reads requested sizes from a connection with few system calls."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._buffer = b""
-
-    async def some(self, most: int) -> bytes:
-        """Return 1 to ``most`` bytes. EOFError at the end."""
-        if not self._buffer:
-            self._buffer = await asyncio.get_running_loop().sock_recv(self._connection, _CHUNK_BYTES)
-            if not self._buffer:
-                raise EOFError
-        taken, self._buffer = self._buffer[:most], self._buffer[most:]
-        return taken
-
-    async def exactly(self, size: int) -> bytes:
-        """Return ``size`` bytes. EOFError if the end comes first."""
-        parts = []
-        while size:
-            part = await self.some(size)
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-async def _drain(connection: socket.socket) -> None:
-    """Read and drop what a refused client still sends, so that it can read the refusal."""
-    connection.shutdown(socket.SHUT_WR)
-    while await asyncio.get_running_loop().sock_recv(connection, _CHUNK_BYTES):
-        pass
-
-
 def _load(settings: AuthdSettings) -> tuple[SigningKey, bytes]:
-    key, _ = read_pair(settings.private_key, settings.public_keys)
+    key = read_pair(settings.private_key, settings.public_keys, settings.signers)
     return key, authority(key, settings.realm)
 
 

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
             logs = logs_of("authd", settings.socket, log=log, audit=settings.audit_log)
             log_fd = open_log(logs.log)
             settings = replace(settings, audit_log=logs.audit)
-        service = Authd(settings)
+        service = Authd(settings, reread=lambda: _settings(options))
     except GexecError as error:
         sys.stderr.write(f"authd: {error}\n")
         return 1

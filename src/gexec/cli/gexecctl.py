@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from gexec.cli.keys import add_keys
 from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
 from gexec.version import VERSION
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"gexecctl {VERSION}")
     topics = parser.add_subparsers(title="topics", required=True, metavar="TOPIC")
-    _add_keys(topics.add_parser("keys", help="the cluster's key pair"))
+    add_keys(topics.add_parser("keys", help="keys, and in hardened mode certificates and signers"))
     _add_cluster(topics.add_parser("cluster", help="a whole cluster on this machine"))
     _add_policy(topics.add_parser("policy", help="what this node's policy permits"))
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
@@ -54,40 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")
     doctor.set_defaults(run=_doctor)
     return parser
-
-
-# -- keys -------------------------------------------------------------------------------------
-
-
-def _add_keys(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    init = actions.add_parser(
-        "init",
-        help="make the key pair",
-        description="Make the cluster's key pair, with the right modes, to be copied to /etc of every node.",
-    )
-    init.add_argument("--dir", metavar="DIR", help="for auth_priv.pem and auth_pub.pem (default: /etc)")
-    init.add_argument("--private", metavar="FILE", help="the private key's file, instead of --dir")
-    init.add_argument("--public", metavar="FILE", help="the public key's file, instead of --dir")
-    init.add_argument("--type", default="rsa", choices=("rsa", "ed25519"), help="default: rsa")
-    init.add_argument("--bits", type=int, metavar="N", help="size of an RSA key (default: 3072)")
-    init.add_argument("--force", action="store_true", help="replace files that are there")
-    init.set_defaults(run=_keys_init)
-
-
-def _keys_init(options: argparse.Namespace) -> int:
-    from gexec.cluster import keypair
-
-    if options.dir is not None and (options.private or options.public):
-        raise UsageError("give either --dir, or --private and --public")
-    if (options.private is None) != (options.public is None):
-        raise UsageError("give --private and --public together")
-    directory = Path(options.dir or "/etc")
-    private = Path(options.private or directory / "auth_priv.pem")
-    public = Path(options.public or directory / "auth_pub.pem")
-    keypair.create(private, public, options.type, options.bits, options.force)
-    print(f"{private}\n{public}")
-    return 0
 
 
 # -- cluster ----------------------------------------------------------------------------------
@@ -122,6 +88,8 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     up.add_argument(
         "--private-size", type=int, metavar="MIB", help="what such a directory may hold (default: 1024)"
     )
+    hardened = "only the first node takes jobs of users; each node has a key of its own"
+    up.add_argument("--hardened", action="store_true", help=hardened)
     up.add_argument("--foreground", action="store_true", help="stay until ^C or SIGTERM")
     action("env", _cluster_env, 'print the variables for `eval "$(gexecctl cluster env)"`')
     pids = action("pids", _cluster_pids, "print the pids of a node's daemon, one a line")
@@ -151,6 +119,7 @@ def _cluster_up(options: argparse.Namespace) -> int:
         config=options.config,
         private_folders=options.private,
         private_size_mib=private.SIZE_DEFAULT_MIB if options.private_size is None else options.private_size,
+        hardened=options.hardened,
         foreground=options.foreground,
         progress=progress,
     )

@@ -13,7 +13,7 @@ from gexec.errors import GexecError
 from gexec.gexecd import activation
 from gexec.gexecd.gexecd import Gexecd
 from gexec.posix.background import detach, logs_of, open_log
-from gexec.settings.config import GexecdSettings, read_gexecd
+from gexec.settings.config import read_gexecd
 
 
 def main(argv: list[str]) -> int:
@@ -25,14 +25,18 @@ def main(argv: list[str]) -> int:
     told = [] if options.ready_fd is None else [options.ready_fd]
     try:
         inherited = [activation.inetd_listener()] if options.inetd else activation.systemd_listeners()
-        settings = _settings(options)
+        changes = _changes(options)
+        base = read_gexecd(options.config)
+        if "names" in changes:
+            changes["names"] = (*base.names, *changes["names"])
+        settings = replace(base, **changes)
         log_fd = -1
         if options.daemon:
             logs = logs_of("gexecd", settings.socket, log=_absolute(options.log), audit=settings.audit_log)
             log_fd = open_log(logs.log)
             settings = replace(settings, audit_log=logs.audit)
         service = Gexecd(settings, inherited=inherited)
-        service.config = _absolute(options.config)
+        service.config, service.given = _absolute(options.config), frozenset(changes)
         if log_fd >= 0:
             service.log_fd = log_fd
             descriptor = detach()
@@ -67,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace) -> GexecdSettings:
-    settings = read_gexecd(options.config)
+def _changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line determines; ``names`` are added to those of the file."""
     changes: dict[str, Any] = {
         name: os.path.abspath(value)
         for name in ("socket", "authd_socket", "hosts", "audit_log")
@@ -79,11 +83,11 @@ def _settings(options: argparse.Namespace) -> GexecdSettings:
     if options.bind is not None:
         changes["bind"] = tuple(options.bind)
     if options.name is not None:
-        changes["names"] = (*settings.names, *options.name)
+        changes["names"] = tuple(options.name)
     for name in ("port", "realm", "relay_user"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
-    return replace(settings, **changes)
+    return changes
 
 
 def _absolute(path: str | None) -> str:

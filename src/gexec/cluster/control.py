@@ -45,6 +45,7 @@ def up(
     config: str | None = None,
     private_folders: Sequence[str] = (),
     private_size_mib: int = private.SIZE_DEFAULT_MIB,
+    hardened: bool = False,
     foreground: bool = False,
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> State | None:
@@ -55,6 +56,7 @@ def up(
         config: a gexecd.toml for all nodes; addresses, paths and names in it are replaced.
         private_folders: directories that are private to each node, and empty (root only).
         private_size_mib: the size limit of each.
+        hardened: only the first node takes jobs of users, and each node has a key of its own.
         foreground: stay until the cluster ends (SIGTERM, SIGINT), and return None.
         progress: called with (daemons ready, total number of daemons).
 
@@ -77,7 +79,9 @@ def up(
     is_new = not place.dir.exists()
     try:
         place.create()
-        return _up(_Wanted(count, port, base, folders, private_size_mib), place, foreground, progress)
+        return _up(
+            _Wanted(count, port, base, folders, private_size_mib, hardened), place, foreground, progress
+        )
     except BaseException:
         if is_new:
             place.remove_unused()
@@ -180,6 +184,7 @@ class _Wanted:
     base: GexecdSettings
     private_folders: list[str]
     private_size_mib: int
+    hardened: bool
 
 
 def _supervise(
@@ -236,7 +241,11 @@ def _prepared(place: Layout, wanted: _Wanted) -> tuple[list[LocalNode], int, soc
     port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
     place.clear_sockets()
     layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
-    if not (place.private_key.exists() and place.public_key.exists()):
+    if wanted.hardened:
+        from gexec.cluster import hardened
+
+        hardened.prepare(place, nodes, wanted.base.realm)
+    elif not (place.private_key.exists() and place.public_key.exists()):
         keypair.create(place.private_key, place.public_key, bits=limits.RSA_MIN_BITS, force=True)
     return nodes, port, reservation
 
@@ -259,6 +268,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
     # Imported here, because only the supervisor needs them. What a real gexecd imports after its forks
     # (relay, starter) too: everything that the daemons need should be in pages that they share.
     from gexec.authd import authd
+    from gexec.cluster import hardened
     from gexec.cluster.warm import warm
     from gexec.gexecd import gexecd
     from gexec.gexecd.relay_user import local_identity
@@ -281,22 +291,14 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
     )
 
+    if wanted.hardened:
+        authd_settings = hardened.authd_settings(authd_settings, place, nodes[0].name)
+
     def authd_body(ready: Callable[[], None]) -> None:
         authd.serve(authd_settings, ready=ready)
 
     def gexecd_body(node: LocalNode) -> Body:
-        settings = replace(
-            base,
-            port=port,
-            bind=(node.address,),
-            socket=str(place.socket(node.name)),
-            authd_socket=str(place.authd_socket),
-            public_keys=(str(place.public_key),),
-            names=(node.name, node.address),
-            find_names=False,
-            hosts=str(place.hosts),
-            audit_log=str(place.audit(node.name)),
-        )
+        settings = _settings_of(node, place, port, wanted, is_head=node is nodes[0])
 
         def body(ready: Callable[[], None]) -> None:
             private.enter(wanted.private_folders, wanted.private_size_mib)
@@ -308,6 +310,26 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         Daemon("authd", authd_body, place.log("authd")),
         *(Daemon(node.name, gexecd_body(node), place.log(node.name), node.name) for node in nodes),
     ]
+
+
+def _settings_of(node: LocalNode, place: Layout, port: int, wanted: _Wanted, is_head: bool) -> GexecdSettings:
+    settings = replace(
+        wanted.base,
+        port=port,
+        bind=(node.address,),
+        socket=str(place.socket(node.name)),
+        authd_socket=str(place.authd_socket),
+        public_keys=(str(place.public_key),),
+        names=(node.name, node.address),
+        find_names=False,
+        hosts=str(place.hosts),
+        audit_log=str(place.audit(node.name)),
+    )
+    if not wanted.hardened:
+        return settings
+    from gexec.cluster import hardened
+
+    return hardened.gexecd_settings(settings, place, node.name, is_head)
 
 
 # -- from outside -----------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from gexec.version import VERSION
 
 if TYPE_CHECKING:
     from gexec.security.keys import VerifyKey
+    from gexec.settings.config import GexecdSettings
 
 #: All variables of the manuals; tests/unit/cluster/test_cluster_layout.py compares the two.
 KNOWN_VARIABLES = {
@@ -66,6 +67,8 @@ class Subject:
     environ: Mapping[str, str]
     relay_user: str = ""
     logs: tuple[str, ...] = ()
+    #: As configured; None = nothing of hardened mode.
+    gexecd: GexecdSettings | None = None
 
 
 def subject(
@@ -99,6 +102,11 @@ def subject(
 
         place = Layout.of(directory)
         private, public = str(place.private_key), (str(place.public_key),)
+        if not place.public_key.exists() and (place.dir / "ca").exists():
+            from gexec.cluster import hardened
+
+            gexecd = hardened.gexecd_settings(gexecd, place, "node001", is_head=True)
+            public = ()
     return Subject(
         private_key=private_key or private,
         public_keys=(public_key,) if public_key else public,
@@ -109,12 +117,13 @@ def subject(
         environ=environ,
         relay_user=gexecd.relay_user,
         logs=tuple(path for path in (gexecd.audit_log, authd.audit_log) if path),
+        gexecd=gexecd if gexecd.signers or gexecd.node_key else None,
     ), findings
 
 
 def examine(what: Subject) -> Iterator[Finding]:
     """Yield the findings of all checks; each check may depend on those before it."""
-    for check in (_versions, _variables, _keys, _host, _authd, _gexecd, _port, _nodes):
+    for check in (_versions, _variables, _keys, _node, _host, _authd, _gexecd, _port, _nodes):
         try:
             yield from check(what)
         except GexecError as error:
@@ -160,6 +169,8 @@ def _variables(what: Subject) -> Iterator[Finding]:
 def _keys(what: Subject) -> Iterator[Finding]:
     from gexec.settings.keyfiles import read_signing_key, read_verify_keys
 
+    if not what.public_keys:
+        return  # hardened mode: the signers say which keys count
     accepted: dict[bytes, VerifyKey] | None = None
     try:
         accepted = read_verify_keys(what.public_keys)
@@ -186,6 +197,16 @@ def _keys(what: Subject) -> Iterator[Finding]:
             "private and public key are not a pair",
             f"run `openssl pkey -in {path} -pubout -out {what.public_keys[0]}`, on all nodes the same",
         )
+
+
+def _node(what: Subject) -> Iterator[Finding]:
+    """In hardened mode: the node's certificate, the authorities, the signers."""
+    if what.gexecd is None:
+        return
+    from gexec.cluster.nodecheck import check_node
+
+    for good, text, fix in check_node(what.gexecd):
+        yield Finding(OK if good else WARNING if "valid for" in text else PROBLEM, text, fix)
 
 
 def _host(what: Subject) -> Iterator[Finding]:
@@ -219,9 +240,12 @@ def _kind(public: object) -> str:
 
 def _authd(what: Subject) -> Iterator[Finding]:
     """Request a credential, and compare its time with the clock of this process."""
+    if what.gexecd is not None and not what.gexecd.submissions:
+        yield Finding(OK, "users submit no jobs on this node (submissions = false): no authd, no socket")
+        return
     from gexec.client.authd import obtain_credential
     from gexec.security.credential import verify
-    from gexec.settings.keyfiles import read_verify_keys
+    from gexec.settings.keyfiles import read_trust
 
     before_s = time.time()
     try:
@@ -232,12 +256,18 @@ def _authd(what: Subject) -> Iterator[Finding]:
     after_s = time.time()
     yield Finding(OK, f"authd at {what.authd_socket} signs")
     try:
-        keys = read_verify_keys(what.public_keys)
-    except KeyFileError:
+        signers = "" if what.gexecd is None else what.gexecd.signers
+        trust = read_trust(what.public_keys, signers, ())
+    except GexecError:
         return  # already reported
     try:
         credential = verify(
-            raw, keys, realm=what.realm, audience="gexecctl-doctor", now_s=after_s, skew_s=86_400.0
+            raw,
+            trust.signers,
+            realm=what.realm,
+            audience="gexecctl-doctor",
+            now_s=after_s,
+            skew_s=86_400.0,
         )
     except CredentialError as error:
         yield Finding(PROBLEM, f"authd's signature is refused here: {error}")
@@ -258,6 +288,8 @@ def _gexecd(what: Subject) -> Iterator[Finding]:
     from gexec.posix.unix import connect, exchange
     from gexec.wire.frames import FROM_ROOT, Hello
 
+    if what.gexecd is not None and not what.gexecd.submissions:
+        return
     sock = connect(what.gexecd_socket, "gexecd", DaemonError, _ANSWER_TIMEOUT_S)
     hello = Hello(limits.PROTOCOL_VERSION, f"gexecctl {VERSION}")
     answer = exchange(sock, hello, FROM_ROOT, "gexecd", DaemonError)

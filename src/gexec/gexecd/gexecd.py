@@ -7,7 +7,6 @@ ends, the other ends too (docs/decisions/0007-spawner.md, 0019-spawner-program.m
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import resource
@@ -20,17 +19,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from gexec.errors import AuthError, ConfigError, GexecError
-from gexec.gexecd.enrolment import Enrolment, enrol
+from gexec.errors import ConfigError, GexecError
+from gexec.gexecd.enrolment import CertificateSource, Enrolment, enrol, enrol_apart
 from gexec.gexecd.listening import tcp_listeners
 from gexec.gexecd.relay_user import relay_identity
-from gexec.gexecd.rereading import pem_of, policy_of
+from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
 from gexec.posix import channel, confinement, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
 from gexec.settings.config import GexecdSettings
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.keyfiles import read_node_certificate, read_trust
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
 from gexec.spawner.program import DESCRIPTORS_MAX, SpawnerProcess
@@ -82,9 +81,9 @@ class Gexecd:
         self._log = log or stderr_log("gexecd")
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
-        self._keys = read_verify_keys(settings.public_keys)
+        self._names = _names_of(settings)
+        self._trust = read_trust(settings.public_keys, settings.signers, self._names)
         self._policy = policy_fields(policy_of(settings.policy))
-        self._names = node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
         self._superuser = os.geteuid()
         self._relay_user: tuple[int, int] | None = None
         if os.geteuid() == 0:
@@ -94,14 +93,20 @@ class Gexecd:
         self._listeners = given or tcp_listeners(settings.bind, settings.port)
         for sock in inherited:
             sock.setblocking(False)
-        self._made_socket = not clients
+        self._made_socket = settings.submissions and not clients
         try:
-            self._clients = clients[0] if clients else sockets.listen(settings.socket, what="gexecd")
+            self._clients: list[socket.socket] = []
+            if settings.submissions:
+                self._clients = clients or [sockets.listen(settings.socket, what="gexecd")]
+            else:
+                _close(clients)
         except ConfigError:
             _close(self._listeners)
             raise
         #: The file that SIGHUP reads the policy from: "" = the usual file; None = the policy does not change.
         self.config: str | None = None
+        #: The settings that the command line determines, whatever the file says.
+        self.given: frozenset[str] = frozenset()
         #: In the background: the descriptor that replaces stderr when gexecd is ready; -1 = none.
         self.log_fd = -1
 
@@ -117,7 +122,7 @@ class Gexecd:
             ready_fds: a byte is written to each when links and clients can connect.
 
         Raises:
-            GexecError: authd gives no certificate; nothing was started.
+            GexecError: it gets no certificate; nothing was started.
         """
         handed = self.begin(ready_fds)
         memfd = channel.sealed(handed.encode())
@@ -135,11 +140,14 @@ class Gexecd:
         """Get a certificate and fork the relay; return what the spawner needs.
 
         Raises:
-            GexecError: authd gives no certificate; nothing was started.
+            GexecError: it gets no certificate; nothing was started.
         """
         try:
-            enrolment = enrol(self.settings.authd_socket, self._names, patience_s=_AUTHD_PATIENCE_S)
-        except AuthError:
+            source = CertificateSource.of(self.settings, self._names)
+            enrolment = (
+                enrol_apart(source) if source.node_key else enrol(source, patience_s=_AUTHD_PATIENCE_S)
+            )
+        except GexecError:
             self._close_listeners()
             raise
         identity.keep_from_programs()
@@ -158,7 +166,7 @@ class Gexecd:
         theirs.close()
         os.close(ready_write)
         socket_path = os.path.abspath(self.settings.socket) if self._made_socket else ""
-        _close([*self._listeners, self._clients])
+        _close([*self._listeners, *self._clients])
         return self._handover(
             relay_pid=relay_pid,
             channel_fd=ours.detach(),
@@ -173,11 +181,10 @@ class Gexecd:
     def _handover(self, **made: Any) -> Handover:
         settings = self.settings
         policy = self._policy
-        wanted = {"public_keys": settings.public_keys, "config": self.config, "policy": policy}
         return Handover(
             realm=settings.realm,
             names=list(self._names),
-            public_keys=pem_of(self._keys),
+            trust=self._trust.encode(),
             policy=policy,
             started_s=self._started_s,
             clock_skew_s=settings.clock_skew_s,
@@ -186,8 +193,8 @@ class Gexecd:
             drain_s=settings.drain_s,
             tasks_max=settings.jobs_max,
             log_fd=self.log_fd,
-            renewal=programs.command("gexec.gexecd.renewal", settings.authd_socket, *self._names),
-            rereading=programs.command("gexec.gexecd.rereading", json.dumps(wanted)),
+            renewal=renewal_command(settings, self._names),
+            rereading=rereading_command(settings, self._names, policy, self.config, self.given),
             **made,
         )
 
@@ -209,7 +216,7 @@ class Gexecd:
 
             from gexec.relay.relay import run_relay
 
-            own = [listener.fileno() for listener in (*self._listeners, self._clients)]
+            own = [listener.fileno() for listener in (*self._listeners, *self._clients)]
             log_fd = [] if self.log_fd < 0 else [self.log_fd]
             identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
@@ -250,21 +257,28 @@ class Gexecd:
 
         return RelayContext(
             listeners=self._listeners,
-            client_listener=self._clients,
+            client_listeners=self._clients,
             channel_socket=sock,
             certificates=enrolment[:3],
             names=self._names,
             settings=self.settings,
             superuser=self._superuser,
-            verify_keys=self._keys,
+            trust=self._trust,
             ready=told,
             log=log,
         )
 
     def _close_listeners(self) -> None:
-        _close([*self._listeners, self._clients])
+        _close([*self._listeners, *self._clients])
         if self._made_socket:
             sockets.remove(self.settings.socket, "gexecd")
+
+
+def _names_of(settings: GexecdSettings) -> tuple[str, ...]:
+    """Return the node's names: those of its certificate in hardened mode, where no node names itself."""
+    if settings.node_certificate:
+        return read_node_certificate(settings.node_certificate).names
+    return node_names(settings.names, find=settings.find_names, hosts_path=settings.hosts)
 
 
 def _close(listeners: Sequence[socket.socket]) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 
 from gexec.errors import GexecError
-from gexec.gexecd.enrolment import enrol
+from gexec.gexecd.enrolment import CertificateSource, enrol
 from gexec.posix import channel
 from gexec.posix.log import stderr_log
 from gexec.wire.messages import FROM_SPAWNER, Certificates, encode
@@ -22,13 +22,12 @@ def main(argv: list[str]) -> int:
     """Write key and certificate into the memfd at descriptor 3, seal it, and print the certificate's expiry.
 
     Args:
-        argv: authd's socket, then the names for the certificate.
+        argv: one argument, a ``CertificateSource``.
 
     Returns 1, with a line on stderr, if it gets no certificate now.
     """
-    authd_socket, *names = argv
     try:
-        enrolment = enrol(authd_socket, tuple(names), patience_s=1.0)
+        enrolment = enrol(CertificateSource.from_argument(argv[0]), patience_s=1.0)
         payload = encode(Certificates(*enrolment[:3]), FROM_SPAWNER).payload
         with os.fdopen(_MEMFD, "wb", closefd=False) as memfd:
             memfd.write(payload)

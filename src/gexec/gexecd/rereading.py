@@ -1,4 +1,4 @@
-"""Keys and policy for the spawner: at the start, and after SIGHUP, when the spawner runs this program.
+"""Signers and policy for the spawner: at the start, and after SIGHUP, when the spawner runs this program.
 
 The spawner does not load modules that read configuration, so it runs this module as a child.
 """
@@ -9,53 +9,86 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
-
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from gexec.errors import ConfigError, GexecError
+from gexec.gexecd.enrolment import CertificateSource
+from gexec.posix import programs
 from gexec.posix.log import stderr_log
 from gexec.posix.pam import DIRECTORIES
-from gexec.security.keys import VerifyKey
 from gexec.security.policy import Policy, Rule, Terms
-from gexec.settings.config import LEAVE, PolicySettings, read_gexecd
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.config import LEAVE, GexecdSettings, PolicySettings, read_gexecd
+from gexec.settings.keyfiles import read_trust
 from gexec.settings.terms import RuleSettings, umask_of
 from gexec.spawner.handover import policy_fields
 
+#: Settings of whom the node trusts, and as whom it is trusted.
+_READ_AGAIN: Final = (
+    "public_keys", "signers", "authorities", "node_key", "node_certificate", "authd_socket",
+)  # fmt: skip
 #: The program ends by SIGALRM after this time.
 _WITHIN_S = 30
 
 
 def main(argv: list[str]) -> int:
-    """Read keys and policy and write them to stdout as JSON; return 1 if they cannot be used.
+    """Read signers and policy and write them to stdout as JSON; return 1 if they cannot be used.
+
+    It also writes the command that gets the next certificate: other files may be named for it now.
 
     Args:
-        argv: one argument, JSON: ``public_keys`` (paths), ``config`` (a path, "" = the usual file, null =
-            do not read the policy) and ``policy``, the policy to write if it is not read.
+        argv: one argument, JSON, from ``wanted``.
     """
     wanted = json.loads(argv[0])
     try:
         signal.alarm(_WITHIN_S)  # so that a file system that does not answer delays no later SIGHUP for long
-        keys = read_verify_keys(wanted["public_keys"])
         policy = wanted["policy"]
+        settings = GexecdSettings()
         if wanted["config"] is not None:
-            policy = policy_fields(policy_of(read_gexecd(wanted["config"] or None).policy))
+            settings = read_gexecd(wanted["config"] or None)
+            policy = policy_fields(policy_of(settings.policy))
+        fixed: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in wanted["fixed"].items()
+        }
+        settings = replace(settings, **fixed)
+        names = tuple(wanted["names"])
+        trust = read_trust(settings.public_keys, settings.signers, names)
     except GexecError as error:
         stderr_log("gexecd").error(f"reload: {error}")
         return 1
     finally:
         signal.alarm(0)
-    sys.stdout.write(json.dumps({"public_keys": pem_of(keys), "policy": policy}))
+    told = {"trust": trust.encode(), "policy": policy, "renewal": renewal_command(settings, names)}
+    sys.stdout.write(json.dumps(told))
     return 0
 
 
-def pem_of(keys: Mapping[bytes, VerifyKey]) -> str:
-    """Return public keys as PEM, one after another."""
-    return "".join(
-        key.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-        for key in keys.values()
-    )
+def rereading_command(
+    settings: GexecdSettings,
+    names: Sequence[str],
+    policy: dict[str, Any],
+    config: str | None,
+    given: Collection[str],
+) -> list[str]:
+    """Return the command that reads signers and policy again.
+
+    Args:
+        names: the node's names and addresses.
+        policy: to write if it is not read.
+        config: the settings' file, "" = the usual one, None = there is none: nothing but files of keys,
+            signers and certificates is read again.
+        given: the names of the settings that the command line determines, whatever the file says.
+    """
+    fixed = {name: getattr(settings, name) for name in _READ_AGAIN if config is None or name in given}
+    wanted = {"config": config, "policy": policy, "names": list(names), "fixed": fixed}
+    return programs.command("gexec.gexecd.rereading", json.dumps(wanted))
+
+
+def renewal_command(settings: GexecdSettings, names: tuple[str, ...]) -> list[str]:
+    """Return the command that gets the next certificate."""
+    return programs.command("gexec.gexecd.renewal", CertificateSource.of(settings, names).argument())
 
 
 def policy_of(settings: PolicySettings, root: bool | None = None) -> Policy:

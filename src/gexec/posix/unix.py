@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _UCRED = Struct("iII")
 PATH_MAX_BYTES = 107
+#: In hardened mode jobs are submitted on heads only.
+_HARDENED = ", or in hardened mode use a head"
 
 
 def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> _socket.socket:
@@ -111,9 +113,9 @@ def _connect(sock: _socket.socket, path: str, timeout_s: float) -> None:
 
 def _sentence(path: str, what: str, cause: OSError) -> str:
     if isinstance(cause, FileNotFoundError):
-        return f"{what} does not run here: no socket at {path}; start it with `{what} -d`"
+        return f"{what} does not run here: no socket at {path}; start it with `{what} -d`{_HARDENED}"
     if isinstance(cause, ConnectionRefusedError):
-        return f"{what} does not run here: nobody listens at {path}; start it with `{what} -d`"
+        return f"{what} does not run here: nobody listens at {path}; start it with `{what} -d`{_HARDENED}"
     if isinstance(cause, PermissionError):
         return f"{what}: you may not use its socket {path}: it serves another user, or ask for access to it"
     return f"{what}: cannot connect to {path}: {cause.strerror}"

@@ -60,7 +60,7 @@ class Acceptor:
         self._hello_s = context.settings.unauthenticated_max_s
         self._loop = asyncio.get_running_loop()
         self._listeners = list(context.listeners)
-        self._client_listener = context.client_listener
+        self._client_listeners = list(context.client_listeners)
         self._reserve: int | None = None
         self._keep_reserve()
         self._unknown: dict[Link, str] = {}
@@ -70,14 +70,14 @@ class Acceptor:
 
     def begin(self) -> None:
         """Start accepting."""
-        for listener in (*self._listeners, self._client_listener):
+        for listener in (*self._listeners, *self._client_listeners):
             listener.setblocking(False)
-            is_client = listener is self._client_listener
+            is_client = listener in self._client_listeners
             self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
 
     def stop(self) -> None:
         """Accept no more connections; existing ones stay."""
-        for listener in (*self._listeners, self._client_listener):
+        for listener in (*self._listeners, *self._client_listeners):
             if listener.fileno() >= 0:
                 self._loop.remove_reader(listener.fileno())
                 listener.close()
@@ -106,7 +106,7 @@ class Acceptor:
         who = "a connection"
         try:
             sock, address = listener.accept()
-            who = _shown(address) if listener is not self._client_listener else "a client"
+            who = _shown(address) if listener not in self._client_listeners else "a client"
             sock.close()
         except _NOBODY:
             who = ""  # the kernel takes a descriptor first, and looks then whether anybody waits

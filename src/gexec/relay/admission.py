@@ -13,7 +13,7 @@ from typing import Final
 
 from gexec.security import credential as credentials
 from gexec.security.credential import Credential
-from gexec.security.keys import VerifyKey
+from gexec.security.signers import Signer
 from gexec.settings.config import GexecdSettings
 from gexec.wire.jobspec import JobSpec
 
@@ -42,8 +42,8 @@ class CredentialVerifier:
     have been valid when the job arrived; then these bytes stay accepted while the job exists.
     """
 
-    def __init__(self, settings: GexecdSettings, keys: Mapping[bytes, VerifyKey]) -> None:
-        self._keys = keys
+    def __init__(self, settings: GexecdSettings, signers: Mapping[bytes, Signer]) -> None:
+        self._signers = signers
         self._settings = settings
         self._known: OrderedDict[bytes, _Checked] = OrderedDict()
         self._known_bytes = 0
@@ -64,14 +64,17 @@ class CredentialVerifier:
         if not checked.lives:
             del self._live[raw]
 
-    def reload(self, keys: Mapping[bytes, VerifyKey]) -> None:
-        """Use new keys; forget what was verified with the old ones, except for existing jobs."""
-        self._keys = keys
+    def reload(self, signers: Mapping[bytes, Signer]) -> None:
+        """Use new signers; forget what was verified with the old ones, except for existing jobs."""
+        self._signers = signers
         self._known.clear()
         self._known_bytes = 0
 
-    def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
         """Return the content of a credential and its blob.
+
+        Args:
+            runs_here: False if this daemon only passes the job on, as the root of its tree.
 
         Raises:
             CredentialError: the credential is not acceptable (now), or is bound to another job.
@@ -82,12 +85,13 @@ class CredentialVerifier:
             return known.credential, known.spec
         credential = credentials.verify(
             raw,
-            self._keys,
+            self._signers,
             realm=self._settings.realm,
             audience="gexec",
             now_s=time.time(),
             skew_s=self._settings.clock_skew_s,
             ttl_max_s=self._settings.credential_ttl_max_s,
+            runs_here=runs_here,
         )
         credentials.bound_to(credential, blob)
         spec = JobSpec.decode(blob, words=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from gexec.posix.log import Log
-from gexec.security.keys import VerifyKey
+from gexec.security.signers import Trust
 from gexec.settings.config import GexecdSettings
 
 
@@ -15,43 +15,43 @@ class RelayContext:
 
     Attributes:
         listeners: listening TCP sockets for links, non-blocking.
-        client_listener: the listening unix socket for clients of this host, non-blocking.
+        client_listeners: listening unix sockets for clients of this host, if it takes jobs, non-blocking.
         channel_socket: for ``posix.channel.RelayChannel``.
         certificates: (key, certificate, authority), PEM; renewed ones arrive as a message.
         names: this node's names and addresses.
         settings: as read.
         superuser: whose share has a reserve: root, or the user of a daemon that serves only that user.
-        verify_keys: accepted public keys by key id.
+        trust: the accepted signers, and the revoked nodes.
         ready: call it once, when both listeners are served.
         log: the relay's own.
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listener", "listeners", "log", "names", "ready",
-        "settings", "superuser", "verify_keys",
+        "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "ready",
+        "settings", "superuser", "trust",
     )  # fmt: skip
 
     def __init__(
         self,
         *,
         listeners: Sequence[socket.socket],
-        client_listener: socket.socket,
+        client_listeners: Sequence[socket.socket],
         channel_socket: socket.socket,
         certificates: tuple[bytes, bytes, bytes],
         names: tuple[str, ...],
         settings: GexecdSettings,
         superuser: int,
-        verify_keys: Mapping[bytes, VerifyKey],
+        trust: Trust,
         ready: Callable[[], None],
         log: Log,
     ) -> None:
         self.listeners = tuple(listeners)
-        self.client_listener = client_listener
+        self.client_listeners = tuple(client_listeners)
         self.channel_socket = channel_socket
         self.certificates = certificates
         self.names = names
         self.settings = settings
         self.superuser = superuser
-        self.verify_keys = verify_keys
+        self.trust = trust
         self.ready = ready
         self.log = log

@@ -111,6 +111,10 @@ class Jobs:
         if party is not None:
             party.children.pop(channel, None)
 
+    def links(self) -> list[LinkPort]:
+        """Return all links that were accepted, or are or were used by a job."""
+        return list(self._parties)
+
     def link_accepted(self, link: LinkPort, uid: int | None) -> None:
         """A peer has connected: a daemon, or a client of this uid."""
         self._parties[link] = Party(uid)
@@ -233,7 +237,7 @@ class Jobs:
     ) -> tuple[Credential, JobSpec] | None:
         """Return the content of a job's credential and blob; None after a refusal to the peer."""
         try:
-            return self.around.entry.check(frame.credential, frame.blob)
+            return self.around.entry.check(frame.credential, frame.blob, isinstance(frame, Start))
         except (CredentialError, ProtocolError) as error:
             # A job of an unknown form must not end the link, and other jobs with it.
             code = denials.JOB if isinstance(error, ProtocolError) else denials.CREDENTIAL
@@ -262,6 +266,7 @@ class Jobs:
         key = (credential.job_id, start.low)
         job = self.by_key.get(key)
         text = parents.refusal(credential.host, spec, start, link.holds)
+        text = text or self.around.start_refusal(link, credential.host)
         if not text and job is not None and job.credential != start.credential:
             text = f"rank {start.low} of this job runs here with another credential"
         if text:

@@ -15,7 +15,7 @@ from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
-from gexec.security.names import certified, normal
+from gexec.relay.peer import Peer
 from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -27,7 +27,7 @@ _BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: TLS encrypts into a buffer that never shrinks, so it gets pieces of this size, and no more while that much
 #: waits there; otherwise a link would keep megabytes after a large job.
 _PIECE_BYTES: Final = 256 * 1024
-#: Parts up to this size are written together: a write of its own costs more than a copy.
+#: Parts up to this size are joined: a write of its own costs more than a copy.
 _JOINED_BYTES: Final = 16 * 1024
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
@@ -74,6 +74,9 @@ class LinkOwner(Protocol):
     def link_closed(self, link: Link, text: str) -> None:
         """The link has ended; called once, whether it was ever open or not."""
 
+    def peer_refusal(self, peer: Peer) -> str:
+        """Return why a peer with a valid certificate is not trusted, "" if it is."""
+
 
 class Link:
     """One connection.
@@ -89,8 +92,7 @@ class Link:
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
-        heard_s: event loop time of the last bytes from the peer.
-        give_up_s: event loop time when a link that is being dialled is given up.
+        heard_s, give_up_s: event loop times of the peer's last bytes, and when dialling it is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
     """
@@ -118,7 +120,7 @@ class Link:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
-        self._certified: frozenset[str] = frozenset()
+        self.peer = Peer()
         self._pending: list[bytes] = []
         #: The transport takes no more now.
         self._paused = False
@@ -155,7 +157,7 @@ class Link:
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
-        return normal(name) in self._certified
+        return self.peer.holds(name)
 
     @property
     def _closed(self) -> bool:
@@ -173,7 +175,7 @@ class Link:
         self._deadline = Deadline(self._loop, within_s, self._no_hello)
 
     def expect_nothing(self) -> None:
-        """The dialled peer was not the wanted one: another address is tried, and its time has not begun."""
+        """The dialled peer was not the wanted one: the time of the next address has not begun."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -183,18 +185,19 @@ class Link:
         if self._closed:  # given up while it was dialling
             transport.abort()
             return False
-        names = tls.alternatives(transport)
-        self.refused = tls.refusal(names, self.wanted, self.address) if self.wanted else ""
+        self.peer = Peer(tls.certificate_of(transport))
+        self.refused = self.peer.refusal(self.wanted, self.address) or self._owner.peer_refusal(self.peer)
         if self.refused:
             transport.abort()
+            if self._accepted:
+                self.abort(self.refused)
             return False
         self.become("connected")
         self.transport = transport
-        self._certified = certified(names)
         transport.set_write_buffer_limits(high=_PIECE_BYTES)
         self.heard_s = self._loop.time()
-        if self._accepted and names:
-            self.label = f"{names[0][1]} ({self.label})"
+        if self._accepted and self.peer.names:
+            self.label = f"{self.peer.names[0][1]} ({self.label})"
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
@@ -225,10 +228,7 @@ class Link:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame, together with everything else that is sent in this turn of the loop.
-
-        Without ``hurry`` it is delayed until the next urgent frame, at most UNHURRIED_S.
-        """
+        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S."""
         self._pending += frames.encode_parts(channel, frame)
         if not hurry:
             if not self._flushing and self._unhurried is None:

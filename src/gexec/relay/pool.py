@@ -108,6 +108,13 @@ class Pool:
             if known is link:
                 del self._links[key]
 
+    def renew(self, contexts: LinkContexts) -> None:
+        """Dial with another certificate from now on; jobs keep their links, and new jobs get new ones."""
+        self.contexts = contexts
+        for key, link in list(self._links.items()):
+            if link.opened:
+                del self._links[key]
+
     def links(self) -> list[Link]:
         """Return all links, open or not."""
         return list(self._links.values())

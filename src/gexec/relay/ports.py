@@ -129,8 +129,12 @@ class ProcessPort(Protocol):
 class EntryPort(Protocol):
     """Verifies credentials (``relay.admission.CredentialVerifier``)."""
 
-    def check(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        """Return their content. CredentialError, ProtocolError: the job must be refused."""
+    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
+        """Return their content. CredentialError, ProtocolError: the job must be refused.
+
+        Args:
+            runs_here: False if this daemon only passes the job on, as the root of its tree.
+        """
 
     def shared(self, raw: bytes, blob: bytes) -> bytes:
         """Return the shared copy of a blob that was just checked."""
@@ -171,6 +175,9 @@ class Surroundings(Protocol):
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
+
+    def start_refusal(self, link: LinkPort, host: str) -> str:
+        """Return why a peer may not bring ranks of a job that ``host`` has signed, "" if it may."""
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""

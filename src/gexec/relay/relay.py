@@ -22,6 +22,7 @@ from gexec.relay.context import RelayContext
 from gexec.relay.jobs import Jobs
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.ports import LinkPort, PipesPort
@@ -30,8 +31,8 @@ from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
 from gexec.security.credential import Credential
-from gexec.security.keys import load_public_keys
 from gexec.security.names import normal
+from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
 from gexec.wire.frames import Frame
@@ -66,12 +67,13 @@ class RelayService:
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
         self.quotas = Quotas(context.settings, context.superuser)
-        self.entry = CredentialVerifier(context.settings, context.verify_keys)
+        self.entry = CredentialVerifier(context.settings, context.trust.signers)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
         self._names = frozenset(map(normal, context.names))
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
+        self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
         self._pool = Pool(self, contexts)
         self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
@@ -108,15 +110,25 @@ class RelayService:
         if not self.stopped.done():
             self.stopped.set_result(status)
 
-    def _news(self, event: messages.Certificates | messages.AcceptedKeys) -> None:
+    def _news(self, event: messages.Certificates | messages.AcceptedSigners) -> None:
         if isinstance(event, messages.Certificates):
             self._renew(event)
         else:
-            self.entry.reload(load_public_keys(event.pem))
+            trust = Trust.decode(event.trust)
+            self.entry.reload(trust.signers)
+            self._standing = Standing(trust, self._standing.authority_ids)
+            self._end_links_of_revoked()
+
+    def _end_links_of_revoked(self) -> None:
+        for link in {*self._jobs.links(), *self._pool.links()}:
+            text = self._standing.link_refusal(link.peer) if isinstance(link, Link) else ""
+            if text:
+                link.abort(text)
 
     def _renew(self, event: messages.Certificates) -> None:
         contexts = link_contexts(event.key_pem, event.certificate_pem, event.authority_pem)
-        self._pool.contexts = contexts
+        self._standing = Standing(self._standing.trust, contexts.authority_ids)
+        self._pool.renew(contexts)
         self._acceptor.contexts = contexts
         self._log.info("certificate renewed")
 
@@ -135,6 +147,10 @@ class RelayService:
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
         return normal(name) in self._names
+
+    def start_refusal(self, link: LinkPort, host: str) -> str:
+        """Return why a peer may not bring ranks of a job that ``host`` has signed, "" if it may."""
+        return self._standing.start_refusal(link.peer, host) if isinstance(link, Link) else ""
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
         """A peer's request was refused: report it for the audit log."""
@@ -170,6 +186,10 @@ class RelayService:
         """A dialled peer's machine has answered."""
         link.become("machine answers")
         self._jobs.link_reached(link)
+
+    def peer_refusal(self, peer: Peer) -> str:
+        """Return why a peer with a valid certificate is not trusted, "" if it is."""
+        return self._standing.link_refusal(peer)
 
     def link_opened(self, link: Link) -> None:
         """The peer's Hello has arrived."""

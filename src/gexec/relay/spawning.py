@@ -114,7 +114,7 @@ class Spawning(RelayChannel):
         self,
         sock: socket.socket,
         log: Log,
-        news: Callable[[messages.Certificates | messages.AcceptedKeys], None],
+        news: Callable[[messages.Certificates | messages.AcceptedSigners], None],
         stop: Callable[[int], None],
     ) -> None:
         super().__init__(sock)
@@ -171,7 +171,7 @@ class Spawning(RelayChannel):
             self._loop.remove_reader(self.fileno())
             self._stop(0 if self.draining else 1)
             return
-        if isinstance(event, messages.Certificates | messages.AcceptedKeys):
+        if isinstance(event, messages.Certificates | messages.AcceptedSigners):
             self._news(event)
         elif event is not None:
             told = self._told.get(event.task)

@@ -12,9 +12,10 @@ import os
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from gexec.security.names import certified, is_everybodys, normal
+from gexec.security.signers import AUTHORITY_PREFIX
 
 #: Added to the link's handshake timeout for the event loop's own, so that the link's comes first.
 HANDSHAKE_BACKSTOP_S: Final = 60.0
@@ -26,6 +27,15 @@ class LinkContexts:
 
     dial: ssl.SSLContext
     accept: ssl.SSLContext
+
+    @property
+    def authority_ids(self) -> list[str]:
+        """The key ids of the authorities whose certificates are accepted, in hexadecimal digits."""
+        subjects: list[Any] = [each["subject"] for each in self.accept.get_ca_certs()]
+        values = [str(value) for subject in subjects for part in subject for _, value in part]
+        return [
+            value.removeprefix(AUTHORITY_PREFIX) for value in values if value.startswith(AUTHORITY_PREFIX)
+        ]
 
 
 def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) -> LinkContexts:
@@ -62,10 +72,9 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
         os.close(memfd)
 
 
-def alternatives(transport: asyncio.BaseTransport) -> list[tuple[str, str]]:
-    """Return (kind, value) of the peer's subject alternative names; kind is ``DNS`` or ``IP Address``."""
-    certificate = transport.get_extra_info("peercert") or {}
-    return [(str(kind), str(value)) for kind, value in certificate.get("subjectAltName") or ()]
+def certificate_of(transport: asyncio.BaseTransport) -> dict[str, Any]:
+    """Return the peer's certificate as the ssl module shows it, {} if there is none."""
+    return transport.get_extra_info("peercert") or {}
 
 
 def holds(names: Iterable[tuple[str, str]], wanted: str) -> bool:

@@ -1,8 +1,9 @@
 """Certificates of the cluster: an authority that every holder of the key builds identically, and leaves.
 
 In simple mode no certificate is in a file: :func:`authority` depends only on the key and the realm, so two
-nodes that build it separately get the same bytes and accept each other's leaves. Pure: time, serial number
-and keys are arguments. Source: docs/decisions/0005-certificates.md.
+nodes that build it separately get the same bytes and accept each other's leaves. In hardened mode only the
+administrator has the authority's key, and a node's key signs its leaves (``security.nodecert``). Pure: time,
+serial number and keys are arguments. Source: docs/decisions/0005-certificates.md.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gexec.errors import AuthError
-from gexec.security.keys import RSA
+from gexec.security.keys import RSA, VerifyKey
+from gexec.security.signers import AUTHORITY_PREFIX
 from gexec.security.signing import SigningKey
 
 NAMES_MAX = 256
@@ -39,28 +41,28 @@ def authority(key: SigningKey, realm: str) -> bytes:
     """Return the cluster's CA certificate in DER: the same bytes for the same key and realm.
 
     Reads no clock: it is valid from the year 2000 to the end of 9999; the cluster's lifetime depends on its
-    key. Signs only nodes (path length 1 allows a rotated key).
+    key. Path length 1: in hardened mode it signs nodes' certificates, and their keys sign leaves.
     """
     serial = int.from_bytes(sha256(key.public.der + realm.encode()).digest()[:16]) | 1
     builder = (
         x509.CertificateBuilder()
-        .subject_name(_authority_name(key, realm))
-        .issuer_name(_authority_name(key, realm))
+        .subject_name(authority_name(key, realm))
+        .issuer_name(authority_name(key, realm))
         .public_key(key.public.public)
         .serial_number(serial)
         .not_valid_before(_ALWAYS_FROM)
         .not_valid_after(_ALWAYS_UNTIL)
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(_usage(certificates=True), critical=True)
-        .add_extension(_key_identifier(key), critical=False)
+        .add_extension(usage(certificates=True), critical=True)
+        .add_extension(key_identifier(key), critical=False)
     )
-    return _signed(builder, key)
+    return signed(builder, key)
 
 
 def leaf(
     key: SigningKey,
     *,
-    realm: str,
+    issuer: bytes,
     public_key_der: bytes,
     names: Sequence[str],
     now_s: float,
@@ -70,7 +72,8 @@ def leaf(
     """Return a node's certificate in DER, for both sides of its links.
 
     Args:
-        key, realm: of the cluster; the issuer is ``authority(key, realm)``.
+        key: signs it: the cluster's, or in hardened mode the node's.
+        issuer: the certificate of that key in DER: ``authority(key, realm)``, or the node's.
         public_key_der: the node's P-256 key as SubjectPublicKeyInfo.
         names: 1 to NAMES_MAX DNS names and IP literals of the node; a name that is an IP literal
             becomes an address, everything else a DNS name.
@@ -78,31 +81,42 @@ def leaf(
         serial: 1 to SERIAL_MAX, newly random.
 
     Raises:
-        AuthError: the key or a name is not acceptable.
+        AuthError: the key or a name is not acceptable, or the issuer's certificate is of another key.
     """
     public = _node_key(public_key_der)
-    alternatives = _alternatives(names)
-    if not 1 <= serial <= SERIAL_MAX:
-        raise ValueError(f"serial number {serial}: expected 1 to {SERIAL_MAX}")
-    now = datetime.datetime.fromtimestamp(now_s, datetime.UTC).replace(microsecond=0, tzinfo=None)
+    alternatives = alternatives_of(names)
+    above = x509.load_der_x509_certificate(issuer)
+    if above.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != key.public.der:
+        raise AuthError("certificate and private key do not belong together: get a certificate for this key")
     # The subject is only for people: the alternative names are checked.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(alternatives[0].value)[:64])])
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
-        .issuer_name(_authority_name(key, realm))
+        .issuer_name(above.subject)
         .public_key(public)
-        .serial_number(serial)
-        .not_valid_before(now - datetime.timedelta(seconds=BACKDATE_S))
-        .not_valid_after(now + datetime.timedelta(seconds=ttl_s))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(certificates=False), critical=True)
+        .add_extension(usage(certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier(_key_identifier(key).digest, None, None), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(key_identifier(key).digest, None, None), critical=False)
     )
-    return _signed(builder, key)
+    return signed(dated(builder, now_s, ttl_s, serial), key)
+
+
+def dated(
+    builder: x509.CertificateBuilder, now_s: float, ttl_s: float, serial: int
+) -> x509.CertificateBuilder:
+    """Return the builder with a serial number, and valid from BACKDATE_S before now until ``ttl_s`` after."""
+    if not 1 <= serial <= SERIAL_MAX:
+        raise ValueError(f"serial number {serial}: expected 1 to {SERIAL_MAX}")
+    now = datetime.datetime.fromtimestamp(now_s, datetime.UTC).replace(microsecond=0, tzinfo=None)
+    return (
+        builder.serial_number(serial)
+        .not_valid_before(now - datetime.timedelta(seconds=BACKDATE_S))
+        .not_valid_after(now + datetime.timedelta(seconds=ttl_s))
+    )
 
 
 def name_is_acceptable(name: str) -> bool:
@@ -114,21 +128,25 @@ def name_is_acceptable(name: str) -> bool:
     return True
 
 
-def _authority_name(key: SigningKey, realm: str) -> x509.Name:
+def authority_name(key: SigningKey, realm: str) -> x509.Name:
+    """Return the subject of a key's authority."""
     # Contains the key's id, so that the authorities of an old and a new key are not confused.
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, f"gexec cluster {realm}"[:64]),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"gexec key {key.key_id.hex()}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{AUTHORITY_PREFIX}{key.key_id.hex()}"),
         ]
     )
 
 
-def _key_identifier(key: SigningKey) -> x509.SubjectKeyIdentifier:
-    return x509.SubjectKeyIdentifier(sha256(key.public.der).digest()[:20])
+def key_identifier(key: SigningKey | VerifyKey) -> x509.SubjectKeyIdentifier:
+    """Return the identifier of a key that certificates below it name."""
+    der = key.public.der if isinstance(key, SigningKey) else key.der
+    return x509.SubjectKeyIdentifier(sha256(der).digest()[:20])
 
 
-def _usage(*, certificates: bool) -> x509.KeyUsage:
+def usage(*, certificates: bool) -> x509.KeyUsage:
+    """Return what a key may be used for: certificates only, or TLS only."""
     return x509.KeyUsage(
         digital_signature=not certificates,
         content_commitment=False,
@@ -142,7 +160,8 @@ def _usage(*, certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _signed(builder: x509.CertificateBuilder, key: SigningKey) -> bytes:
+def signed(builder: x509.CertificateBuilder, key: SigningKey) -> bytes:
+    """Return the certificate in DER, signed with this key."""
     algorithm = SHA256() if key.algorithm == RSA else None
     return builder.sign(key.private, algorithm).public_bytes(Encoding.DER)
 
@@ -157,7 +176,8 @@ def _node_key(der: bytes) -> EllipticCurvePublicKey:
     return public
 
 
-def _alternatives(names: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
+def alternatives_of(names: Sequence[str]) -> list[x509.DNSName | x509.IPAddress]:
+    """Return 1 to NAMES_MAX names and addresses as alternative names, each once; AuthError for others."""
     if not 1 <= len(names) <= NAMES_MAX:
         raise AuthError(f"{len(names)} names to certify: expected 1 to {NAMES_MAX}")
     unique = dict.fromkeys(name.removesuffix(".").lower() for name in names)

@@ -27,7 +27,8 @@ from typing import Final
 
 from gexec import limits
 from gexec.errors import CredentialError
-from gexec.security.keys import KEY_ID_BYTES, VerifyKey
+from gexec.security.keys import KEY_ID_BYTES
+from gexec.security.signers import Signer
 
 MAGIC: Final = b"GXC\x01"
 #: So that a signature made with the same key for another purpose is not valid for a credential.
@@ -88,6 +89,11 @@ class Credential:
         self.key_id = key_id
 
     @property
+    def job_key(self) -> bytes:
+        """Key id and job id in one: no signer can use up the job ids of another one."""
+        return self.key_id + self.job_id
+
+    @property
     def expires_s(self) -> float:
         """UNIX time after which it is refused (plus the permitted clock skew)."""
         return self.issued_s + self.ttl_s
@@ -95,31 +101,34 @@ class Credential:
 
 def verify(
     raw: bytes,
-    keys: Mapping[bytes, VerifyKey],
+    signers: Mapping[bytes, Signer],
     *,
     realm: str,
     audience: str,
     now_s: float,
     skew_s: float = limits.CLOCK_SKEW_S,
     ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S,
+    runs_here: bool = True,
 ) -> Credential:
-    """Verify a credential's signature, cluster, audience and time; return its content.
+    """Verify a credential's signature, cluster, audience, time and its signer's limits; return its content.
 
-    The caller must check replay, the job's digest (:func:`bound_to`) and the account.
+    The caller must check replay, the job's digest (:func:`bound_to`), the account, and whether the signer
+    may sign for its groups.
 
     Args:
         raw: exactly the bytes that authd sent.
-        keys: the accepted public keys by key id.
+        signers: the accepted signers by key id.
         realm, audience: the required values.
         now_s: UNIX time.
         skew_s: how far the clocks of two hosts may differ.
         ttl_max_s: a credential with a longer lifetime is refused.
+        runs_here: the job is to run on this node; False if the node only passes it on.
 
     Raises:
         CredentialError: code ``malformed``, ``key``, ``algorithm``, ``signature``, ``realm``,
-            ``audience``, ``ttl``, ``future`` or ``expired``.
+            ``audience``, ``ttl``, ``future``, ``expired`` or ``signer``.
     """
-    body, key_id = _authentic(raw, keys)
+    body, key_id = _authentic(raw, signers)
     credential = _parsed(body, key_id)
     if credential.realm != realm:
         raise CredentialError(
@@ -132,6 +141,11 @@ def verify(
             "audience", f"the credential is for {credential.audience!r}, not for {audience!r}"
         )
     _check_time(credential, now_s, skew_s, ttl_max_s)
+    refusal = signers[key_id].refusal(
+        host=credential.host, uid=credential.uid, user=credential.user, now_s=now_s, runs_here=runs_here
+    )
+    if refusal:
+        raise CredentialError("signer", refusal)
     return credential
 
 
@@ -145,7 +159,7 @@ def bound_to(credential: Credential, blob: bytes) -> None:
         raise CredentialError("digest", "the job is not the one that the credential was signed for")
 
 
-def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, bytes]:
+def _authentic(raw: bytes, signers: Mapping[bytes, Signer]) -> tuple[bytes, bytes]:
     """Return the body and key id of a credential with a valid signature."""
     if len(raw) > limits.CREDENTIAL_MAX_BYTES:
         raise CredentialError("malformed", f"the credential has {len(raw)} bytes, over the limit")
@@ -155,14 +169,15 @@ def _authentic(raw: bytes, keys: Mapping[bytes, VerifyKey]) -> tuple[bytes, byte
     if magic != MAGIC:
         raise CredentialError("malformed", "these bytes are not a credential of version 1")
     end = HEAD.size + length
-    key = keys.get(key_id)
-    if key is None:
+    signer = signers.get(key_id)
+    if signer is None:
         raise CredentialError(
             "key",
             f"the credential is signed with key {key_id.hex()}, which this node does not accept "
-            f"(accepted: {', '.join(sorted(each.hex() for each in keys)) or 'none'}): "
-            "give all nodes the same auth_pub.pem",
+            f"(accepted: {', '.join(sorted(each.hex() for each in signers)) or 'none'}): "
+            "give all nodes the same auth_pub.pem, or signers.toml",
         )
+    key = signer.key
     if algorithm != key.algorithm:
         raise CredentialError(
             "algorithm", f"the credential has algorithm {algorithm}, but its key has another one"

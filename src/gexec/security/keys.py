@@ -61,6 +61,11 @@ class VerifyKey:
             self.algorithm = ED25519
             self.signature_bytes = 64
 
+    @property
+    def pem(self) -> bytes:
+        """The key in PEM."""
+        return self.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
     @classmethod
     def load(cls, pem: bytes) -> Self:
         """Return the public key of a PEM text.

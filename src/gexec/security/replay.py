@@ -1,4 +1,4 @@
-"""At most once: the (job id, rank)s that this node has accepted (attacks 20 to 24, 63).
+"""At most once: the (key id, job id, rank)s that this node has accepted (attacks 20 to 24, 63).
 
 Pure and bounded. It fails closed: if an entry cannot be stored, the rank is refused; a dropped entry can
 never be accepted again, even if the clock goes back. Times are wall-clock seconds from the caller; the entry
@@ -15,7 +15,7 @@ from gexec.security.quota import ROOT, Shares
 
 
 class ReplayCache:
-    """Remembers each (job id, rank) until its credential has expired.
+    """Remembers each (key id, job id, rank) until its credential has expired.
 
     Args:
         entries_max: entries of all ordinary users together.
@@ -33,10 +33,13 @@ class ReplayCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def claim(self, job_id: bytes, rank: int, *, uid: int, expires_s: float, now_s: float) -> None:
-        """Record (job_id, rank), which may happen only once. O(log entries).
+    def claim(
+        self, key_id: bytes, job_id: bytes, rank: int, *, uid: int, expires_s: float, now_s: float
+    ) -> None:
+        """Record (key_id, job_id, rank), which may happen only once. O(log entries).
 
         Args:
+            key_id: of the signer: no signer can use up the ids of another one's jobs.
             expires_s: when the credential can no longer be accepted, including clock skew.
 
         Raises:
@@ -44,7 +47,7 @@ class ReplayCache:
                 dropped entry) or ``replay-full``.
         """
         self._expire(now_s)
-        key = (job_id, rank)
+        key = (key_id + job_id, rank)
         if key in self._entries:
             raise CredentialError(
                 "replayed", f"job {job_id.hex()}: rank {rank} was already accepted by this node; it runs once"
@@ -62,10 +65,10 @@ class ReplayCache:
                 f"({self._shares.used(uid)} of uid {uid}) and can remember no more; try again in a minute",
             )
         self._entries[key] = uid
-        heapq.heappush(self._expiries, (expires_s, job_id, rank))
+        heapq.heappush(self._expiries, (expires_s, key[0], rank))
 
     def _expire(self, now_s: float) -> None:
         while self._expiries and self._expiries[0][0] < now_s:
-            expires_s, job_id, rank = heapq.heappop(self._expiries)
+            expires_s, of_job, rank = heapq.heappop(self._expiries)
             self._forgotten_until_s = max(self._forgotten_until_s, expires_s)
-            self._shares.give(self._entries.pop((job_id, rank)))
+            self._shares.give(self._entries.pop((of_job, rank)))

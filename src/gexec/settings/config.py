@@ -75,7 +75,13 @@ class GexecdSettings:
     bind: tuple[str, ...] = ()  #: addresses to listen on; empty = all, IPv4 and IPv6
     socket: str = GEXECD_SOCKET
     authd_socket: str = AUTHD_SOCKET
-    public_keys: tuple[str, ...] = (PUBLIC_KEY,)
+    public_keys: tuple[str, ...] = (PUBLIC_KEY,)  #: of signers without limits
+    signers: str = ""  #: signers.toml; empty = only ``public_keys``
+    #: files of authorities whose certificates are accepted beside those of the authority that authd has
+    authorities: tuple[str, ...] = ()
+    node_key: str = ""  #: signs the relay's certificates; empty = authd signs them
+    node_certificate: str = ""  #: of ``node_key``
+    submissions: bool = True  #: users may submit jobs on this node
     realm: str = REALM  #: the cluster's name, the same on all nodes
     names: tuple[str, ...] = ()  #: names and addresses of this node to add to those found
     find_names: bool = True  #: False: this node has only ``names``
@@ -98,14 +104,17 @@ class GexecdSettings:
         _check_between(self, "port", 0, 65535)
         for name in ("socket", "authd_socket"):
             _check_path(self, name, socket=True)
-        for name in ("hosts", "audit_log"):
+        for name in ("hosts", "audit_log", "signers", "node_key", "node_certificate"):
             if getattr(self, name):
                 _check_path(self, name)
-        if not self.public_keys:
-            raise ConfigError("public_keys: expected at least one file")
-        for path in self.public_keys:
-            _check_absolute("public_keys", path)
+        _check_keys(self.public_keys, self.signers)
+        for path in self.authorities:
+            _check_absolute("authorities", path)
         _check_realm(self.realm)
+        if bool(self.node_key) != bool(self.node_certificate):
+            raise ConfigError("node_key and node_certificate: expected both or neither")
+        if self.node_key and not self.authorities:
+            raise ConfigError("node_key is set, so authorities must hold at least one file")
         if not self.find_names and not self.names:
             raise ConfigError("find_names is false, so names must hold at least one name")
         for name in ("orphan_grace_s", "link_idle_s", "heartbeat_s", "lost_after_s"):
@@ -126,6 +135,7 @@ class AuthdSettings:
     socket: str = AUTHD_SOCKET
     private_key: str = PRIVATE_KEY
     public_keys: tuple[str, ...] = (PUBLIC_KEY,)
+    signers: str = ""  #: signers.toml, in which the key must be; authd then signs no certificates
     realm: str = REALM
     host: str = ""  #: this host's name in credentials; empty = its host name
     ttl_s: float = limits.CREDENTIAL_TTL_S
@@ -138,12 +148,10 @@ class AuthdSettings:
         _check_types(self)
         _check_path(self, "socket", socket=True)
         _check_path(self, "private_key")
-        if self.audit_log:
-            _check_path(self, "audit_log")
-        if not self.public_keys:
-            raise ConfigError("public_keys: expected at least one file")
-        for path in self.public_keys:
-            _check_absolute("public_keys", path)
+        for name in ("audit_log", "signers"):
+            if getattr(self, name):
+                _check_path(self, name)
+        _check_keys(self.public_keys, self.signers)
         _check_realm(self.realm)
         _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
         _check_between(self, "certificate_ttl_s", 2, 366 * 86_400)
@@ -309,6 +317,13 @@ def _check_path(settings: object, name: str, socket: bool = False) -> None:
             f"{name} = {path!r}: {length} bytes, but the kernel takes at most "
             f"{limits.SOCKET_PATH_MAX_BYTES} for the path of a socket: choose a shorter directory"
         )
+
+
+def _check_keys(public_keys: tuple[str, ...], signers: str) -> None:
+    if not public_keys and not signers:
+        raise ConfigError("public_keys: expected at least one file, or signers")
+    for path in public_keys:
+        _check_absolute("public_keys", path)
 
 
 def _check_absolute(name: str, path: str) -> None:

@@ -1,14 +1,20 @@
-"""The cluster's key files, /etc/auth_priv.pem and /etc/auth_pub.pem, read after checking owner and mode."""
+"""Files of keys and certificates, read after checking owner and mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gexec import limits
-from gexec.errors import KeyFileError
+from gexec.errors import AuthError, KeyFileError
 from gexec.posix.trusted import read_trusted
 from gexec.security.keys import VerifyKey, load_public_keys
+from gexec.security.nodecert import NodeCertificate, parse
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
+from gexec.settings.signers import read_signers
 
 
 def read_signing_key(path: str) -> SigningKey:
@@ -57,17 +63,80 @@ def read_verify_keys(paths: Sequence[str]) -> dict[bytes, VerifyKey]:
     return keys
 
 
-def read_pair(private_path: str, public_paths: Sequence[str]) -> tuple[SigningKey, dict[bytes, VerifyKey]]:
-    """Return the private key and the accepted public keys, which must include the private key's public half.
+def read_trust(public_keys: Sequence[str], signers: str, names: Iterable[str]) -> Trust:
+    """Return whom the node with these names trusts: public keys without limits, and signers with theirs.
+
+    Args:
+        public_keys: files; may be empty if there are ``signers``.
+        signers: the path of signers.toml; "" = none.
 
     Raises:
-        KeyFileError: also if the private key's public half is not among them.
+        KeyFileError, ConfigError: a file cannot be used, or there is no signer at all.
+    """
+    trust = Trust.unlimited(read_verify_keys(public_keys).values())
+    if signers:
+        limited = read_signers(signers).trust(names)
+        trust = Trust(limited.signers | trust.signers, limited.revoked)
+    if not trust.signers:
+        raise KeyFileError(f"signers {signers}: has no signer, so no job could run: `gexecctl keys signer`")
+    return trust
+
+
+def read_pair(private_path: str, public_paths: Sequence[str], signers: str = "") -> SigningKey:
+    """Return the private key, whose public half must be accepted: in a public key's file, or a signer's.
+
+    Raises:
+        KeyFileError, ConfigError: also if the private key's public half is not among them.
     """
     signing = read_signing_key(private_path)
-    accepted = read_verify_keys(public_paths)
-    if signing.key_id not in accepted:
+    if signing.key_id not in read_trust(public_paths, signers, ()).signers:
+        where = ", ".join([*public_paths, *([signers] if signers else [])])
         raise KeyFileError(
-            f"private key {private_path}: does not match {', '.join(public_paths)}, so every node "
-            f"would refuse what it signs: run `openssl rsa -in {private_path} -pubout -out {public_paths[0]}`"
+            f"private key {private_path}: does not match {where}, so every node would refuse what it signs: "
+            + (
+                f"add it to {signers} with `gexecctl keys signer`"
+                if signers
+                else f"run `openssl rsa -in {private_path} -pubout -out {public_paths[0]}`"
+            )
         )
-    return signing, accepted
+    return signing
+
+
+def read_node_certificate(path: str) -> NodeCertificate:
+    """Return a node's certificate (hardened mode).
+
+    Raises:
+        KeyFileError: as for :func:`read_verify_keys`, or the file holds something else.
+    """
+    (der, *_) = _read_certificates(path, "node certificate", "get it from the administrator of the cluster")
+    try:
+        return parse(der)
+    except AuthError as cause:
+        raise KeyFileError(f"node certificate {path}: {cause}") from cause
+
+
+def read_authorities(paths: Sequence[str]) -> list[bytes]:
+    """Return the authorities' certificates of these files in DER.
+
+    Raises:
+        KeyFileError: as for :func:`read_verify_keys`.
+    """
+    return [
+        der for path in paths for der in _read_certificates(path, "authority", "copy the cluster's ca.pem")
+    ]
+
+
+def _read_certificates(path: str, what: str, missing: str) -> list[bytes]:
+    pem = read_trusted(
+        path,
+        what=what,
+        max_bytes=limits.KEY_FILE_MAX_BYTES,
+        private=False,
+        error=KeyFileError,
+        missing=missing,
+    )
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+    except ValueError as cause:
+        raise KeyFileError(f"{what} {path}: is not a certificate in PEM: {missing}") from cause
+    return [certificate.public_bytes(Encoding.DER) for certificate in found]

@@ -18,9 +18,9 @@ from gexec import limits
 from gexec.errors import CredentialError, ProtocolError
 from gexec.security import credential as credentials
 from gexec.security.credential import Credential
-from gexec.security.keys import VerifyKey
 from gexec.security.policy import Account, Policy, Terms, disagreement
 from gexec.security.replay import ReplayCache
+from gexec.security.signers import Signer
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
 from gexec.wire.launches import Becoming, LaunchSpec
 
@@ -51,6 +51,11 @@ class Admitted:
         self.becoming = becoming
         self.launch = launch
 
+    @property
+    def claim(self) -> tuple[bytes, int]:
+        """What may happen only once: key id and job id in one, and the rank."""
+        return self.credential.job_key, self.launch.rank
+
 
 class _Known:
     __slots__ = ("blob", "credential", "env", "job", "until_s")
@@ -67,7 +72,7 @@ class Admission:
     """The checks and their state.
 
     Args:
-        keys: the accepted public keys by key id.
+        signers: the accepted signers by key id.
         realm: the cluster's name.
         names: names and addresses of this node.
         policy: who may run here.
@@ -82,7 +87,7 @@ class Admission:
     def __init__(
         self,
         *,
-        keys: Mapping[bytes, VerifyKey],
+        signers: Mapping[bytes, Signer],
         realm: str,
         names: Iterable[str],
         policy: Policy,
@@ -94,7 +99,7 @@ class Admission:
         replay: ReplayCache | None = None,
         account_s: float = ACCOUNT_S,
     ) -> None:
-        self._keys = keys
+        self._signers = signers
         self._realm = realm
         self._names, self._addresses = _told_apart(names)
         self._policy = policy
@@ -112,9 +117,9 @@ class Admission:
         #: The credential of the last ``admit``, once it is verified: for the audit log.
         self.verified: Credential | None = None
 
-    def reload(self, keys: Mapping[bytes, VerifyKey], policy: Policy) -> None:
-        """Use new keys and a new policy; discard what was verified with the old ones."""
-        self._keys = keys
+    def reload(self, signers: Mapping[bytes, Signer], policy: Policy) -> None:
+        """Use new signers and a new policy; discard what was verified with the old ones."""
+        self._signers = signers
         self._policy = policy
         self._known.clear()
         self._known_bytes = 0
@@ -136,7 +141,7 @@ class Admission:
             raw, blob: credential and job as received.
             now_s: UNIX time.
             jobs_of: returns how many jobs of a uid run here, without the job of the given id.
-            claimed: the (job id, rank) that an earlier check of the same task has claimed.
+            claimed: the ``claim`` of an earlier check of the same task.
 
         Raises:
             CredentialError: the rank is refused; code and text give the reason.
@@ -150,13 +155,19 @@ class Admission:
         name = job.names[rank]
         self._check_target(name, credential)
         account = self._account(credential, now_s)
+        groups_refusal = self._signers[credential.key_id].groups_refusal(
+            account.name, account.uid, account.groups
+        )
+        if groups_refusal:
+            raise CredentialError("signer", groups_refusal)
         refusal = self._policy.refusal(
-            account, jobs_running=jobs_of(credential.uid, credential.job_id), now_s=now_s
+            account, jobs_running=jobs_of(credential.uid, credential.job_key), now_s=now_s
         )
         if refusal:
             raise CredentialError("policy", refusal)
-        if claimed != (credential.job_id, rank):
+        if claimed != (credential.job_key, rank):
             self._replay.claim(
+                credential.key_id,
                 credential.job_id,
                 rank,
                 uid=credential.uid,
@@ -173,7 +184,7 @@ class Admission:
             return known
         credential = credentials.verify(
             raw,
-            self._keys,
+            self._signers,
             realm=self._realm,
             audience=AUDIENCE,
             now_s=now_s,

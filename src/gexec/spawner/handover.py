@@ -18,7 +18,7 @@ class Handover:
 
     Attributes:
         names: this node's names and addresses.
-        public_keys: the accepted public keys, PEM.
+        trust: the accepted signers (``security.signers.Trust``).
         policy: who may run what.
         started_s: UNIX time; credentials that were not issued after it are refused.
         tasks_max: places for processes of all ordinary users together.
@@ -34,7 +34,7 @@ class Handover:
 
     realm: str
     names: list[str]
-    public_keys: str
+    trust: str
     policy: dict[str, Any]
     started_s: float
     clock_skew_s: float

@@ -53,12 +53,12 @@ class Places:
         return None if self._shares.left(uid) else self._shares.refusal(uid, _WHAT, _SETTING)
 
     def claimed(self, task: int) -> tuple[bytes, int] | None:
-        """Return the (job id, rank) of a rank that is checked and not started; None if there is none."""
+        """Return the (job key, rank) of a rank that is checked and not started; None if there is none."""
         place = self._by_task.get(task)
         return None if place is None or place.until_s is None else place.claimed
 
     def take(self, task: int, uid: int, claimed: tuple[bytes, int], until_s: float | None = None) -> None:
-        """A rank, (job id, rank), is started, or with ``until_s`` checked; ``refusal`` was None.
+        """A rank, (job key, rank), is started, or with ``until_s`` checked; ``refusal`` was None.
 
         It keeps the place that it has.
         """

@@ -12,19 +12,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from gexec.errors import KeyFileError
 from gexec.posix import clock, identity, memory
 from gexec.posix.audit import AuditLog
 from gexec.posix.log import Log, stderr_log
-from gexec.security.keys import load_public_keys
+from gexec.security.signers import Trust
 from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import Admission
 from gexec.spawner.asking import ask
 from gexec.spawner.handover import Handover, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
-from gexec.wire.messages import AcceptedKeys
+from gexec.wire.messages import AcceptedSigners
 
 #: Descriptors of the relay and of the spawner; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
@@ -59,9 +60,11 @@ class SpawnerProcess:
         self._terms = 0
         #: Keys and policy are being read; SIGHUP was received since then.
         self._is_rereading = self._is_stale = False
+        #: How many renewals were scheduled or begun; only the last one counts.
+        self._renewals = 0
         self._audit = AuditLog(handed.audit_log or None, self._log)
         self._admission = Admission(
-            keys=load_public_keys(handed.public_keys.encode()),
+            signers=Trust.decode(handed.trust).signers,
             realm=handed.realm,
             names=handed.names,
             policy=policy_from(handed.policy),
@@ -143,7 +146,7 @@ class SpawnerProcess:
             self._terms += 1
             self.spawner.shut_down(now=True)
 
-    # -- keys and policy ---------------------------------------------------------------------
+    # -- signers and policy ---------------------------------------------------------------------
 
     def _reload(self) -> None:
         """Start a program that reads keys and policy. If it fails, the old ones stay in force."""
@@ -165,16 +168,20 @@ class SpawnerProcess:
             return
         try:
             told = json.loads(answer)
-            keys = load_public_keys(told["public_keys"].encode())
+            trust = Trust.decode(told["trust"])
             policy = policy_from(told["policy"])
+            renewal = [str(word) for word in told["renewal"]]
         except (ValueError, KeyError, TypeError, KeyFileError):
             # The program has logged why, unless it was ended.
             self._log.error("reload: keys and policy were not read; the old settings stay in force")
             return
-        self._admission.reload(keys, policy)
+        self._admission.reload(trust.signers, policy)
         self.spawner.retire_helpers()
-        self.spawner.tell(AcceptedKeys(told["public_keys"].encode()))
-        self._log.info(f"reloaded: {len(keys)} public keys accepted")
+        self.spawner.tell(AcceptedSigners(told["trust"].encode()))
+        self._log.info(f"reloaded: {len(trust.signers)} public keys accepted")
+        # Its key, its certificate or the authorities may be other ones, too.
+        self._handed.renewal = renewal
+        self.renew()
 
     # -- the certificate ---------------------------------------------------------------------
 
@@ -187,7 +194,12 @@ class SpawnerProcess:
         self._renew_in(max(_SOONEST_S, half_s * (0.9 + 0.2 * os.urandom(1)[0] / 255)))
 
     def _renew_in(self, wait_s: float) -> None:
-        self._loop.call_at(clock.now_s() + wait_s, self.renew)
+        self._renewals += 1
+        self._loop.call_at(clock.now_s() + wait_s, partial(self._renew_if, self._renewals))
+
+    def _renew_if(self, number: int) -> None:
+        if number == self._renewals:  # else a later one was scheduled
+            self.renew()
 
     def renew(self) -> None:
         """Start a program that gets the next certificate, so that a slow authd delays no job.
@@ -195,15 +207,20 @@ class SpawnerProcess:
         It writes key and certificate into a memfd, which this process passes to the relay and never reads.
         """
         memfd = -1
+        self._renewals += 1
+        number = self._renewals
         try:
             memfd = os.memfd_create("gexec-certificate", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            self._ask(self._handed.renewal, lambda answer: self._renewed(memfd, answer), memfd)
+            self._ask(self._handed.renewal, lambda answer: self._renewed(memfd, answer, number), memfd)
         except OSError as error:
             if memfd >= 0:
                 os.close(memfd)
             self._not_renewed(error.strerror or "it cannot be asked for")
 
-    def _renewed(self, memfd: int, answer: bytes) -> None:
+    def _renewed(self, memfd: int, answer: bytes, number: int) -> None:
+        if number != self._renewals:  # a later one may have read newer files
+            os.close(memfd)
+            return
         try:
             expires_s = float(answer)
             self.spawner.pass_certificates(memfd)

@@ -178,7 +178,7 @@ class Tasks:
         if full is not None:
             self._refuse(number, rank, "busy", full, outcome.not_started(full), admitted.credential)
             return None
-        if before != (admitted.launch.job_id, rank):  # else there is a line since the check
+        if before != admitted.claim:  # else there is a line since the check
             self._trail.accepted(number, admitted)
         return admitted
 
@@ -200,7 +200,7 @@ class Tasks:
         self, number: int, admitted: Admitted, fds: tuple[int, ...], checked_until_s: float | None
     ) -> None:
         account, launch = admitted.account, admitted.launch
-        self._places.take(number, account.uid, (launch.job_id, launch.rank), checked_until_s)
+        self._places.take(number, account.uid, admitted.claim, checked_until_s)
         try:
             helper = self.helpers.for_tasks(admitted.becoming)
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))

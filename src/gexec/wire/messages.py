@@ -286,15 +286,15 @@ class Certificates:
 
 
 @dataclass(slots=True)
-class AcceptedKeys:
-    """The public keys that are accepted from now on, PEM, one after another."""
+class AcceptedSigners:
+    """The signers that are accepted, and the nodes that are not, from now on (``security.signers.Trust``)."""
 
-    pem: bytes
+    trust: bytes
 
 
 #: Events of a task.
 ProcessEvent = ProcessStarted | ProcessReady | ProcessRefused | ProcessEnded | ProcessLeft
-Event = ProcessEvent | Certificates | AcceptedKeys
+Event = ProcessEvent | Certificates | AcceptedSigners
 
 
 def _pack_outcome(outcome: Outcome) -> bytes:
@@ -353,5 +353,5 @@ FROM_SPAWNER: Final[Table] = {
     **OF_PROCESSES,
     LEFT: Form(ProcessLeft, "holders", 1),  # their number alone
     CERTIFICATES: Form(Certificates, payload=_PEMS, of_task=False),
-    21: Form(AcceptedKeys, payload=Payload(("pem",), bytes, lambda pem: (pem,)), of_task=False),
+    21: Form(AcceptedSigners, payload=Payload(("trust",), bytes, lambda trust: (trust,)), of_task=False),
 }

@@ -27,7 +27,7 @@ from gexec.errors import ConfigError, KeyFileError
 from gexec.posix.log import Log
 from gexec.security.credential import bound_to, verify
 from gexec.settings.config import AuthdSettings
-from gexec.settings.keyfiles import read_verify_keys
+from gexec.settings.keyfiles import read_trust
 from gexec.wire import frames
 from gexec.wire.frames import FROM_AUTHD, HEADER, Certified, Certify, Frame, Refused, Sign, Signed, encode
 
@@ -149,7 +149,7 @@ def test_a_job_is_signed_for_the_user_who_asks_and_audited(service: Service) -> 
     async def scenario(service: Service) -> None:
         answer = await service.ask(encode(0, Sign(b"gexec", blob)))
         assert isinstance(answer, Signed)
-        keys = read_verify_keys([str(service.public)])
+        keys = read_trust([str(service.public)], "", ()).signers
         credential = verify(answer.credential, keys, realm="gexec", audience="gexec", now_s=time.time())
         bound_to(credential, blob)
         account = pwd.getpwuid(ME)
@@ -334,7 +334,7 @@ def test_keys_are_read_again_and_bad_ones_leave_the_old(service: Service) -> Non
         service.authd._reload()
         answer = await service.ask(request)
         assert isinstance(answer, Signed)
-        keys = read_verify_keys([str(service.public)])
+        keys = read_trust([str(service.public)], "", ()).signers
         assert verify(answer.credential, keys, realm="gexec", audience="gexec", now_s=time.time())
         service.private.chmod(0o644)
         service.authd._reload()

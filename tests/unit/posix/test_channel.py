@@ -42,7 +42,7 @@ from gexec.wire.launches import (
 from gexec.wire.messages import (
     FROM_RELAY,
     FROM_SPAWNER,
-    AcceptedKeys,
+    AcceptedSigners,
     Certificates,
     Check,
     ForgetProcess,
@@ -104,7 +104,7 @@ def test_requests_and_events_arrive_as_they_were() -> None:
         ProcessEnded(5, outcome.killed(9), True),
         ProcessLeft(5, 2),
         Certificates(b"k", b"c" * 70_000, b"a"),
-        AcceptedKeys(b"p"),
+        AcceptedSigners(b"p"),
     ]
     for event in events:
         spawner.say(event)

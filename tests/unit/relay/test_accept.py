@@ -29,10 +29,12 @@ from gexec.relay.accept import Acceptor
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
 from gexec.security.quota import Shares
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.config import GexecdSettings
 from gexec.wire import frames
@@ -53,7 +55,7 @@ def contexts() -> LinkContexts:
     public = node.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     certificate = leaf(
         key,
-        realm="r",
+        issuer=authority(key, "r"),
         public_key_der=public,
         names=["node004"],
         now_s=time.time(),
@@ -90,13 +92,13 @@ class Node:
         self._channel = channel
         context = RelayContext(
             listeners=[self.listener],
-            client_listener=self.client_listener,
+            client_listeners=[self.client_listener],
             channel_socket=channel,
             certificates=(b"", b"", b""),
             names=("node004",),
             settings=GexecdSettings(unauthenticated_max_s=hello_s),
             superuser=SUPERUSER,
-            verify_keys={},
+            trust=Trust(),
             ready=lambda: None,
             log=log,
         )
@@ -116,6 +118,9 @@ class Node:
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         raise AssertionError("no frame of a job was sent")
+
+    def peer_refusal(self, peer: Peer) -> str:
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         self.acceptor.forget(link)

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from gexec.relay.admission import CredentialVerifier
 from gexec.security.policy import Account, Policy
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import GexecdSettings
 from gexec.spawner.admission import Admission
@@ -18,7 +19,7 @@ from gexec.wire.jobspec import JobSpec
 KEY = SigningKey.load(
     Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 )
-KEYS = {KEY.key_id: KEY.public}
+KEYS = Trust.unlimited([KEY.public]).signers
 UID = 4242
 ACCOUNT = Account(name="somebody", uid=UID, gid=UID, gids=(UID,), shell="/bin/sh")
 
@@ -76,7 +77,7 @@ def test_entry_keeps_nothing_of_a_job_that_has_ended_and_one_copy_of_one_that_li
 
 def test_admission_keeps_few_bytes_and_only_for_a_while() -> None:
     admission = Admission(
-        keys=KEYS,
+        signers=KEYS,
         realm="gexec",
         names=("node1",),
         policy=Policy(allow_nologin=True),

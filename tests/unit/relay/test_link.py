@@ -7,6 +7,7 @@ import socket
 
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer
 from gexec.wire import frames
 from gexec.wire.frames import Frame, Start, Stdin
 
@@ -34,6 +35,9 @@ class Owner:
         self.came.append(frame)
         if len(self.came) == self._expected:
             self.all.set()
+
+    def peer_refusal(self, peer: Peer) -> str:
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         self.closed.append(text)

@@ -13,6 +13,7 @@ from gexec.posix.log import Log
 from gexec.relay import peerlog
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer
 from gexec.relay.peerlog import BURST, SOURCE_BURST, SOURCE_PER_S, PeerErrors, tell_faults
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -86,6 +87,9 @@ class Nobody:
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         raise AssertionError
+
+    def peer_refusal(self, peer: Peer) -> str:
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         pass

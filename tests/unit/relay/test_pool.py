@@ -12,6 +12,7 @@ import pytest
 from gexec.relay.dial import parse_address
 from gexec.relay.link import Link
 from gexec.relay.loop import run
+from gexec.relay.peer import Peer
 from gexec.relay.pool import Pool
 from gexec.relay.tls import LinkContexts
 from gexec.wire.frames import Frame
@@ -60,6 +61,9 @@ class Owner:
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         self._say("frame")
+
+    def peer_refusal(self, peer: Peer) -> str:
+        return ""
 
     def link_closed(self, link: Link, text: str) -> None:
         self._say(text)

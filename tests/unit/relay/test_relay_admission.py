@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gexec.errors import CredentialError, ProtocolError
 from gexec.relay.admission import CredentialVerifier
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import GexecdSettings
 from gexec.wire.jobspec import JobSpec
@@ -44,7 +45,7 @@ def signed(
 
 def verifier(*keys: SigningKey) -> CredentialVerifier:
     settings = GexecdSettings(realm="gexec", clock_skew_s=SKEW_S)
-    return CredentialVerifier(settings, {key.key_id: key.public for key in keys or (KEY,)})
+    return CredentialVerifier(settings, Trust.unlimited(key.public for key in keys or (KEY,)).signers)
 
 
 def test_a_good_job_is_returned_without_its_environment() -> None:
@@ -109,7 +110,7 @@ def test_new_keys_count_for_all_but_the_jobs_that_live() -> None:
     for raw, blob in (living, waiting):
         entry.check(raw, blob)
     entry.keep(living[0])
-    entry.reload({OTHER.key_id: OTHER.public})
+    entry.reload(Trust.unlimited([OTHER.public]).signers)
     assert entry.check(*living)
     with pytest.raises(CredentialError):
         entry.check(*waiting)

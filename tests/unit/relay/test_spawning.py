@@ -31,7 +31,7 @@ class Both:
     def __init__(self) -> None:
         ours, theirs = channel.pair()
         self.spawner = Port(theirs, hears=FROM_RELAY, says=FROM_SPAWNER)
-        self.news: list[messages.Certificates | messages.AcceptedKeys] = []
+        self.news: list[messages.Certificates | messages.AcceptedSigners] = []
         self.stops: list[int] = []
         self._log = os.memfd_create("log", os.MFD_CLOEXEC)
         self.relay = Spawning(ours, Log("relay", self._log), self.news.append, self.stops.append)
@@ -111,9 +111,9 @@ def test_of_a_closed_task_and_of_one_that_never_was_nobody_hears() -> None:
 
 def test_certificates_and_keys_are_news_for_the_relay() -> None:
     async def scenario(both: Both) -> None:
-        news: list[messages.Certificates | messages.AcceptedKeys] = [
+        news: list[messages.Certificates | messages.AcceptedSigners] = [
             messages.Certificates(b"key", b"certificate", LARGE),
-            messages.AcceptedKeys(b"keys"),
+            messages.AcceptedSigners(b"keys"),
         ]
         for event in news:
             both.spawner.say(event)
@@ -191,7 +191,7 @@ def test_a_message_for_which_there_are_no_descriptors_is_logged_and_the_next_one
     async def scenario(both: Both) -> None:
         heard: list[ProcessEvent] = []
         task = both.relay.open_task(heard.append)
-        both.spawner.say(messages.AcceptedKeys(LARGE))  # with a descriptor
+        both.spawner.say(messages.AcceptedSigners(LARGE))  # with a descriptor
         both.spawner.say(messages.ProcessReady(task))
         with only(free=0):
             await until(lambda: heard)

@@ -41,7 +41,13 @@ def make(key: SigningKey, names: list[str], node: ec.EllipticCurvePrivateKey | N
     node = node or ec.generate_private_key(ec.SECP256R1())
     der = node.public_key().public_bytes(DER, SPKI)
     return leaf(
-        key, realm="gexec", public_key_der=der, names=names, now_s=now_s(), ttl_s=3600, serial=2**127 + 1
+        key,
+        issuer=authority(key, "gexec"),
+        public_key_der=der,
+        names=names,
+        now_s=now_s(),
+        ttl_s=3600,
+        serial=2**127 + 1,
     )
 
 
@@ -94,7 +100,15 @@ def test_only_p256_keys_are_certified(key: SigningKey) -> None:
     ]
     for der in others:
         with pytest.raises(AuthError, match="key to certify"):
-            leaf(key, realm="gexec", public_key_der=der, names=["a"], now_s=0, ttl_s=1, serial=1)
+            leaf(
+                key,
+                issuer=authority(key, "gexec"),
+                public_key_der=der,
+                names=["a"],
+                now_s=0,
+                ttl_s=1,
+                serial=1,
+            )
 
 
 def handshake(directory: Path, client_key: SigningKey, server_key: SigningKey, name: str) -> str:

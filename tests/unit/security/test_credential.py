@@ -17,6 +17,7 @@ from gexec.errors import CredentialError
 from gexec.security import credential as module
 from gexec.security.credential import DOMAIN, MAGIC, Credential, bound_to, verify
 from gexec.security.keys import ED25519, RSA
+from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey, issue
 
 NOW = 1_700_000_000.0
@@ -54,7 +55,7 @@ def make(key: SigningKey, **changes: Any) -> bytes:
 
 
 def check(raw: bytes, *keys: SigningKey, now_s: float = NOW, realm: str = "gexec") -> Credential:
-    accepted = {key.key_id: key.public for key in keys}
+    accepted = Trust.unlimited([key.public for key in keys]).signers
     return verify(raw, accepted, realm=realm, audience="gexec", now_s=now_s, skew_s=30, ttl_max_s=300)
 
 
@@ -284,7 +285,7 @@ def test_any_fields_round_trip(
         key, realm=realm, audience=audience, host=host, uid=uid, gid=gid, user=user,
         now_s=now_s, ttl_s=ttl_s, job_id=job_id, digest=sha256(blob).digest(),
     )  # fmt: skip
-    said = verify(raw, {key.key_id: key.public}, realm=realm, audience=audience, now_s=now_s)
+    said = verify(raw, Trust.unlimited([key.public]).signers, realm=realm, audience=audience, now_s=now_s)
     assert (said.realm, said.audience, said.host, said.user) == (realm, audience, host, user)
     assert (said.uid, said.gid, said.job_id) == (uid, gid, job_id)
     assert abs(said.issued_s - now_s) < 1e-5

@@ -55,6 +55,11 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         socket = "/run/a.sock"
         authd_socket = "/run/b.sock"
         public_keys = ["/etc/a.pem", "/etc/b.pem"]
+        signers = "/etc/gexec/signers.toml"
+        authorities = ["/etc/gexec/ca.pem"]
+        node_key = "/etc/gexec/node_key.pem"
+        node_certificate = "/etc/gexec/node_cert.pem"
+        submissions = false
         realm = "blue-1"
         names = ["node001"]
         find_names = false

@@ -10,19 +10,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gexec.errors import ProtocolError
 from gexec.posix import channel
 from gexec.posix.log import Log
 from gexec.relay.spawning import RelayChannel
+from gexec.security.keys import VerifyKey
 from gexec.security.policy import Limit, Policy, Rule, Terms
+from gexec.security.signers import Trust
 from gexec.spawner.handover import Handover, policy_fields, policy_from
 from gexec.spawner.program import SpawnerProcess
-from gexec.wire.messages import AcceptedKeys, Certificates
+from gexec.wire.messages import AcceptedSigners, Certificates
 
 #: Writes what the real renewal writes, without an authd.
 RENEWAL = """
@@ -35,9 +37,13 @@ sys.stdout.write(sys.argv[1])
 """
 
 
-def a_key() -> str:
-    public = Ed25519PrivateKey.generate().public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+def some_trust() -> str:
+    return Trust.unlimited([VerifyKey(Ed25519PrivateKey.generate().public_key())]).encode()
+
+
+def answer(trust: str, **more: Any) -> dict[str, Any]:
+    """Return what the program answers that reads signers and policy again."""
+    return {"trust": trust, "policy": policy_fields(Policy()), "renewal": ["/bin/false"]} | more
 
 
 class Place:
@@ -53,7 +59,7 @@ class Place:
         self.handed = Handover(
             realm="test",
             names=["node1"],
-            public_keys=a_key(),
+            trust=some_trust(),
             policy=policy_fields(Policy()),
             started_s=0.0,
             clock_skew_s=5.0,
@@ -164,7 +170,7 @@ def test_a_certificate_that_was_not_sealed_is_never_used(place: Place) -> None:
         place.relay.receive()
 
 
-@pytest.mark.parametrize("answer", ["", "{}", "[]", '{"public_keys": "none", "policy": {}}'])
+@pytest.mark.parametrize("answer", ["", "{}", "[]", '{"trust": "none", "policy": {}, "renewal": []}'])
 def test_keys_that_cannot_be_read_leave_the_old_ones_in_force(place: Place, answer: str) -> None:
     place.handed.rereading[:] = ["/bin/echo", "-n", answer]
     place.process._reload()
@@ -174,31 +180,31 @@ def test_keys_that_cannot_be_read_leave_the_old_ones_in_force(place: Place, answ
 
 
 def test_keys_that_were_read_again_go_to_the_relay(place: Place) -> None:
-    pem = a_key()
-    told = json.dumps({"public_keys": pem, "policy": policy_fields(Policy(allow_root=False))})
+    trust = some_trust()
+    told = json.dumps(answer(trust))
     place.handed.rereading[:] = ["/bin/echo", "-n", told]
     place.process._reload()
     while "reloaded: 1 public keys accepted" not in place.said():
         place.turn()
-    assert place.relay.receive() == AcceptedKeys(pem.encode())
+    assert place.relay.receive() == AcceptedSigners(trust.encode())
 
 
 def test_a_second_sighup_counts_although_the_first_is_under_way(place: Place, tmp_path: Path) -> None:
     """What the first one has read may be older than what the second one was sent for."""
-    first, second = a_key(), a_key()
+    first, second = some_trust(), some_trust()
     file, gate = tmp_path / "told", tmp_path / "gate"
     os.mkfifo(gate)
-    file.write_text(json.dumps({"public_keys": first, "policy": policy_fields(Policy())}))
+    file.write_text(json.dumps(answer(first)))
     script = f"cat {file}; [ -e {gate} ] && cat {gate}; true"
     place.handed.rereading[:] = ["/bin/sh", "-c", script]
     place.process._reload()
     with gate.open("w"):  # it has read the file and waits
-        file.write_text(json.dumps({"public_keys": second, "policy": policy_fields(Policy())}))
+        file.write_text(json.dumps(answer(second)))
         place.process._reload()
         gate.unlink()
     while "reloaded" not in place.said():
         place.turn()
-    assert place.relay.receive() == AcceptedKeys(second.encode())
+    assert place.relay.receive() == AcceptedSigners(second.encode())
     assert place.relay.receive() is None
 
 

@@ -53,6 +53,7 @@ class Spawner:
         start: returns the starter's pid and the channel to it; called at the first use.
         admission: decides who may run what.
         audit, log: the audit log and the daemon's log.
+        audited_only: start no task while the audit log cannot be written.
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
         is_clean: as for ``Helpers``.
@@ -70,6 +71,7 @@ class Spawner:
         admission: Admission,
         audit: AuditLog,
         log: Log,
+        audited_only: bool = False,
         relay_pid: int = 0,
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
@@ -81,7 +83,7 @@ class Spawner:
         self._start = start
         self._log = log
         self._on_signal = on_signal
-        self._trail = AuditRecords(audit)
+        self._trail = AuditRecords(audit, audited_only)
         self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(

@@ -76,6 +76,10 @@ fuzz: compiled ## Fuzz what parses bytes from outside (ARGS="frames --seconds 36
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.txt
 	@$(RUN) $(BIN)/python -m laboratory.fuzz.run $(ARGS)
 
+.PHONY: bench-disturbance
+bench-disturbance: native-if-possible ## Measure jobs of one user beside attacks of another (root; ARGS="--help")
+	@$(RUN) $(BIN)/python bench/disturbance.py $(ARGS)
+
 .PHONY: soak
 soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)

@@ -145,6 +145,9 @@ SUBMISSIONS_MAX_BYTES: Final = 128 * 1024 * 1024
 OUTPUT_MAX_BYTES: Final = 4 * 1024 * 1024 * 1024
 #: Output that the clients of ordinary users may leave unread at their gexecd.
 UNREAD_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
+#: Addresses that one node dials at a time for ordinary users, if there are descriptors: more would keep its
+#: relay so busy that others notice.
+DIALS_MAX: Final = 2048
 #: Descriptors of the relay and of the spawner, if the hard limit allows; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
 LINKS_UNAUTHENTICATED_MAX: Final = 256

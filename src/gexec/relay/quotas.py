@@ -35,11 +35,11 @@ class Quotas:
     def __init__(
         self, settings: GexecdSettings, superuser: int = ROOT, descriptors: int = limits.DESCRIPTORS_MAX
     ) -> None:
-        # With root's reserve: half of the descriptors for pipes, a quarter for dials. Clients and links
-        # have the rest. The only user of a daemon is stopped by the kernel.
+        # With root's reserve: half of the descriptors for pipes, at most a quarter for dials; the rest
+        # is for clients and links. The only user of a daemon is stopped by the kernel.
         ninth = descriptors // 9
         self.pipes = Shares(4 * ninth if superuser == ROOT else descriptors, superuser)
-        self.dials = Turns(Shares(max(_DIALS_LEAST, 2 * ninth), superuser))
+        self.dials = Turns(Shares(max(_DIALS_LEAST, min(limits.DIALS_MAX, 2 * ninth)), superuser))
         self.ranks = Shares(settings.jobs_max, superuser)
         self.clients = Shares(limits.CLIENTS_MAX, superuser)
         self.submissions = Shares(limits.SUBMISSIONS_MAX_BYTES, superuser)

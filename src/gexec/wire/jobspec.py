@@ -33,6 +33,8 @@ PROMPT: Final = 16  #: a node gets no more than the connect timeout to answer, T
 _NOT_IN_NAMES: Final = bytes(range(0x21)) + b"\x7f"
 _NOT_IN_PACKED: Final = _NOT_IN_NAMES[1:]
 _FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH | PROMPT
+#: Entries of a list that are searched one by one.
+_SEARCHES_MAX: Final = 64
 
 
 class PackedList:
@@ -42,7 +44,7 @@ class PackedList:
     job's cost there. ``==`` compares with any list of entries.
     """
 
-    __slots__ = ("_count", "_entries", "_entry", "_index", "packed")
+    __slots__ = ("_count", "_entries", "_entry", "_index", "_searches", "packed")
 
     def __init__(self, packed: bytes) -> None:
         self.packed = packed
@@ -51,17 +53,24 @@ class PackedList:
         #: The last entry that was read: a node reads its own name several times.
         self._index = -1
         self._entry = b""
+        #: How often an entry was searched. Whoever needs many gets objects of all: a root whose nodes do not
+        #: answer needs each of them, and searching 65,536 took it minutes.
+        self._searches = 0
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> bytes:
-        if self._entries is not None:
-            return self._entries[index]
         if not 0 <= index < self._count:
             raise IndexError(index)
+        if self._entries is not None:
+            return self._entries[index]
         if index == self._index:
             return self._entry
+        self._searches += 1
+        if self._searches > _SEARCHES_MAX:
+            self._entries = self.packed.split(b"\0")
+            return self._entries[index]
         # From the nearer end, because split() creates all entries before the wanted one.
         behind = self._count - 1 - index
         if index <= behind:

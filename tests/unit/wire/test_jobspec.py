@@ -274,3 +274,11 @@ def test_one_entry_of_a_packed_list_is_that_of_the_list(count: int) -> None:
     for outside in (-1, count):
         with pytest.raises(IndexError):
             packed[outside]
+
+
+def test_a_list_of_which_many_entries_are_needed_is_not_searched_each_time() -> None:
+    """The root of a job whose nodes do not answer needs every name: that took it minutes, and all users."""
+    entries = [b"node%d" % number for number in range(65_536)]
+    packed = jobspec.PackedList(b"\0".join(entries))
+    assert [packed[number] for number in range(len(packed))] == entries
+    assert packed._entries is not None

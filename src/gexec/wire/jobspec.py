@@ -33,7 +33,7 @@ PROMPT: Final = 16  #: a node gets no more than the connect timeout to answer, T
 _NOT_IN_NAMES: Final = bytes(range(0x21)) + b"\x7f"
 _NOT_IN_PACKED: Final = _NOT_IN_NAMES[1:]
 _FLAGS_ALL: Final = DETACHED | STRICT | NO_STDIN | REMOTE_PATH | PROMPT
-#: Entries of a list that are searched one by one.
+#: Entries that are searched one by one: a root of 65,536 nodes that do not answer needs each of them.
 _SEARCHES_MAX: Final = 64
 
 
@@ -53,8 +53,6 @@ class PackedList:
         #: The last entry that was read: a node reads its own name several times.
         self._index = -1
         self._entry = b""
-        #: How often an entry was searched. Whoever needs many gets objects of all: a root whose nodes do not
-        #: answer needs each of them, and searching 65,536 took it minutes.
         self._searches = 0
 
     def __len__(self) -> int:
@@ -69,8 +67,7 @@ class PackedList:
             return self._entry
         self._searches += 1
         if self._searches > _SEARCHES_MAX:
-            self._entries = self.packed.split(b"\0")
-            return self._entries[index]
+            return list(self)[index]
         # From the nearer end, because split() creates all entries before the wanted one.
         behind = self._count - 1 - index
         if index <= behind:

@@ -33,6 +33,7 @@ from .daemons import (
     NODE,
     RELAY_USER,
     Host,
+    children_of,
     command,
     ended,
     is_gone,
@@ -294,12 +295,12 @@ def test_authd_in_the_background_keeps_its_log(host: Host) -> None:
 
 def test_logs_have_a_place_without_being_named(host: Host) -> None:
     if os.geteuid() == 0:
-        assert logs_of("gexecd", "/x/y", log="", audit="").log == f"{LOG_DIRECTORY}/gexecd.log"
+        assert logs_of("gexecd", "/x/y").log == f"{LOG_DIRECTORY}/gexecd.log"
     else:
         assert logs_of("gexecd", str(host.socket)).log == str(host.dir / "run" / "gexecd.log")
     named = logs_of("gexecd", "/x/y", log=str(host.dir / "a.log"))
-    assert named.audit == str(host.dir / "gexecd-audit.log")
-    assert logs_of("authd", "/x/y", log=str(host.dir / "a.log"), audit="/a/b").audit == "/a/b"
+    assert named.audit == (str(host.dir / "gexecd-audit.log"),)
+    assert logs_of("authd", "/x/y", log=str(host.dir / "a.log"), audit=("/a/b",)).audit == ("/a/b",)
 
 
 # -- sockets of others -------------------------------------------------------------------------
@@ -715,6 +716,23 @@ def test_end_of_the_relay_ends_gexecd_and_its_jobs(host: Host, fifo: Path) -> No
     assert job.returncode == 255
 
 
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("victim", ["relay", "starter", "spawner"])
+def test_whichever_of_its_processes_ends_gexecd_fails_and_can_be_started_again(
+    host: Host, victim: str, signum: int
+) -> None:
+    """systemd restarts it (Restart=on-failure) if its status is not 0."""
+    gexecd = host.gexecd()
+    others = children_of(gexecd.pid)
+    assert {status_of(pid)["Name"][0] for pid in others} >= {"gexecd-relay", "gexecd-starter"}
+    pids = {status_of(pid)["Name"][0].removeprefix("gexecd-"): pid for pid in others}
+    os.kill(pids.get(victim, gexecd.pid), signum)
+    assert gexecd.wait() not in (0, None)
+    wait_until(lambda: all(map(is_gone, others)), "something of it is left")
+    assert host.gexecd()
+    assert host.gexec("-n", "1", "true").returncode == 0
+
+
 @needs_root
 def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
     """A job of root, rightly signed with the cluster's key, at a gexecd that nobody has started."""
@@ -728,7 +746,7 @@ def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
         socket=str(theirs / "authd.sock"),
         private_key=str(theirs / "auth_priv.pem"),
         public_keys=(str(host.public),),
-        audit_log=str(theirs / "authd-audit.log"),
+        audit_log=(str(theirs / "authd-audit.log"),),
     )
     gexecd = GexecdSettings(
         port=host.port,
@@ -737,7 +755,7 @@ def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
         authd_socket=authd.socket,
         public_keys=authd.public_keys,
         names=(NODE,),
-        audit_log=str(theirs / "gexecd-audit.log"),
+        audit_log=(str(theirs / "gexecd-audit.log"),),
     )
     with (
         forked(nobody, lambda **life: authd_service.serve(authd, **life)),

@@ -183,7 +183,8 @@ class SimEnd:
 
     def abort(self, text: str) -> None:
         """End the connection at once."""
-        if text.startswith("protocol violation") and not self.peer.daemon.captured:
+        captured = self.daemon.captured or self.peer.daemon.captured
+        if text.startswith("protocol violation") and not captured:
             # An honest peer forges no frames, so this end has refused a correct frame.
             raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")
         self.close(text)

@@ -48,7 +48,7 @@ class _AuthdHere:
             public_keys=(str(place / "key.pub"),),
             rate_per_user=1_000_000.0,
             overflow_uid=True,
-            audit_log=os.devnull,
+            audit_log=(os.devnull,),
         )
         self.authd = Authd(settings)
         self.loop = asyncio.new_event_loop()

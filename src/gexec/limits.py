@@ -159,6 +159,8 @@ AUDIT_PER_S: Final = 5.0
 #: After this time one line for each source reports how many lines were left out, for so many sources.
 AUDIT_PERIOD_S: Final = 10.0
 AUDIT_SOURCES_MAX: Final = 16
+#: The smallest audit_max_bytes: a file has room for the longest line.
+AUDIT_FILE_MIN_BYTES: Final = 1024 * 1024
 
 # -- choosing nodes --------------------------------------------------------------------------
 #: A node list, or the output of a group's command: RANKS_MAX names of NAME_MAX_BYTES fit.

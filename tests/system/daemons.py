@@ -40,7 +40,7 @@ class Service:
             self.process = subprocess.Popen(
                 [*command(name, *words), "--ready-fd", str(writing)],
                 pass_fds=[writing, *options.pop("pass_fds", ())],
-                stderr=err,
+                stderr=options.pop("stderr", err),
                 **options,
             )
         os.close(writing)
@@ -122,18 +122,20 @@ class Host:
             "--socket", self.authd_socket, "--private-key", self.private, "--public-key", self.public, *words
         ]  # fmt: skip
 
-    def words(self, *words: object, bind: bool = True) -> list[object]:
+    def words(self, *words: object, bind: bool = True, audit: bool = True) -> list[object]:
         """Return the words of gexecd's command line."""
         place = ["-P", self.port, "--bind", self.address] if bind else []
         return [
             *place, *RELAY_USER, "--socket", self.socket, "--authd-socket", self.authd_socket,
-            "--public-key", self.public,
-            "--name", NODE, "--hosts", self.hosts, "--audit-log", self.audit, *words,
+            "--public-key", self.public, "--name", NODE, "--hosts", self.hosts,
+            *(["--audit-log", self.audit] if audit else []), *words,
         ]  # fmt: skip
 
-    def gexecd(self, *words: object, ready: bool = True, bind: bool = True, **options: Any) -> Service:
+    def gexecd(
+        self, *words: object, ready: bool = True, bind: bool = True, audit: bool = True, **options: Any
+    ) -> Service:
         """Start gexecd."""
-        service = self._service("gexecd", self.words(*words, bind=bind), **options)
+        service = self._service("gexecd", self.words(*words, bind=bind, audit=audit), **options)
         return service.ready() if ready else service
 
     def _service(self, name: str, words: list[object], **options: Any) -> Service:

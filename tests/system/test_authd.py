@@ -166,7 +166,7 @@ def forked(authd: Authd, uid: int | None = None) -> Iterator[None]:
         socket=authd.socket,
         private_key=authd.private,
         public_keys=(authd.public,),
-        audit_log=str(authd.audit_path),
+        audit_log=(str(authd.audit_path),),
     )
     life_reading, life_writing = os.pipe()
     ready_reading, ready_writing = os.pipe()

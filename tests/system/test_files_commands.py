@@ -24,6 +24,7 @@ from gexec.files.entries import Directory, File, Meta, StreamEntry, Symlink, pac
 from gexec.files.options import CopyOptions
 from gexec.files.receiver import Receiver
 from gexec.files.report import Report, parse
+from gexec.files.signatures import KEY_BYTES, StreamSigner
 
 from .conftest import DEADLINE_S, wait_until
 
@@ -81,6 +82,77 @@ def stream_of(*files: tuple[bytes, bytes], mode: int = 0o644, owner: int = -1, f
         stream += encoder.data(0, len(content)) + content
         stream += encoder.file_end(hashed.finish(len(content)))
     return stream + encoder.done(0) + encoder.end(0)
+
+
+# -- signed streams -------------------------------------------------------------------------------
+
+
+def signed_copy(tree: Path, place: Path, secret: bytes, *options: str) -> tuple[int, Any]:
+    """Send a directory, signed with a key, and receive it; return how sender and receiver ended."""
+    reading, writing = os.pipe()
+    os.write(writing, secret)
+    os.close(writing)
+    sender = subprocess.Popen(
+        words("send", "--names=base", f"--sign={reading}", tree),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        pass_fds=[reading],
+    )
+    os.close(reading)
+    assert sender.stdout is not None
+    with sender.stdout:
+        done = run("receive", f"--dest={place}", *options, stdin=sender.stdout)
+    return sender.wait(DEADLINE_S), done
+
+
+@pytest.mark.parametrize("key", ["own", "other", "none"])
+def test_a_receiver_takes_what_the_key_in_its_arguments_has_signed(place: Path, key: str) -> None:
+    tree, to = place / "tree", place / "to"
+    tree.mkdir()
+    to.mkdir()
+    for number in range(300):
+        (tree / f"small{number}").write_bytes(os.urandom(1000))
+    (tree / "large").write_bytes(os.urandom(3_000_001))
+    (tree / "unsized").write_bytes(Path("/proc/self/mounts").read_bytes())
+    secret = os.urandom(KEY_BYTES)
+    public = StreamSigner(secret if key == "own" else os.urandom(KEY_BYTES)).public
+    status, done = signed_copy(tree, to, secret, *([f"--signed-by={public.hex()}"] if key != "none" else []))
+    if key == "own":
+        assert (status, done.returncode, done.stderr) == (0, 0, b"")
+        for path in tree.iterdir():
+            assert (to / "tree" / path.name).read_bytes() == path.read_bytes()
+        return
+    assert (done.returncode, list(to.iterdir())) == (3, [])
+    assert (b"its signature is wrong" if key == "other" else b"no key was given") in done.stderr
+
+
+def test_a_receiver_with_a_key_takes_no_unsigned_stream(place: Path) -> None:
+    done = run("receive", f"--dest={place}", f"--signed-by={'00' * 32}", input=stream_of((b"f", b"x")))
+    assert (done.returncode, list(place.iterdir())) == (3, [])
+    assert b"the archive stream is not signed" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["", "00", "zz" * 32, "00" * 33])
+def test_keys_that_are_none_are_usage_errors(place: Path, key: str) -> None:
+    done = run("receive", f"--dest={place}", f"--signed-by={key}")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"--signed-by" in done.stderr
+    for words_of, told in ((["--sign=97"], b"cannot be read"), (["--sign=0"], b"expected 32 bytes")):
+        done = run("send", *words_of, place)
+        assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (2, b"", 1)
+        assert told in done.stderr
+
+
+def test_a_receiver_without_a_key_needs_no_cryptography(place: Path) -> None:
+    """By ssh it comes to nodes that have only Python."""
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        f"from gexec.cli.receive import main; sys.exit(main(['--dest={place}']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], input=stream_of((b"f", b"x")), timeout=DEADLINE_S, check=False
+    )
+    assert (done.returncode, (place / "f").read_bytes()) == (0, b"x")
 
 
 # -- commands ---------------------------------------------------------------------------------------

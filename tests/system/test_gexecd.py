@@ -294,12 +294,12 @@ def test_authd_in_the_background_keeps_its_log(host: Host) -> None:
 
 def test_logs_have_a_place_without_being_named(host: Host) -> None:
     if os.geteuid() == 0:
-        assert logs_of("gexecd", "/x/y", log="", audit="").log == f"{LOG_DIRECTORY}/gexecd.log"
+        assert logs_of("gexecd", "/x/y").log == f"{LOG_DIRECTORY}/gexecd.log"
     else:
         assert logs_of("gexecd", str(host.socket)).log == str(host.dir / "run" / "gexecd.log")
     named = logs_of("gexecd", "/x/y", log=str(host.dir / "a.log"))
-    assert named.audit == str(host.dir / "gexecd-audit.log")
-    assert logs_of("authd", "/x/y", log=str(host.dir / "a.log"), audit="/a/b").audit == "/a/b"
+    assert named.audit == (str(host.dir / "gexecd-audit.log"),)
+    assert logs_of("authd", "/x/y", log=str(host.dir / "a.log"), audit=("/a/b",)).audit == ("/a/b",)
 
 
 # -- sockets of others -------------------------------------------------------------------------
@@ -728,7 +728,7 @@ def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
         socket=str(theirs / "authd.sock"),
         private_key=str(theirs / "auth_priv.pem"),
         public_keys=(str(host.public),),
-        audit_log=str(theirs / "authd-audit.log"),
+        audit_log=(str(theirs / "authd-audit.log"),),
     )
     gexecd = GexecdSettings(
         port=host.port,
@@ -737,7 +737,7 @@ def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
         authd_socket=authd.socket,
         public_keys=authd.public_keys,
         names=(NODE,),
-        audit_log=str(theirs / "gexecd-audit.log"),
+        audit_log=(str(theirs / "gexecd-audit.log"),),
     )
     with (
         forked(nobody, lambda **life: authd_service.serve(authd, **life)),

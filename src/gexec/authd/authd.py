@@ -36,7 +36,7 @@ from gexec.security.credential import JOB_ID_BYTES
 from gexec.security.names import is_everybodys
 from gexec.security.rate import Rate
 from gexec.security.signing import SigningKey, issue
-from gexec.settings.config import AuthdSettings
+from gexec.settings.config import REFUSE, AuthdSettings, check_audit_log
 from gexec.settings.keyfiles import read_pair
 from gexec.wire.frames import (
     HEADER,
@@ -100,11 +100,18 @@ class Authd:
         self._read_settings = reread
         self._log = log or stderr_log("authd")
         self._key, self._authority = _load(settings)
-        self._audit = AuditLog(settings.audit_log or None)
+        check_audit_log(settings)
+        self._host = _host_of(settings)
+        self._audit = AuditLog(
+            settings.audit_log,
+            self._log,
+            common={"daemon": "authd", "node": self._host, "realm": settings.realm},
+            max_bytes=settings.audit_max_bytes,
+            keep=settings.audit_keep,
+        )
         self._rate = Rate(settings.rate_per_user, settings.rate_per_user * 10)
         self._me = os.geteuid()
         self._overflow_uid = _overflow_uid()
-        self._host = _host_of(settings)
         self._tasks: set[asyncio.Task[None]] = set()
         self._connections: Counter[int] = Counter()
         self._connections_max = limits.AUTHD_CONNECTIONS_MAX
@@ -278,15 +285,23 @@ class Authd:
             job_id=job_id,
             digest=digest.digest(),
         )
-        self._audit.write(
+        is_written = self._audit.write(
             "issue",
             uid=account.pw_uid,
+            gid=account.pw_gid,
             user=account.pw_name,
             audience=audience,
             job=job_id.hex(),
             digest=digest.hexdigest(),
             ttl_s=self.settings.ttl_s,
+            key=self._key.key_id.hex(),
         )
+        self._tick_later()
+        if not is_written and self.settings.audit_failure == REFUSE:
+            raise AuthError(
+                f"authd's audit log cannot be written ({self._audit.trouble}), and it signs nothing without "
+                'a record (audit_failure = "refuse" in authd.toml)'
+            )
         return Signed(credential)
 
     def _certify(self, payload: bytes, uid: int) -> Frame:

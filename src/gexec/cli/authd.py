@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from gexec.authd.authd import Authd
-from gexec.cli.daemon import daemon_parser
+from gexec.cli.daemon import audit_logs, daemon_parser
 from gexec.errors import GexecError
 from gexec.posix.background import detach, logs_of, open_log
 from gexec.posix.identity import set_title, take_stderr
@@ -61,9 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> AuthdSettings:
     changes: dict[str, Any] = {
         name: os.path.abspath(value)
-        for name in ("socket", "private_key", "audit_log")
+        for name in ("socket", "private_key")
         if (value := getattr(options, name)) is not None
     }
+    changes |= audit_logs(options.audit_log)
     if options.public_key is not None:
         changes["public_keys"] = tuple(os.path.abspath(path) for path in options.public_key)
     if options.realm is not None:

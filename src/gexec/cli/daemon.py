@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from gexec.native import manner
 from gexec.version import VERSION
+
+
+def audit_logs(names: list[str] | None) -> dict[str, tuple[str, ...]]:
+    """Return the setting that --audit-log makes; none without the option."""
+    if names is None:
+        return {}
+    return {"audit_log": tuple(n if n in ("journal", "stderr") else os.path.abspath(n) for n in names)}
 
 
 def daemon_parser(name: str, recorded: str, description: str, reread: str) -> argparse.ArgumentParser:
@@ -29,8 +37,11 @@ def daemon_parser(name: str, recorded: str, description: str, reread: str) -> ar
     add("--config", metavar="FILE", help=f"settings (default: /etc/gexec/{name}.toml if it exists)")
     add("--socket", metavar="PATH", help=f"listen on this Unix socket (default: /run/gexec/{name}.sock)")
     add("--realm", metavar="NAME", help="the cluster's name (default: gexec)")
-    audit = f"record there {recorded} (default: stderr; with -d {name}-audit.log beside the log)"
-    add("--audit-log", metavar="FILE", help=audit)
+    audit = (
+        f"record there {recorded}: a file, journal or stderr (default: stderr; with -d {name}-audit.log "
+        "beside the log; may be repeated)"
+    )
+    add("--audit-log", metavar="FILE", action="append", help=audit)
     log = (
         f"with -d: instead of stderr (default: /var/log/gexec/{name}.log, or {name}.log beside the "
         "socket of an ordinary user's)"

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from gexec.cli.daemon import daemon_parser
+from gexec.cli.daemon import audit_logs, daemon_parser
 from gexec.errors import GexecError
 from gexec.gexecd import activation
 from gexec.gexecd.gexecd import Gexecd
@@ -75,9 +75,10 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the command line determines; ``names`` are added to those of the file."""
     changes: dict[str, Any] = {
         name: os.path.abspath(value)
-        for name in ("socket", "authd_socket", "hosts", "audit_log")
+        for name in ("socket", "authd_socket", "hosts")
         if (value := getattr(options, name)) is not None
     }
+    changes |= audit_logs(options.audit_log)
     if options.public_key is not None:
         changes["public_keys"] = tuple(os.path.abspath(path) for path in options.public_key)
     if options.bind is not None:

@@ -97,8 +97,13 @@ def _signer(descriptor: int) -> StreamSigner | None:
         return None
     from gexec.files.signatures import KEY_BYTES, StreamSigner  # slow
 
-    secret = os.read(descriptor, KEY_BYTES)
-    os.close(descriptor)
+    try:
+        secret = os.read(descriptor, KEY_BYTES)
+        os.close(descriptor)
+    except OSError as error:
+        raise UsageError(
+            f"option --sign: descriptor {descriptor} cannot be read: {error.strerror}"
+        ) from error
     if len(secret) != KEY_BYTES:
         raise UsageError(f"option --sign: expected {KEY_BYTES} bytes from the descriptor, got {len(secret)}")
     return StreamSigner(secret)

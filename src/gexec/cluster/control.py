@@ -286,7 +286,7 @@ def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wante
         realm=base.realm,
         # Clients submit to the first node's gexecd, and no other node has this name in its certificate.
         host=nodes[0].name,
-        audit_log=str(place.audit("authd")),
+        audit_log=(str(place.audit("authd")),),
         # All daemons run as one user here, and request their certificates within seconds.
         rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
     )
@@ -323,7 +323,7 @@ def _settings_of(node: LocalNode, place: Layout, port: int, wanted: _Wanted, is_
         names=(node.name, node.address),
         find_names=False,
         hosts=str(place.hosts),
-        audit_log=str(place.audit(node.name)),
+        audit_log=(str(place.audit(node.name)),),
     )
     if not wanted.hardened:
         return settings

@@ -116,7 +116,7 @@ def subject(
         realm=gexecd.realm,
         environ=environ,
         relay_user=gexecd.relay_user,
-        logs=tuple(path for path in (gexecd.audit_log, authd.audit_log) if path),
+        logs=tuple(path for path in (*gexecd.audit_log, *authd.audit_log) if path.startswith("/")),
         gexecd=gexecd if gexecd.signers or gexecd.node_key else None,
     ), findings
 

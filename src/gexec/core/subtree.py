@@ -141,7 +141,9 @@ class Subtree:
                 heir.maybe_asked, heir.elder = maybe_asked, elder
                 self._open(heir)
 
-    def _cover(self, first: int, high: int, owed: set[int], covered: set[int], now_s: float) -> None:
+    def _cover(
+        self, first: int, high: int, owed: set[int], covered: set[int], turn: int, now_s: float
+    ) -> None:
         """Open children for the ranks of ``owed``, without changing other children's ranks, ``covered``."""
         for low, end in tree.split(first, high, self._fanout):
             owes = owed.intersection(range(low, end))
@@ -149,12 +151,12 @@ class Subtree:
                 continue
             shared = not covered.isdisjoint(range(low, end))
             if not shared or low in owes:
-                child = self._new(low, low + 1 if shared else end, {low} if shared else owes, 0, now_s)
+                child = self._new(low, low + 1 if shared else end, {low} if shared else owes, turn, now_s)
                 child.maybe_asked = True
                 self._open(child)
             if shared:
                 owes.discard(low)
-                self._cover(low + 1, end, owes, covered, now_s)
+                self._cover(low + 1, end, owes, covered, turn, now_s)
 
     # -- frames from children --------------------------------------------------------------
 
@@ -342,8 +344,7 @@ class Subtree:
         higher = self._epochs.renew(epoch, high - self._first)
         self._high = high
         self.active = True
-        self._taken.resync(higher)
-        covered: set[int] = set()
+        covered, turn = self._taken.resync(higher), self._epochs.fresh()
         for child in list(self.children.values()):
             if child.high > high:
                 self._emit(events.ToChild(child.number, frames.Release()))
@@ -365,10 +366,9 @@ class Subtree:
                 anew.again, anew.silent = child.again, child.silent
                 anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
-        # With the same epoch, every rank is covered here, or was taken over by another node.
-        uncovered = set(range(self._first, high)).difference(decided, covered) if higher else None
-        if uncovered:
-            self._cover(self._first, high, uncovered, covered, now_s)
+        # With the same epoch, these have ended and their nodes were lost; their reports may be lost as well.
+        if uncovered := set(range(self._first, high)).difference(decided, covered):
+            self._cover(self._first, high, uncovered, covered, turn, now_s)
 
     def _resync(self, child: Child) -> None:
         child.owes = set(range(child.low, child.high))

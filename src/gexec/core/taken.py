@@ -29,21 +29,30 @@ class Taken:
 
     def add(self, child: Child, now_s: float) -> None:
         """A child, already forgotten, has another parent."""
-        if child.owes:
-            self._waiting.append((now_s + limits.TAKEN_S, child))
+        self._waiting.append((now_s + limits.TAKEN_S, child))
 
     def clear(self) -> None:
         """Forget them all."""
         self._waiting.clear()
         self._told.clear()
 
-    def resync(self, higher: bool) -> None:
-        """This node reports everything again; with a higher epoch, it asks these children again instead."""
-        if not higher:
-            self._waiting.extendleft(reversed(self._told))
-        else:
-            self._waiting.clear()
+    def resync(self, higher: bool) -> set[int]:
+        """This node reports everything again; with a higher epoch, it asks these children again instead.
+
+        Returns:
+            The ranks that it must not ask for, because they may have another parent.
+        """
+        if higher:
+            self.clear()
+            return set()
+        self._waiting.extendleft(reversed(self._told))
         self._told.clear()
+        ranks: set[int] = set()
+        for _, child in self._waiting:
+            # Earlier reports may have been lost on the way up.
+            child.owes = set(range(child.low, child.high))
+            ranks |= child.owes
+        return ranks
 
     def next_deadline_s(self) -> float | None:
         """Return when the next one is overdue, None if there is none."""

@@ -113,18 +113,21 @@ class Epochs:
         below: how many ranks it splits among its children.
     """
 
-    __slots__ = ("_fanout", "_ranks", "_stride", "_turns", "given")
+    __slots__ = ("_fanout", "_ranks", "_stride", "_turns", "_used", "given")
 
     def __init__(self, ranks: int, fanout: int, given: int, below: int) -> None:
         self.given = given
         self._ranks = ranks
         self._fanout = fanout
+        self._used = -1  #: the highest turn so far
         self._divide(below)
 
     def renew(self, given: int, below: int) -> bool:
         """The node was given an epoch again; return whether it is a higher one."""
         higher = given > self.given
         self.given = max(self.given, given)
+        if higher:
+            self._used = -1
         self._divide(below)
         return higher
 
@@ -134,8 +137,13 @@ class Epochs:
             self._turns = min(self._turns, (EPOCH_MAX - self.given) // self._stride + 1)
 
     def of(self, turn: int) -> int:
-        """Return the epoch of a turn."""
+        """Return the epoch of a turn, which is used by this."""
+        self._used = max(self._used, turn)
         return self.given + turn * self._stride
+
+    def fresh(self) -> int:
+        """Return a turn above all that were used with this epoch; the last one if there is none."""
+        return min(self._used + 1, self._turns - 1)
 
     def is_last(self, turn: int) -> bool:
         """Tell whether no turn is left after this one."""

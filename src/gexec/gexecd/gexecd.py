@@ -28,7 +28,7 @@ from gexec.posix import channel, confinement, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
-from gexec.settings.config import GexecdSettings
+from gexec.settings.config import GexecdSettings, check_audit_log
 from gexec.settings.keyfiles import read_node_certificate, read_trust
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
@@ -81,6 +81,7 @@ class Gexecd:
         self._log = log or stderr_log("gexecd")
         # Before this daemon can get any request: credentials that were signed earlier are refused.
         self._started_s = time.time()
+        check_audit_log(settings)
         self._names = _names_of(settings)
         self._trust = read_trust(settings.public_keys, settings.signers, self._names)
         self._policy = policy_fields(policy_of(settings.policy))
@@ -189,7 +190,17 @@ class Gexecd:
             started_s=self._started_s,
             clock_skew_s=settings.clock_skew_s,
             credential_ttl_max_s=settings.credential_ttl_max_s,
-            audit_log=settings.audit_log,
+            audit={
+                "log": settings.audit_log,
+                "failure": settings.audit_failure,
+                "max_bytes": settings.audit_max_bytes,
+                "keep": settings.audit_keep,
+                "common": {
+                    "daemon": "gexecd",
+                    "node": os.uname().nodename if settings.find_names else self._names[0],
+                    "realm": settings.realm,
+                },
+            },
             drain_s=settings.drain_s,
             tasks_max=settings.jobs_max,
             log_fd=self.log_fd,

@@ -20,10 +20,10 @@ class Logs(NamedTuple):
     """
 
     log: str
-    audit: str
+    audit: tuple[str, ...]
 
 
-def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs:
+def logs_of(daemon: str, socket: str, *, log: str = "", audit: tuple[str, ...] = ()) -> Logs:
     """Return the log files of a daemon in the background; paths that were given are not changed.
 
     Args:
@@ -31,11 +31,13 @@ def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs
         socket: the path of its socket.
         log: the administrator's path; empty = ``DAEMON.log`` in LOG_DIRECTORY for root, else in the
             socket's directory. A missing directory is made, except the socket's.
-        audit: the administrator's path; empty = ``DAEMON-audit.log`` in the log's directory.
+        audit: the administrator's destinations; empty = ``DAEMON-audit.log`` in the log's directory.
 
     Raises:
-        ConfigError: the directory cannot be made.
+        ConfigError: the directory cannot be made, or stderr is a destination.
     """
+    if "stderr" in audit:
+        raise ConfigError("audit_log: with -d there is no stderr: name a file, or journal")
     if log:
         directory = os.path.dirname(log)
     else:
@@ -47,7 +49,7 @@ def logs_of(daemon: str, socket: str, *, log: str = "", audit: str = "") -> Logs
         raise ConfigError(f"cannot make {directory} for the log: {cause.strerror}") from cause
     return Logs(
         log or os.path.join(directory, f"{daemon}.log"),
-        audit or os.path.join(directory, f"{daemon}-audit.log"),
+        audit or (os.path.join(directory, f"{daemon}-audit.log"),),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from typing import Final
@@ -23,7 +24,8 @@ class Log:
 
     Args:
         name: the process's name in each line, e.g. ``gexecd-relay``.
-        fd: where to write; default: stderr. A full disk or closed terminal loses lines without an exception.
+        fd: where to write; default: stderr. A full disk, a closed terminal or a pipe that nobody reads loses
+            lines without an exception.
         verbose: also write the entries of ``debug``.
     """
 
@@ -61,9 +63,17 @@ class Log:
             text = f"{text[:LINE_MAX]}... ({len(text)} characters)"
         line = f"{moment} {self.name}[{os.getpid()}] {level}: {printable(text)}\n"
         try:
-            os.write(self._fd, line.encode("utf-8", "backslashreplace"))
+            # A pipe that nobody reads must not stop a daemon.
+            if _is_writable(self._fd):
+                os.write(self._fd, line.encode("utf-8", "backslashreplace"))
         except OSError:
             pass  # it cannot be logged
+
+
+def _is_writable(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(0))
 
 
 def stderr_log(name: str, verbose: bool = False) -> Log:

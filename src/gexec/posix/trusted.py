@@ -100,6 +100,14 @@ def _check_directory(directory: str, path: str, what: str, error: type[GexecErro
         )
 
 
+def check_written(path: str, what: str, error: type[GexecError]) -> None:
+    """Refuse a file that is to be written if another user could exchange it; it need not exist yet."""
+    try:
+        check_directories(path, what, error)
+    except OSError:
+        pass  # there is no such directory: who writes the file reports it
+
+
 def _cannot_open(path: str, what: str, cause: OSError, missing: str) -> str:
     if cause.errno in (errno.ELOOP, errno.EMLINK):
         return f"{what} {path}: is a symbolic link: name the file itself"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from gexec import limits
 from gexec.errors import ConfigError
 from gexec.limits import JOBS_PER_UID_MAX
-from gexec.posix.trusted import read_trusted
+from gexec.posix.trusted import check_written, read_trusted
 from gexec.security.policy import Limit
 from gexec.settings.terms import RuleSettings, check_terms, limits_of
 
@@ -30,6 +30,12 @@ REALM = "gexec"
 LEAVE = "leave"
 KILL = "kill"
 REALM_MAX_BYTES = 64
+#: Values of audit_failure: what happens while the audit log cannot be written.
+CONTINUE = "continue"
+REFUSE = "refuse"
+#: Destinations of the audit log that are not files.
+_AUDIT_WORDS = ("journal", "stderr")
+_AUDIT_LOGS_MAX = 4
 
 _REALM_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
@@ -87,7 +93,10 @@ class GexecdSettings:
     find_names: bool = True  #: False: this node has only ``names``
     hosts: str = ""  #: a file in the format of /etc/hosts, looked up before /etc/hosts
     relay_user: str = ""  #: for the relay when started as root; empty = gexec
-    audit_log: str = ""  #: empty = stderr
+    audit_log: tuple[str, ...] = ()  #: files, "journal", "stderr"; empty = stderr
+    audit_failure: str = CONTINUE  #: while it cannot be written: "continue", or "refuse" new jobs
+    audit_max_bytes: int = 0  #: size at which a file is renamed; 0 = never
+    audit_keep: int = 10  #: renamed files that are kept
     orphan_grace_s: float = limits.ORPHAN_GRACE_S
     drain_s: float = 60.0  #: how long SIGTERM waits for running jobs
     link_idle_s: float = limits.LINK_IDLE_S
@@ -100,13 +109,15 @@ class GexecdSettings:
     policy: PolicySettings = field(default_factory=PolicySettings)
 
     def __post_init__(self) -> None:
+        _take_audit_log(self)
         _check_types(self)
         _check_between(self, "port", 0, 65535)
         for name in ("socket", "authd_socket"):
             _check_path(self, name, socket=True)
-        for name in ("hosts", "audit_log", "signers", "node_key", "node_certificate"):
+        for name in ("hosts", "signers", "node_key", "node_certificate"):
             if getattr(self, name):
                 _check_path(self, name)
+        _check_audit(self)
         _check_keys(self.public_keys, self.signers)
         for path in self.authorities:
             _check_absolute("authorities", path)
@@ -142,15 +153,19 @@ class AuthdSettings:
     certificate_ttl_s: float = limits.CERTIFICATE_TTL_S
     rate_per_user: float = limits.AUTHD_RATE_PER_UID  #: credentials per second; burst 10 times that
     overflow_uid: bool = False  #: sign for the uid under which processes of foreign user namespaces appear
-    audit_log: str = ""  #: empty = stderr
+    audit_log: tuple[str, ...] = ()  #: as for gexecd, and the following three
+    audit_failure: str = CONTINUE
+    audit_max_bytes: int = 0
+    audit_keep: int = 10
 
     def __post_init__(self) -> None:
+        _take_audit_log(self)
         _check_types(self)
         _check_path(self, "socket", socket=True)
         _check_path(self, "private_key")
-        for name in ("audit_log", "signers"):
-            if getattr(self, name):
-                _check_path(self, name)
+        if self.signers:
+            _check_path(self, "signers")
+        _check_audit(self)
         _check_keys(self.public_keys, self.signers)
         _check_realm(self.realm)
         _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
@@ -161,6 +176,17 @@ class AuthdSettings:
 _Settings = TypeVar("_Settings", GexecdSettings, AuthdSettings)
 #: Types of settings that are tables within ``[policy]``.
 _TABLES: dict[str, type] = {"tuple[Limit, ...]": Limit, "tuple[RuleSettings, ...]": RuleSettings}
+
+
+def check_audit_log(settings: GexecdSettings | AuthdSettings) -> None:
+    """Refuse audit logs in directories where another user could exchange them.
+
+    Raises:
+        ConfigError: names the file and the directory.
+    """
+    for name in settings.audit_log:
+        if name.startswith("/"):
+            check_written(name, "audit log", ConfigError)
 
 
 def read_gexecd(path: str | None = None, environ: Mapping[str, str] = os.environ) -> GexecdSettings:
@@ -317,6 +343,26 @@ def _check_path(settings: object, name: str, socket: bool = False) -> None:
             f"{name} = {path!r}: {length} bytes, but the kernel takes at most "
             f"{limits.SOCKET_PATH_MAX_BYTES} for the path of a socket: choose a shorter directory"
         )
+
+
+def _take_audit_log(settings: Any) -> None:
+    """Accept one destination as a text; an empty one is stderr."""
+    if isinstance(settings.audit_log, str):
+        object.__setattr__(settings, "audit_log", (settings.audit_log,) if settings.audit_log else ())
+
+
+def _check_audit(settings: GexecdSettings | AuthdSettings) -> None:
+    names = settings.audit_log
+    if len(set(names)) < len(names) or len(names) > _AUDIT_LOGS_MAX:
+        raise ConfigError(f"audit_log: expected at most {_AUDIT_LOGS_MAX} destinations, each once")
+    for name in names:
+        if name not in _AUDIT_WORDS and not name.startswith("/"):
+            raise ConfigError(f'audit_log: {name[:200]!r}: expected an absolute path, "journal" or "stderr"')
+    if settings.audit_failure not in (CONTINUE, REFUSE):
+        raise ConfigError(f'audit_failure = {settings.audit_failure[:80]!r}: expected "continue" or "refuse"')
+    if settings.audit_max_bytes:
+        _check_between(settings, "audit_max_bytes", limits.AUDIT_FILE_MIN_BYTES, 2**40)
+    _check_between(settings, "audit_keep", 1, 1000)
 
 
 def _check_keys(public_keys: tuple[str, ...], signers: str) -> None:

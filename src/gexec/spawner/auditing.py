@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from gexec.posix import clock
 from gexec.posix.audit import AuditLog
 from gexec.security.credential import Credential
 from gexec.security.policy import Account
 from gexec.spawner.admission import Admitted
-from gexec.wire import denials
+from gexec.spawner.launching import LaunchedTask
+from gexec.wire import denials, outcome
 from gexec.wire.denials import PeerDenied
 from gexec.wire.launches import LaunchSpec
 from gexec.wire.messages import ProcessLeft
@@ -16,6 +18,8 @@ from gexec.wire.outcome import Outcome
 
 _ARGUMENTS_MAX: Final = 32
 _ARGUMENT_MAX_BYTES: Final = 256
+#: The field that has an outcome's value, by its kind.
+_ENDS: Final = {outcome.EXITED: "status", outcome.KILLED: "signal", outcome.TIMED_OUT: "signal"}
 
 
 class EndedTask:
@@ -35,23 +39,33 @@ class EndedTask:
 class AuditRecords:
     """One line for each decision and event of a task; ``task`` is the relay's number of the task."""
 
-    def __init__(self, audit: AuditLog) -> None:
+    def __init__(self, audit: AuditLog, audited_only: bool) -> None:
         self._audit = audit
+        self._audited_only = audited_only
 
-    def accepted(self, task: int, admitted: Admitted) -> None:
-        """Record that a rank may run."""
+    @property
+    def refusal(self) -> str:
+        """Why no task may start, one sentence for the user."""
+        return (
+            f"this node's audit log cannot be written ({self._audit.trouble}), and it starts nothing without "
+            'a record (audit_failure = "refuse" in gexecd.toml)'
+        )
+
+    def accepted(self, task: int, admitted: Admitted) -> bool:
+        """Record that a rank may run. Returns False if it may not, because the record cannot be written."""
         credential, launch = admitted.credential, admitted.launch
-        self._audit.write(
+        is_written = self._audit.write(
             "accept",
             task=task,
             job=launch.job_hex,
             rank=launch.rank,
             **_who(credential),
-            node=admitted.job.names[launch.rank],
+            target=admitted.job.names[launch.rank],
             program=launch.program,
             argv=_clipped(launch.argv),
             cwd=launch.cwd,
         )
+        return is_written or not self._audited_only
 
     def refused(
         self, task: int, rank: int | None, code: str, reason: str, credential: Credential | None
@@ -89,20 +103,48 @@ class AuditRecords:
         """Do what is due."""
         self._audit.tick()
 
-    def started(self, task: int, launch: LaunchSpec, uid: int, pid: int) -> None:
+    def started(self, number: int, task: LaunchedTask) -> None:
         """Record that a rank runs."""
-        self._audit.write("exec", task=task, job=launch.job_hex, rank=launch.rank, uid=uid, pid=pid)
-
-    def killed(self, task: int, launch: LaunchSpec, pid: int, now: bool, reason: str) -> None:
-        """Record that the spawner ends a rank."""
+        launch, account = task.launch, task.account
         self._audit.write(
-            "kill", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, now=now, reason=reason
+            "exec",
+            task=number,
+            job=launch.job_hex,
+            rank=launch.rank,
+            user=account.name,
+            uid=account.uid,
+            pid=task.pid,
         )
 
-    def ended(self, task: int, launch: LaunchSpec, pid: int, outcome: Outcome) -> None:
-        """Record that a rank has ended."""
+    def killed(self, number: int, task: LaunchedTask, now: bool, reason: str) -> None:
+        """Record that the spawner ends a rank."""
+        launch = task.launch
         self._audit.write(
-            "exit", task=task, job=launch.job_hex, rank=launch.rank, pid=pid, outcome=outcome.describe()
+            "kill",
+            task=number,
+            job=launch.job_hex,
+            rank=launch.rank,
+            uid=task.account.uid,
+            pid=task.pid,
+            now=now,
+            reason=reason,
+        )
+
+    def ended(self, number: int, task: LaunchedTask, ended: Outcome) -> None:
+        """Record that a rank has ended."""
+        launch, account = task.launch, task.account
+        value = {_ENDS[ended.kind]: ended.value} if ended.kind in _ENDS else {}
+        self._audit.write(
+            "exit",
+            task=number,
+            job=launch.job_hex,
+            rank=launch.rank,
+            user=account.name,
+            uid=account.uid,
+            pid=task.pid,
+            outcome=ended.describe(),
+            **value,
+            duration_s=round(clock.now_s() - task.started_s, 3) if task.started_s else 0.0,
         )
 
     def left(self, left: ProcessLeft, task: EndedTask) -> None:

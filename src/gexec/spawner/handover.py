@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
+from gexec.posix.audit import AuditLog
+from gexec.posix.log import Log
 from gexec.security.policy import Limit, Policy, Rule, Terms
 
 #: Fields of a policy whose values are in order; other lists are sets.
@@ -20,6 +23,7 @@ class Handover:
         names: this node's names and addresses.
         trust: the accepted signers (``security.signers.Trust``).
         policy: who may run what.
+        audit: the settings of the audit log, see ``audit_log``; ``failure`` is "continue" or "refuse".
         started_s: UNIX time; credentials that were not issued after it are refused.
         tasks_max: places for processes of all ordinary users together.
         relay_pid, channel_fd: the relay, and the channel to it.
@@ -39,7 +43,7 @@ class Handover:
     started_s: float
     clock_skew_s: float
     credential_ttl_max_s: float
-    audit_log: str
+    audit: dict[str, Any]
     drain_s: float
     tasks_max: int
     relay_pid: int
@@ -68,6 +72,19 @@ class Handover:
     def decode(cls, raw: bytes) -> Self:
         """Return what ``encode`` wrote."""
         return cls(**json.loads(raw))
+
+
+def audit_log(audit: Mapping[str, Any], log: Log) -> AuditLog:
+    """Return the audit log with these settings.
+
+    Args:
+        audit: ``log`` (destinations), ``max_bytes``, ``keep``, ``common`` (fields of all lines) and
+            ``failure``, which is not used here.
+        log: gets an error when lines are being lost.
+    """
+    return AuditLog(
+        tuple(audit["log"]), log, common=audit["common"], max_bytes=audit["max_bytes"], keep=audit["keep"]
+    )
 
 
 def policy_fields(policy: Policy) -> dict[str, Any]:

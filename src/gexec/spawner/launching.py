@@ -42,7 +42,7 @@ _HARD_S: Final = 6.0
 class LaunchedTask:
     """A task that the spawner has sent to a helper."""
 
-    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since", "told_kills")
+    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since", "started_s", "told_kills")
 
     def __init__(self, account: Account, launch: LaunchSpec, helper: Helper) -> None:
         self.account = account
@@ -51,6 +51,8 @@ class LaunchedTask:
         self.pid = 0
         self.kill_by_s: float | None = None
         self.since = clock.ticks()
+        #: When its start was reported (``posix.clock``).
+        self.started_s = 0.0
         #: Audit lines about its end: 1 = one about a graceful end, 2 = one about SIGKILL.
         self.told_kills = 0
 

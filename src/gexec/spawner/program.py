@@ -17,13 +17,12 @@ from typing import Final
 
 from gexec.errors import KeyFileError
 from gexec.posix import clock, identity, memory
-from gexec.posix.audit import AuditLog
 from gexec.posix.log import Log, stderr_log
 from gexec.security.signers import Trust
 from gexec.spawner.accounts import account_of
 from gexec.spawner.admission import Admission
 from gexec.spawner.asking import ask
-from gexec.spawner.handover import Handover, policy_from
+from gexec.spawner.handover import Handover, audit_log, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
 from gexec.wire.messages import AcceptedSigners
 
@@ -43,6 +42,7 @@ class SpawnerProcess:
         start: returns the starter's pid, and the channel to it.
         ready: called once, when links and clients can connect.
         log: the daemon's log; None = on stderr.
+        is_clean: as for ``Helpers``.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class SpawnerProcess:
         start: Callable[[], tuple[int, socket.socket]],
         ready: Callable[[], None],
         log: Log | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._handed = handed
         self._ready = ready
@@ -60,7 +61,7 @@ class SpawnerProcess:
         self._is_rereading = self._is_stale = False
         #: How many renewals were scheduled or begun; only the last one counts.
         self._renewals = 0
-        self._audit = AuditLog(handed.audit_log or None, self._log)
+        self._audit = audit_log(handed.audit, self._log)
         self._admission = Admission(
             signers=Trust.decode(handed.trust).signers,
             realm=handed.realm,
@@ -76,10 +77,12 @@ class SpawnerProcess:
             start=start,
             admission=self._admission,
             audit=self._audit,
+            audited_only=handed.audit["failure"] == "refuse",
             log=self._log,
             relay_pid=handed.relay_pid,
             tasks_max=handed.tasks_max,
             on_signal=self._signalled,
+            is_clean=is_clean,
         )
         self._loop = self.spawner.loop
 

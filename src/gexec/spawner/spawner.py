@@ -53,8 +53,10 @@ class Spawner:
         start: returns the starter's pid and the channel to it; called at the first use.
         admission: decides who may run what.
         audit, log: the audit log and the daemon's log.
+        audited_only: start no task while the audit log cannot be written.
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
+        is_clean: as for ``Helpers``.
 
     Attributes:
         relay_pid, starter_pid: our children; 0 after they were reaped, or if there are none (tests).
@@ -69,9 +71,11 @@ class Spawner:
         admission: Admission,
         audit: AuditLog,
         log: Log,
+        audited_only: bool = False,
         relay_pid: int = 0,
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
         self.relay_pid = relay_pid
@@ -79,7 +83,7 @@ class Spawner:
         self._start = start
         self._log = log
         self._on_signal = on_signal
-        self._trail = AuditRecords(audit)
+        self._trail = AuditRecords(audit, audited_only)
         self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
         self._helpers = Helpers(
@@ -89,6 +93,7 @@ class Spawner:
             self._tasks.helper_gone,
             self._starter_gone,
             note=log.warning,
+            is_clean=is_clean,
         )
         self._tasks.helpers = self._helpers
         self._others: dict[int, Callable[[int], None]] = {}

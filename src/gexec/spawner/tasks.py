@@ -178,8 +178,10 @@ class Tasks:
         if full is not None:
             self._refuse(number, rank, "busy", full, outcome.not_started(full), admitted.credential)
             return None
-        if before != admitted.claim:  # else there is a line since the check
-            self._trail.accepted(number, admitted)
+        # If it was checked before, there is a line since then.
+        if before != admitted.claim and not self._trail.accepted(number, admitted):
+            self._refuse(number, rank, "audit", self._trail.refusal, None, admitted.credential)
+            return None
         return admitted
 
     def _refuse(
@@ -235,7 +237,7 @@ class Tasks:
         launch = task.launch
         if task.told_kills <= now:  # a relay can repeat the request without end
             task.told_kills = 1 + now
-            self._trail.killed(number, launch, task.pid, now, reason)
+            self._trail.killed(number, task, now, reason)
         if task.helper.number != STARTER:
             task.kill_by_s = clock.now_s() + (0 if now else launch.kill_grace_s) + HELPER_PATIENCE_S
         task.helper.resume()  # the user may have stopped the helper
@@ -267,7 +269,7 @@ class Tasks:
         if detached is not None:
             self._places.give(said.task)
             if not isinstance(said, ProcessStarted | ProcessReady | ProcessLeft):
-                self._trail.ended(said.task, detached.launch, detached.pid, said.outcome)
+                self._trail.ended(said.task, detached, said.outcome)
             return
         if isinstance(said, ProcessRan):
             self._started(said.task, said.pid)
@@ -280,7 +282,7 @@ class Tasks:
             self._places.give(event.task)
             done = self._tasks.pop(event.task, None)
             if done is not None:
-                self._trail.ended(event.task, done.launch, done.pid, event.outcome)
+                self._trail.ended(event.task, done, event.outcome)
                 self._remember(event, done)
         elif isinstance(event, ProcessRefused):
             gone = self._tasks.pop(event.task, None)
@@ -297,7 +299,8 @@ class Tasks:
     def _started(self, number: int, pid: int) -> None:
         task = self._tasks[number]
         task.pid = pid
-        self._trail.started(number, task.launch, task.account.uid, pid)
+        task.started_s = clock.now_s()
+        self._trail.started(number, task)
 
     def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
         """Keep what is needed to handle the leftovers of an ended task."""

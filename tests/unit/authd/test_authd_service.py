@@ -46,7 +46,7 @@ class Service:
             socket=str(place / "sock"),
             private_key=str(self.private),
             public_keys=(str(self.public),),
-            audit_log=str(place / "audit"),
+            audit_log=(str(place / "audit"),),
             **settings,
         )
         self._log = os.open(place / "log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
@@ -83,9 +83,10 @@ class Service:
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        """The lines of the audit log, without their times."""
-        lines = [json.loads(line) for line in Path(self.settings.audit_log).read_text().splitlines()]
-        return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+        """The lines of the audit log, without the fields that all lines have."""
+        lines = [json.loads(line) for line in Path(self.settings.audit_log[0]).read_text().splitlines()]
+        common = ("time", "seq", "daemon", "node", "realm")
+        return [{name: value for name, value in line.items() if name not in common} for line in lines]
 
     @property
     def log(self) -> str:
@@ -157,9 +158,9 @@ def test_a_job_is_signed_for_the_user_who_asks_and_audited(service: Service) -> 
         assert credential.ttl_s == service.settings.ttl_s
         assert service.audit == [
             {
-                "event": "issue", "uid": ME, "user": account.pw_name, "audience": "gexec",
-                "job": credential.job_id.hex(), "digest": sha256(blob).hexdigest(),
-                "ttl_s": service.settings.ttl_s,
+                "event": "issue", "uid": ME, "gid": account.pw_gid, "user": account.pw_name,
+                "audience": "gexec", "job": credential.job_id.hex(), "digest": sha256(blob).hexdigest(),
+                "ttl_s": service.settings.ttl_s, "key": credential.key_id.hex(),
             }
         ]  # fmt: skip
 
@@ -349,7 +350,7 @@ def test_the_audit_log_that_was_moved_away_is_opened_anew(service: Service) -> N
         request = encode(0, Sign(b"gexec", b"job"))
         await service.ask(request)
         old = service.place / "old"
-        os.rename(service.settings.audit_log, old)
+        os.rename(service.settings.audit_log[0], old)
         await service.ask(request)
         service.authd._reload()
         await service.ask(request)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from descriptors import open_now
 from file_streams import MINE, Sent, hand_made, sent
 from gexec.cli import send
 from gexec.cli.ensync import ENSYNC, CopyTask
@@ -18,9 +19,12 @@ from gexec.cli.table import check_combination
 from gexec.client.feed import Feed
 from gexec.client.transfer import Fetched, Pushed
 from gexec.errors import UsageError
+from gexec.files.decoder import ArchiveDecoder
 from gexec.files.entries import File
 from gexec.files.options import CopyOptions
+from gexec.files.records import End, Event
 from gexec.files.report import Report
+from gexec.files.signatures import KEY_BYTES, StreamSigner, StreamVerifier
 from gexec.render.prefix import prefixes
 from gexec.render.sentences import LINE_MAX_BYTES, LINES_MAX, Sentences
 from gexec.render.view import Prefixed
@@ -283,6 +287,25 @@ def test_a_feed_sends_and_tells_its_problems(tmp_path: Path) -> None:
     assert feed.bytes_read() >= 0
     assert feed.close() == 1
     assert feed.problems == [f"{tmp_path}/none: not sent: there is no such file"]
+
+
+def test_a_feed_signs_with_the_key_that_it_is_given_and_nobody_sees_it(tmp_path: Path) -> None:
+    secret = os.urandom(KEY_BYTES)
+    (tmp_path / "f").write_bytes(os.urandom(1 << 22))
+    open_before = open_now()
+    feed = Feed(["--names=base", "--", str(tmp_path / "f")], secret)
+    process = Path(f"/proc/{feed._pid}")
+    seen = process.joinpath("cmdline").read_bytes() + process.joinpath("environ").read_bytes()
+    assert secret not in seen
+    assert secret.hex().encode() not in seen
+    events: list[Event] = []
+    decoder = ArchiveDecoder(events.append, StreamVerifier(StreamSigner(secret).public))
+    with open(feed.fd, "rb", closefd=False) as file:
+        decoder.feed(file.read())
+    decoder.finish()
+    assert isinstance(events[-1], End)
+    assert feed.close() == 0
+    assert open_now() == open_before
 
 
 def test_a_feed_that_nobody_reads_is_ended(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_doctor_knows_every_variable_of_the_manuals() -> None:
     docs = Path(__file__).parents[3] / "docs"
     text = "".join([path.read_text() for path in docs.glob("*.md")])
     named = set(re.findall(r"\bGEXEC_[A-Z_]*[A-Z]\b", text))
-    assert named == doctor.KNOWN_VARIABLES
+    assert named - {"GEXEC_EVENT"} == doctor.KNOWN_VARIABLES  # a field of the journal
 
 
 def test_doctor_sees_that_two_keys_are_no_pair(tmp_path: Path) -> None:

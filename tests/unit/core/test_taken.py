@@ -125,6 +125,37 @@ def test_whoever_sends_all_again_reports_it_again() -> None:
     assert len(early.pass_time(NEVER_S)) == 2
 
 
+def test_what_had_ended_before_is_owed_when_all_is_sent_again() -> None:
+    """Seed 13400726: a forged end, which the root cannot take, and then *stale*."""
+    inner = Inner()
+    inner.handle(0.5, events.ChildFrame(1, Ended(((1, 4),), outcomes.exited(3), 99, 0)))
+    inner.pass_time(0.9)
+    inner.handle(1.0, events.ChildFrame(1, STALE))
+    inner.handle(2.0, events.ParentFrame(1, frames.Resync(1)))
+    assert inner.asked() == []
+    assert len(inner.pass_time(NEVER_S)) == 2
+
+
+def test_what_had_ended_before_its_node_was_lost_is_asked_for_when_all_is_sent_again() -> None:
+    """Its report may be lost on the way up; before, nobody had it then, and the root waited for ever."""
+    inner = Inner()
+    inner.handle(0.5, events.ChildFrame(1, Ended(((1, 4),), outcomes.exited(3), 0, 0)))
+    inner.handle(0.6, events.ChildLost(1, "the connection was reset", True))
+    assert inner.asked() == [(1, 4)]
+    [epoch] = [effect.start.epoch for effect in inner.effects if isinstance(effect, events.OpenChild)]
+    inner.handle(0.7, events.ChildLost(3, "connection refused", False))
+    assert inner.asked() == []
+    inner.pass_time(0.9)
+    inner.handle(2.0, events.ParentFrame(1, frames.Resync(1)))
+    assert inner.asked() == [(1, 4)]
+    [opened] = [effect for effect in inner.effects if isinstance(effect, events.OpenChild)]
+    assert opened.start.attach_only
+    assert opened.start.epoch > epoch
+    inner.handle(2.1, events.ChildLost(opened.child, "connection refused", False))
+    ended = [frame for frame in inner.pass_time(NEVER_S) if isinstance(frame, Ended)]
+    assert {rank for frame in ended for low, high in frame.ranks for rank in range(low, high)} >= {1}
+
+
 def test_whoever_has_no_parent_decides_nothing() -> None:
     inner = Inner()
     inner.handle(1.0, events.ChildFrame(1, STALE))
@@ -163,11 +194,12 @@ def test_they_are_overdue_in_the_order_in_which_they_came() -> None:
     assert taken.next_deadline_s() is None
     for number in (1, 2):
         taken.add(Child(number, number, number + 1, {number}, 0, 0.0), float(number))
-    taken.add(Child(3, 3, 4, set(), 0, 0.0), 3.0)  # owes nothing
+    taken.add(Child(3, 3, 5, set(), 0, 0.0), 3.0)  # owes nothing
     assert taken.next_deadline_s() == 1.0 + limits.TAKEN_S
     assert taken.take_overdue(1.0 + limits.TAKEN_S) == [lost((1, 2))]
     assert taken.take_overdue(NEVER_S) == [lost((2, 3))]
-    taken.resync(False)
-    assert taken.take_overdue(NEVER_S) == [lost((1, 2)), lost((2, 3))]
-    taken.resync(True)
+    assert taken.resync(False) == {1, 2, 3, 4}
+    told = [lost((1, 2)), lost((2, 3)), lost((3, 4)), lost((4, 5), who="rank 3, on the way to it,")]
+    assert taken.take_overdue(NEVER_S) == told
+    assert taken.resync(True) == set()
     assert taken.next_deadline_s() is None

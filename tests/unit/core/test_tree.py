@@ -97,6 +97,21 @@ def test_no_epoch_is_too_high_for_its_frame(ranks: int, fanout: int, given: int,
         assert epochs.given < epochs.of(turn) <= tree.EPOCH_MAX
 
 
+def test_a_fresh_turn_is_above_those_that_were_used() -> None:
+    epochs = tree.Epochs(7, 2, 1, 7)
+    assert epochs.fresh() == 0
+    for turn in (0, 3, 2):
+        epochs.of(turn)
+    assert epochs.fresh() == 4
+    epochs.renew(1, 7)
+    assert epochs.fresh() == 4
+    epochs.renew(2, 7)
+    assert epochs.fresh() == 0
+    last = tree.Epochs(7, 2, tree.EPOCH_MAX, 7)
+    last.of(0)
+    assert last.fresh() == 0
+
+
 def test_whoever_was_given_the_highest_epoch_has_one_turn() -> None:
     assert tree.Epochs(7, 2, tree.EPOCH_MAX, 7).is_last(0)
     assert not tree.Epochs(7, 2, 1, 7).is_last(0)

@@ -65,7 +65,10 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         find_names = false
         hosts = "/etc/gexec/hosts"
         relay_user = "daemon"
-        audit_log = "/var/log/gexec.log"
+        audit_log = ["journal", "/var/log/gexec.log"]
+        audit_failure = "refuse"
+        audit_max_bytes = 100_000_000
+        audit_keep = 5
         orphan_grace_s = 5
         drain_s = 0
         link_idle_s = 10.5
@@ -97,6 +100,12 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         assert getattr(settings, each.name) != getattr(default, each.name), each.name
 
 
+def test_one_destination_of_the_audit_log_may_be_a_text(tmp_path: Path) -> None:
+    assert read_gexecd(written(tmp_path, 'audit_log = "/a"'), {}).audit_log == ("/a",)
+    assert read_gexecd(written(tmp_path, 'audit_log = "journal"'), {}).audit_log == ("journal",)
+    assert read_authd(written(tmp_path, 'audit_log = ""'), {}).audit_log == ()
+
+
 def test_authd(tmp_path: Path) -> None:
     text = 'private_key = "/etc/x.pem"\nttl_s = 30\nrate_per_user = 5\noverflow_uid = true\n'
     settings = read_authd(written(tmp_path, text), {"GEXEC_AUTHD_SOCKET": "/run/x.sock"})
@@ -121,6 +130,12 @@ def test_authd(tmp_path: Path) -> None:
         ("socket = 'run/x'", ["socket", "absolute path"]),
         ("socket = ''", ["socket", "absolute path"]),
         ("socket = '/" + "x" * 107 + "'", ["socket", "107", "shorter directory"]),
+        ("audit_log = 'log'", ["audit_log: 'log'", "absolute path", "journal"]),
+        ("audit_log = ['/a', '/a']", ["audit_log", "each once"]),
+        ("audit_log = 3", ["audit_log = '3'", "array of texts"]),
+        ("audit_failure = 'stop'", ["audit_failure = 'stop'", '"continue" or "refuse"']),
+        ("audit_max_bytes = 1000", ["audit_max_bytes = 1000", "1.04858e+06 to"]),
+        ("audit_keep = 0", ["audit_keep = 0", "1 to 1000"]),
         ("public_keys = []", ["public_keys", "at least one"]),
         ("realm = 'a b'", ["realm", "cluster name"]),
         ("realm = ''", ["realm", "cluster name"]),

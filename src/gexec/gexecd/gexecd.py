@@ -259,13 +259,13 @@ class Gexecd:
 
     def _context(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> RelayContext:
         def told() -> None:
+            # Everything is loaded and open, and nothing from the network has been read.
+            for sentence in confinement.refuse_files([os.devnull]):
+                log.warning(f"the relay is less confined: {sentence}")
             os.write(ready_write, b"1")
             os.close(ready_write)
             if self.log_fd >= 0:
                 identity.take_stderr(self.log_fd)
-            # Everything is loaded and open, and nothing from the network has been read.
-            for sentence in confinement.refuse_files([os.devnull]):
-                log.warning(f"the relay is less confined: {sentence}")
 
         return RelayContext(
             listeners=self._listeners,

@@ -268,6 +268,8 @@ def cluster_of() -> Iterator[Callable[..., Cluster]]:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 

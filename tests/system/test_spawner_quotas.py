@@ -33,7 +33,7 @@ def _rss_mib(pid: int) -> float:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"argv": [b""]}, "the first argument, which is the program's name, is empty"),
+        ({"argv": [b""]}, "the program's name, is empty"),
         ({"env": [b"=x=y", b"A=1"]}, None),
         ({"env": [b"NAME"]}, "expected NAME=value"),
         ({"env": [b"=x"]}, "expected NAME=value"),

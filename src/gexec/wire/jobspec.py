@@ -51,9 +51,7 @@ class PackedList:
         self._count = packed.count(b"\0") + 1
         self._entries: list[bytes] | None = None
         #: The last entry that was read: a node reads its own name several times.
-        self._index = -1
-        self._entry = b""
-        self._searches = 0
+        self._index, self._entry, self._searches = -1, b"", 0
 
     def __len__(self) -> int:
         return self._count
@@ -106,8 +104,7 @@ class JobSpec:
         connect_timeout_s, timeout_s, kill_grace_s: seconds; timeout_s 0 = none.
         stall_s: seconds after which a process that makes no progress with its stdin is given up
             (core/stall.py); 0 = never, else STALL_MIN_S to STALL_MAX_S.
-        window: bytes of unacknowledged output for each (rank, stream); without it the largest that is
-            allowed.
+        window: bytes of unacknowledged output for each (rank, stream); None = the largest allowed.
         salt: 64 bits from the client that make two equal jobs differ.
     """
 
@@ -174,10 +171,10 @@ class JobSpec:
             raise UsageError("the program's path is empty or contains a NUL byte")
         if not self.program.startswith(b"/") and not self.flags & REMOTE_PATH:
             raise UsageError(f"program {self.program[:200]!r}: expected an absolute path")
-        if not self.argv:
-            raise UsageError("the argument list is empty")
-        if not self.argv[0]:
-            raise UsageError("the first argument, which is the program's name, is empty")
+        if not self.argv or not self.argv[0]:
+            raise UsageError(
+                "the argument list is empty, or its first argument, the program's name, is empty"
+            )
         for what, path in (("program", self.program), ("working directory", self.cwd)):
             if len(path) > limits.PATH_MAX_BYTES:
                 most = f"a path has at most {limits.PATH_MAX_BYTES} bytes"

@@ -52,7 +52,8 @@ class ClientEnd:
 
     def __init__(self, take: Callable[[Frame], None]) -> None:
         self.reached = self.opened = True
-        self.leaving = False
+        self.leaving = self.waiting = False
+        self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label = self.source = "client"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from gexec import limits
 from gexec.core import events
@@ -14,7 +15,9 @@ from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
 from gexec.relay.ports import LinkPort, ProcessEvent
 from gexec.relay.quotas import Quotas
+from gexec.relay.turns import Turns
 from gexec.security.credential import Credential
+from gexec.security.quota import Shares
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, messages
 from gexec.wire import outcome as outcomes
@@ -36,8 +39,9 @@ SETTINGS = GexecdSettings()
 class Cluster:
     """Everything that daemons share: the daemons by name, each rank's plan, and the record of what it did."""
 
-    def __init__(self, world: World, spec: JobSpec, plans: list[Plan]) -> None:
+    def __init__(self, world: World, spec: JobSpec, plans: list[Plan], dials: int) -> None:
         self.world = world
+        self.dials = dials
         self.spec = spec
         self.blob = spec.encode()
         self.plans = plans
@@ -129,6 +133,7 @@ class SimDaemon:
     def _begin(self) -> None:
         """Begin with empty memory."""
         self.quotas = Quotas(SETTINGS)
+        self.quotas.dials = Turns(Shares(self.cluster.dials))
         self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self._known: set[RelayJob] = set()
@@ -171,21 +176,32 @@ class SimDaemon:
 
     # -- ports of its jobs -------------------------------------------------------------------
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> SimEnd:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> SimEnd:
         """Return this daemon's end of a link to a node, dialled if there is none."""
         end = self._dialled.get(name)
-        if end is not None and end.here and may_carry(end, self.world.now_s, timeout_s):
+        if end is not None and end.here and (end.waiting or may_carry(end, self.world.now_s, timeout_s)):
             return end
         self.cluster.link_numbers += 1
         link = SimLink(self.world, self.cluster.link_numbers, self, self.cluster.by_name[name.encode()])
-        self._dialled[name] = link.dialler
+        self._dialled[name] = end = link.dialler
+        end.begin()
+        end.waiting = True
+        end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s))
+        return end
+
+    def _dial(self, link: SimLink, timeout_s: float) -> None:
+        link.dialler.waiting = False
         link.dial(timeout_s)
-        return link.dialler
+        self.jobs.link_begun(link.dialler)
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> SimPipes:
-        """Return pipes for a process."""
+        """Return pipes for a process; they are charged until its end."""
 
         def check_and_tell(event: events.Event) -> None:
             tell(event)

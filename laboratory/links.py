@@ -9,6 +9,7 @@ from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay.link import UNHURRIED_S
 from gexec.relay.pool import patience_s
+from gexec.relay.turns import Turn
 from gexec.wire import frames
 from gexec.wire.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
 from laboratory.world import SimTimer, Violation, World
@@ -44,7 +45,6 @@ class SimLink:
     def dial(self, timeout_s: float) -> None:
         """Try to connect; the dialler is notified that the link is reached and opened, or closed."""
         end = self.dialler
-        end.begin()
         end.give_up_s = self.world.now_s + timeout_s
         self.world.after(self.delay_s(), None, self._arrive, timeout_s)
         Deadline(end.daemon.timers, timeout_s, partial(self._overdue, False, timeout_s))
@@ -80,6 +80,7 @@ class SimLink:
         end = self.dialler
         if end.here and not end.opened:
             end.reached = end.opened = True
+            end.end_turn()
             end.heard_s = self.world.now_s
             self.world.note("opened", self)
             end.daemon.jobs.link_opened(end)
@@ -107,6 +108,8 @@ class SimEnd:
         self.peer = self
         self.here = False
         self.silent = False
+        self.waiting = False
+        self.turn: Turn | None = None
         self.reached = False
         self.opened = False
         self.leaving = False
@@ -126,6 +129,11 @@ class SimEnd:
         self._life = self.daemon.life
         self.heard_s = self._world.now_s
         self.daemon.ends[self.link.number] = self
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Nothing waits in a simulated link."""
+        return 0
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds this name."""
@@ -194,11 +202,17 @@ class SimEnd:
         if not self.here:
             return
         self.here = False
+        self.end_turn()
         self._world.note("closed", f"{self.link}@{self.daemon.index}", shown=text)
         self.daemon.ends.pop(self.link.number, None)
         if self.daemon.life == self._life and self.daemon.alive:
             self.daemon.jobs.link_closed(self, text)
         self.gone()
+
+    def end_turn(self) -> None:
+        """It is not being dialled any more."""
+        if self.turn is not None:
+            self.turn.end()
 
     def gone(self) -> None:
         """This end is gone: let the other one detect it, unless this end is silent."""

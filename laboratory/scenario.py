@@ -35,6 +35,8 @@ class Scenario:
     faults: list[Fault] = field(default_factory=list)
     #: Signals, or an early end of client or root: outcomes then differ from the plan.
     disturbed: bool = False
+    #: What users share of each daemon's dials; the only one here gets half.
+    dials: int = 16_384
 
 
 #: Peers detect these faults at once; the others only after a timeout.
@@ -72,6 +74,9 @@ def scenario(seed: int, hostile: bool = True) -> Scenario:
         _break(rng, made, rng.choice(KINDS))
     _pause(Random(f"pauses of {seed}"), made)
     _rare(Random(f"rare things of {seed}"), made)
+    narrow = Random(f"turns of {seed}")
+    if narrow.random() < 0.2:
+        made.dials = narrow.choice((2, 4, 8, 16))
     if with_stdin:
         _stall(Random(f"stalled readers of {seed}"), made)
     if hostile:

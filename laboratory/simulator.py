@@ -48,7 +48,7 @@ class Simulation:
         self.world = World(seed, tracing)
         self.seed = seed
         self.made = made
-        self.cluster = Cluster(self.world, made.spec, made.plans)
+        self.cluster = Cluster(self.world, made.spec, made.plans, made.dials)
         self.cluster.betrayed = betrayed(made)
         self.client = SimClient(self.cluster, made.habits)
         self.quiet_s = max((fault.at_s + fault.value for fault in made.faults), default=0.0)

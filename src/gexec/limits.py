@@ -139,6 +139,14 @@ CERTIFICATE_TTL_S: Final = 24 * 3600.0
 DEFAULT_PORT: Final = 2875
 #: Clients of all ordinary users; one user alone gets half.
 CLIENTS_MAX: Final = 768
+#: Submissions of ordinary users that have begun to arrive and are not complete.
+SUBMISSIONS_MAX_BYTES: Final = 128 * 1024 * 1024
+#: Output that a node may have to keep for jobs of ordinary users: two windows for each of their processes.
+OUTPUT_MAX_BYTES: Final = 4 * 1024 * 1024 * 1024
+#: Output that the clients of ordinary users may leave unread at their gexecd.
+UNREAD_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
+#: Descriptors of the relay and of the spawner, if the hard limit allows; tasks keep gexecd's own limit.
+DESCRIPTORS_MAX: Final = 65_536
 LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 #: Ranks of jobs of all ordinary users on one node; one user alone gets half (``security.quota``).

@@ -23,6 +23,7 @@ from gexec.cluster.processes import Process
 from gexec.posix.descendants import children_of
 
 if TYPE_CHECKING:
+    from .etc import Etc
     from .sshd import Sshd
 
 #: Longer than anything takes on a busy machine; reached only when something hangs.
@@ -40,12 +41,20 @@ def wait_until(what: Callable[[], object], why: str, deadline_s: float = DEADLIN
 
 
 def gexecctl(
-    *words: object, env: dict[str, str] | None = None, descriptors: int = 0
+    *words: object, env: dict[str, str] | None = None, descriptors: int = 0, etc: Etc | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real gexecctl; ``descriptors`` is what it and all that it starts may open at the most."""
+    """Run the real gexecctl.
+
+    Args:
+        descriptors: what it and all that it starts may open at the most.
+        etc: the accounts that they see.
+    """
 
     def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+        if etc is not None:
+            etc.take_place()
+        if descriptors:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
     return subprocess.run(
         [sys.executable, BIN / "gexecctl", *map(str, words)],
@@ -54,7 +63,7 @@ def gexecctl(
         timeout=DEADLINE_S,
         stdin=subprocess.DEVNULL,
         env=os.environ | {} if env is None else env,
-        preexec_fn=limit if descriptors else None,
+        preexec_fn=limit if descriptors or etc is not None else None,
     )
 
 
@@ -143,6 +152,7 @@ def _start(
     descriptors: int = 0,
     private: Sequence[Path] = (),
     hardened: bool = False,
+    etc: Etc | None = None,
 ) -> Cluster:
     # Not pytest's tmp_path: sockets' paths may have 107 bytes.
     place = Layout(Path(tempfile.mkdtemp(prefix="gx", dir="/tmp")))
@@ -157,7 +167,7 @@ def _start(
         path = place.dir / "gexecd.toml"
         path.write_text(config)
         words += ["--config", path]
-    done = gexecctl(*words, descriptors=descriptors)
+    done = gexecctl(*words, descriptors=descriptors, etc=etc)
     if done.returncode != 0:
         logs = "".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-2000:]}"
@@ -234,6 +244,7 @@ def cluster_of() -> Iterator[Callable[..., Cluster]]:
     ``settings`` are those of gexecd.toml (texts, numbers, booleans); with ``descriptors=N`` no
     daemon may open more files than that; with ``private=[PATH]`` each node has this directory for itself
     (root only); with ``hardened=True`` only the first node takes jobs of users.
+    With ``etc`` they have the accounts of a test's own (root only).
     """
     started: list[Cluster] = []
 
@@ -241,11 +252,12 @@ def cluster_of() -> Iterator[Callable[..., Cluster]]:
         count: int,
         descriptors: int = 0,
         private: Sequence[Path] = (),
+        etc: Etc | None = None,
         hardened: bool = False,
         **settings: object,
     ) -> Cluster:
         config = "".join(f"{name} = {_toml(value)}\n" for name, value in settings.items())
-        started.append(_start(count, config, descriptors, private, hardened))
+        started.append(_start(count, config, descriptors, private, hardened, etc))
         return started[-1]
 
     yield start
@@ -256,6 +268,8 @@ def cluster_of() -> Iterator[Callable[..., Cluster]]:
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 

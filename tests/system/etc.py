@@ -33,10 +33,10 @@ class Etc:
 
     def add_user(
         self, name: str, *, groups: Sequence[str] = (), shell: str = "/bin/sh", password: str = "*",
-        expires_day: str = "",
+        expires_day: str = "", uid: int | None = None,
     ) -> pwd.struct_passwd:  # fmt: skip
         """Add a user with a primary group of the same name, and these groups; return the account."""
-        uid = self._next()
+        uid = self._next() if uid is None else uid
         self._append("passwd", f"{name}:x:{uid}:{uid}::/:{shell}")
         self._append("shadow", f"{name}:{password}:19000:::::{expires_day}:")
         self._append("group", f"{name}:x:{uid}:")

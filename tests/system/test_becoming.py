@@ -17,7 +17,7 @@ from gexec.posix import session
 from gexec.security.policy import Limit, Policy, Rule, Terms
 from gexec.wire import jobspec
 from gexec.wire.messages import ProcessRefused
-from gexec.wire.outcome import DENIED, EXITED, Outcome
+from gexec.wire.outcome import DENIED, EXITED, NOT_STARTED, Outcome
 
 from .etc import Etc
 from .test_spawner import Rig, gone, signed
@@ -78,6 +78,97 @@ def test_a_helper_with_old_groups_ends_with_its_last_task(make: Callable[..., Ri
     os.write(long.stdin, b"go\n")
     assert long.outcome() == Outcome(EXITED, 0)
     assert gone(helper)
+
+
+# -- accounts ---------------------------------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"password": "!$6$x"}, "the account ann is locked on this node"),
+        ({"expires_day": "1"}, "the account ann has expired on this node"),
+        ({"shell": "/usr/sbin/nologin"}, "may not log in on this node (its shell is /usr/sbin/nologin)"),
+        ({"shell": "/bin/false"}, "may not log in on this node (its shell is /bin/false)"),
+    ],
+)
+def test_attack_81_locked_expired_and_nologin_accounts(
+    make: Callable[..., Rig], etc: Etc, changes: dict[str, Any], words: str
+) -> None:
+    ann, bob = etc.add_user("ann", **changes), etc.add_user("bob", expires_day="99999")
+    rig = make(etc=etc)
+    outcome = rig.sh("true", user=ann).outcome()
+    assert outcome.kind == DENIED
+    assert words in outcome.text
+    assert rig.sh("true", user=bob).outcome().ok
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_81_an_account_that_is_locked_between_two_jobs(make: Callable[..., Rig], etc: Etc) -> None:
+    ann = etc.add_user("ann")
+    rig = make(etc=etc)
+    assert rig.sh("true", user=ann).outcome().ok
+    etc.set_shadow("ann", password="!$6$x")
+    assert "is locked on this node" in rig.sh("true", user=ann).outcome().text
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_82_root_when_it_is_off_also_under_another_name(make: Callable[..., Rig], etc: Etc) -> None:
+    toor = etc.add_user("toor", uid=0)
+    ann = etc.add_user("ann", groups=("root",))
+    rig = make(etc=etc, policy=Policy(allow_root=False, uid_min=1))
+    outcome = rig.sh("true").outcome()
+    assert (outcome.kind, "policy.root is off" in outcome.text) == (DENIED, True)
+    assert rig.sh("true", user=toor).outcome().kind == DENIED
+    assert rig.sh("id -u", user=ann).output() == b"%d\n" % ann.pw_uid
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_71_variables_of_the_loader_are_read_by_no_process_of_root(
+    make: Callable[..., Rig], etc: Etc, place: Path
+) -> None:
+    """With LD_DEBUG_OUTPUT, each process whose loader reads them writes a file of its own."""
+    ann = etc.add_user("ann")
+    place.chmod(0o1777)
+    rig = make(etc=etc)
+    env = [b"PATH=/usr/bin:/bin", b"LD_DEBUG=files", b"LD_DEBUG_OUTPUT=%s/loader" % os.fsencode(place)]
+    assert rig.sh("/bin/true; /bin/true", user=ann, env=env).outcome().ok
+    assert rig.run(*signed(job_of(["/no/such"], env=env), uid=ann)).outcome().kind == NOT_STARTED
+    owners = [path.stat().st_uid for path in place.glob("loader.*")]
+    assert len(owners) >= 2
+    assert set(owners) == {ann.pw_uid}
+
+
+@needs_root
+@pytest.mark.root
+def test_attack_72_directory_and_program_that_only_root_can_use(
+    make: Callable[..., Rig], etc: Etc, place: Path
+) -> None:
+    """Neither as owner nor by the groups of gexecd: the same works as soon as the user may."""
+    ann = etc.add_user("ann")
+    rig = make(etc=etc)
+    closed = place / "closed"
+    closed.mkdir()
+    program = closed / "true"
+    shutil.copy("/bin/true", program)
+    program.chmod(0o755)
+
+    def outcomes() -> list[Outcome]:
+        specs = [job_of(["/bin/true"], cwd=os.fsencode(closed)), job_of([str(program)])]
+        return [rig.run(*signed(spec, uid=ann)).outcome() for spec in specs]
+
+    for mode in (0o700, 0o750, 0o770):
+        closed.chmod(mode)
+        for outcome in outcomes():
+            assert outcome.kind == NOT_STARTED
+            assert "Permission denied" in outcome.text
+    closed.chmod(0o755)
+    assert [outcome.kind for outcome in outcomes()] == [EXITED, EXITED]
 
 
 # -- limits, nice and umask -------------------------------------------------------------------

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import pytest
 
 from gexec.cluster import inspection
+from gexec.gexecd.relay_user import local_identity
 
-from .conftest import wait_until
-from .daemons import Host, relay_of
+from .conftest import Cluster, wait_until
+from .daemons import Host, relay_of, status_of
 
 #: Each line of _ATTEMPTS is one attempt; what it raises or returns is written into the relay's log.
 _CAPTURED = """
@@ -148,6 +149,15 @@ def test_attack_106_captured_relay_starts_and_reaches_nothing(host: Host) -> Non
     fifo.write_text("after\n")
     assert job.communicate(timeout=60)[0] == "after\n"
     assert job.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: relays that drop to another user")
+def test_a_local_cluster_of_root_needs_no_account(cluster: Cluster) -> None:
+    wanted = {str(number) for number in local_identity("")}
+    for name in cluster.names[:2]:
+        [relay] = [one.pid for one in cluster.daemon(name) if "relay" in status_of(one.pid)["Name"][0]]
+        assert set(status_of(relay)["Uid"] + status_of(relay)["Gid"]) == wanted
+        assert status_of(relay)["Seccomp"] == ["2"]
 
 
 def test_the_doctor_finds_the_relay_confined(host: Host) -> None:

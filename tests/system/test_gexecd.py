@@ -33,6 +33,7 @@ from .daemons import (
     NODE,
     RELAY_USER,
     Host,
+    children_of,
     command,
     ended,
     is_gone,
@@ -713,6 +714,23 @@ def test_end_of_the_relay_ends_gexecd_and_its_jobs(host: Host, fifo: Path) -> No
     assert is_gone(pid)
     job.communicate(timeout=DEADLINE_S)
     assert job.returncode == 255
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+@pytest.mark.parametrize("victim", ["relay", "starter", "spawner"])
+def test_whichever_of_its_processes_ends_gexecd_fails_and_can_be_started_again(
+    host: Host, victim: str, signum: int
+) -> None:
+    """systemd restarts it (Restart=on-failure) if its status is not 0."""
+    gexecd = host.gexecd()
+    others = children_of(gexecd.pid)
+    assert {status_of(pid)["Name"][0] for pid in others} >= {"gexecd-relay", "gexecd-starter"}
+    pids = {status_of(pid)["Name"][0].removeprefix("gexecd-"): pid for pid in others}
+    os.kill(pids.get(victim, gexecd.pid), signum)
+    assert gexecd.wait() not in (0, None)
+    wait_until(lambda: all(map(is_gone, others)), "something of it is left")
+    assert host.gexecd()
+    assert host.gexec("-n", "1", "true").returncode == 0
 
 
 @needs_root

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gexec.cluster import hardened
+from gexec.cluster.nodekeys import new_key
 from gexec.gexecd.enrolment import CertificateSource, enrol
 from gexec.limits import PROTOCOL_VERSION
 from gexec.security.certificate import dated, key_identifier, leaf, signed, usage
@@ -418,5 +419,39 @@ def test_no_job_is_lost_while_all_keys_are_replaced(cluster_of: Callable[..., Cl
             for name in cluster.names:  # one after the other: old and new ones work together
                 reload(cluster, name)
                 jobs.go_on()
+    finally:
+        jobs.end()
+
+
+def test_no_job_is_lost_while_the_key_of_simple_mode_is_replaced(
+    cluster_of: Callable[..., Cluster], place: Path
+) -> None:
+    """As docs/security.md says, without a restart of any daemon."""
+    new, extra = place / "new.pem", place / "authorities.pem"
+    new.write_bytes(new_key())
+    new.chmod(0o600)
+    added = gexecctl("keys", "authority", "--private", new).stdout
+    extra.write_text(added)
+    cluster = cluster_of(3, authorities=[str(extra)])
+    private, public = cluster.place.private_key, cluster.place.public_key
+    old = gexecctl("keys", "authority", "--private", private).stdout
+    both = public.read_bytes() + SigningKey.load(new.read_bytes()).public.pem
+    jobs = Jobs(cluster)
+    try:
+        public.write_bytes(both)
+        extra.write_text(added + old)
+        reload(cluster)
+        jobs.go_on()
+        private.write_bytes(new.read_bytes())
+        reload_authd(cluster)
+        jobs.go_on()
+        for name in cluster.names:
+            reload(cluster, name)
+            jobs.go_on()
+        public.write_bytes(SigningKey.load(new.read_bytes()).public.pem)
+        extra.write_text(added)
+        for name in cluster.names:
+            reload(cluster, name)
+            jobs.go_on()
     finally:
         jobs.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -19,6 +20,8 @@ PACKAGE = Path(gexec.__file__).parent
 #: Lines of gexec's own that a running spawner and a starter may have loaded, as `wc -l` counts them.
 SPAWNER_LINES_MAX = 6500
 STARTER_LINES_MAX = 4000
+#: The process that starts tasks of gexecd's own user.
+STARTS_OWN = "gexecd-helper" if os.geteuid() == 0 else "gexecd-starter"
 #: What starts tasks, reads the network or knows keys that sign is never in the process that checks.
 FOREIGN = re.compile(
     r"(relay|client|cli|cluster|authd|ssh|files|select|render|settings|gexecd)/"
@@ -82,7 +85,8 @@ def test_the_running_spawner_has_little_loaded(host: Host) -> None:
     assert lines_of(loaded) <= SPAWNER_LINES_MAX, sorted(loaded)
     if os.geteuid() == 0:  # nobody else may look into the starter
         (starter,) = named(service.pid, "gexecd-starter")
-        loaded = modules_of(starter)
+        (helper,) = named(starter, "gexecd-helper")
+        loaded = modules_of(helper)
         assert "spawner/launcher.py" in loaded
         assert [path for path in loaded if path.startswith("security/") or "admission" in path] == []
         assert lines_of(loaded) <= STARTER_LINES_MAX, sorted(loaded)
@@ -103,10 +107,71 @@ def test_neither_spawner_nor_starter_holds_a_private_key(host: Host) -> None:
         assert key.search(memory_of(relay)) is not None  # so the search does find one
 
 
+def test_attack_70_the_environment_of_the_daemon_is_not_inherited(host: Host) -> None:
+    host.env["SECRET_OF_GEXECD"] = "1"
+    host.start_authd()
+    service = host.gexecd()
+    assert b"SECRET_OF_GEXECD" in Path(f"/proc/{service.pid}/environ").read_bytes()
+    del host.env["SECRET_OF_GEXECD"]
+    assert "SECRET_OF_GEXECD" not in run(host, "env")
+
+
+def job_of_another_user(host: Host, user: pwd.struct_passwd, script: str, reading: Path) -> int:
+    """Run a job as another user, who may read nothing of this test; return the job's pid.
+
+    The job's script gets the path of a named pipe, to wait for.
+    """
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+            os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+            host.submit(*host.signed("/bin/sh", "-c", script, "sh", str(reading)))
+        finally:
+            os._exit(0)
+    return pid
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the memory of another user's helper")
+def test_attack_100_a_helper_holds_no_key_and_no_job_of_another_user(host: Host) -> None:
+    try:
+        user = pwd.getpwnam("sync")  # an account with a shell that is not nologin
+    except KeyError:
+        pytest.skip("there is no user sync")
+    host.start_authd()
+    service = host.gexecd()
+    marks = [os.urandom(8).hex() for _ in range(2)]
+    assert run(host, "echo", f"first-{marks[0]}") == f"first-{marks[0]}\n"
+    gate, told = host.dir / "gate", host.dir / "told"
+    told.touch()
+    told.chmod(0o666)
+    os.mkfifo(gate)
+    gate.chmod(0o644)
+    client = job_of_another_user(host, user, f"echo $PPID >{told}; cat $1", gate)
+    try:
+        wait_until(lambda: told.read_text().endswith("\n"), "the job does not run")
+        helper = int(told.read_text())
+        assert status_of(helper)["Uid"] == [str(user.pw_uid)] * 4
+        assert run(host, "echo", f"second-{marks[1]}") == f"second-{marks[1]}\n"
+        memory = memory_of(helper)
+        assert str(gate).encode() in memory  # its own job, so the search does find one
+        assert [mark for mark in marks if mark.encode() in memory] == []
+        assert re.search(rb"-----BEGIN (RSA )?PRIVATE KEY-----\n[A-Za-z0-9+/]{64}\n", memory) is None
+        loaded = modules_of(helper)
+        assert "spawner/helper.py" in loaded
+        assert [path for path in loaded if path.startswith("security/") or "admission" in path] == []
+    finally:
+        os.kill(client, signal.SIGKILL)  # which ends its job
+        os.waitpid(client, 0)
+    assert service.stop() == 0
+
+
 def test_tasks_are_the_starters_and_all_end_together(host: Host) -> None:
     host.start_authd()
     service = host.gexecd()
-    assert run(host, "sh", "-c", "cat /proc/$PPID/comm") == "gexecd-starter\n"
+    assert run(host, "sh", "-c", "cat /proc/$PPID/comm") == f"{STARTS_OWN}\n"
     children = {status_of(child)["Name"][0]: child for child in children_of(service.pid)}
     assert set(children) == {"gexecd-relay", "gexecd-starter"}
     assert service.stop() == 0

@@ -51,6 +51,8 @@ class Peer:
         self.names = names
         self.reached = self.opened = opened
         self.leaving = False
+        self.waiting = False
+        self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label, self.source = "node9 (10.0.0.9:2875)", "10.0.0.9"
@@ -219,6 +221,8 @@ class Daemon:
         self.dialled: list[Peer] = []
         #: Links that are dialled are open at once.
         self.near = False
+        #: Links wait for their turn to be dialled.
+        self.waits = False
         self.failed: list[str] = []
         self.names = [HEAD]
         #: Why no peer may bring ranks, "" = they may.
@@ -228,13 +232,20 @@ class Daemon:
         self.jobs = Jobs(self, settings or GexecdSettings())
         self.jobs.begin()
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> Peer:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> Peer:
         if addresses == "nonsense":
             raise ValueError("nonsense is no address")
         self.dialled.append(Peer(self.near))
+        self.dialled[-1].waiting = self.waits
         return self.dialled[-1]
 
-    def open_pipes(self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool) -> Pipes:
+    def open_pipes(
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
+    ) -> Pipes:
         if self.no_descriptors:
             raise OSError(errno.EMFILE, "Too many open files")
         self.pipes.append(Pipes())

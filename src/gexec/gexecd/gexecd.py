@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
+from gexec import limits
 from gexec.errors import ConfigError, GexecError
 from gexec.gexecd.enrolment import CertificateSource, Enrolment, enrol, enrol_apart
 from gexec.gexecd.listening import tcp_listeners
@@ -32,7 +33,7 @@ from gexec.settings.config import GexecdSettings, check_audit_log
 from gexec.settings.keyfiles import read_node_certificate, read_trust
 from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
-from gexec.spawner.program import DESCRIPTORS_MAX, SpawnerProcess
+from gexec.spawner.program import SpawnerProcess
 from gexec.spawner.spawner import SIGNALS
 
 #: How long gexecd waits at its start for authd.
@@ -231,7 +232,7 @@ class Gexecd:
             log_fd = [] if self.log_fd < 0 else [self.log_fd]
             identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
             identity.null_stdio((0, 1))
-            identity.raise_descriptors(DESCRIPTORS_MAX)
+            identity.raise_descriptors(limits.DESCRIPTORS_MAX)
             identity.set_title("gexecd-relay")
             self._confine(log)
             status = run_relay(self._context(sock, ready_write, enrolment, log))
@@ -258,13 +259,13 @@ class Gexecd:
 
     def _context(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> RelayContext:
         def told() -> None:
+            # Everything is loaded and open, and nothing from the network has been read.
+            for sentence in confinement.refuse_files([os.devnull]):
+                log.warning(f"the relay is less confined: {sentence}")
             os.write(ready_write, b"1")
             os.close(ready_write)
             if self.log_fd >= 0:
                 identity.take_stderr(self.log_fd)
-            # Everything is loaded and open, and nothing from the network has been read.
-            for sentence in confinement.refuse_files([os.devnull]):
-                log.warning(f"the relay is less confined: {sentence}")
 
         return RelayContext(
             listeners=self._listeners,

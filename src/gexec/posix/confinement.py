@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_kept: Final[list[object]] = []
 
 _PR_SET_SECCOMP: Final = 22
 _PR_CAPBSET_DROP: Final = 24
@@ -138,6 +139,9 @@ def refuse_calls() -> list[str]:
     if not program:
         return [f"no filter of system calls: none is made for {platform.machine()}"]
     buffer = ctypes.create_string_buffer(program, len(program))
+    _kept.append(
+        buffer
+    )  # compiled code frees a local after its last use, which is before the kernel reads it
     described = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
     if _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, described):
         return [f"no filter of system calls: this kernel refuses it ({_reason()})"]

@@ -22,8 +22,8 @@ from gexec.relay import tls
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.peerlog import PeerErrors
+from gexec.relay.quotas import Quotas
 from gexec.relay.tls import LinkContexts
-from gexec.security.quota import Shares
 from gexec.version import VERSION
 from gexec.wire import frames
 
@@ -43,7 +43,7 @@ class AcceptOwner(LinkOwner, Protocol):
 
 
 class Acceptor:
-    """The listening sockets of one relay; ``shares``: clients that users may have."""
+    """The listening sockets of one relay."""
 
     def __init__(
         self,
@@ -51,10 +51,11 @@ class Acceptor:
         context: RelayContext,
         contexts: LinkContexts,
         complaints: PeerErrors,
-        shares: Shares,
+        quotas: Quotas,
     ) -> None:
         self.contexts = contexts
-        self._shares = shares
+        self._shares = quotas.clients
+        self._submissions = quotas.submissions
         self._owner = owner
         self._complaints = complaints
         self._hello_s = context.settings.unauthenticated_max_s
@@ -66,6 +67,8 @@ class Acceptor:
         self._unknown: dict[Link, str] = {}
         self._sources: Counter[str] = Counter()
         self._clients: dict[Link, int] = {}
+        #: Bytes that are held or expected of submissions.
+        self._incomplete: dict[Link, int] = {}
         self._handshakes: dict[Link, asyncio.Task[None]] = {}
 
     def begin(self) -> None:
@@ -142,10 +145,25 @@ class Acceptor:
             source=f"uid {uid}",
             accepted=True,
             hello_s=self._hello_s,
+            unfinished=self._unfinished,
         )
         self._clients[link] = uid
         self._owner.link_accepted(link, uid)
         self._start(self._loop.connect_accepted_socket(lambda: link.protocol, sock), link)
+
+    def _unfinished(self, link: Link, size: int) -> None:
+        """A client's submission needs ``size`` bytes until it is complete; 0: nothing is incomplete."""
+        uid = self._clients[link]
+        before = self._incomplete.pop(link, 0)
+        self._submissions.give(uid, before)
+        if self._submissions.take(uid, size):
+            if size:
+                self._incomplete[link] = size
+            return
+        why = self._submissions.refusal(uid, "bytes of submissions that are not complete")
+        link.send(CLIENT_CHANNEL, frames.Refused(frames.REFUSED_BUSY, why))
+        link.close(why)
+        self._complain(f"uid {uid}", f"{link.label}: {why}")
 
     def _refuse_client(self, sock: socket.socket, why: str) -> None:
         """Answer before the client has said anything: it reads this whenever it looks."""
@@ -220,6 +238,7 @@ class Acceptor:
         self.known(link)
         uid = self._clients.pop(link, None)
         if uid is not None:
+            self._submissions.give(uid, self._incomplete.pop(link, 0))
             self._shares.give(uid)
 
 

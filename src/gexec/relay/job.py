@@ -35,7 +35,7 @@ ROOT = -1
 class ChildLink:
     """A child's channel, and what waits for its link to open."""
 
-    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "start", "waiting")
+    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "start", "waiting", "within_s")
 
     def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
         self.link = link
@@ -45,6 +45,8 @@ class ChildLink:
         self.sent = False
         #: When it is given up if its link is not open by then, or nothing has come on it since ``heard_s``.
         self.answer_by: Deadline | None = None
+        #: The time for that from its dial on; None = none.
+        self.within_s: float | None = None
         self.heard_s = link.heard_s
 
     def close(self) -> None:
@@ -271,9 +273,16 @@ class RelayJob:
             link.send(0, frames.Ping(0))
         hurry = silent and (prompt or self.spec.stall_s > 0)  # in other jobs it may take its time
         if hurry or start.attach_only or prompt:
-            within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
-            overdue = partial(self._answer_overdue, number, child, within_s)
-            child.answer_by = Deadline(self._timers, within_s, overdue)
+            child.within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
+            if not link.waiting:
+                self.child_link_begun(number)
+
+    def child_link_begun(self, number: int) -> None:
+        """A child's link is dialled now: the time for its answer begins."""
+        child = self.children.get(number)
+        if child is not None and child.within_s is not None and child.answer_by is None:
+            overdue = partial(self._answer_overdue, number, child, child.within_s)
+            child.answer_by = Deadline(self._timers, child.within_s, overdue)
 
     def _answer_overdue(self, number: int, child: ChildLink, within_s: float) -> None:
         """A lost child that is asked again gets only the time in which a new one must be reached, or less.

@@ -7,6 +7,7 @@ runs the same code.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -15,7 +16,7 @@ from gexec.core.deadlines import SteadyClock, earlier
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
-from gexec.posix.deadline import Timer
+from gexec.posix.deadline import Deadline, Timer
 from gexec.relay import parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
@@ -26,6 +27,8 @@ from gexec.wire import denials, frames
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from gexec.wire.jobspec import JobSpec
 
+#: Why a link ends that was being dialled for jobs that have ended.
+NOT_NEEDED: Final = "no job needs it any more"
 #: Least time between two heartbeats.
 _BEAT_MIN_S: Final = 0.05
 
@@ -33,7 +36,7 @@ _BEAT_MIN_S: Final = 0.05
 class Party:
     """The peer of one connection, and the jobs of its channels."""
 
-    __slots__ = ("children", "numbers", "parents", "silent", "uid")
+    __slots__ = ("children", "deadline", "numbers", "parents", "silent", "uid")
 
     def __init__(self, uid: int | None = None) -> None:
         #: The client's uid on a unix socket; None for a daemon.
@@ -43,6 +46,8 @@ class Party:
         #: Channels that this daemon opened: (job, the child's number).
         self.children: dict[int, tuple[RelayJob, int]] = {}
         self.numbers = count(1)
+        #: Of a client: when its job must be here.
+        self.deadline: Deadline | None = None
         #: The link is given up because nothing has come on it for too long.
         self.silent = False
 
@@ -72,7 +77,6 @@ class Jobs:
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._ranks = around.quotas.ranks
         self._parties: dict[LinkPort, Party] = {}
         self._parent_numbers = count(1)
         self._beat: Timer | None = None
@@ -96,7 +100,7 @@ class Jobs:
         self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
     ) -> tuple[LinkPort, int]:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
-        link = self.around.dial(name, addresses, timeout_s)
+        link = self.around.dial(name, addresses, timeout_s, job.uid)
         party = self._parties.setdefault(link, Party())
         if not (party.children or party.parents):
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
@@ -110,6 +114,8 @@ class Jobs:
         party = self._parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
+            if not (party.children or party.parents or link.reached or link.opened):
+                link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
     def links(self) -> list[LinkPort]:
         """Return all links that were accepted, or are or were used by a job."""
@@ -118,6 +124,13 @@ class Jobs:
     def link_accepted(self, link: LinkPort, uid: int | None) -> None:
         """A peer has connected: a daemon, or a client of this uid."""
         self._parties[link] = Party(uid)
+
+    def link_begun(self, link: LinkPort) -> None:
+        """It is a link's turn to be dialled."""
+        party = self._parties.get(link)
+        if party is not None:
+            for job, number in list(party.children.values()):
+                job.child_link_begun(number)
 
     def link_reached(self, link: LinkPort) -> None:
         """A dialled peer's machine has answered."""
@@ -128,7 +141,12 @@ class Jobs:
 
     def link_opened(self, link: LinkPort) -> None:
         """The peer's Hello has come."""
-        for job, number in list(self._parties[link].children.values()):
+        party = self._parties[link]
+        if party.uid is not None:
+            within_s = self._settings.unauthenticated_max_s
+            overdue = partial(link.abort, f"protocol violation: no Submit within {within_s:g} s")
+            party.deadline = Deadline(self._timers, within_s, overdue)
+        for job, number in list(party.children.values()):
             job.child_link_opened(number)
 
     def link_closed(self, link: LinkPort, text: str) -> bool:
@@ -136,6 +154,8 @@ class Jobs:
         party = self._parties.pop(link, None)
         if party is None:
             return False
+        if party.deadline is not None:
+            party.deadline.cancel()
         for job, number in list(party.children.values()):
             job.child_link_closed(number, text, party.silent)
         for job, number in list(party.parents.values()):
@@ -213,7 +233,21 @@ class Jobs:
                 next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, settings.lost_after_s - silent_s))
                 if silent_s >= settings.heartbeat_s:
                     link.send(0, frames.Ping(0))
+        self._end_unread()
         self._beat_within(next_s)
+
+    def _end_unread(self) -> None:
+        """End the jobs of clients that leave more output unread than their user's share, largest first."""
+        unread: dict[int, list[tuple[int, LinkPort]]] = {}
+        for link, party in self._parties.items():
+            if party.uid is not None and party.parents:
+                unread.setdefault(party.uid, []).append((link.unsent_bytes, link))
+        for uid in self.around.quotas.over_unread(
+            {uid: sum(n for n, _ in all_) for uid, all_ in unread.items()}
+        ):
+            size, link = max(unread[uid], key=lambda one: one[0])
+            total = sum(n for n, _ in unread[uid])
+            link.abort(f"uid {uid} leaves {total} bytes of output unread, and this client {size} of them")
 
     def _paused_s(self, now_s: float) -> float:
         """Return how long this process was paused since the last heartbeat."""
@@ -223,14 +257,12 @@ class Jobs:
 
     # -- jobs -----------------------------------------------------------------------------
 
-    def _refusal(self, uid: int, is_root: bool) -> Refused | None:
+    def _refusal(self, uid: int, spec: JobSpec, is_root: bool) -> Refused | None:
         """Return why no new job of a user is accepted now, None if one is."""
         if self.draining:
             return Refused(frames.REFUSED_BUSY, "gexecd is shutting down")
-        if not is_root and not self._ranks.left(uid):
-            text = self._ranks.refusal(uid, "ranks of jobs", "jobs_max in gexecd.toml")
-            return Refused(frames.REFUSED_BUSY, text)
-        return None
+        full = None if is_root else self.around.quotas.rank_refusal(uid, spec)
+        return None if full is None else Refused(frames.REFUSED_BUSY, full)
 
     def _checked(
         self, link: LinkPort, channel: int, frame: Start | Submit
@@ -281,7 +313,7 @@ class Jobs:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
         self.around.jobs_changed()
-        refusal = self._refusal(credential.uid, False)
+        refusal = self._refusal(credential.uid, spec, False)
         if refusal is not None:
             self._refuse(link, channel, refusal, denials.BUSY, credential)
             return
@@ -301,12 +333,14 @@ class Jobs:
             raise ProtocolError("Submit from a daemon")
         if party.parents:
             raise ProtocolError("a second job on one connection")
+        if party.deadline is not None:
+            party.deadline.cancel()
         checked = self._checked(link, channel, submit)
         if checked is None:
             return
         credential, spec = checked
         self.around.jobs_changed()
-        refusal = self._refusal(credential.uid, True)
+        refusal = self._refusal(credential.uid, spec, True)
         key = (credential.job_id, ROOT)
         if key in self.by_key:
             refusal = Refused(frames.REFUSED_DENIED, "this job was submitted before")
@@ -334,7 +368,7 @@ class Jobs:
     def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:
-            self._ranks.charge(job.uid, 1)
+            self.around.quotas.take_rank(job.uid, job.spec)
         self.around.entry.keep(job.credential)
         self._join(job, link, party, channel, parent)
         job.begin()
@@ -343,7 +377,7 @@ class Jobs:
         """A job's machine has finished."""
         if self.by_key.pop(job.key, None) is not None:
             if job.key[1] != ROOT:
-                self._ranks.give(job.uid)
+                self.around.quotas.give_rank(job.uid, job.spec)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
             party = self._parties.get(link)

@@ -8,6 +8,7 @@ the same link. Bytes that a peer does not take yet are kept here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from gexec import limits
@@ -16,6 +17,7 @@ from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
 from gexec.relay.peer import Peer
+from gexec.relay.pieces import PIECE_BYTES, cut, write
 from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
@@ -24,11 +26,6 @@ from gexec.wire.frames import Frame
 UNHURRIED_S: Final = 1.0
 #: All links of a process read into one buffer: the event loop fills and delivers it in one step.
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
-#: TLS encrypts into a buffer that never shrinks, so it gets pieces of this size, and no more while that much
-#: waits there; otherwise a link would keep megabytes after a large job.
-_PIECE_BYTES: Final = 256 * 1024
-#: Parts up to this size are joined: a write of its own costs more than a copy.
-_JOINED_BYTES: Final = 16 * 1024
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
@@ -89,12 +86,14 @@ class Link:
         accepted: the peer dialled; the time for TLS and Hello runs from now, and its name precedes the label.
         hello_s: that time; for a dialled link it runs from the end of the TLS handshake.
         wanted: the name that a dialled peer's certificate must contain; "" = any.
+        unfinished: called after each read with the bytes of the frame that has begun and is not complete.
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
         heard_s, give_up_s: event loop times of the peer's last bytes, and when dialling it is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
+        waiting: it waits for its turn to be dialled.
     """
 
     def __init__(
@@ -107,16 +106,19 @@ class Link:
         accepted: bool = False,
         hello_s: float = limits.UNAUTHENTICATED_MAX_S,
         wanted: str = "",
+        unfinished: Callable[[Link, int], None] | None = None,
     ) -> None:
         self.label = label
         self.source = source
         self.wanted = wanted
         self.address = ""
         self.refused = ""
+        self.waiting = False
         self.state = DIALLING
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.transport: asyncio.Transport | None = None
+        self._unfinished = unfinished
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
@@ -194,7 +196,7 @@ class Link:
             return False
         self.become("connected")
         self.transport = transport
-        transport.set_write_buffer_limits(high=_PIECE_BYTES)
+        transport.set_write_buffer_limits(high=PIECE_BYTES)
         self.heard_s = self._loop.time()
         if self._accepted and self.peer.names:
             self.label = f"{self.peer.names[0][1]} ({self.label})"
@@ -216,6 +218,8 @@ class Link:
                     self._connection_frame(frame)
                 if self._closed:
                     return
+            if self._unfinished is not None:
+                self._unfinished(self, self._decoder.unfinished)
         except ProtocolError as error:
             self.abort(f"protocol violation: {error}")
 
@@ -260,16 +264,22 @@ class Link:
             while written < len(parts) and not self._paused:
                 end = written
                 size = 0
-                while end < len(parts) and size + len(parts[end]) <= _PIECE_BYTES:
+                while end < len(parts) and size + len(parts[end]) <= PIECE_BYTES:
                     size += len(parts[end])
                     end += 1
                 if end == written:  # one part is larger: a job's frame
                     end += 1
-                    parts[written:end] = _cut(parts[written])
+                    parts[written:end] = cut(parts[written])
                 else:
-                    _write(self.transport, parts[written:end], size)
+                    write(self.transport, parts[written:end], size)
                     written = end
             self._pending = parts[written:] + self._pending
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        held = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        return held + sum(map(len, self._pending))
 
     def pause(self) -> None:
         """The peer does not take what was written: write no more until ``resume``."""
@@ -337,27 +347,6 @@ class Link:
         if self._deadline is not None:
             self._deadline.cancel()
         self._owner.link_closed(self, self._reason or "the connection was closed")
-
-
-def _write(transport: asyncio.Transport, parts: list[bytes], size: int) -> None:
-    """Write parts of ``size`` bytes at once, without copying the large ones."""
-    if size <= _JOINED_BYTES:
-        transport.write(b"".join(parts))
-        return
-    pieces: list[bytes] = []
-    small: list[bytes] = []
-    for part in parts:
-        if len(part) <= _JOINED_BYTES:
-            small.append(part)
-        else:
-            pieces += (b"".join(small), part)
-            small = []
-    pieces.append(b"".join(small))
-    transport.writelines([piece for piece in pieces if piece])
-
-
-def _cut(data: bytes) -> list[bytes]:
-    return [data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES)]
 
 
 class _Protocol(asyncio.BufferedProtocol):

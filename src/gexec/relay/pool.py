@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
+from typing import Protocol
 
 from gexec import limits
 from gexec.relay import tls
@@ -16,25 +18,37 @@ from gexec.relay.dial import Attempts, parse_addresses
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.ports import LinkPort
 from gexec.relay.tls import LinkContexts
+from gexec.relay.turns import Turn, Turns
 from gexec.wire import frames
+
+
+class PoolOwner(LinkOwner, Protocol):
+    """The owner of the dialled links."""
+
+    def link_begun(self, link: Link) -> None:
+        """A link that waited, or not, is dialled now."""
 
 
 class Pool:
     """Links to other daemons, by the name and addresses that were dialled."""
 
-    def __init__(self, owner: LinkOwner, contexts: LinkContexts) -> None:
+    def __init__(self, owner: PoolOwner, contexts: LinkContexts, turns: Turns) -> None:
         self.contexts = contexts
         self._owner = owner
+        self._turns = turns
+        self._turn_of: dict[Link, Turn] = {}
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: dict[Link, asyncio.Task[None]] = {}
 
-    def get(self, name: str, addresses: str, timeout_s: float) -> Link:
-        """Return the link to a node, dialling it if there is none.
+    def get(self, name: str, addresses: str, timeout_s: float, uid: int) -> Link:
+        """Return the link to a node, dialling it if there is none, when it is this user's turn.
 
         Args:
             name: the name that its certificate must contain.
             addresses: ``ip:port`` or ``[ip6%interface]:port``, several with commas between: tried in turn.
-            timeout_s: for the TCP connection to any of the addresses, if there is no link yet.
+            timeout_s: for the TCP connection to any of the addresses, if there is no link yet; from the
+                time when it is dialled.
+            uid: the user for whom it is dialled.
 
         Raises:
             ValueError: an address does not have that form, or there are too many.
@@ -42,16 +56,35 @@ class Pool:
         key = (name, addresses)
         link = self._links.get(key)
         now_s = asyncio.get_running_loop().time()
-        if link is not None and may_carry(link, now_s, timeout_s):
-            return link
+        if link is not None:
+            turn = self._turn_of.get(link)
+            if link.waiting and turn is not None:  # another user has a queue of its own
+                if turn.uid == uid and link.give_up_s == timeout_s:
+                    return link
+            elif may_carry(link, now_s, timeout_s):
+                return link
         each = parse_addresses(addresses)
         label = f"{name} ({', '.join(each)})"
         link = Link(self._owner, frames.FROM_CHILD, label, source=label, wanted=name)
-        link.give_up_s = now_s + timeout_s
+        link.give_up_s = timeout_s
         self._links[key] = link
-        dial = self._dial(link, each, timeout_s)
-        self._dials[link] = asyncio.get_running_loop().create_task(dial)
+        link.waiting = True
+        turn = self._turns.ask(uid, len(each), partial(self._begin, link, each, timeout_s))
+        if link.waiting or link in self._dials:
+            self._turn_of[link] = turn
         return link
+
+    def _begin(self, link: Link, addresses: list[str], timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        link.waiting = False
+        link.give_up_s = loop.time() + timeout_s
+        self._dials[link] = loop.create_task(self._dial(link, addresses, timeout_s))
+        self._owner.link_begun(link)
+
+    def _end_turn(self, link: Link) -> None:
+        turn = self._turn_of.pop(link, None)
+        if turn is not None:
+            turn.end()
 
     async def _dial(self, link: Link, addresses: list[str], timeout_s: float) -> None:
         attempts = Attempts(addresses, timeout_s)
@@ -70,6 +103,7 @@ class Pool:
         finally:
             attempts.close()
             self._dials.pop(link, None)
+            self._end_turn(link)
 
     async def _shake_hands(self, link: Link, address: str, sock: socket.socket, timeout_s: float) -> str:
         """Use a connection for a link; return why that failed, "" if it did not."""
@@ -102,6 +136,7 @@ class Pool:
     def forget(self, link: Link) -> None:
         """Drop a link that has ended, and stop dialling it."""
         dial = self._dials.pop(link, None)
+        self._end_turn(link)
         if dial is not None and dial is not asyncio.current_task():
             dial.cancel()
         for key, known in list(self._links.items()):

@@ -32,6 +32,10 @@ class LinkPort(Protocol):
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
 
     @property
+    def waiting(self) -> bool:
+        """It is not dialled yet: others of its user are; ``Jobs.link_begun`` follows."""
+
+    @property
     def reached(self) -> bool:
         """The peer's machine has answered."""
 
@@ -42,6 +46,10 @@ class LinkPort(Protocol):
     @property
     def leaving(self) -> bool:
         """The peer takes no new jobs."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the peer has not taken yet."""
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Send a frame; without ``hurry`` it may be delayed for a short time until another one."""
@@ -165,13 +173,23 @@ class Surroundings(Protocol):
     def processes(self) -> ProcessPort:
         """The spawner."""
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> LinkPort:
-        """Return a link to a node, dialled if there is none. ValueError: something is not an address."""
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
+        """Return a link to a node, dialled for this user if there is none.
+
+        ValueError: something is not an address.
+        """
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> PipesPort:
-        """Return pipes for a process; their events go to ``tell``. OSError: no descriptors are left."""
+        """Return pipes for a process; their events go to ``tell``, and ``freed`` is called for each end.
+
+        OSError: no descriptors are left.
+        """
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

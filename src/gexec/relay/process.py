@@ -6,6 +6,7 @@ and gets its events.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class JobProcess:
         self._launches = jobs.launches
         self._task: int | None = None
         self._pipes: PipesPort | None = None
+        #: Descriptors that it has of its user's share.
+        self._charged = 0
         self._checked = False
         self._over = False
         #: The spawner has a launch that it has not answered.
@@ -138,7 +141,8 @@ class JobProcess:
         try:
             detached = bool(flags & jobspec.DETACHED)
             with_stdin = not (detached or flags & jobspec.NO_STDIN)
-            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached)
+            self._charge(with_stdin + (0 if detached else 2))
+            pipes = self._around.open_pipes(self._job.tell, with_stdin, not detached, self._freed)
         except OSError as error:
             self._not_started(error)
             return
@@ -155,7 +159,25 @@ class JobProcess:
         finally:
             pipes.close_child_ends()
 
+    def _charge(self, count: int) -> None:
+        """Take descriptors of this user's share; OSError: that has no more of them."""
+        shares, uid = self._around.quotas.pipes, self._job.uid
+        if not shares.take(uid, count):
+            raise OSError(errno.EMFILE, shares.refusal(uid, "descriptors of pipes", "LimitNOFILE"))
+        self._charged = count
+
+    def _freed(self) -> None:
+        """One of its pipes is closed."""
+        if self._charged:
+            self._charged -= 1
+            self._around.quotas.pipes.give(self._job.uid)
+
+    def _free_all(self) -> None:
+        self._around.quotas.pipes.give(self._job.uid, self._charged)
+        self._charged = 0
+
     def _not_started(self, error: OSError) -> None:
+        self._free_all()
         if self._task is not None:
             self._around.processes.close_task(self._task)
             self._around.processes.kill(self._task, True)  # drops a check that was passed
@@ -205,3 +227,4 @@ class JobProcess:
         if self._pipes is not None:
             self._pipes.close()
         self._pipes = None
+        self._free_all()

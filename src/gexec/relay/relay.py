@@ -8,6 +8,7 @@ frame; this module provides the sockets, the spawner and the clock.
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,7 @@ from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
 from gexec.relay.context import RelayContext
-from gexec.relay.jobs import Jobs
+from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import Link
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer, Standing
@@ -66,7 +67,8 @@ class RelayService:
         self._loop = asyncio.get_running_loop()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self.timers = self._loop
-        self.quotas = Quotas(context.settings, context.superuser)
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.quotas = Quotas(context.settings, context.superuser, descriptors)
         self.entry = CredentialVerifier(context.settings, context.trust.signers)
         self.processes = Spawning(context.channel_socket, context.log, self._news, self._stop)
         self._names = frozenset(map(normal, context.names))
@@ -75,8 +77,8 @@ class RelayService:
         contexts = link_contexts(*context.certificates)
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
-        self._pool = Pool(self, contexts)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas.clients)
+        self._pool = Pool(self, contexts, self.quotas.dials)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -134,15 +136,19 @@ class RelayService:
 
     # -- what jobs need -------------------------------------------------------------------
 
-    def dial(self, name: str, addresses: str, timeout_s: float) -> LinkPort:
-        """Return a link to a node, dialled if there is none."""
-        return self._pool.get(name, addresses, timeout_s)
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
+        """Return a link to a node, dialled for this user if there is none."""
+        return self._pool.get(name, addresses, timeout_s, uid)
 
     def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool,
+        freed: Callable[[], None],
     ) -> PipesPort:
         """Return pipes for a process."""
-        return TaskIO(tell, with_stdin, with_output)
+        return TaskIO(tell, with_stdin, with_output, freed)
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
@@ -182,6 +188,10 @@ class RelayService:
         """A peer has connected: a daemon, or a client of this uid."""
         self._jobs.link_accepted(link, uid)
 
+    def link_begun(self, link: Link) -> None:
+        """A link is dialled now."""
+        self._jobs.link_begun(link)
+
     def link_reached(self, link: Link) -> None:
         """A dialled peer's machine has answered."""
         link.become("machine answers")
@@ -204,6 +214,8 @@ class RelayService:
         """A link has ended."""
         self._pool.forget(link)
         self._acceptor.forget(link)
-        unusual = not link.opened or text.startswith(("protocol violation", "TLS failed"))
+        unusual = (not link.opened and text != NOT_NEEDED) or text.startswith(
+            ("protocol violation", "TLS failed", "uid ")
+        )
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

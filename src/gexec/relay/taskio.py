@@ -32,6 +32,7 @@ class TaskIO:
         tell: called with events (OutputRead, OutputClosed, StdinWritten, StdinBroken).
         with_stdin: a pipe for stdin; else the process gets /dev/null.
         with_output: pipes for stdout and stderr; else /dev/null too, for a detached process.
+        freed: called for each pipe when this side's end of it is closed.
 
     ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
     they have been passed on.
@@ -41,9 +42,14 @@ class TaskIO:
     """
 
     def __init__(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool = True
+        self,
+        tell: Callable[[events.Event], None],
+        with_stdin: bool,
+        with_output: bool = True,
+        freed: Callable[[], None] = lambda: None,
     ) -> None:
         self._tell = tell
+        self._freed = freed
         self._loop = asyncio.get_running_loop()
         self._stdin: int | None = None
         self._waiting: deque[bytes] = deque()
@@ -163,6 +169,7 @@ class TaskIO:
         fd = self._outputs.pop(stream, None)
         if fd is not None:
             os.close(fd)
+            self._freed()
 
     # -- stdin ----------------------------------------------------------------------------
 
@@ -219,6 +226,7 @@ class TaskIO:
         if self._stdin is not None:
             os.close(self._stdin)
             self._stdin = None
+            self._freed()
 
     def unread_stdin(self) -> int:
         """Return how many bytes of stdin the process has not read; 0 if its pipe is closed on this side."""

@@ -106,6 +106,7 @@ class GexecdSettings:
     credential_ttl_max_s: float = limits.CREDENTIAL_TTL_MAX_S
     unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer is authenticated
     jobs_max: int = limits.JOBS_MAX
+    output_max_mib: int = limits.OUTPUT_MAX_BYTES // 1024 // 1024  #: that jobs may make this node keep
     policy: PolicySettings = field(default_factory=PolicySettings)
 
     def __post_init__(self) -> None:
@@ -135,6 +136,7 @@ class GexecdSettings:
         _check_between(self, "clock_skew_s", 0, 3600)
         _check_between(self, "credential_ttl_max_s", 1, 3600)
         _check_between(self, "jobs_max", 1, limits.RANKS_MAX)
+        _check_between(self, "output_max_mib", 4, 1024 * 1024)
         if not self.heartbeat_s < self.lost_after_s:
             raise ConfigError("expected heartbeat_s < lost_after_s")
 

@@ -26,6 +26,6 @@ def main(argv: list[str]) -> int:
     kept = [starter[1].fileno(), *handed.descriptors]
     identity.close_inherited(kept)
     identity.keep_from_programs()
-    process = SpawnerProcess(handed, lambda: starter, lambda: announce(*handed.ready_fds))
+    process = SpawnerProcess(handed, lambda: starter, lambda: announce(*handed.ready_fds), is_clean=True)
     process.spawner.begin_starter()
     return process.run()

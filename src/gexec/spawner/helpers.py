@@ -50,6 +50,7 @@ class Helpers:
             could not begin, and whether it was denied; returns the helper's tasks, for the starter.
         on_starter_gone: called with the reason when the starter has ended: no task can be started.
         note: called with sentences of the starter for the log.
+        is_clean: the starter starts no tasks of root, so that helpers, its forks, hold nothing of them.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Helpers:
         on_gone: Callable[[Helper, str, bool], LostTasks],
         on_starter_gone: Callable[[str], None],
         note: Callable[[str], None],
+        is_clean: bool = False,
     ) -> None:
         self._loop = loop
         self._start = start
@@ -67,6 +69,7 @@ class Helpers:
         self._on_gone = on_gone
         self._on_starter_gone = on_starter_gone
         self._note = note
+        self._is_clean = is_clean
         self._by_number: dict[int, Helper] = {}
         self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
         self._numbers = count(STARTER + 1)
@@ -105,7 +108,9 @@ class Helpers:
         uid, gid, groups = self._identity
         if uid != 0:
             return True  # the admission has refused all other users
-        return becoming.uid == 0 and becoming.gids[0] == gid and frozenset(becoming.gids) == groups
+        if self._is_clean or becoming.uid != 0:
+            return False
+        return becoming.gids[0] == gid and frozenset(becoming.gids) == groups
 
     def _started(self) -> Helper:
         port = Port(self._start(), hears=FROM_STARTER, says=TO_STARTER, bounded=True)

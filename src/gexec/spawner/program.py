@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from gexec import limits
 from gexec.errors import KeyFileError
 from gexec.posix import clock, identity, memory
 from gexec.posix.log import Log, stderr_log
@@ -26,8 +27,6 @@ from gexec.spawner.handover import Handover, audit_log, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
 from gexec.wire.messages import AcceptedSigners
 
-#: Descriptors of the relay and of the spawner; tasks keep gexecd's own limit.
-DESCRIPTORS_MAX: Final = 65_536
 #: Time that a draining relay gets beyond drain_s.
 _DRAIN_PATIENCE_S: Final = 5.0
 _RETRY_S: Final = 60.0
@@ -42,6 +41,7 @@ class SpawnerProcess:
         start: returns the starter's pid, and the channel to it.
         ready: called once, when links and clients can connect.
         log: the daemon's log; None = on stderr.
+        is_clean: as for ``Helpers``.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class SpawnerProcess:
         start: Callable[[], tuple[int, socket.socket]],
         ready: Callable[[], None],
         log: Log | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._handed = handed
         self._ready = ready
@@ -80,6 +81,7 @@ class SpawnerProcess:
             relay_pid=handed.relay_pid,
             tasks_max=handed.tasks_max,
             on_signal=self._signalled,
+            is_clean=is_clean,
         )
         self._loop = self.spawner.loop
 
@@ -87,7 +89,7 @@ class SpawnerProcess:
         """Serve until SIGTERM, the relay's end, or the parent's; return gexecd's exit status."""
         identity.become_subreaper()
         identity.set_title("gexecd-spawner")
-        identity.raise_descriptors(DESCRIPTORS_MAX)
+        identity.raise_descriptors(limits.DESCRIPTORS_MAX)
         self._loop.watch(self._handed.relay_ready_fd, self._relay_ready)
         if self._handed.parent_fd >= 0:
             self._loop.watch(self._handed.parent_fd, self._parent_gone)

@@ -56,6 +56,7 @@ class Spawner:
         audited_only: start no task while the audit log cannot be written.
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
+        is_clean: as for ``Helpers``.
 
     Attributes:
         relay_pid, starter_pid: our children; 0 after they were reaped, or if there are none (tests).
@@ -74,6 +75,7 @@ class Spawner:
         relay_pid: int = 0,
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
+        is_clean: bool = False,
     ) -> None:
         self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
         self.relay_pid = relay_pid
@@ -91,6 +93,7 @@ class Spawner:
             self._tasks.helper_gone,
             self._starter_gone,
             note=log.warning,
+            is_clean=is_clean,
         )
         self._tasks.helpers = self._helpers
         self._others: dict[int, Callable[[int], None]] = {}

@@ -151,6 +151,11 @@ class Decoder:
         """Bytes held of a frame that is not complete yet."""
         return self._held_bytes
 
+    @property
+    def unfinished(self) -> int:
+        """Bytes that the frame will have of which some are held; 0 if none are."""
+        return self._needed_bytes if self._held_bytes else 0
+
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, Frame]]:
         """Take bytes and yield each complete (channel, frame), in order.
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ from gexec.relay.link import Link
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer
 from gexec.relay.peerlog import PeerErrors
+from gexec.relay.quotas import Quotas
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
-from gexec.security.quota import Shares
 from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.config import GexecdSettings
@@ -102,9 +102,8 @@ class Node:
             ready=lambda: None,
             log=log,
         )
-        self.acceptor = Acceptor(
-            self, context, contexts(), PeerErrors(log), Shares(limits.CLIENTS_MAX, SUPERUSER)
-        )
+        self.quotas = Quotas(GexecdSettings(), SUPERUSER)
+        self.acceptor = Acceptor(self, context, contexts(), PeerErrors(log), self.quotas)
 
     def link_accepted(self, link: Link, uid: int | None) -> None:
         self.accepted.append((link, uid))
@@ -286,6 +285,41 @@ def test_one_user_has_so_many_clients_and_the_next_when_one_has_gone(place: Path
         play(scenario, place)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_attack_96_half_sent_submissions_of_a_user_are_of_its_share(place: Path) -> None:
+    """As many as fit are held, the next one gets the reason; all is given back."""
+
+    async def scenario(node: Node, peers: Peers) -> None:
+        node.acceptor.begin()
+        submissions = node.quotas.submissions
+        size = limits.JOB_FRAME_MAX_BYTES
+        begun = HELLO + struct.pack("!IBI", size, 16, 1) + bytes(1000)
+        most = limits.SUBMISSIONS_MAX_BYTES // 2 // size
+        held = []
+
+        def more_than(used: int) -> bool:
+            return submissions.used(os.getuid()) > used
+
+        for number in range(most):
+            held.append(peers.client())
+            held[-1].sendall(begun)
+            await until(partial(more_than, number * size))
+        assert node.closed == []
+        late = peers.client()
+        late.sendall(begun)
+        await until(lambda: node.closed)
+        answers = list(Decoder(frames.FROM_ROOT).feed(await received(late)))
+        why = answers[-1][1]
+        assert isinstance(why, frames.Refused)
+        assert "bytes of submissions that are not complete on this node and gets no more now" in why.text
+        peers.client().sendall(HELLO)  # others are served, and small ones of the same user
+        await until(lambda: len(node.opened) == most + 2)
+        for sock in held:
+            sock.close()
+        await until(lambda: submissions.used_by_all == 0)
+
+    play(scenario, place)
 
 
 # -- daemons ------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ import pytest
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.relay.job import ROOT
+from gexec.relay.jobs import NOT_NEEDED
 from gexec.settings.config import GexecdSettings
-from gexec.wire import frames
+from gexec.wire import frames, jobspec, messages
+from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Frame, Refused, Start, Submit
 from surroundings import CREDENTIAL, UID, Daemon, Peer, job
 
@@ -162,3 +164,78 @@ def test_a_link_without_jobs_is_closed_when_it_was_idle_long_enough() -> None:
     assert idle.ended == ""
     daemon.run_until(2 * limits.LINK_IDLE_S + 1.0)
     assert idle.ended == "idle"
+
+
+def after(daemon: Daemon, seconds: float) -> None:
+    """Let time pass."""
+    daemon.run_until(daemon.world.now_s + seconds)
+
+
+def test_attack_58_a_client_has_so_long_for_its_job_after_hello() -> None:
+    daemon = Daemon(job(), GexecdSettings(unauthenticated_max_s=2.0))
+    silent, good = Peer(True), Peer(True)
+    for client in (silent, good):
+        daemon.jobs.link_accepted(client, UID)
+        daemon.jobs.link_opened(client)
+    daemon.jobs.link_frame(good, 1, Submit(CREDENTIAL, daemon.blob))
+    after(daemon, 3.0)
+    assert silent.ended == "protocol violation: no Submit within 2 s"
+    assert good.ended == ""
+
+
+def test_ranks_are_charged_for_the_output_that_they_may_leave_here() -> None:
+    spec = job(ranks=3, window=1024 * 1024)
+    daemon = Daemon(spec, GexecdSettings(output_max_mib=8))
+    parents = [daemon.start(rank, rank + 1) for rank in range(3)]
+    assert [len(parent.frames) for parent in parents] == [0, 0, 1]
+    assert "output_max_mib in gexecd.toml" in refusal(parents[2])
+    assert daemon.quotas.output.used(UID) == 4 * 1024 * 1024
+    for parent in parents[:2]:
+        daemon.jobs.link_frame(parent, 1, frames.Close())
+    for told in list(daemon.processes.told.values()):
+        told(messages.ProcessEnded(1, outcomes.killed(9), True))
+    after(daemon, 1.0)
+    assert daemon.lives == set()
+    assert daemon.quotas.output.used_by_all == daemon.quotas.ranks.used_by_all == 0
+
+
+def test_attack_60_clients_that_leave_more_unread_than_their_users_share_are_ended() -> None:
+    daemon = Daemon(job(ranks=2))
+    daemon.near = True
+    client = daemon.submit()
+    other = Peer(True)
+    daemon.jobs.link_accepted(other, UID + 1)
+    client.unsent_bytes = limits.UNREAD_MAX_BYTES // 2
+    after(daemon, 4.0)
+    assert client.ended == ""
+    client.unsent_bytes += 2
+    after(daemon, 4.0)
+    assert client.ended == (
+        f"uid {UID} leaves 1073741826 bytes of output unread, and this client 1073741826 of them"
+    )
+    assert other.ended == ""
+
+
+def test_a_link_that_is_dialled_for_a_job_that_has_ended_is_dialled_no_more() -> None:
+    daemon = Daemon(job(ranks=2))
+    client = daemon.submit()
+    assert daemon.dialled
+    assert all(not peer.ended for peer in daemon.dialled)
+    daemon.jobs.link_frame(client, 1, frames.Close())
+    after(daemon, 20.0)
+    assert all(peer.ended == NOT_NEEDED for peer in daemon.dialled)
+
+
+def test_the_time_for_an_answer_begins_with_the_dial() -> None:
+    """In a prompt job a child that waits for its turn is not given up meanwhile."""
+    daemon = Daemon(job(ranks=1, flags=jobspec.NO_STDIN | jobspec.PROMPT, connect_timeout_s=2.0))
+    daemon.waits = True
+    client = daemon.submit()
+    after(daemon, 10.0)
+    (peer,) = daemon.dialled
+    assert not [frame for frame in client.frames if isinstance(frame, frames.Ended)]
+    peer.waiting = False
+    daemon.jobs.link_begun(peer)
+    after(daemon, 2.5)
+    (ended,) = [frame for frame in client.frames if isinstance(frame, frames.Ended)]
+    assert ended.outcome.text.endswith("gexecd does not answer within 2 s")

@@ -15,6 +15,8 @@ from gexec.relay.loop import run
 from gexec.relay.peer import Peer
 from gexec.relay.pool import Pool
 from gexec.relay.tls import LinkContexts
+from gexec.relay.turns import Turns
+from gexec.security.quota import Shares
 from gexec.wire.frames import Frame
 
 CONNECT_TIMEOUT_S = 0.02
@@ -48,10 +50,14 @@ class Owner:
 
     def __init__(self) -> None:
         self.said = asyncio.get_running_loop().create_future()
+        self.begun: list[Link] = []
 
     def _say(self, what: str) -> None:
         if not self.said.done():
             self.said.set_result(what)
+
+    def link_begun(self, link: Link) -> None:
+        self.begun.append(link)
 
     def link_reached(self, link: Link) -> None:
         self._say("reached")
@@ -75,8 +81,8 @@ def dialled(address: str, stand_s: float) -> str:
     async def dial() -> str:
         owner = Owner()
         context = ssl.create_default_context()
-        pool = Pool(owner, LinkContexts(accept=context, dial=context))
-        link = pool.get("node", address, CONNECT_TIMEOUT_S)
+        pool = Pool(owner, LinkContexts(accept=context, dial=context), Turns(Shares(64)))
+        link = pool.get("node", address, CONNECT_TIMEOUT_S, 1000)
         asyncio.get_running_loop().call_soon(time.sleep, stand_s)
         said: str = await owner.said
         link.abort("enough")
@@ -110,3 +116,32 @@ def test_a_peer_that_swallows_packets_is_given_up() -> None:
         finally:
             for one in crowd:
                 one.close()
+
+
+def test_dials_of_a_user_wait_for_their_turn_and_have_all_their_time_then() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        context = ssl.create_default_context()
+        owner = Owner()
+        pool = Pool(owner, LinkContexts(accept=context, dial=context), Turns(Shares(4)))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            first, second, third = (pool.get(f"node{number}", address, 60.0, 1000) for number in range(3))
+            assert owner.begun == [first, second]
+            assert third.waiting
+            assert pool.get("node2", address, 60.0, 1000) is third
+            # Another user does not wait behind this one, nor root.
+            others = pool.get("node2", address, 60.0, 1001)
+            roots = pool.get("node3", address, 60.0, 0)
+            assert owner.begun == [first, second, others, roots]
+            first.abort("enough")
+            pool.forget(first)
+            assert owner.begun[-1] is third
+            assert not third.waiting
+            assert third.give_up_s > loop.time() + 59
+            for link in (second, third, others, roots):
+                link.abort("enough")
+                pool.forget(link)
+            assert pool.links() == []
+
+    run(scenario())

@@ -12,6 +12,8 @@ from gexec.core import events
 from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 from gexec.relay.launches import Launches
 from gexec.relay.process import JobProcess
+from gexec.relay.quotas import Quotas
+from gexec.settings.config import GexecdSettings
 from gexec.wire import jobspec, messages, outcome
 from gexec.wire.frames import STDOUT
 from gexec.wire.outcome import Outcome
@@ -32,7 +34,9 @@ class Surroundings:
         self.processes = Spawner()
         self.pipes: list[Pipes] = []
         self.opened: list[tuple[bool, bool]] = []
+        self.freed: list[Any] = []
         self.launches = Launches()
+        self.quotas = Quotas(GexecdSettings(), descriptors=90)
         self.around = self
         self.no_descriptors = False
         # and the job
@@ -45,10 +49,11 @@ class Surroundings:
         self.woken = 0
         self.failed: list[Exception] = []
 
-    def open_pipes(self, tell: Any, with_stdin: bool, with_output: bool) -> Pipes:
+    def open_pipes(self, tell: Any, with_stdin: bool, with_output: bool, freed: Any) -> Pipes:
         if self.no_descriptors:
             raise OSError(errno.EMFILE, "Too many open files")
         self.opened.append((with_stdin, with_output))
+        self.freed.append(freed)
         self.pipes.append(Pipes())
         return self.pipes[-1]
 
@@ -284,3 +289,32 @@ def test_after_the_end_all_is_given_back_once() -> None:
     process.end()
     assert pipes.asked.count("close") == 1
     assert around.under_way == 0
+
+
+def test_pipes_are_of_their_users_share_and_given_back_at_the_end() -> None:
+    around = Surroundings()
+    pipes = around.quotas.pipes
+    running = []
+    while pipes.left(UID) >= 3:
+        running.append(around.process())
+        running[-1].carry_out(events.RunTask())
+    assert pipes.used(UID) == 3 * len(running) == 18
+    late = around.process()
+    late.carry_out(events.RunTask())
+    assert len(around.pipes) == len(running)
+    ended = around.told[-1]
+    assert isinstance(ended, events.TaskEnded)
+    assert ended.outcome.kind == outcome.NOT_STARTED
+    assert f"out of resources: uid {UID} has 18 descriptors of pipes" in ended.outcome.text
+    assert "raise LimitNOFILE" in ended.outcome.text
+    for _ in range(3):
+        around.freed[0]()  # its process has ended
+    assert pipes.used(UID) == 15
+    next_one = around.process()
+    next_one.carry_out(events.RunTask())
+    assert len(around.pipes) == len(running) + 1
+    around.freed[-1]()
+    for process in (*running, late, next_one):
+        process.end()
+        process.end()
+    assert pipes.used_by_all == 0

@@ -389,3 +389,23 @@ def test_after_the_close_nothing_is_watched_and_nothing_open() -> None:
         other.io.close()
 
     play(scenario)
+
+
+def test_each_pipe_that_is_closed_is_told_once() -> None:
+    async def scenario() -> None:
+        freed: list[bool] = []
+        io = TaskIO(lambda event: None, True, True, lambda: freed.append(True))
+        io.close_child_ends()
+        io.drop_stdin()
+        assert len(freed) == 1
+        while io.next_piece() is not None:
+            pass
+        assert len(freed) == 3  # nobody writes
+        io.close()
+        assert len(freed) == 3
+        detached = TaskIO(lambda event: None, False, False, lambda: freed.append(True))
+        detached.close_child_ends()
+        detached.close()
+        assert len(freed) == 3
+
+    play(scenario)

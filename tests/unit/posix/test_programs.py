@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gexec.gexecd.rereading import rereading_command
-from gexec.posix import runner
+from gexec.posix import programs, runner
 from gexec.settings.config import GexecdSettings
 
 #: The command that reads a key again, of a file that does not exist.
@@ -18,6 +18,7 @@ COMMAND = rereading_command(GexecdSettings(public_keys=("/no/key",)), ("node1",)
 
 
 def test_a_program_gets_its_arguments_and_returns_its_status() -> None:
+    assert programs.command("gexec.gexecd.rereading", *COMMAND[-1:]) == COMMAND
     done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""

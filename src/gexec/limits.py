@@ -105,6 +105,9 @@ ORPHAN_GRACE_S: Final = 20.0
 #: After a child said that it has another parent, that parent, or another one of this node, takes over in this
 #: time: a node without a parent has noticed that, and has waited for one.
 TAKEN_S: Final = LOST_AFTER_S + ORPHAN_GRACE_S
+#: Output of a rank that does not fit together is requested again so often at once, and then once in so long.
+RESENDS_MAX: Final = 32
+RESEND_EVERY_S: Final = 5.0
 #: Leftovers of a process may hold its output this long before they are no longer waited for; where the policy
 #: ends leftovers, they may run this long.
 LINGER_S: Final = 2.0

@@ -37,6 +37,11 @@ def test_seed_that_once_failed(seed: int) -> None:
     Simulation(seed, scenario(seed, hostile=False)).run()
 
 
+@pytest.mark.parametrize("seed", [13_400_726, 13_403_379])
+def test_seed_with_captured_relays_that_once_failed(seed: int) -> None:
+    simulate(seed)
+
+
 def test_seeds_cover_every_kind_of_fault() -> None:
     kinds = {fault.kind for seed in range(FIRST, FIRST + 300) for fault in scenario(seed).faults}
     assert kinds == {

@@ -12,6 +12,7 @@ from gexec.core import events
 from gexec.core.flow import Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
+from gexec.core.patience import Patience
 from gexec.core.states import hold
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
@@ -45,6 +46,7 @@ class Root:
         self._heard_of = bytearray(0 if self._went else spec.ranks)
         self._unheard = len(self._heard_of)
         self._told_stdin = 0
+        self._patience = Patience()
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._subtree = Subtree(
             spec=spec,
@@ -156,9 +158,9 @@ class Root:
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
         passed = self._subtree.heard(child, frame, now_s)
         if isinstance(passed, Output):
-            self._output(passed)
+            self._output(passed, now_s)
         elif isinstance(passed, Ended):
-            self._ended(passed)
+            self._ended(passed, now_s)
         elif isinstance(passed, Ready):
             self._count_heard(passed.ranks)
         elif isinstance(passed, RanksStarted):
@@ -167,7 +169,7 @@ class Root:
                 if part:
                     self._to_client(RanksStarted(part))
 
-    def _output(self, frame: Output) -> None:
+    def _output(self, frame: Output, now_s: float) -> None:
         self._give_up_overrun(frame)
         passed, doubled, gaps = self.ledger.output(frame)
         for new in passed:
@@ -178,7 +180,15 @@ class Root:
             known = ((rank, frame.stream, self.ledger.acknowledged(rank, frame.stream)) for rank in doubled)
             self._subtree.acknowledge(entry for entry in known if entry[2])
         if gaps:
-            self._subtree.resend(gaps)
+            self._request_again(gaps, now_s)
+
+    def _request_again(self, ranks: list[int], now_s: float) -> None:
+        """Request what is missing of these ranks, and give up those for which that happens too often."""
+        asked = [rank for rank in ranks if self._patience.lasts(rank, now_s)]
+        if asked:
+            self._subtree.resend(asked)
+        for rank in set(ranks).difference(asked):
+            self._decide(rank, outcomes.lost("what its node reports does not fit together"))
 
     def _give_up_overrun(self, frame: Output) -> None:
         """Give up ranks whose node sends more than may be under way: this bounds the memory here."""
@@ -190,18 +200,18 @@ class Root:
             if end > self.ledger.acknowledged(rank, frame.stream) + room:
                 self._decide(rank, outcomes.lost("its node sent more output than the job's window"))
 
-    def _ended(self, frame: Ended) -> None:
+    def _ended(self, frame: Ended, now_s: float) -> None:
         passed, gaps = self.ledger.end(frame)
         if passed is not None:
             self._count_heard(passed.ranks)
             for part in portions(passed.ranks):
                 self._to_client(Ended(part, passed.outcome, passed.stdout_length, passed.stderr_length))
         if gaps:
-            self._subtree.resend(gaps)
+            self._request_again(gaps, now_s)
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
         unknown = frames.LENGTH_UNKNOWN
-        self._ended(Ended(((rank, rank + 1),), outcome, unknown, unknown))
+        self._ended(Ended(((rank, rank + 1),), outcome, unknown, unknown), 0.0)
 
     def _count_heard(self, ranges: ranksets.Ranges) -> None:
         if self._went:
@@ -223,7 +233,7 @@ class Root:
         text = f"--strict: {ended} of {self._spec.ranks} nodes cannot start it"
         unknown = frames.LENGTH_UNKNOWN
         everyone = ((0, self._spec.ranks),)
-        self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown))
+        self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown), 0.0)
 
     # -- checks and diagnosis --------------------------------------------------------------
 

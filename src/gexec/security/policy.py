@@ -154,51 +154,68 @@ class Policy:
 
     def refusal(self, account: Account, *, jobs_running: int, now_s: float) -> str | None:
         """Return why this account may not start one more job here, or None if it may."""
-        for verdict in self.verdicts(account, jobs_running=jobs_running, now_s=now_s):
-            if verdict.refusal:
-                return verdict.refusal
+        for _, refusal in self._answers(account, jobs_running, now_s):
+            if refusal:
+                return refusal
         return None
 
     def verdicts(self, account: Account, *, jobs_running: int, now_s: float) -> Iterator[Verdict]:
         """Yield the verdict of each rule about the account, in the order in which they are applied."""
-        name = account.name
-        if account.uid == 0:
-            no = "" if self.allow_root else "root may not run jobs here (policy.root is off)"
-            yield Verdict("root", f"root = {str(self.allow_root).lower()}", no)
-        else:
-            no = f"{name} has uid {account.uid}: this node accepts uids from {self.uid_min} on (policy)"
-            text = f"uid {account.uid}, uid_min = {self.uid_min}"
-            yield Verdict("uid_min", text, no if account.uid < self.uid_min else "")
-        yield from self._list_verdicts(account)
-        no = f"the account {name} is locked on this node"
-        yield Verdict("locked", "its password is locked" if account.locked else "not locked",
-                      no if account.locked else "")  # fmt: skip
-        day = account.expires_day
-        expired = day is not None and now_s >= day * 86400
-        no = f"the account {name} has expired on this node"
-        text = "no expiry" if day is None else f"expires {day} days after 1970-01-01"
-        yield Verdict("expired", text, no if expired else "")
-        barred = account.uid != 0 and not account.has_login and not self.allow_nologin
-        no = f"the account {name} may not log in on this node (its shell is {account.shell})"
-        yield Verdict("shell", account.shell or "none", no if barred else "")
-        most = self.terms_of(account).jobs_max
-        no = f"{name} has {jobs_running} jobs on this node: at most {most} are allowed"
-        yield Verdict("jobs_per_user_max", f"at most {most} at a time", no if jobs_running >= most else "")
+        for rule, refusal in self._answers(account, jobs_running, now_s):
+            yield Verdict(rule, self._examined(rule, account), refusal)
 
-    def _list_verdicts(self, account: Account) -> Iterator[Verdict]:
-        name, groups = account.name, frozenset(account.groups)
-        no = f"{name} is in this node's list of denied users"
-        yield Verdict("deny_users", _shown(self.deny_users), no if name in self.deny_users else "")
-        denied = self.deny_groups & groups
-        no = f"{name} is in the group {min(denied)}, which is denied here" if denied else ""
-        yield Verdict("deny_groups", _shown(self.deny_groups), no)
-        allowed = name in self.allow_users or not self.allow_groups.isdisjoint(groups)
-        no = f"{name} is in none of this node's lists of allowed users and groups"
-        listed = bool(self.allow_users or self.allow_groups)
+    def _answers(self, account: Account, jobs_running: int, now_s: float) -> Iterator[tuple[str, str]]:
+        """Yield each rule and why it refuses; "" if it does not. Run for each task, so it makes no texts."""
+        name, uid, groups = account.name, account.uid, account.groups
+        if uid == 0:
+            yield "root", "" if self.allow_root else "root may not run jobs here (policy.root is off)"
+        else:
+            no = uid < self.uid_min
+            text = (
+                f"{name} has uid {uid}: this node accepts uids from {self.uid_min} on (policy)" if no else ""
+            )
+            yield "uid_min", text
+        no = name in self.deny_users
+        yield "deny_users", f"{name} is in this node's list of denied users" if no else ""
+        no = not self.deny_groups.isdisjoint(groups)
         text = (
-            f"users {_shown(self.allow_users)}; groups {_shown(self.allow_groups)}" if listed else "everyone"
+            f"{name} is in the group {min(self.deny_groups & set(groups))}, which is denied here"
+            if no
+            else ""
         )
-        yield Verdict("allow_users, allow_groups", text, no if listed and not allowed else "")
+        yield "deny_groups", text
+        no = bool(self.allow_users or self.allow_groups) and not (
+            name in self.allow_users or not self.allow_groups.isdisjoint(groups)
+        )
+        text = f"{name} is in none of this node's lists of allowed users and groups" if no else ""
+        yield "allow_users, allow_groups", text
+        yield "locked", f"the account {name} is locked on this node" if account.locked else ""
+        no = account.expires_day is not None and now_s >= account.expires_day * 86400
+        yield "expired", f"the account {name} has expired on this node" if no else ""
+        no = uid != 0 and not account.has_login and not self.allow_nologin
+        text = f"the account {name} may not log in on this node (its shell is {account.shell})" if no else ""
+        yield "shell", text
+        most = self.terms_of(account).jobs_max
+        no = jobs_running >= most
+        text = f"{name} has {jobs_running} jobs on this node: at most {most} are allowed" if no else ""
+        yield "jobs_per_user_max", text
+
+    def _examined(self, rule: str, account: Account) -> str:
+        """Return what a rule examines, for a verdict."""
+        listed = bool(self.allow_users or self.allow_groups)
+        allowed = f"users {_shown(self.allow_users)}; groups {_shown(self.allow_groups)}"
+        day = account.expires_day
+        return {
+            "root": f"root = {str(self.allow_root).lower()}",
+            "uid_min": f"uid {account.uid}, uid_min = {self.uid_min}",
+            "deny_users": _shown(self.deny_users),
+            "deny_groups": _shown(self.deny_groups),
+            "allow_users, allow_groups": allowed if listed else "everyone",
+            "locked": "its password is locked" if account.locked else "not locked",
+            "expired": "no expiry" if day is None else f"expires {day} days after 1970-01-01",
+            "shell": account.shell or "none",
+            "jobs_per_user_max": f"at most {self.terms_of(account).jobs_max} at a time",
+        }[rule]
 
 
 def _shown(names: frozenset[str]) -> str:

@@ -114,6 +114,7 @@ class Admission:
         self._known_bytes = 0
         self._account_s = account_s
         self._accounts: dict[int, tuple[float, Account | None]] = {}
+        self._rights: dict[int, tuple[Account, Terms, Becoming]] = {}
         #: The credential of the last ``admit``, once it is verified: for the audit log.
         self.verified: Credential | None = None
 
@@ -123,6 +124,7 @@ class Admission:
         self._policy = policy
         self._known.clear()
         self._known_bytes = 0
+        self._rights.clear()
         self._accounts.clear()
 
     def admit(
@@ -174,9 +176,9 @@ class Admission:
                 expires_s=credential.expires_s + self.skew_s,
                 now_s=now_s,
             )
-        terms = self._policy.terms_of(account)
+        terms, becoming = self._rights_of(account)
         launch = self._launch(known, rank, terms)
-        return Admitted(credential, job, account, becoming_of(account, terms), launch)
+        return Admitted(credential, job, account, becoming, launch)
 
     def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
         known = self._known.get(raw)
@@ -262,6 +264,18 @@ class Admission:
         if refusal or account is None:
             raise CredentialError("account", refusal or f"uid {uid} has no account on this node")
         return account
+
+    def _rights_of(self, account: Account) -> tuple[Terms, Becoming]:
+        """Return an account's terms and helper; the account's facts are those of one reading."""
+        known = self._rights.get(account.uid)
+        if known is not None and known[0] is account:
+            return known[1], known[2]
+        if len(self._rights) >= _ACCOUNTS_MAX:
+            self._rights.clear()
+        terms = self._policy.terms_of(account)
+        becoming = becoming_of(account, terms)
+        self._rights[account.uid] = (account, terms, becoming)
+        return terms, becoming
 
     def _launch(self, known: _Known, rank: int, terms: Terms) -> LaunchSpec:
         job = known.job

@@ -272,6 +272,7 @@ def test_attack_121_a_revoked_node(cluster_of: Callable[..., Cluster]) -> None:
     assert cluster.gexec("-n", "2", "true").returncode == 0
 
 
+@pytest.mark.timeout(300)
 def test_attack_120_what_a_signer_may_not_sign(cluster_of: Callable[..., Cluster]) -> None:
     """By real daemons: its targets, its users, its expiry."""
     cluster = cluster_of(3, hardened=True)
@@ -397,6 +398,7 @@ class Jobs:
         assert output.count("here\n") == len(self._cluster.names)
 
 
+@pytest.mark.timeout(300)
 def test_no_job_is_lost_while_all_keys_are_replaced(cluster_of: Callable[..., Cluster]) -> None:
     cluster = cluster_of(3, hardened=True)
     head = hardened.node_dir(cluster.place, "node001")
@@ -423,6 +425,7 @@ def test_no_job_is_lost_while_all_keys_are_replaced(cluster_of: Callable[..., Cl
         jobs.end()
 
 
+@pytest.mark.timeout(300)
 def test_no_job_is_lost_while_the_key_of_simple_mode_is_replaced(
     cluster_of: Callable[..., Cluster], place: Path
 ) -> None:

@@ -102,6 +102,7 @@ ssh node2 '/opt/gexec/bin/gexecctl doctor' 2>&1 | grep -v 'node list'
 
 
 @pytest.mark.root
+@pytest.mark.timeout(600)  # some 60 commands on four machines
 def test_attack_118_the_pages_commands_change_a_live_cluster(machines_place: Path) -> None:
     """The relay and the spawner, whose start-up is on the way to the node's key, do not have it in memory."""
     needs()
@@ -114,7 +115,7 @@ def test_attack_118_the_pages_commands_change_a_live_cluster(machines_place: Pat
     for number, block in enumerate(page):
         script += f"echo '--- block {number}'\n{block}"
     script += f"{JOBS_END}echo '--- restart'\n{restart}{CHECKS}echo '--- doctor'\n{doctor}echo '--- end'\n"
-    status, log = run(machines_place, script, timeout_s=6 * DEADLINE_S)
+    status, log = run(machines_place, script, timeout_s=9 * DEADLINE_S)
     assert status == 0, log[-6000:]
     said = dict(
         re.findall(r"^--- (\w+(?: \d+)?)\n(.*?)(?=^--- (?:\w+(?: \d+)?)\n|\Z)", log, re.MULTILINE | re.DOTALL)

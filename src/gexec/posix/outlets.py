@@ -47,7 +47,8 @@ class Outlet:
             OSError: the line is lost.
         """
         if self._rest:
-            self._rest = self._rest[self._push(self._rest) :]
+            written = self._push(self._rest)
+            self._rest = self._rest[written:]
             if self._rest:
                 raise OSError(errno.EAGAIN, self.reason)
         written = self._push(raw)

@@ -40,8 +40,7 @@ _SEARCHES_MAX: Final = 64
 class PackedList:
     """Entries that stay one byte string until all of them are needed.
 
-    A node of a large job needs one name of a thousand; creating a thousand objects would be a tenth of the
-    job's cost there. ``==`` compares with any list of entries.
+    A node needs one name of a thousand, not a thousand objects. ``==`` compares with any list of entries.
     """
 
     __slots__ = ("_count", "_entries", "_entry", "_index", "_searches", "packed")
@@ -50,7 +49,6 @@ class PackedList:
         self.packed = packed
         self._count = packed.count(b"\0") + 1
         self._entries: list[bytes] | None = None
-        #: The last entry that was read: a node reads its own name several times.
         self._index, self._entry, self._searches = -1, b"", 0
 
     def __len__(self) -> int:
@@ -66,7 +64,6 @@ class PackedList:
         self._searches += 1
         if self._searches > _SEARCHES_MAX:
             return list(self)[index]
-        # From the nearer end, because split() creates all entries before the wanted one.
         behind = self._count - 1 - index
         if index <= behind:
             entry = self.packed.split(b"\0", index + 1)[index]

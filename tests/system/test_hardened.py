@@ -300,6 +300,18 @@ def test_attack_120_what_a_signer_may_not_sign(cluster_of: Callable[..., Cluster
     assert "may sign for elsewhere, but not on the host node001" in done.stderr
 
 
+def test_attack_124_the_last_signer_is_withdrawn(cluster_of: Callable[..., Cluster]) -> None:
+    """A node without a signer accepts nobody; it does not keep the old one."""
+    cluster = cluster_of(2, hardened=True)
+    assert cluster.gexec("-n", "0", "true").returncode == 0
+    keys(cluster, "revoke", "node001", "--signer")
+    reload(cluster)
+    done = cluster.gexec("-n", "1", "true", text=True)
+    assert done.returncode == 255
+    assert "(accepted: none)" in done.stderr
+    assert "there is no signer any more" in cluster.place.log("node002").read_text(errors="replace")
+
+
 @pytest.mark.root
 def test_attack_120_root_needs_a_signer_for_root(cluster_of: Callable[..., Cluster]) -> None:
     cluster = cluster_of(1, hardened=True)

@@ -121,8 +121,6 @@ class Trust:
         """
         told = json.loads(text)
         signers = [_signer(each) for each in told["signers"]]
-        if not signers:
-            raise ValueError("no signer")
         return cls({signer.key.key_id: signer for signer in signers}, frozenset(told["revoked"]))
 
 

@@ -61,8 +61,10 @@ class SpawnerProcess:
         #: How many renewals were scheduled or begun; only the last one counts.
         self._renewals = 0
         self._audit = audit_log(handed.audit, self._log)
+        trust = Trust.decode(handed.trust)
+        self._tell_if_nobody(trust)
         self._admission = Admission(
-            signers=Trust.decode(handed.trust).signers,
+            signers=trust.signers,
             realm=handed.realm,
             names=handed.names,
             policy=policy_from(handed.policy),
@@ -178,9 +180,14 @@ class SpawnerProcess:
         self.spawner.retire_helpers()
         self.spawner.tell(AcceptedSigners(told["trust"].encode()))
         self._log.info(f"reloaded: {len(trust.signers)} public keys accepted")
+        self._tell_if_nobody(trust)
         # Its key, its certificate or the authorities may be other ones, too.
         self._handed.renewal = renewal
         self.renew()
+
+    def _tell_if_nobody(self, trust: Trust) -> None:
+        if not trust.signers:
+            self._log.warning("there is no signer any more: no job starts here until signers.toml has one")
 
     # -- the certificate ---------------------------------------------------------------------
 

@@ -176,17 +176,19 @@ class SimDaemon:
 
     # -- ports of its jobs -------------------------------------------------------------------
 
-    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> SimEnd:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> SimEnd:
         """Return this daemon's end of a link to a node, dialled if there is none."""
         end = self._dialled.get(name)
         if end is not None and end.here and (end.waiting or may_carry(end, self.world.now_s, timeout_s)):
+            if end.waiting and urgent and end.turn is not None:
+                self.quotas.dials.hurry(end.turn)
             return end
         self.cluster.link_numbers += 1
         link = SimLink(self.world, self.cluster.link_numbers, self, self.cluster.by_name[name.encode()])
         self._dialled[name] = end = link.dialler
         end.begin()
         end.waiting = True
-        end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s))
+        end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)
         return end
 
     def _dial(self, link: SimLink, timeout_s: float) -> None:

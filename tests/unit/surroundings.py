@@ -232,7 +232,7 @@ class Daemon:
         self.jobs = Jobs(self, settings or GexecdSettings())
         self.jobs.begin()
 
-    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> Peer:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> Peer:
         if addresses == "nonsense":
             raise ValueError("nonsense is no address")
         self.dialled.append(Peer(self.near))

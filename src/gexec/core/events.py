@@ -199,15 +199,17 @@ class OpenChild(Record):
     """Reach rank ``start.low``'s node and send it ``start``; ChildLost if that fails.
 
     If the child is already being dialled, the frame replaces the one that waits; if it is connected, the
-    frame is sent. ``silent``: it is asked again because it was silent.
+    frame is sent. ``silent``: it is asked again because it was silent. ``urgent``: it may have this job, and
+    gives it up after ORPHAN_GRACE_S.
     """
 
-    __slots__ = ("child", "silent", "start")
+    __slots__ = ("child", "silent", "start", "urgent")
 
-    def __init__(self, child: int, start: Start, silent: bool = False) -> None:
+    def __init__(self, child: int, start: Start, silent: bool = False, urgent: bool = False) -> None:
         self.child = child
         self.start = start
         self.silent = silent
+        self.urgent = urgent
 
 
 class ToChild(Record):

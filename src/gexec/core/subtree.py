@@ -115,10 +115,10 @@ class Subtree:
 
     def _ask(self, child: Child) -> None:
         # Once the job is being ended nothing new may start: further children may only attach.
-        attach_only = child.attach_only or self._kill is not None
+        only = child.attach_only or self._kill is not None
         epoch = self._epochs.of(child.turn)
-        start = Start(epoch, child.low, child.high, self._credential, self._blob, attach_only)
-        self._emit(events.OpenChild(child.number, start, child.silent))
+        start = Start(epoch, child.low, child.high, self._credential, self._blob, only)
+        self._emit(events.OpenChild(child.number, start, child.silent, only or bool(child.asked_before)))
 
     def _adopt(
         self,

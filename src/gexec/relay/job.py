@@ -230,7 +230,7 @@ class RelayJob:
                 if child is not None:
                     child.send(effect.frame, effect.hurry)
             elif isinstance(effect, events.OpenChild):
-                self._open_child(effect.child, effect.start, effect.silent)
+                self._open_child(effect.child, effect.start, effect.silent, effect.urgent)
             elif isinstance(effect, events.DropChild):
                 self._drop_child(effect.child)
             elif isinstance(effect, events.Finish):
@@ -240,7 +240,7 @@ class RelayJob:
 
     # -- children -------------------------------------------------------------------------
 
-    def _open_child(self, number: int, start: Start, silent: bool) -> None:
+    def _open_child(self, number: int, start: Start, silent: bool, urgent: bool) -> None:
         child = self.children.get(number)
         if child is not None:
             if child.sent:
@@ -257,7 +257,7 @@ class RelayJob:
         timeout_s = self.spec.connect_timeout_s
         try:
             link, channel = self._jobs.open_channel(
-                name, addresses.decode("ascii", "replace"), timeout_s, self, number
+                name, addresses.decode("ascii", "replace"), timeout_s, self, number, urgent
             )
         except ValueError as error:
             self.tell(events.ChildLost(number, str(error), False))

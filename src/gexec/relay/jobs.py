@@ -97,10 +97,10 @@ class Jobs:
     # -- links ----------------------------------------------------------------------------
 
     def open_channel(
-        self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int
+        self, name: str, addresses: str, timeout_s: float, job: RelayJob, child: int, urgent: bool
     ) -> tuple[LinkPort, int]:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
-        link = self.around.dial(name, addresses, timeout_s, job.uid)
+        link = self.around.dial(name, addresses, timeout_s, job.uid, urgent)
         party = self._parties.setdefault(link, Party())
         if not (party.children or party.parents):
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now

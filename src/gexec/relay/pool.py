@@ -40,7 +40,7 @@ class Pool:
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: dict[Link, asyncio.Task[None]] = {}
 
-    def get(self, name: str, addresses: str, timeout_s: float, uid: int) -> Link:
+    def get(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool = False) -> Link:
         """Return the link to a node, dialling it if there is none, when it is this user's turn.
 
         Args:
@@ -49,6 +49,7 @@ class Pool:
             timeout_s: for the TCP connection to any of the addresses, if there is no link yet; from the
                 time when it is dialled.
             uid: the user for whom it is dialled.
+            urgent: dial it now, whoever's turn it is.
 
         Raises:
             ValueError: an address does not have that form, or there are too many.
@@ -60,6 +61,8 @@ class Pool:
             turn = self._turn_of.get(link)
             if link.waiting and turn is not None:  # another user has a queue of its own
                 if turn.uid == uid and link.give_up_s == timeout_s:
+                    if urgent:
+                        self._turns.hurry(turn)
                     return link
             elif may_carry(link, now_s, timeout_s):
                 return link
@@ -69,7 +72,7 @@ class Pool:
         link.give_up_s = timeout_s
         self._links[key] = link
         link.waiting = True
-        turn = self._turns.ask(uid, len(each), partial(self._begin, link, each, timeout_s))
+        turn = self._turns.ask(uid, len(each), partial(self._begin, link, each, timeout_s), urgent)
         if link.waiting or link in self._dials:
             self._turn_of[link] = turn
         return link

@@ -173,8 +173,8 @@ class Surroundings(Protocol):
     def processes(self) -> ProcessPort:
         """The spawner."""
 
-    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
-        """Return a link to a node, dialled for this user if there is none.
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> LinkPort:
+        """Return a link to a node, dialled for this user if there is none; ``urgent``: it is nobody's turn.
 
         ValueError: something is not an address.
         """

@@ -136,9 +136,9 @@ class RelayService:
 
     # -- what jobs need -------------------------------------------------------------------
 
-    def dial(self, name: str, addresses: str, timeout_s: float, uid: int) -> LinkPort:
+    def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> LinkPort:
         """Return a link to a node, dialled for this user if there is none."""
-        return self._pool.get(name, addresses, timeout_s, uid)
+        return self._pool.get(name, addresses, timeout_s, uid, urgent)
 
     def open_pipes(
         self,

@@ -40,15 +40,28 @@ class Turns:
         self._waiting: dict[int, deque[Turn]] = {}
         self._busy = False
 
-    def ask(self, uid: int, amount: int, begin: Callable[[], None]) -> Turn:
-        """Call ``begin`` now, or as soon as ``amount`` places are free for this user."""
+    def ask(self, uid: int, amount: int, begin: Callable[[], None], urgent: bool = False) -> Turn:
+        """Call ``begin`` now, or as soon as ``amount`` places are free for this user.
+
+        An ``urgent`` request does not wait: it takes its places beyond the user's share.
+        """
         turn = Turn(self, uid, amount, begin)
+        if urgent:
+            self.hurry(turn)
+            return turn
         self._waiting.setdefault(uid, deque()).append(turn)
         self._go_on()
         return turn
 
+    def hurry(self, turn: Turn) -> None:
+        """Begin a request that waits: it has become urgent."""
+        if not (turn.began or turn.over):
+            self._shares.charge(turn.uid, turn.amount)
+            turn.began = True
+            turn.begin()
+
     def waits(self, uid: int) -> int:
-        """Return how many requests of a user wait, with those that were given up and not yet dropped."""
+        """Return how many requests of a user wait, some of which may have given up."""
         return len(self._waiting.get(uid, ()))
 
     def ended(self, turn: Turn) -> None:
@@ -72,7 +85,7 @@ class Turns:
     def _next_of(self, uid: int) -> bool:
         """Begin one request of a user; False if none can begin."""
         queue = self._waiting[uid]
-        while queue and queue[0].over:
+        while queue and (queue[0].over or queue[0].began):
             queue.popleft()
         if queue and self._shares.take(uid, queue[0].amount):
             turn = queue.popleft()

@@ -48,6 +48,25 @@ def test_who_waits_no_more_is_passed_over_and_gives_nothing_back() -> None:
     assert place.turns.waits(1) == 0
 
 
+def test_what_is_urgent_waits_for_no_turn() -> None:
+    place = Place(2)
+    first = place.ask(1, "first")
+    waiting = place.ask(1, "waits")
+    urgent = place.turns.ask(1, 1, lambda: place.begun.append("urgent"), urgent=True)
+    assert place.begun == ["first", "urgent"]
+    place.turns.hurry(waiting)
+    place.turns.hurry(waiting)
+    assert place.begun == ["first", "urgent", "waits"]
+    assert place.shares.used(1) == 3
+    place.ask(1, "last")
+    for turn in (first, urgent, waiting):
+        turn.end()
+    assert place.begun[3:] == ["last"]
+    assert place.shares.used(1) == 1
+    place.turns.hurry(waiting)
+    assert place.shares.used(1) == 1
+
+
 def test_many_that_end_as_they_begin_need_no_stack() -> None:
     turns = Turns(Shares(2))
     blocker = turns.ask(1, 1, lambda: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gexec import native
 from laboratory.fuzz.run import CORPORA, main
 from laboratory.fuzz.targets import TARGETS
 
@@ -38,6 +39,8 @@ def test_a_target_raises_what_its_parser_does_not_handle(name: str, monkeypatch:
     def broken(*arguments: object, **options: object) -> object:
         raise ZeroDivisionError("a defect")
 
+    if name in ("jobspec", "credential") and native.in_use():
+        pytest.skip("compiled code takes no stand-in for a part of its parser")
     seeds = TARGETS[name].seeds()
     for where in PARSERS[name]:
         monkeypatch.setattr(where, broken)

@@ -23,7 +23,7 @@ PARSERS = {
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_kept_inputs_find_nothing(name: str) -> None:
     inputs = [path.read_bytes() for path in sorted((CORPORA / name).iterdir())]
-    assert len(inputs) >= 8, f"no kept inputs of {name}"
+    assert len(inputs) > 3, f"no kept inputs of {name}"
     for data in [*inputs, *TARGETS[name].seeds(), b""]:
         TARGETS[name].run(data)
 

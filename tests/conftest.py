@@ -52,6 +52,13 @@ os.environ["HOME"] = _home
 atexit.register(shutil.rmtree, _home, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs root for everybody else: the marker alone says so."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
 def pytest_report_header() -> str:
     """Say which gexec is tested: the sources, or the wheel that was built of them."""
     import gexec

@@ -22,8 +22,9 @@ from gexec.cluster.layout import Layout, State, environment
 from gexec.cluster.processes import Process
 from gexec.posix.descendants import children_of
 
+from .etc import Etc
+
 if TYPE_CHECKING:
-    from .etc import Etc
     from .sshd import Sshd
 
 #: Longer than anything takes on a busy machine; reached only when something hangs.
@@ -97,6 +98,13 @@ class Cluster:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
         self.env = clean | environment(self.place, self.state)
         self.names = [node.name for node in self.state.nodes]
+
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Give this process the cluster's environment: for tests that call gexec.run."""
+        for name in [name for name in os.environ if name.startswith("GEXEC_")]:
+            monkeypatch.delenv(name)
+        for name, value in self.env.items():
+            monkeypatch.setenv(name, value)
 
     @property
     def dir(self) -> Path:
@@ -287,3 +295,11 @@ def sshd(_shared_sshd: Sshd) -> Iterator[Sshd]:
     """A real sshd; after each test nothing of it runs any more."""
     yield _shared_sshd
     _shared_sshd.check_idle()
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Etc:
+    """An account database of the test's own; processes must take its place (root only)."""
+    directory = tmp_path / "etc"
+    directory.mkdir()
+    return Etc(directory)

@@ -27,7 +27,7 @@ from gexec.wire.outcome import DENIED, EXITED, Outcome
 
 from .conftest import wait_until
 from .daemons import Host
-from .test_spawner import COMMON, Rig, job, make, rig, signed
+from .rig import COMMON, Rig, job, make, rig, signed
 
 __all__ = ["make", "rig"]
 

@@ -341,7 +341,6 @@ class _Huge(Frame):
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_attack_29_another_user_gets_only_his_own_identity(authd: Authd) -> None:
     other = pwd.getpwnam("daemon")
 
@@ -354,7 +353,6 @@ def test_attack_29_another_user_gets_only_his_own_identity(authd: Authd) -> None
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_attack_29_authd_of_a_user_serves_that_user_only(directory: Path) -> None:
     daemon = pwd.getpwnam("daemon")
     authd = Authd(directory)
@@ -376,7 +374,6 @@ def test_attack_29_authd_of_a_user_serves_that_user_only(directory: Path) -> Non
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_attack_30_client_does_not_speak_with_another_users_socket(directory: Path) -> None:
     squatted = directory / "squatted"
     squatted.mkdir()
@@ -471,7 +468,6 @@ def test_attack_33_connections_are_limited_for_each_user(authd: Authd) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_attack_34_root_of_a_user_namespace_stays_who_he_is(authd: Authd) -> None:
     uid = pwd.getpwnam("daemon").pw_uid
 
@@ -490,7 +486,6 @@ def test_attack_34_root_of_a_user_namespace_stays_who_he_is(authd: Authd) -> Non
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_attack_34_overflow_uid_is_nobody_in_particular(idle: Authd) -> None:
     uid = int(Path("/proc/sys/kernel/overflowuid").read_text())
     try:
@@ -508,7 +503,6 @@ def test_attack_34_overflow_uid_is_nobody_in_particular(idle: Authd) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_uid_without_an_account(authd: Authd) -> None:
     uid = next(uid for uid in range(50_000, 60_000) if uid not in {each.pw_uid for each in pwd.getpwall()})
     pid = os.fork()
@@ -545,7 +539,6 @@ def test_certifies_no_strange_names(authd: Authd, names: tuple[str, ...]) -> Non
 
 
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
 def test_users_get_no_certificate(authd: Authd) -> None:
     def body() -> str:
         answer = authd.ask(Certify(node_key(), ("node001",)))

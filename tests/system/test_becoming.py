@@ -20,35 +20,17 @@ from gexec.wire.messages import ProcessRefused
 from gexec.wire.outcome import DENIED, EXITED, NOT_STARTED, Outcome
 
 from .etc import Etc
-from .test_spawner import Rig, gone, signed
-from .test_spawner import job as job_of
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: tasks of other users")
-
-
-@pytest.fixture
-def etc(tmp_path: Path) -> Etc:
-    directory = tmp_path / "etc"
-    directory.mkdir()
-    return Etc(directory)
+from .rig import Rig, gone, rigs, signed
+from .rig import job as job_of
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def made(**options: Any) -> Rig:
-        directory = tmp_path / str(len(rigs))
-        directory.mkdir()
-        # Account facts are read for each job, so that changes count at once.
-        rigs.append(Rig(directory, **{"account_s": 0.0, "policy": Policy(), **options}))
-        return rigs[-1]
-
-    yield made
-    assert [rig.close() for rig in rigs] == [0] * len(rigs)
+    # Account facts are read for each job, so that changes count at once.
+    with rigs(tmp_path, account_s=0.0, policy=Policy()) as making:
+        yield making
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_28_groups_of_an_earlier_job_are_not_left_over(make: Callable[..., Rig], etc: Etc) -> None:
     """The user leaves a group between two jobs, in the account database itself."""
@@ -66,7 +48,6 @@ def test_attack_28_groups_of_an_earlier_job_are_not_left_over(make: Callable[...
     assert long.outcome() == Outcome(EXITED, 0)
 
 
-@needs_root
 @pytest.mark.root
 def test_a_helper_with_old_groups_ends_with_its_last_task(make: Callable[..., Rig], etc: Etc) -> None:
     ann = etc.add_user("ann", groups=("oldcrew",))
@@ -83,7 +64,6 @@ def test_a_helper_with_old_groups_ends_with_its_last_task(make: Callable[..., Ri
 # -- accounts ---------------------------------------------------------------------------------
 
 
-@needs_root
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -105,7 +85,6 @@ def test_attack_81_locked_expired_and_nologin_accounts(
     assert rig.sh("true", user=bob).outcome().ok
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_81_an_account_that_is_locked_between_two_jobs(make: Callable[..., Rig], etc: Etc) -> None:
     ann = etc.add_user("ann")
@@ -115,7 +94,6 @@ def test_attack_81_an_account_that_is_locked_between_two_jobs(make: Callable[...
     assert "is locked on this node" in rig.sh("true", user=ann).outcome().text
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_82_root_when_it_is_off_also_under_another_name(make: Callable[..., Rig], etc: Etc) -> None:
     toor = etc.add_user("toor", uid=0)
@@ -127,7 +105,6 @@ def test_attack_82_root_when_it_is_off_also_under_another_name(make: Callable[..
     assert rig.sh("id -u", user=ann).output() == b"%d\n" % ann.pw_uid
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_71_variables_of_the_loader_are_read_by_no_process_of_root(
     make: Callable[..., Rig], etc: Etc, place: Path
@@ -144,7 +121,6 @@ def test_attack_71_variables_of_the_loader_are_read_by_no_process_of_root(
     assert set(owners) == {ann.pw_uid}
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_72_directory_and_program_that_only_root_can_use(
     make: Callable[..., Rig], etc: Etc, place: Path
@@ -189,7 +165,6 @@ def _nice(added: int) -> bytes:
     return b"%d" % min(19, os.nice(0) + added)
 
 
-@needs_root
 @pytest.mark.root
 def test_a_user_has_the_limits_of_the_policy_and_root_has_gexecds(make: Callable[..., Rig], etc: Etc) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -203,7 +178,6 @@ def test_a_user_has_the_limits_of_the_policy_and_root_has_gexecds(make: Callable
     assert lines[4:] == [_nice(0), b"0002"]
 
 
-@needs_root
 @pytest.mark.root
 def test_a_rule_changes_the_limits_of_its_users_also_of_root(make: Callable[..., Rig], etc: Etc) -> None:
     ann, bob = etc.add_user("ann", groups=("students",)), etc.add_user("bob")
@@ -235,7 +209,6 @@ def test_a_limit_that_cannot_be_set_refuses_the_process_and_is_named(make: Calla
     rig.close()
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_102_no_user_gets_beyond_the_limits(make: Callable[..., Rig], etc: Etc) -> None:
     """Neither by raising them, nor by a fork bomb that leaves its session; others are not disturbed."""
@@ -266,7 +239,6 @@ def _processes_of(uid: int) -> int:
     return found
 
 
-@needs_root
 @pytest.mark.root
 def test_a_helper_outlives_its_own_limit_of_cpu_time(make: Callable[..., Rig], etc: Etc) -> None:
     """A helper starts a number of tasks that fits into the limit; then there is another one."""
@@ -294,7 +266,6 @@ def _script(path: Path, text: str) -> Path:
     return path
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_103_only_allowed_commands_run_whatever_the_path(
     make: Callable[..., Rig], etc: Etc, tools: Path, tmp_path: Path
@@ -336,7 +307,6 @@ def test_attack_103_only_allowed_commands_run_whatever_the_path(
     assert rig.run(*signed(job_of(["/usr/bin/id", "-u"]))).output() == b"0\n"
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_103_a_program_that_its_user_can_replace_is_never_allowed(
     make: Callable[..., Rig], etc: Etc, tools: Path
@@ -356,7 +326,6 @@ def test_attack_103_a_program_that_its_user_can_replace_is_never_allowed(
     assert rig.run(*signed(job_of([str(link)]), uid=ann)).outcome().kind == DENIED
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_104_variables_do_not_make_an_allowed_program_run_another(
     make: Callable[..., Rig], etc: Etc, tools: Path
@@ -401,7 +370,6 @@ def _add_key() -> int:
     return number
 
 
-@needs_root
 @pytest.mark.root
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the system calls of x86_64")
 def test_attack_101_keys_of_root_are_out_of_reach(make: Callable[..., Rig], etc: Etc) -> None:

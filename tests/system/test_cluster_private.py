@@ -20,8 +20,6 @@ from gexec.cluster.layout import Layout, State
 
 from .conftest import BIN, DEADLINE_S, Cluster, gexecctl, wait_until
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a node its own files")
-
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -51,7 +49,7 @@ def processes_that_see(path: Path) -> list[str]:
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_the_same_path_is_another_file_on_every_node_and_the_host_sees_none(
     cluster_of: Callable[..., Cluster], folder: Path
 ) -> None:
@@ -81,7 +79,7 @@ def test_the_same_path_is_another_file_on_every_node_and_the_host_sees_none(
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_another_users_tasks_see_the_nodes_files_and_not_the_hosts(
     cluster_of: Callable[..., Cluster], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +122,7 @@ def as_user(user: pwd.struct_passwd, argv: list[str]) -> bytes:
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_nothing_is_mounted_outside_where_mounts_are_shared(folder: Path) -> None:
     # As systemd sets up a machine. Not every machine has it, so we make a namespace that does.
     files, place = folder / "files", Layout(folder / "c")
@@ -143,7 +141,7 @@ def test_nothing_is_mounted_outside_where_mounts_are_shared(folder: Path) -> Non
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_kill_9_of_a_daemon_leaves_no_mount(cluster_of: Callable[..., Cluster], folder: Path) -> None:
     files = folder / "files"
     before = mounts()
@@ -175,7 +173,7 @@ def _in_namespace(namespace: str) -> list[str]:
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_a_private_folder_holds_no_more_than_its_size(folder: Path) -> None:
     place = Layout(folder / "c")
     words = ["cluster", "up", 1, "--dir", place.dir, "--private", folder / "files", "--private-size", 2]
@@ -197,7 +195,7 @@ def test_a_private_folder_holds_no_more_than_its_size(folder: Path) -> None:
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -245,7 +243,7 @@ def test_an_ordinary_user_is_told_that_it_needs_root(folder: Path) -> None:
 
 
 @pytest.mark.root
-@root_only
+@pytest.mark.root
 def test_root_without_the_capability_is_told_and_nothing_is_left(folder: Path) -> None:
     place = Layout(folder / "c")
     words = ["setpriv", "--bounding-set", "-sys_admin", str(BIN / "python"), str(BIN / "gexecctl")]

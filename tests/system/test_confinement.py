@@ -151,7 +151,7 @@ def test_attack_106_captured_relay_starts_and_reaches_nothing(host: Host) -> Non
     assert job.returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: relays that drop to another user")
+@pytest.mark.root
 def test_a_local_cluster_of_root_needs_no_account(cluster: Cluster) -> None:
     wanted = {str(number) for number in local_identity("")}
     for name in cluster.names[:2]:

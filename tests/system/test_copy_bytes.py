@@ -17,7 +17,6 @@ from .conftest import BIN, DEADLINE_S
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a network namespace of its own"),
 ]
 #: Runs in a network namespace: a cluster of 8, and copies; prints the bytes that each of them sent.
 _PROGRAM = """

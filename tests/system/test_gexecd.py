@@ -44,8 +44,6 @@ from .daemons import (
     wait_for_file,
 )
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a relay that drops to another user")
-
 
 @pytest.fixture(scope="module")
 def _host() -> Iterator[Host]:
@@ -659,14 +657,14 @@ def test_relay_gives_up_what_it_does_not_need(host: Host) -> None:
     assert set(status_of(gexecd.pid)["Uid"]) == {"0"}
 
 
-@needs_root
+@pytest.mark.root
 def test_relay_becomes_the_configured_user(host: Host) -> None:
     gexecd = host.gexecd("--relay-user", "bin")
     assert set(status_of(relay_of(gexecd.pid))["Uid"]) == {str(pwd.getpwnam("bin").pw_uid)}
     hostname_works(host)
 
 
-@needs_root
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("user", "why"),
     [
@@ -683,7 +681,7 @@ def test_relay_user_must_be_an_account_of_its_own(host: Host, user: str, why: st
     assert why in done.stderr
 
 
-@needs_root
+@pytest.mark.root
 def test_without_a_user_gexec_root_starts_no_relay(host: Host) -> None:
     """In a mount namespace with accounts of its own: there is no fallback to nobody."""
     accounts = host.dir / "passwd"
@@ -733,7 +731,7 @@ def test_whichever_of_its_processes_ends_gexecd_fails_and_can_be_started_again(
     assert host.gexec("-n", "1", "true").returncode == 0
 
 
-@needs_root
+@pytest.mark.root
 def test_attack_29_gexecd_of_a_user_serves_that_user_only(host: Host) -> None:
     """A job of root, rightly signed with the cluster's key, at a gexecd that nobody has started."""
     nobody = pwd.getpwnam("nobody")

@@ -16,7 +16,9 @@ from gexec.security.policy import Policy
 from gexec.wire.messages import ProcessEnded, ProcessLeft
 from gexec.wire.outcome import EXITED, KILLED, Outcome
 from system.conftest import wait_until
-from system.test_spawner import DEADLINE_S, NOBODY, Rig, Task, gone, needs_root
+from system.rig import DEADLINE_S, NOBODY, Rig, Task, gone, make, rig
+
+__all__ = ["make", "rig"]
 
 QUIET = ">/dev/null 2>&1 </dev/null"
 #: Ways in which services come up; each prints the pid of what it leaves.
@@ -30,30 +32,7 @@ DAEMONS = {
     "--exec /bin/sleep -- 1000; while ! test -s PIDFILE; do sleep 0.02; done; cat PIDFILE",
 }
 #: The user who runs the task: the spawner's own (None), or another through a helper.
-USERS = [None, pytest.param(NOBODY.pw_uid, marks=[needs_root, pytest.mark.root])]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def made(**options: Any) -> Rig:
-        directory = tmp_path / str(len(rigs))
-        directory.mkdir()
-        rigs.append(Rig(directory, **options))
-        return rigs[-1]
-
-    yield made
-    statuses = [rig.close() for rig in rigs]
-    for rig in rigs:
-        for fd in rig.fds:
-            os.close(fd)
-    assert statuses == [0] * len(rigs)
-
-
-@pytest.fixture
-def rig(make: Callable[..., Rig]) -> Rig:
-    return make()
+USERS = [None, pytest.param(NOBODY.pw_uid, marks=pytest.mark.root)]
 
 
 @pytest.fixture
@@ -281,7 +260,6 @@ def test_a_service_that_begins_its_session_after_its_job_keeps_its_workers(
     assert lives(left[0])
 
 
-@needs_root
 @pytest.mark.root
 def test_death_of_a_helper_ends_its_tasks_and_not_what_it_left_alone(rig: Rig, left: list[int]) -> None:
     for way in ("nohup", "wiped", "double-fork"):
@@ -299,7 +277,6 @@ def test_death_of_a_helper_ends_its_tasks_and_not_what_it_left_alone(rig: Rig, l
     assert all(lives(pid) for pid in left)
 
 
-@needs_root
 @pytest.mark.root
 def test_helper_killed_by_its_user_does_not_save_what_is_being_ended(make: Callable[..., Rig]) -> None:
     rig = make(policy=Policy(allow_nologin=True, leave_leftovers=False))
@@ -310,7 +287,6 @@ def test_helper_killed_by_its_user_does_not_save_what_is_being_ended(make: Calla
     assert gone(pid)
 
 
-@needs_root
 @pytest.mark.root
 def test_set_uid_program_that_is_left_is_left_alone(rig: Rig, left: list[int]) -> None:
     program = Path(f"/tmp/gexec-test-{os.getpid()}-suid")

@@ -32,8 +32,6 @@ from . import rogue
 from .conftest import DEADLINE_S, Cluster, wait_until
 from .rogue import Told, Wire
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: processes of two users")
-
 
 @pytest.fixture(autouse=True)
 def still_serves(cluster: Cluster) -> Iterator[None]:
@@ -621,7 +619,7 @@ def test_attack_29_credential_of_another_user(cluster: Cluster, witness: Path) -
     assert not witness.exists()
 
 
-@needs_root
+@pytest.mark.root
 def test_attack_29_stolen_credential_of_root(cluster: Cluster, witness: Path) -> None:
     """Another user got hold of root's credential and job: he may not submit them."""
     job = rogue.job(cluster, ["node002"], f"echo x >>{witness}")

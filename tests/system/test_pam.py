@@ -23,7 +23,7 @@ from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcom
 
 from .conftest import wait_until
 from .etc import Etc
-from .test_spawner import Rig, gone
+from .rig import Rig, gone, rigs
 
 pytestmark = [
     pytest.mark.root,
@@ -81,25 +81,14 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def etc(tmp_path: Path) -> Etc:
-    directory = tmp_path / "etc"
-    directory.mkdir()
-    return Etc(directory)
-
-
-@pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
+    with rigs(tmp_path, account_s=0.0) as making:
 
-    def made(service: str, *limits: Limit, **options: Any) -> Rig:
-        directory = tmp_path / str(len(rigs))
-        directory.mkdir()
-        policy = Policy(allow_nologin=True, terms=Terms(pam=service, limits=limits))
-        rigs.append(Rig(directory, account_s=0.0, policy=policy, **options))
-        return rigs[-1]
+        def made(service: str, *limits: Limit, **options: Any) -> Rig:
+            policy = Policy(allow_nologin=True, terms=Terms(pam=service, limits=limits))
+            return making(policy=policy, **options)
 
-    yield made
-    assert [rig.close() for rig in rigs] == [0] * len(rigs)
+        yield made
 
 
 #: Each task gets a new helper, so its account is checked again.

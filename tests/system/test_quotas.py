@@ -26,17 +26,9 @@ from .etc import Etc
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(400),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: jobs of several users"),
 ]
 User = pwd.struct_passwd
 NODES = 2
-
-
-@pytest.fixture
-def etc(tmp_path: Path) -> Etc:
-    directory = tmp_path / "etc"
-    directory.mkdir()
-    return Etc(directory)
 
 
 @pytest.fixture
@@ -55,10 +47,7 @@ def cluster(
 ) -> Cluster:
     """Two nodes with the accounts ann and ben; a daemon may open 1,024 files."""
     cluster = cluster_of(NODES, descriptors=1024, etc=etc)
-    for name in [name for name in os.environ if name.startswith("GEXEC_")]:
-        monkeypatch.delenv(name)
-    for name, value in cluster.env.items():
-        monkeypatch.setenv(name, value)
+    cluster.enter(monkeypatch)
     # As root first: it loads all modules, which the other users may not be allowed to read.
     assert gexec.run(["true"], cwd="/").ok
     return cluster

@@ -20,7 +20,6 @@ from gexec.wire.outcome import exited
 from .conftest import DEADLINE_S, Cluster, wait_until
 
 NODES = 2
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: helpers are for other users")
 
 
 def _user() -> pwd.struct_passwd:
@@ -35,10 +34,7 @@ def _user() -> pwd.struct_passwd:
 def small(cluster_of: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """A cluster whose daemons may open 1,024 files, as systemd has it for services."""
     cluster = cluster_of(NODES, descriptors=1024)
-    for name in [name for name in os.environ if name.startswith("GEXEC_")]:
-        monkeypatch.delenv(name)
-    for name, value in cluster.env.items():
-        monkeypatch.setenv(name, value)
+    cluster.enter(monkeypatch)
     # As root first: it loads all modules, which the other user may not be allowed to read.
     assert gexec.run(["true"], cwd="/").ok
     return cluster
@@ -119,7 +115,6 @@ def helpers(cluster: Cluster, user: pwd.struct_passwd) -> list[int]:
     return found
 
 
-@needs_root
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_a_user_who_stops_its_helper_and_queues_hundreds_of_ranks_ends_nothing(small: Cluster) -> None:
@@ -134,7 +129,6 @@ def test_a_user_who_stops_its_helper_and_queues_hundreds_of_ranks_ends_nothing(s
     assert all(map(is_alive, everyone))
 
 
-@needs_root
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_large_environments_wait_for_a_stopped_helper_like_small_ones(
@@ -148,7 +142,6 @@ def test_large_environments_wait_for_a_stopped_helper_like_small_ones(
             assert set(outcomes(fd)) == {"exited 0"}
 
 
-@needs_root
 @pytest.mark.root
 @pytest.mark.timeout(300)
 def test_a_user_who_stops_its_helper_again_and_again_harms_nobody_else(small: Cluster) -> None:

@@ -18,7 +18,7 @@ from gexec.wire.messages import ProcessReady, ProcessRefused
 from gexec.wire.outcome import DENIED, EXITED, KILLED, NOT_STARTED, Outcome
 
 from .conftest import wait_until
-from .test_spawner import NOBODY, Rig, Task, job, make, needs_root, rig, signed
+from .rig import NOBODY, Rig, Task, job, make, rig, signed
 
 __all__ = ["make", "rig"]  # fixtures
 
@@ -103,7 +103,6 @@ def test_attack_99_detached_jobs_count_until_they_end(make: Callable[..., Rig]) 
     assert {line["outcome"] for line in ends} == {Outcome(KILLED, signal.SIGKILL).describe()}
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_99_the_helper_of_detached_jobs_ends_after_them(make: Callable[..., Rig]) -> None:
     rig = make(tasks_max=8)
@@ -123,7 +122,6 @@ def test_attack_99_the_helper_of_detached_jobs_ends_after_them(make: Callable[..
     assert running.outcome().kind == EXITED
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_97_checks_of_one_user_leave_places_for_others(make: Callable[..., Rig]) -> None:
     """Strict ranks that are checked and never run: they have places, and give them back."""
@@ -145,7 +143,6 @@ def test_attack_97_checks_of_one_user_leave_places_for_others(make: Callable[...
     assert rig.sh("true", user=NOBODY.pw_uid).outcome().ok
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_63_one_user_fills_its_share_of_the_replay_cache_and_no_more(make: Callable[..., Rig]) -> None:
     rig = make(replay=ReplayCache(8))
@@ -184,7 +181,6 @@ def test_large_environments_of_running_and_ended_tasks_are_not_kept(rig: Rig) ->
 # -- a fork bomb ------------------------------------------------------------------------------
 
 
-@needs_root
 @pytest.mark.root
 def test_attack_61_98_a_fork_bomb_under_its_own_limit_harms_no_other_user(rig: Rig) -> None:
     """While a user has all processes that it may have, others start theirs; and all of them are ended."""

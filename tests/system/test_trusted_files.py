@@ -15,7 +15,7 @@ from .conftest import DEADLINE_S
 from .daemons import RELAY_USER, command
 
 SOMEBODY = 54321
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of another user")
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture

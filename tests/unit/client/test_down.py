@@ -126,8 +126,7 @@ def test_a_draft_that_cannot_be_written_is_not_left(cache: Path) -> None:
     assert lately_down() == {"node1"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a home that is another user's")
+@pytest.mark.root
 def test_root_writes_into_nobody_elses_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -15,7 +15,6 @@ from gexec.cluster.findings import OK, PROBLEM, WARNING, Finding
 from gexec.posix import identity
 
 UNITS = Path(__file__).parents[3] / "packaging/systemd"
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to own what is checked")
 
 
 def texts(findings: Iterator[Finding], level: str) -> list[str]:
@@ -53,7 +52,7 @@ def test_units_that_were_changed(tmp_path: Path) -> None:
     assert "authd.service lacks CapabilityBoundingSet=, PrivateNetwork=yes: copy" in found[2]
 
 
-@root_only
+@pytest.mark.root
 def test_files_that_others_could_change(tmp_path: Path) -> None:
     for name in ("fine", "open", "theirs"):
         (tmp_path / name).touch()
@@ -76,7 +75,7 @@ def test_a_relays_user_that_is_missing_or_unfit() -> None:
         assert said in finding.text
 
 
-@root_only
+@pytest.mark.root
 def test_a_relays_user_that_has_more() -> None:
     daemon = pwd.getpwnam("daemon")
     with _child(daemon.pw_uid):

@@ -15,7 +15,6 @@ from gexec.cluster.processes import Process
 from gexec.errors import KeyFileError
 
 SOMEBODY = 54321
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of another user")
 
 
 @pytest.fixture
@@ -74,7 +73,7 @@ def test_attack_109_directory_that_others_may_write_to(place: Layout, name: str)
     refused(place, f"run `chmod go-w {path.resolve()}`")
 
 
-@root_only
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("name", "what"),
     [("..", "directory"), (".", "directory"), ("keys", "directory"), ("hosts", ""), ("logs/node001.log", "")],
@@ -85,7 +84,7 @@ def test_attack_109_what_another_user_owns(place: Layout, name: str, what: str) 
     refused(place, what, str(path.resolve()), f"belongs to uid {SOMEBODY}")
 
 
-@root_only
+@pytest.mark.root
 def test_attack_109_directory_that_another_user_would_make_way_for(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -114,7 +113,7 @@ def _shared(place: Layout) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        pytest.param(_theirs, f"belongs to uid {SOMEBODY}", marks=root_only),
+        pytest.param(_theirs, f"belongs to uid {SOMEBODY}", marks=pytest.mark.root),
         (_fifo, "is no regular file"),
         (_link, "cannot be read"),
         (_shared, "other users may write to the directory"),
@@ -136,7 +135,7 @@ def test_a_missing_file_is_no_error(tmp_path: Path) -> None:
     assert read_own(tmp_path / "a", 3, ClusterError) == b"0123"
 
 
-@root_only
+@pytest.mark.root
 def test_attack_109_key_pair_of_root_in_another_users_directory(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()

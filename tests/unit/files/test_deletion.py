@@ -147,7 +147,7 @@ print(removed, sorted(os.listdir(f"{place}/a")), os.listdir(f"{place}/outside"))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_what_is_mounted_below_is_left_alone(tmp_path: Path) -> None:
     """A mount of the same file system, too: it has the same device."""
     unshare = ["unshare", "--mount", "--propagation", "private"]
@@ -293,7 +293,7 @@ def test_a_step_may_end_the_removal(above: int, tmp_path: Path, error: type[Base
     assert len(os.listdir(tmp_path / "a/b")) == 7
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 @pytest.mark.parametrize("kind", KINDS)
 def test_flags_of_chattr_are_named_and_the_rest_goes(tmp_path: Path, kind: str) -> None:
     if os.geteuid():

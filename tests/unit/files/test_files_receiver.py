@@ -35,8 +35,6 @@ from gexec.files.receiver import Receiver
 from gexec.files.temporary import temporary_name
 from gexec.files.unpacker import Unpacker
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 @pytest.fixture(params=[False, True], ids=["all", "asking"])
 def copy(request: pytest.FixtureRequest) -> OneCopy:
@@ -555,7 +553,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(here: Path) -> None:
 # -- owners ---------------------------------------------------------------------------------------------
 
 
-@root_only
+@pytest.mark.root
 def test_owners_are_kept_by_name_then_by_number(here: Path) -> None:
     theirs = Meta(0o600, 4444, 5555, 1, b"daemon", b"daemon")
     unknown = Meta(0o600, 54321, 54322, 1, b"no-such-user", b"no-such-group")
@@ -579,7 +577,7 @@ def test_owners_are_kept_by_name_then_by_number(here: Path) -> None:
     assert Received(stream, here, CopyOptions(numeric_ids=True)).report.unchanged == 4
 
 
-@root_only
+@pytest.mark.root
 def test_attack_79_no_directory_is_given_away_where_others_may_exchange_it(tmp_path: Path) -> None:
     """Slurm's CVE-2023-41914: whoever owns the parent could move root's own directory to that name."""
     theirs = tmp_path / "theirs"

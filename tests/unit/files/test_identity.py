@@ -98,7 +98,7 @@ def test_another_host_has_other_files(status: os.stat_result) -> None:
     assert not SameFile(bytes(16), here=bytes(16)).is_same(meta(status), status)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_the_same_number_on_another_file_system_is_another_file(tmp_path: Path) -> None:
     with mounted(tmp_path, "tmpfs") as first:
         (tmp_path / "below").mkdir()

@@ -25,7 +25,6 @@ from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN, Fi
 
 LEFT_OUT = "set-uid and set-gid bits of 1 file are left out (--setuid keeps them): /file"
 NOT_SENT = r"^its contents were not sent, because this node's answer was late or lost on the way; copy again$"
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 class Here:
@@ -286,7 +285,7 @@ def test_a_file_that_already_has_its_set_id_bits_is_not_written_again(here: Here
     assert here.is_as("file", 0o2755)
 
 
-@root_only
+@pytest.mark.root
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
 def test_an_owner_who_is_somebody_else_here_is_refused_before_anything_is_written(
     here: Here, kind: str
@@ -303,7 +302,7 @@ def test_an_owner_who_is_somebody_else_here_is_refused_before_anything_is_writte
     assert os.listdir(here.path) == []
 
 
-@root_only
+@pytest.mark.root
 def test_a_directory_that_others_could_exchange_is_not_given_away_and_not_kept_open(
     tmp_path: Path, here: Here
 ) -> None:

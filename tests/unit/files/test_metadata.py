@@ -16,8 +16,6 @@ from gexec.files.metadata import Judge
 from gexec.files.options import VERIFY, CopyOptions
 from gexec.files.owners import FileOwners
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 def judge(**options: bool) -> Judge:
     asked = CopyOptions(**options)
@@ -72,7 +70,7 @@ def test_set_id_bits_of_a_directory_always_count(above: Place, tmp_path: Path) -
     assert differences(judge(), above, meta(0o755), is_directory=True) == []
 
 
-@root_only
+@pytest.mark.root
 def test_an_owner_who_is_somebody_else_here_is_refused(above: Place) -> None:
     unknown = Meta(0o644, 1, 0, 1, b"no such user", b"")
     with pytest.raises(RefusedError, match="its owner no such user"):

@@ -17,8 +17,6 @@ from gexec.files.options import DRY_RUN, VERIFY, WRITE, CopyOptions
 from gexec.files.owners import FileOwners
 from gexec.files.survey import ATTRIBUTES, DOUBT, LACKS, OWN, RIGHT, UNKNOWN, Survey
 
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-
 
 class Here:
     """A directory, and surveys of it."""
@@ -150,7 +148,7 @@ def test_what_the_system_refuses_is_unknown_with_its_reason(here: Here) -> None:
     assert (found.state, found.why) == (UNKNOWN, "the name is too long for this file system; shorten it")
 
 
-@root_only
+@pytest.mark.root
 @pytest.mark.parametrize("name", [b"file", b"none"])
 def test_an_owner_who_is_refused_is_refused_before_contents_are_sent(here: Here, name: bytes) -> None:
     refused = Meta(0o644, 1, 0, MTIME_NS, b"no such user", b"")

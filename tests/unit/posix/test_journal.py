@@ -75,7 +75,7 @@ def test_attack_113_a_journal_that_reads_nothing_or_is_not_there_blocks_nobody(t
     outlet.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 @pytest.mark.skipif(not os.path.exists(JOURNALD), reason="no systemd-journald")
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare")
 def test_a_real_journald_stores_the_lines(tmp_path: Path) -> None:

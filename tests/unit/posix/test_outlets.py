@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_renamed_grows_and_the_log_has_the_reason(tmp_path
     assert "cannot be renamed, so it grows: Is a directory" in (tmp_path / "log").read_text()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_a_file_of_another_user_is_refused(tmp_path: Path, log: Log) -> None:
     path = tmp_path / "audit"
     path.touch()

@@ -16,7 +16,6 @@ from gexec.errors import ConfigError, GexecError, KeyFileError
 from gexec.posix import sockets
 from gexec.settings.keyfiles import read_pair, read_signing_key, read_verify_keys
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files to another user")
 SOMEBODY = 4242
 
 
@@ -82,15 +81,13 @@ def test_attack_31_symbolic_link(keys: tuple[str, str], tmp_path: Path) -> None:
     refused(str(link), "symbolic link")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@needs_root
+@pytest.mark.root
 def test_attack_31_another_users_file(keys: tuple[str, str]) -> None:
     os.chown(keys[0], SOMEBODY, -1)
     refused(keys[0], f"uid {SOMEBODY}", "chown")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@needs_root
+@pytest.mark.root
 def test_attack_31_another_users_directory(keys: tuple[str, str]) -> None:
     os.chown(os.path.dirname(keys[0]), SOMEBODY, -1)
     refused(keys[0], f"uid {SOMEBODY}", "directory")
@@ -116,8 +113,7 @@ def test_attack_31_directory_behind_a_link_is_judged_itself(keys: tuple[str, str
     refused(through, "chmod go-w")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@needs_root
+@pytest.mark.root
 def test_attack_108_link_of_another_user_on_the_way(keys: tuple[str, str], tmp_path: Path) -> None:
     """Whoever owns a link in /tmp chooses the directory, also while the file is checked."""
     shared = tmp_path / "tmp"
@@ -259,8 +255,7 @@ def test_attack_30_symbolic_link_or_file_in_the_way(tmp_path: Path) -> None:
     refused_socket(tmp_path / "linked" / "authd.sock", "expected a directory")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-@needs_root
+@pytest.mark.root
 def test_attack_30_another_users_socket_or_directory(tmp_path: Path) -> None:
     path = tmp_path / "run" / "authd.sock"
     path.parent.mkdir()

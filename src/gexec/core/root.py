@@ -201,17 +201,22 @@ class Root:
                 self._decide(rank, outcomes.lost("its node sent more output than the job's window"))
 
     def _ended(self, frame: Ended, now_s: float) -> None:
+        gaps = self._end(frame)
+        if gaps:
+            self._request_again(gaps, now_s)
+
+    def _end(self, frame: Ended) -> list[int]:
+        """Pass on an end; return the ranks of which output is missing: none if it has no lengths."""
         passed, gaps = self.ledger.end(frame)
         if passed is not None:
             self._count_heard(passed.ranks)
             for part in portions(passed.ranks):
                 self._to_client(Ended(part, passed.outcome, passed.stdout_length, passed.stderr_length))
-        if gaps:
-            self._request_again(gaps, now_s)
+        return gaps
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
         unknown = frames.LENGTH_UNKNOWN
-        self._ended(Ended(((rank, rank + 1),), outcome, unknown, unknown), 0.0)
+        self._end(Ended(((rank, rank + 1),), outcome, unknown, unknown))
 
     def _count_heard(self, ranges: ranksets.Ranges) -> None:
         if self._went:
@@ -233,7 +238,7 @@ class Root:
         text = f"--strict: {ended} of {self._spec.ranks} nodes cannot start it"
         unknown = frames.LENGTH_UNKNOWN
         everyone = ((0, self._spec.ranks),)
-        self._ended(Ended(everyone, outcomes.not_started(text), unknown, unknown), 0.0)
+        self._end(Ended(everyone, outcomes.not_started(text), unknown, unknown))
 
     # -- checks and diagnosis --------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Final
 
+from gexec.posix.log import printable
+
 _LIBRARY: Final = "libpam.so.0"
 #: Where the files of services are: of the administrator, and of the distribution.
 DIRECTORIES: Final = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/etc/pam.d")
@@ -134,7 +136,4 @@ class Pam:
 
 
 def _shown(text: bytes) -> str:
-    decoded = text[: 4 * _MESSAGE_MAX].decode(errors="backslashreplace").strip()[:_MESSAGE_MAX]
-    return "".join(
-        [char if char.isprintable() else char.encode("unicode_escape").decode() for char in decoded]
-    )
+    return printable(text[: 4 * _MESSAGE_MAX].decode(errors="backslashreplace").strip()[:_MESSAGE_MAX])

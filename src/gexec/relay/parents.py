@@ -10,13 +10,12 @@ from collections.abc import Callable
 from typing import Final
 
 from gexec.core import tree
-from gexec.security.names import is_everybodys
+from gexec.security.names import is_everybodys, shown
 from gexec.wire.frames import Start
 from gexec.wire.jobspec import JobSpec
 
-#: Names that a refusal shows, and of each at most so much.
+#: Names that a refusal shows.
 _SHOWN: Final = 3
-_SHOWN_CHARACTERS: Final = 80
 
 
 def refusal(host: str, spec: JobSpec, start: Start, holds: Callable[[str], bool]) -> str:
@@ -44,12 +43,12 @@ def refusal(host: str, spec: JobSpec, start: Start, holds: Callable[[str], bool]
     names = [name for name in names if not is_everybodys(name)]
     if any(map(holds, names)):
         return ""
-    shown = [_shown(host), *map(_shown, names[:_SHOWN])]
+    some = [shown(host), *map(shown, names[:_SHOWN])]
     if len(names) > _SHOWN:
-        shown.append(f"{len(names) - _SHOWN} more above")
+        some.append(f"{len(names) - _SHOWN} more above")
     return (
         f"no parent of rank {start.low}: its certificate has none of the names of the submitting host and of "
-        f"the nodes on the way from there: {', '.join(shown)}"
+        f"the nodes on the way from there: {', '.join(some)}"
     )
 
 
@@ -61,18 +60,13 @@ def not_the_host(host: str, holds: Callable[[str], bool]) -> str:
     """
     if is_everybodys(host):
         return (
-            f"authd signs as the host {_shown(host)}, a name that every host has: give this host a name, or "
+            f"authd signs as the host {shown(host)}, a name that every host has: give this host a name, or "
             "set `host` in authd.toml to a name or an address of this node, and start authd again"
         )
     if holds(host):
         return ""
     return (
-        f"the job was signed on the host {_shown(host)}, which is none of the names of this gexecd: submit "
+        f"the job was signed on the host {shown(host)}, which is none of the names of this gexecd: submit "
         "it to the gexecd of that host; or add the name to `names` in this node's gexecd.toml, or set `host` "
         "in authd.toml to a name of this node, and start the daemon again"
     )
-
-
-def _shown(name: str) -> str:
-    shown = name[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
-    return "".join([character if character.isprintable() else "?" for character in shown])

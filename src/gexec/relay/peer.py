@@ -8,13 +8,11 @@ verified the chain, so nothing of this is the peer's own claim.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from gexec.relay import tls
-from gexec.security.names import certified, normal
+from gexec.security.names import certified, normal, shown
 from gexec.security.signers import AUTHORITY_PREFIX, ROLE_OID, Trust
-
-_SHOWN_CHARACTERS: Final = 80
 
 
 class Peer:
@@ -64,10 +62,10 @@ class Standing:
     def link_refusal(self, peer: Peer) -> str:
         """Return why there is to be no link with a peer, "" if there may be."""
         if peer.node and peer.node in self.trust.revoked:
-            return f"its certificate was refused: the node {_shown(peer.node)} is revoked"
+            return f"its certificate was refused: the node {shown(peer.node)} is revoked"
         for revoked in self.trust.revoked:
             if peer.holds(revoked):
-                return f"its certificate was refused: the node {_shown(revoked)} is revoked"
+                return f"its certificate was refused: the node {shown(revoked)} is revoked"
         return ""
 
     def start_refusal(self, peer: Peer, host: str) -> str:
@@ -79,9 +77,5 @@ class Standing:
         if peer.authority_id not in self.authority_ids:
             return "the authority of its certificate is not accepted any more: it must connect again"
         if peer.holds(host) and not self.trust.may_bring(peer.role, peer.authority_id):
-            return f"{_shown(host)} is no head, so it takes no jobs of users: submit them on a head"
+            return f"{shown(host)} is no head, so it takes no jobs of users: submit them on a head"
         return ""
-
-
-def _shown(name: str) -> str:
-    return "".join([character if character.isprintable() else "?" for character in name[:_SHOWN_CHARACTERS]])

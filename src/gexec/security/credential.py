@@ -28,6 +28,7 @@ from typing import Final
 from gexec import limits
 from gexec.errors import CredentialError
 from gexec.security.keys import KEY_ID_BYTES
+from gexec.security.names import shown
 from gexec.security.signers import Signer
 
 MAGIC: Final = b"GXC\x01"
@@ -232,16 +233,12 @@ def _check_time(credential: Credential, now_s: float, skew_s: float, ttl_max_s: 
         raise CredentialError(
             "future",
             f"the credential was issued {-age_s:.1f} s in the future by this node's clock "
-            f"(allowed: {skew_s:g} s): check NTP on {_shown(credential.host)} and on this node",
+            f"(allowed: {skew_s:g} s): check NTP on {shown(credential.host)} and on this node",
         )
     if age_s > credential.ttl_s + skew_s:
         raise CredentialError(
             "expired",
             f"the credential was issued {age_s:.1f} s ago by this node's clock and is valid for "
             f"{credential.ttl_s:g} s (and {skew_s:g} s for clocks that differ): if the job is new, check "
-            f"NTP on {_shown(credential.host)} and on this node",
+            f"NTP on {shown(credential.host)} and on this node",
         )
-
-
-def _shown(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

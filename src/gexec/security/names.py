@@ -14,6 +14,9 @@ _EVERYBODYS: Final = frozenset(
     | {"ip6-localhost", "ip6-loopback"}
 )
 
+#: Of a name in a sentence, at most so much.
+_SHOWN_CHARACTERS: Final = 80
+
 
 def normal(name: str) -> str:
     """Return a name or an address in a form in which equal ones are equal.
@@ -43,6 +46,12 @@ def is_everybodys(name: str) -> bool:
     """Tell whether every host has this name or address, so that it identifies none."""
     known = normal(name)
     return known in _EVERYBODYS or known.partition(".")[0] in _EVERYBODYS
+
+
+def shown(name: str) -> str:
+    """Return a name of a peer for a sentence: bounded, and without control characters."""
+    text = name[:_SHOWN_CHARACTERS].encode("utf-8", "replace").decode()
+    return "".join([character if character.isprintable() else "?" for character in text])
 
 
 def _address(text: str) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Final
 
+from gexec.wire.outcome import shown_path
+
 _WILDCARDS: Final = frozenset("*?[")
 #: The environment of allowed programs: other variables could make them run something else.
 _KEPT: Final = frozenset(
@@ -47,7 +49,7 @@ class Permitted:
             OSError: there is no such file.
         """
         real = os.path.realpath(program, strict=True)
-        shown = _shown(program) if real == program else f"{_shown(program)} ({_shown(real)})"
+        shown = shown_path(program) if real == program else f"{shown_path(program)} ({shown_path(real)})"
         paths = (os.fsdecode(program), os.fsdecode(real))
         for pattern in self._deny:
             if any(_matches(path, pattern) for path in paths):
@@ -95,11 +97,7 @@ def _changeable(path: bytes) -> str:
     while True:
         status = os.lstat(path)
         if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
-            return _shown(path)
+            return shown_path(path)
         if path == b"/":
             return ""
         path = os.path.dirname(path)
-
-
-def _shown(path: bytes) -> str:
-    return os.fsdecode(path[:300]).encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from gexec.wire import outcome
 from gexec.wire.launches import LaunchSpec
-from gexec.wire.outcome import Outcome
+from gexec.wire.outcome import Outcome, shown_path
 
 if TYPE_CHECKING:
     from gexec.spawner.commands import Permitted  # few helpers need it
@@ -98,7 +98,9 @@ def spawn(spec: LaunchSpec, fds: tuple[int, ...], ways: Ways) -> int:
         raise _spawn_refusal(spec, error) from error
     except ValueError as error:
         # An empty first argument, or a variable without a name.
-        text = f"program {_shown(spec.program)}: its arguments or environment cannot be passed on: {error}"
+        text = (
+            f"program {shown_path(spec.program)}: its arguments or environment cannot be passed on: {error}"
+        )
         raise Refusal(outcome.not_started(text)) from error
     finally:
         os.umask(umask)
@@ -119,15 +121,11 @@ def check(spec: LaunchSpec, ways: Ways) -> None:
         os.chdir("/")
 
 
-def _shown(path: bytes) -> str:
-    return os.fsdecode(path[:300]).encode("utf-8", "backslashreplace").decode()
-
-
 def _enter(cwd: bytes) -> None:
     try:
         os.chdir(cwd)
     except OSError as error:
-        text = f"working directory {_shown(cwd)}: {error.strerror}"
+        text = f"working directory {shown_path(cwd)}: {error.strerror}"
         # One number for every reason: ENOENT or EACCES would mean an error of the program (127, 126).
         raise Refusal(outcome.not_started(text, errno.ENOTDIR)) from error
 
@@ -146,9 +144,9 @@ def _looked_up(spec: LaunchSpec, env: dict[bytes, bytes]) -> bytes:
             return path
         forbidden = forbidden or path
     if forbidden:
-        text = f"program {_shown(forbidden)}: Permission denied: it is not executable for this user"
+        text = f"program {shown_path(forbidden)}: Permission denied: it is not executable for this user"
         raise Refusal(outcome.not_started(text, errno.EACCES))
-    text = f"program {_shown(spec.program)}: not found in the job's PATH on this node"
+    text = f"program {shown_path(spec.program)}: not found in the job's PATH on this node"
     raise Refusal(outcome.not_started(text, errno.ENOENT))
 
 
@@ -163,7 +161,7 @@ def _executable(spec: LaunchSpec, program: bytes) -> None:
 
 def _spawn_refusal(spec: LaunchSpec, error: OSError) -> Refusal:
     number = error.errno or 0
-    shown = _shown(spec.program)
+    shown = shown_path(spec.program)
     reason = error.strerror or "it cannot be started"
     if number == errno.ENOENT and os.path.exists(spec.program):
         number = errno.ENOEXEC

@@ -127,6 +127,11 @@ def unreachable(text: str) -> Outcome:
     return not_started(text, UNREACHABLE)
 
 
+def shown_path(path: bytes) -> str:
+    """Return a path for the text of an outcome, at most 300 bytes of it."""
+    return path[:300].decode("utf-8", "backslashreplace")
+
+
 def no_room(reason: str) -> Outcome:
     """The node's gexecd has no descriptor, memory or process left for it."""
     return not_started(f"gexecd on this node is out of resources: {reason}")

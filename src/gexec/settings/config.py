@@ -7,7 +7,6 @@ command lines apply theirs with :func:`dataclasses.replace`, which checks the va
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -15,9 +14,10 @@ from typing import Any, TypeVar
 from gexec import limits
 from gexec.errors import ConfigError
 from gexec.limits import JOBS_PER_UID_MAX
-from gexec.posix.trusted import check_written, read_trusted
+from gexec.posix.trusted import check_written
 from gexec.security.policy import Limit
 from gexec.settings.terms import RuleSettings, check_terms, limits_of
+from gexec.settings.toml import read_toml
 
 GEXECD_CONFIG = "/etc/gexec/gexecd.toml"
 AUTHD_CONFIG = "/etc/gexec/authd.toml"
@@ -227,7 +227,9 @@ def _settings(
     if path is None and not os.path.lexists(default):
         values: dict[str, Any] = {}
     else:
-        values = _read_toml(path or default)
+        values = read_toml(
+            path or default, what="configuration", missing="leave --config out to run with the defaults"
+        )
     shown = path or default
     try:
         settings = kind(**_known(kind, values, ""))
@@ -239,25 +241,6 @@ def _settings(
         return kind(**{each.name: getattr(settings, each.name) for each in fields(kind)} | environment)
     except ConfigError as cause:
         raise ConfigError(f"environment variable: {cause}") from cause
-
-
-def _read_toml(path: str) -> dict[str, Any]:
-    content = read_trusted(
-        path,
-        what="configuration",
-        max_bytes=limits.CONFIG_MAX_BYTES,
-        private=False,
-        error=ConfigError,
-        missing="leave --config out to run with the defaults",
-    )
-    try:
-        return tomllib.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as cause:
-        raise ConfigError(f"{path}: byte {cause.start} is not UTF-8, which TOML files must be") from cause
-    except tomllib.TOMLDecodeError as cause:
-        raise ConfigError(f"{path}: not a TOML file: {cause}") from cause
-    except RecursionError as cause:
-        raise ConfigError(f"{path}: nested too deeply") from cause
 
 
 def _known(kind: type, values: dict[str, Any], prefix: str) -> dict[str, Any]:

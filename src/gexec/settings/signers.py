@@ -19,7 +19,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import tomllib
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -27,10 +26,10 @@ from typing import Any
 
 from gexec import limits
 from gexec.errors import ConfigError, KeyFileError, UsageError
-from gexec.posix.trusted import read_trusted
 from gexec.security.keys import VerifyKey
 from gexec.security.signers import Signer, Trust
 from gexec.select.ranges import expand
+from gexec.settings.toml import read_toml
 
 SIGNERS = "/etc/gexec/signers.toml"
 _DAY_S = 86_400
@@ -130,29 +129,19 @@ def read_signers(path: str) -> SignersFile:
     Raises:
         ConfigError: one sentence that names the file and what is wrong.
     """
-    raw = read_trusted(
-        path,
-        what="signers",
-        max_bytes=limits.CONFIG_MAX_BYTES,
-        private=False,
-        error=ConfigError,
-        missing="copy the administrator's signers.toml there",
-    )
+    document = read_toml(path, what="signers", missing="copy the administrator's signers.toml there")
     try:
-        return parse_signers(raw.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as cause:
-        raise ConfigError(f"{path}: not a TOML file in UTF-8: {cause}") from cause
+        return signers_of(document)
     except (ConfigError, KeyFileError) as cause:
         raise ConfigError(f"{path}: {cause}") from cause
 
 
-def parse_signers(text: str) -> SignersFile:
-    """Return the content of the text of a signers.toml.
+def signers_of(document: dict[str, Any]) -> SignersFile:
+    """Return the signers that the document of a signers.toml describes.
 
     Raises:
-        ConfigError, KeyFileError, tomllib.TOMLDecodeError: what is wrong.
+        ConfigError, KeyFileError: what is wrong.
     """
-    document = tomllib.loads(text)
     tables = document.pop("signer", {})
     revoked = _texts("revoked", document.pop("revoked", []))
     if document:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import tomllib
 from base64 import b64encode
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gexec.errors import ConfigError
 from gexec.security.keys import VerifyKey
 from gexec.security.signers import Trust
 from gexec.settings.keyfiles import read_trust
-from gexec.settings.signers import SignerEntry, SignersFile, parse_signers, read_signers
+from gexec.settings.signers import SignerEntry, SignersFile, read_signers, signers_of
 
 KEYS = [
     VerifyKey(Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32).public_key()) for number in range(3)
@@ -36,13 +37,13 @@ def test_what_is_written_is_read() -> None:
             ),
             ("node017", "node018.site.org"),
         )
-        again = parse_signers(file.text())
+        again = signers_of(tomllib.loads(file.text()))
         assert again.text() == file.text()
         assert again.trust(()).encode() == file.trust(()).encode()
 
 
 def test_defaults_are_the_narrow_ones() -> None:
-    (signer,) = parse_signers(table()).trust(["node1"]).signers.values()
+    (signer,) = signers_of(tomllib.loads(table())).trust(["node1"]).signers.values()
     assert signer.is_limited
     assert not signer.root
     assert signer.uids == ((1, 2**32 - 2),)
@@ -63,14 +64,14 @@ def test_defaults_are_the_narrow_ones() -> None:
 )
 def test_targets_are_compared_with_a_nodes_own_names(names: tuple[str, ...], here: bool) -> None:
     text = table('targets = ["node[001-100]", "10.0.0.7"]')
-    (signer,) = parse_signers(text).trust(names).signers.values()
+    (signer,) = signers_of(tomllib.loads(text)).trust(names).signers.values()
     assert signer.here is here
 
 
 def test_a_date_lasts_to_its_end_in_utc() -> None:
-    (signer,) = parse_signers(table("expires = 2027-06-30")).trust(()).signers.values()
+    (signer,) = signers_of(tomllib.loads(table("expires = 2027-06-30"))).trust(()).signers.values()
     assert signer.expires_s == datetime.datetime(2027, 7, 1, tzinfo=datetime.UTC).timestamp()
-    (signer,) = parse_signers(table("expires = 2027-06-30T12:00:00")).trust(()).signers.values()
+    (signer,) = signers_of(tomllib.loads(table("expires = 2027-06-30T12:00:00"))).trust(()).signers.values()
     assert signer.expires_s == datetime.datetime(2027, 6, 30, 12, tzinfo=datetime.UTC).timestamp()
 
 
@@ -105,21 +106,13 @@ def test_a_date_lasts_to_its_end_in_utc() -> None:
 )
 def test_what_is_wrong_is_named(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
-        parse_signers(text)
+        signers_of(tomllib.loads(text))
     assert words in str(told.value)
     path = tmp_path / "signers.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"^{path}: ") as told:
         read_signers(str(path))
     assert "\n" not in str(told.value)
-
-
-@pytest.mark.parametrize("content", [b"[", b"\xff", b"a = [" * 5000])
-def test_a_file_that_is_not_toml(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "signers.toml"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match="not a TOML file"):
-        read_signers(str(path))
 
 
 def test_attack_31_a_file_that_others_may_write_to(tmp_path: Path) -> None:

@@ -31,7 +31,6 @@ from gexec.security.signers import Signer, Trust
 from gexec.select.ranges import expand
 from gexec.settings.toml import read_toml
 
-SIGNERS = "/etc/gexec/signers.toml"
 _DAY_S = 86_400
 _UID_MAX = 2**32 - 2
 _NAMES_MAX = limits.RANKS_MAX

@@ -721,10 +721,16 @@ def test_whichever_of_its_processes_ends_gexecd_fails_and_can_be_started_again(
 ) -> None:
     """systemd restarts it (Restart=on-failure) if its status is not 0."""
     gexecd = host.gexecd()
+    pids = dict[str, int]()
+
+    def both() -> bool:
+        """A child has its name some time after its start."""
+        pids.update({status_of(pid)["Name"][0]: pid for pid in children_of(gexecd.pid)})
+        return {"gexecd-relay", "gexecd-starter"} <= pids.keys()
+
+    wait_until(both, "relay and starter have no names")
     others = children_of(gexecd.pid)
-    assert {status_of(pid)["Name"][0] for pid in others} >= {"gexecd-relay", "gexecd-starter"}
-    pids = {status_of(pid)["Name"][0].removeprefix("gexecd-"): pid for pid in others}
-    os.kill(pids.get(victim, gexecd.pid), signum)
+    os.kill(pids.get(f"gexecd-{victim}", gexecd.pid), signum)
     assert gexecd.wait() not in (0, None)
     wait_until(lambda: all(map(is_gone, others)), "something of it is left")
     assert host.gexecd()

@@ -138,7 +138,7 @@ def _rare(rng: Random, made: Scenario) -> None:
         addresses = list(spec.addresses)
         for rank in rng.sample(range(spec.ranks), max(1, spec.ranks // 10)):
             addresses[rank] = rng.choice((b"", b"?", b"?30"))
-            made.plans[rank].refusal = outcomes.unreachable(jobspec.why_unresolved(addresses[rank]))
+            made.plans[rank].refusal = outcomes.unreachable(outcomes.why_unresolved(addresses[rank]))
         spec.addresses = addresses
 
 

@@ -265,8 +265,7 @@ def _lock(place: Layout) -> int:
 def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wanted) -> list[Daemon]:
     """Return authd and the nodes' gexecds, ready to start; imports what they need."""
     base = wanted.base
-    # Imported here, because only the supervisor needs them. What a real gexecd imports after its forks
-    # (relay, starter) too: everything that the daemons need should be in pages that they share.
+    # Also what a real gexecd imports after its forks: the daemons' modules should be in shared pages.
     from gexec.authd import authd
     from gexec.cluster import hardened
     from gexec.cluster.warm import warm
@@ -324,6 +323,7 @@ def _settings_of(node: LocalNode, place: Layout, port: int, wanted: _Wanted, is_
         find_names=False,
         hosts=str(place.hosts),
         audit_log=(str(place.audit(node.name)),),
+        spool=str(place.spool(node.name)),
     )
     if not wanted.hardened:
         return settings

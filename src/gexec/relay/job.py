@@ -22,6 +22,7 @@ from gexec.posix.deadline import Deadline, Timer
 from gexec.relay.ports import LinkPort
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
+from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
 
@@ -250,7 +251,7 @@ class RelayJob:
             return
         name = self.spec.names[start.low].decode("utf-8", "surrogateescape")
         addresses = self.spec.addresses[start.low]
-        unresolved = jobspec.why_unresolved(addresses)
+        unresolved = outcomes.why_unresolved(addresses)
         if unresolved:
             self.tell(events.ChildLost(number, unresolved, False))
             return

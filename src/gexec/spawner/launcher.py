@@ -19,6 +19,7 @@ from gexec.core.deadlines import earlier
 from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
+from gexec.spawner.keeping import spawn_kept
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
@@ -97,7 +98,10 @@ class Launcher:
                 return
             since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid = starting.spawn(spec, fds, self._ways)
+            if spec.keeping is None:
+                shown_pid = pid = starting.spawn(spec, fds, self._ways)
+            else:
+                pid, shown_pid = spawn_kept(spec, spec.keeping, fds[0], self._ways)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -113,6 +117,7 @@ class Launcher:
             kill_grace_s=spec.kill_grace_s,
             leaves=spec.leaves,
         )
+        task.shown_pid = shown_pid
         task.outputs = outputs
         self._tasks[number] = self._by_pid[pid] = task
         self._held[number] = clock.now_s() + _STARTED_HELD_S
@@ -121,7 +126,7 @@ class Launcher:
 
     def _tell_started(self, number: int) -> None:
         if self._held.pop(number, None) is not None:
-            self._emit(ProcessStarted(number, self._tasks[number].pid))
+            self._emit(ProcessStarted(number, self._tasks[number].shown_pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
         """Check whether a task could be started; emits ProcessReady or ProcessRefused."""
@@ -252,7 +257,7 @@ class Launcher:
         if self._held.pop(task.number, None) is None:
             self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
         else:
-            self._emit(ProcessRan(task.number, task.pid, _outcome(status), task.ending))
+            self._emit(ProcessRan(task.number, task.shown_pid, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 

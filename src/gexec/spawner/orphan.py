@@ -1,8 +1,9 @@
 """A process below a task that outlived its parent, and how its task is found.
 
-Its task is found by the mark in its environment, by its process group, by the output pipe that it
-holds, or by the group or session that it shares with another such process. A process that hides all
-of these could be of any task that ran when it was started.
+Its task is found by its cell, the control group that each task has where gexecd may make some; else by the
+mark in its environment, by its process group, by the output pipe that it holds, or by the group or session
+that it shares with another such process. A process without a cell that hides all of these could be of any
+task that ran when it was started.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Orphan:
 
     Attributes:
         born: when it was started, in ``clock.ticks``.
+        cell: the name of its cell; "" = it has none.
         owner: its task; None = not known.
         state: OPEN, DUE or LEFT.
         due_s: when the next signal is due (state DUE, monotonic).
@@ -33,13 +35,14 @@ class Orphan:
     """
 
     __slots__ = (
-        "asked", "born", "due_s", "group", "guessed", "mark", "owner", "pid", "rounds", "session", "state",
-        "uid",
+        "asked", "born", "cell", "due_s", "group", "guessed", "mark", "owner", "pid", "rounds", "session",
+        "state", "uid",
     )  # fmt: skip
 
-    def __init__(self, pid: int, stat: descendants.Stat) -> None:
+    def __init__(self, pid: int, stat: descendants.Stat, cell: str = "") -> None:
         env = descendants.environ_of(pid)
         self.pid = pid
+        self.cell = cell
         self.uid = descendants.uid_of(pid)
         self.mark = _entry(env, b"GEXEC_JOB="), _entry(env, b"GEXEC_MY_VNN=")
         self.group = stat.group
@@ -54,8 +57,11 @@ class Orphan:
 
 
 def could_own(task: TaskProcess, orphan: Orphan) -> bool:
-    """Return whether a process that hides its task was started while this task ran, as the same user."""
-    if orphan.uid != task.uid or orphan.born < task.since:
+    """Return whether a process that hides its task was started while this task ran, as the same user.
+
+    A process in a cell hides nothing.
+    """
+    if orphan.cell or orphan.uid != task.uid or orphan.born < task.since:
         return False
     return task.until is None or orphan.born <= task.until
 
@@ -69,10 +75,13 @@ class Owners:
     """
 
     def __init__(self, tasks: Iterable[TaskProcess], kin: Iterable[Orphan]) -> None:
+        self._cells: dict[str, TaskProcess] = {}
         self._marks: dict[tuple[bytes, bytes], TaskProcess] = {}
         self._groups: dict[int, TaskProcess] = {}
         self._outputs: dict[int, TaskProcess] = {}
         for task in tasks:
+            if task.cell is not None:
+                self._cells[task.cell.name] = task
             self._marks[task.mark] = task
             self._groups[task.pid] = task
             for inode in task.outputs:
@@ -97,6 +106,8 @@ class Owners:
 
     def task_of(self, orphan: Orphan) -> TaskProcess | None:
         """Return the task that the orphan certainly belongs to, or None."""
+        if orphan.cell:
+            return self._cells.get(orphan.cell)
         task = self._marks.get(orphan.mark) or self._groups.get(orphan.group)
         if task is None and self._outputs:
             for inode in descendants.pipes_of(orphan.pid):

@@ -3,30 +3,30 @@
 The starter makes them (``spawner.keeper``). The helper moves itself into a cell, starts the task, and moves
 back: so the task and all that it starts are in the cell, and none of them can leave it. A cell in which
 nothing runs any more is used for another task.
+
+The two have a channel of their own. A request of the helper is a ``REQUEST``; the starter sends the name of a
+cell, or HOME, and a descriptor by which the helper enters it, or NO_CELL.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
+from array import array
+from struct import Struct
 from typing import Final
 
-from gexec.errors import ProtocolError
 from gexec.posix import cgroups, clock
-from gexec.posix.channel import MessageLost, Port
-from gexec.wire.cells import (
-    FROM_CELLS,
-    TO_CELLS,
-    CellsFailed,
-    EndCell,
-    Home,
-    LeaveCell,
-    MoreCells,
-    NewCell,
-    NoCell,
-)
 
+#: What is asked for, and of which cell; FAILED: cells cannot be used, with the errno.
+REQUEST: Final = Struct("!BI")
+MORE, END, LEAVE, FAILED = 1, 2, 3, 4
+HOME, NO_CELL = b"home", b"none"
+_NAME_MAX_BYTES: Final = 64
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
+_FLAGS: Final = int(socket.MSG_CMSG_CLOEXEC)
 #: How long the start of a task waits for the starter to make a cell; then the task gets none.
 _PATIENCE_MS: Final = 1000
 #: After the answer that there is none, the starter is not asked again for so long.
@@ -42,10 +42,9 @@ class Cell:
         is_ended: the starter ends it.
     """
 
-    __slots__ = ("fd", "is_ended", "name", "number")
+    __slots__ = ("fd", "is_ended", "name")
 
-    def __init__(self, number: int, name: str, fd: int) -> None:
-        self.number = number
+    def __init__(self, name: str, fd: int) -> None:
         self.name = name
         self.fd = fd
         self.is_ended = False
@@ -69,34 +68,34 @@ class Cells:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._port = Port(sock, hears=TO_CELLS, says=FROM_CELLS)
+        sock.setblocking(False)
+        self._sock = sock
         self._home = -1
         self._free: list[Cell] = []
         self._ask_at_s = 0.0
         self._off = False
+        # Tasks have the same limit, so it stays as it is; each cell that is in use has a descriptor here.
+        self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
     def enter(self) -> Cell | None:
         """Move this process into a free cell; None if there is none. Call ``back`` next."""
-        if self._off:
-            return None
-        if not self._free:
+        if not (self._free or self._off):
             self._get()
-        if not self._free or self._home < 0:
+        if not self._free or self._off or self._home < 0:
             return None
         cell = self._free.pop()
-        try:
-            os.write(cell.fd, b"0")
-        except OSError as error:
-            self._fail(f"a helper cannot enter one: {error.strerror}")
-            return None
-        return cell
+        return cell if self._moved(cell.fd) else None
 
     def back(self) -> bool:
         """Move this process out of the cell that it has entered; False: it is in there, so do not end it."""
+        return self._moved(self._home)
+
+    def _moved(self, fd: int) -> bool:
         try:
-            os.write(self._home, b"0")
+            os.write(fd, b"0")
         except OSError as error:
-            self._fail(f"a helper cannot leave one: {error.strerror}")
+            self._off = True
+            self._ask(FAILED, error.errno or 0)
             return False
         return True
 
@@ -107,57 +106,59 @@ class Cells:
 
     def end(self, cell: Cell) -> None:
         """End everything in the cell, with SIGKILL; the starter does it, and repeats it until it is empty."""
-        self._release(cell)
         if not cell.is_ended:
             cell.is_ended = True
-            self._say(EndCell(cell.number))
+            self._release(cell, END)
 
     def leave(self, cell: Cell) -> None:
         """Leave alone what is in the cell."""
         if cell.fd >= 0:
-            self._release(cell)
-            self._say(LeaveCell(cell.number))
+            self._release(cell, LEAVE)
 
-    def _release(self, cell: Cell) -> None:
+    def _release(self, cell: Cell, request: int) -> None:
         if cell.fd >= 0:
             os.close(cell.fd)
             cell.fd = -1
+            self._room += 1
+        self._ask(request, int(cell.name.rpartition(".")[2]))
 
     def _get(self) -> None:
         """Take the cells that the starter has made; ask for more if there are none."""
-        while self._take():
-            pass
+        self._take()
         now_s = clock.now_s()
-        if self._free or self._off or now_s < self._ask_at_s:
+        if self._free or self._room <= 0 or now_s < self._ask_at_s:
             return
-        self._say(MoreCells())
+        self._ask(MORE, 0)
         waiting = select.poll()
-        waiting.register(self._port.endpoint.fileno(), select.POLLIN)
+        waiting.register(self._sock, select.POLLIN)
         waiting.poll(_PATIENCE_MS)
-        while self._take():
-            pass
+        self._take()
         if not self._free:
             self._ask_at_s = now_s + _PAUSE_S
 
-    def _take(self) -> bool:
-        """Read one message; False if there is none."""
-        try:
-            said = self._port.receive()
-        except (ConnectionError, ProtocolError, MessageLost, OSError):
-            self._off = True
-            return False
-        if isinstance(said, NewCell):
-            self._free.append(Cell(said.task, said.name, said.fds[0]))
-        elif isinstance(said, Home):
-            self._home = said.fds[0]
-        return said is not None and not isinstance(said, NoCell)
+    def _take(self) -> None:
+        """Read what the starter has sent."""
+        while True:
+            try:
+                # Not recv_fds, which ignores the flags.
+                name, ancillary, _, _ = self._sock.recvmsg(_NAME_MAX_BYTES, _ANCILLARY_BYTES, _FLAGS)
+            except BlockingIOError:
+                return
+            except OSError:
+                name, ancillary = b"", []
+            if not name:
+                self._off = True  # the starter has ended
+                return
+            for _, _, raw in ancillary:  # none if there was no descriptor left
+                (fd,) = array("i", raw)
+                if name == HOME:
+                    self._home = fd
+                else:
+                    self._free.append(Cell(name.decode("ascii", "replace"), fd))
+                    self._room -= 1
 
-    def _fail(self, why: str) -> None:
-        self._off = True
-        self._say(CellsFailed(why))
-
-    def _say(self, said: object) -> None:
+    def _ask(self, request: int, number: int) -> None:
         try:
-            self._port.say(said)
-        except (ProtocolError, OSError):
-            self._off = True
+            self._sock.send(REQUEST.pack(request, number))
+        except OSError:
+            self._off = True  # what is in the cells is ended when this process has ended

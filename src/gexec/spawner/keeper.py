@@ -6,26 +6,16 @@ and was not left alone is ended; so is what an earlier gexecd has not ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable
 from typing import Final
 
-from gexec.errors import ProtocolError
 from gexec.posix import channel, clock, descendants
 from gexec.posix.cgroups import Tree
-from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
-from gexec.wire.cells import (
-    FROM_CELLS,
-    TO_CELLS,
-    CellsFailed,
-    EndCell,
-    Home,
-    LeaveCell,
-    MoreCells,
-    NewCell,
-    NoCell,
-)
+from gexec.spawner.cells import END, FAILED, HOME, LEAVE, MORE, NO_CELL, REQUEST
 
 #: Cells that are made at a time, and that a helper may have, without those that were left alone.
 _BATCH: Final = 4
@@ -34,6 +24,7 @@ CELLS_MAX: Final = 256
 _ROUND_S: Final = 0.02
 _ROUNDS_MAX: Final = 250
 _SLOW_ROUND_S: Final = 5.0
+_WHY: Final = "commands that get no control group of their own: %s"
 
 
 class _Kept:
@@ -43,9 +34,14 @@ class _Kept:
         cells: by number, whether what is in the cell was left alone.
     """
 
-    def __init__(self, port: Port) -> None:
-        self.port = port
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
         self.cells: dict[int, bool] = {}
+
+    def say(self, what: bytes, fds: list[int]) -> None:
+        """Send it, or not at all: a helper that does not read has what it asked for."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.sock, [what], fds)
 
 
 class Keeper:
@@ -80,21 +76,23 @@ class Keeper:
     # -- helpers -----------------------------------------------------------------------------
 
     def admit(self, helper: int) -> int:
-        """Make the first cells of a helper; return the descriptor of its channel, for the caller to close.
+        """Make the first cells of a helper.
 
-        Raises:
-            OSError: there is no descriptor.
+        Returns:
+            The descriptor of its channel, for the caller to close; -1 = it can have no cells.
         """
         self._tidy()
-        ours, theirs = channel.pair()
-        port = Port(ours, hears=FROM_CELLS, says=TO_CELLS, bounded=True)
-        self._kept[helper] = kept = _Kept(port)
-        self._loop.watch(ours.fileno(), lambda: self._hear(kept))
-        home = self._tree.home()
         try:
-            port.say(Home((home,)))
-        finally:
-            os.close(home)
+            home = self._tree.home()
+        except OSError as error:
+            self._note_once(_WHY % error.strerror)
+            return -1
+        ours, theirs = channel.pair()
+        ours.setblocking(False)
+        self._kept[helper] = kept = _Kept(ours)
+        self._loop.watch(ours.fileno(), lambda: self._hear(kept))
+        kept.say(HOME, [home])
+        os.close(home)
         self._make(kept)
         return theirs.detach()
 
@@ -103,7 +101,7 @@ class Keeper:
         kept = self._kept.pop(helper, None)
         if kept is None:
             return
-        while self._loop.watches(kept.port.endpoint.fileno()) and self._hear(kept):
+        while self._hear(kept):
             pass
         self._close(kept)
         names = [self._name(number) for number, is_left in kept.cells.items() if not is_left]
@@ -113,55 +111,55 @@ class Keeper:
 
     def close(self) -> None:
         """Remove the cells in which nothing runs."""
-        for kept in self._kept.values():
-            for number in kept.cells:
-                self._tree.remove(self._name(number))
-        self._tidy()
+        for name in self._tree.names():
+            if name.startswith(self._mine):
+                self._tree.remove(name)
 
     def _hear(self, kept: _Kept) -> bool:
-        """Handle a helper's next message; False if there is none."""
+        """Handle a helper's next request; False if there is none."""
         try:
-            said = kept.port.receive()
-            if isinstance(said, MoreCells):
-                self._make(kept)
-            elif isinstance(said, EndCell) and said.task in kept.cells:
-                self._end([self._name(said.task)])
-            elif isinstance(said, LeaveCell) and said.task in kept.cells:
-                kept.cells[said.task] = True
-                self._left.add(self._name(said.task))
-                self._tree.leave(self._name(said.task))
-            elif isinstance(said, CellsFailed):
-                self._note_once(f"commands without control groups of their own: {said.why}")
-        except (ConnectionError, ProtocolError, MessageLost, OSError):
-            self._close(kept)  # the helper has ended, or goes on without cells
+            raw = kept.sock.recv(REQUEST.size + 1)
+        except BlockingIOError:
             return False
-        return said is not None
+        except OSError:
+            raw = b""
+        if len(raw) != REQUEST.size:  # it has ended, or sends what no helper sends
+            self._close(kept)
+            return False
+        request, number = REQUEST.unpack(raw)
+        if request == MORE:
+            self._make(kept)
+        elif request == FAILED:
+            self._note_once(_WHY % os.strerror(number))
+        elif number in kept.cells:
+            name = self._name(number)
+            if request == END:
+                self._end([name])
+            elif request == LEAVE and not kept.cells[number]:
+                kept.cells[number] = True
+                self._left.add(name)
+                self._tree.leave(name)
+        return True
 
     def _close(self, kept: _Kept) -> None:
-        endpoint = kept.port.endpoint
-        if endpoint.fileno() >= 0:
-            self._loop.unwatch(endpoint.fileno())
-            endpoint.close()
+        if kept.sock.fileno() >= 0:
+            self._loop.unwatch(kept.sock.fileno())
+            kept.sock.close()
 
     def _make(self, kept: _Kept) -> None:
-        used = len(kept.cells) - sum(kept.cells.values())
-        room = min(_BATCH, CELLS_MAX - used)
-        for _ in range(room):
-            self._made += 1
-            name = self._name(self._made)
-            try:
-                fd = self._tree.make(name)
-            except OSError as error:
-                self._note_once(f"no control group for a command: {error.strerror}")
-                room = 0
-                break
-            kept.cells[self._made] = False
-            try:
-                kept.port.say(NewCell(self._made, name, (fd,)))
-            finally:
+        room = min(_BATCH, CELLS_MAX - len(kept.cells) + sum(kept.cells.values()))
+        try:
+            for _ in range(room):
+                self._made += 1
+                fd = self._tree.make(self._name(self._made))
+                kept.cells[self._made] = False
+                kept.say(self._name(self._made).encode(), [fd])
                 os.close(fd)
+        except OSError as error:
+            self._note_once(_WHY % error.strerror)
+            room = 0
         if room <= 0:
-            kept.port.say(NoCell())
+            kept.say(NO_CELL, [])
 
     def _name(self, number: int) -> str:
         return f"{self._mine}{number}"

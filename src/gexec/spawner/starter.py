@@ -130,7 +130,8 @@ class _Starter(Helping):
             open_fds += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             fd, why_fd, theirs = open_fds
             if self._keeper is not None:
-                open_fds.append(cells_fd := self._keeper.admit(request.task))
+                cells_fd = self._keeper.admit(request.task)
+                open_fds += [cells_fd] if cells_fd >= 0 else []
             pid = _forked(fd, request.becoming, theirs, cells_fd)
             open_fds.remove(why_fd)
             is_session = bool(request.becoming.pam)

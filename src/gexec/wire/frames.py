@@ -229,6 +229,9 @@ class Output(Frame):
         stream, offset = _OUTPUT.unpack_from(payload)
         check_stream(stream)
         ranks, position = unpack_ranges(payload, _OUTPUT.size)
+        if len(payload) - position > limits.READ_CHUNK_BYTES:
+            # With other ranks, passed on by the next relay, it could be over the limit of a frame.
+            raise ProtocolError(f"Output of {len(payload) - position} bytes is more than one read")
         return cls(ranks, stream, offset, bytes(payload[position:]))
 
 

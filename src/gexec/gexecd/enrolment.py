@@ -121,7 +121,7 @@ def enrol_apart(source: CertificateSource) -> Enrolment:
         answer = file.read()
     os.waitpid(pid, 0)
     try:
-        told = json.loads(answer)
+        told = json.loads(answer.decode())
     except ValueError as cause:
         raise AuthError(
             "the certificate was not made: the process that reads the node's key ended"

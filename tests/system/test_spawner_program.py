@@ -26,7 +26,8 @@ STARTS_OWN = "gexecd-helper" if os.geteuid() == 0 else "gexecd-starter"
 FOREIGN = re.compile(
     r"(relay|client|cli|cluster|authd|ssh|files|select|render|settings|gexecd)/"
     r"|core/(?!__init__|deadlines)|wire/(codec|frames|orders|ranks)\b|security/(certificate|signing)\b"
-    r"|spawner/(starter|helper|launcher|leftovers|orphan|starting|task)\.py|posix/(descendants|sockets|unix)\b"
+    r"|spawner/(starter|helper|keeper|cells|launcher|leftovers|orphan|starting|task)\.py"
+    r"|posix/(cgroups|descendants|sockets|unix)\b"
 )
 
 

@@ -92,6 +92,14 @@ def cell_of(pid: int) -> str:
     return below.partition("/")[0] if found else ""
 
 
+def is_divided(pid: int) -> bool:
+    """Tell whether a process, a starter, is in the group that has the cells."""
+    try:
+        return _path_of(pid).endswith(f"/{JOBS}")
+    except (OSError, ValueError):
+        return False
+
+
 def members(fd: int) -> bytes:
     """Return the first thread ids in the cell whose ``cgroup.threads`` this is; b"" if nothing runs there.
 

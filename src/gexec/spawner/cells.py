@@ -75,7 +75,8 @@ class Cells:
         self._ask_at_s = 0.0
         self._off = False
         # Tasks have the same limit, so it stays as it is; each cell that is in use has a descriptor here.
-        self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._room = soft // 4 if soft != resource.RLIM_INFINITY else 2**31
 
     def enter(self) -> Cell | None:
         """Move this process into a free cell; None if there is none. Call ``back`` next."""

@@ -39,7 +39,9 @@ def test_units_that_were_changed(tmp_path: Path) -> None:
             (place / unit.name).write_text(unit.read_text())
     drop_in = first / "gexecd.service.d"
     drop_in.mkdir()
-    (drop_in / "own.conf").write_text("[Service]\nKillMode=mixed\n# ProtectHome=yes\nNoNewPrivileges=yes\n")
+    (drop_in / "own.conf").write_text(
+        "[Service]\nKillMode=mixed\n# ProtectHome=yes\nNoNewPrivileges=yes\nDelegate=no\n"
+    )
     text = (first / "authd.service").read_text()
     (first / "authd.service").write_text(
         text.replace("PrivateNetwork=yes\n", "").replace("CapabilityBoundingSet=\n", "")
@@ -47,9 +49,32 @@ def test_units_that_were_changed(tmp_path: Path) -> None:
     (second / "authd.service").write_text("")  # not in force
     found = texts(inspection.units([str(first), str(second)]), WARNING)
     assert len(found) == 3
-    assert "gexecd.service lacks KillMode=process: copy packaging/systemd/gexecd.service again" in found[0]
+    assert "gexecd.service lacks KillMode=process, Delegate=pids: copy packaging/systemd/gexecd.service again" in found[0]
     assert "gexecd.service sets NoNewPrivileges, which all jobs inherit" in found[1]
     assert "authd.service lacks CapabilityBoundingSet=, PrivateNetwork=yes: copy" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_divided", "level", "text"),
+    [
+        ("auto", True, OK, "each command is in a control group of its own"),
+        ("none", False, OK, "commands have no control groups of their own (control_group = none)"),
+        ("auto", False, WARNING, "set Delegate=pids in gexecd.service"),
+    ],
+)
+def test_commands_have_control_groups_or_not(
+    monkeypatch: pytest.MonkeyPatch, setting: str, is_divided: bool, level: str, text: str
+) -> None:
+    starters = [{"Pid": "5", "PPid": "4", "Uid": "0\t0\t0\t0"}, {"Pid": "7", "PPid": "6", "Uid": "0\t0\t0\t0"}]
+    others = [{"Pid": "9", "PPid": "8", "Uid": "1000\t0\t0\t0"}]
+    monkeypatch.setattr(
+        inspection, "_processes", lambda: iter([("gexecd-starter", one) for one in starters + others])
+    )
+    monkeypatch.setattr(inspection, "_is_executed", lambda pid: pid != 7)  # a local cluster's
+    monkeypatch.setattr(inspection.cgroups, "is_divided", lambda pid: is_divided)
+    [finding] = inspection.cells(setting)
+    assert finding.level == level
+    assert text in str(finding)
 
 
 @pytest.mark.root

@@ -241,6 +241,11 @@ class Link:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def hasten(self) -> None:
+        """Send frames now that were not urgent."""
+        if self._unhurried is not None:
+            self._flush()
+
     def answer(self, channel: int, frame: Frame) -> None:
         """Send an answer that the peer can request at any time; end the link if it never reads answers."""
         if self.transport is None or not self.transport.get_write_buffer_size():

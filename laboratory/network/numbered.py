@@ -49,7 +49,7 @@ class Rank:
 
     started: bool = False
     lines: int = 0
-    line_s: float = 0.0
+    line_s: list[float] = field(default_factory=list)
     outcome: str = ""
     text: str = ""
     status: int | None = None
@@ -140,6 +140,10 @@ class NumberedJob:
             rank.lines for rank in others
         )
 
+    def heard_after(self, number: int, since_s: float) -> float:
+        """Return how long after a time (monotonic) the first line of a rank came; 0 if none did after it."""
+        return next((at_s - since_s for at_s in self.ranks[number].line_s if at_s > since_s), 0.0)
+
     def tasks(self) -> list[int]:
         """Return the pids of its processes on the nodes that still run."""
         mark = os.fsencode(self.marks)
@@ -196,7 +200,8 @@ class NumberedJob:
                 expected, at = expected + 1, at + len(line) + 1
             if rank.outcome:
                 rank.wrong.append(f"output after its outcome {rank.outcome}")
-            rank.lines, rank.line_s = expected, now_s
+            rank.lines = expected
+            rank.line_s.append(now_s)
         elif kind == "stderr":
             rank.wrong.append(f"stderr: {event['text']!r}")
         elif kind in OUTCOMES:

@@ -116,6 +116,7 @@ class SimClient:
 
     def _leave(self) -> None:
         self.here = False
+        self._world.news = True
         self._world.note("client gone", "client")
         self._at_root(self._left)
 
@@ -180,7 +181,7 @@ class SimClient:
             case frames.Done():
                 if len(self.outcomes) != self._cluster.spec.ranks:
                     raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")
-                self.done = True
+                self.done = self._world.news = True
 
     def _take_output(self, frame: Output) -> None:
         window = self._cluster.spec.window

@@ -27,10 +27,11 @@ from run import daemons, machine
 
 from gexec import limits
 from gexec.core.tree import lineage
-from laboratory.network import groups, namespaces
+from laboratory.network import namespaces
+from laboratory.network.matrix import QUICK, SCENARIOS, missing
 from laboratory.network.nodes import NetworkedNodes, until
 from laboratory.network.numbered import NumberedJob
-from laboratory.network.scenarios import NODES, SCENARIOS, SETTINGS, FaultScenario, Trial
+from laboratory.network.scenarios import NODES, SETTINGS, FaultScenario, Trial
 
 #: Of the measured job: the second level has inner nodes, too, from 21 nodes on.
 FANOUT = 4
@@ -163,7 +164,7 @@ def measured(nodes: int, seconds: float, seed: int) -> list[str]:
     """Run the measured job on a new cluster."""
     began_s = time.monotonic()
     # Large packets: the router is one process, and what it costs is not measured.
-    with NetworkedNodes(nodes, settings={"drain_s": 1.0}, mtu=9000, seed=seed) as cluster:
+    with NetworkedNodes(nodes, mtu=9000, seed=seed) as cluster:
         print(f"{nodes} nodes are up after {time.monotonic() - began_s:.1f} s", flush=True)
         count = max(1, nodes // 20)
         return Measured(cluster, seconds, seed, count, silent=max(1, nodes // 100)).run()
@@ -173,7 +174,7 @@ def scenarios(chosen: Sequence[FaultScenario]) -> list[str]:
     """Run scenarios, each on a cluster of its own; return what does not hold."""
     findings = []
     for scenario in chosen:
-        if why := next((text for kind in scenario.needs if (text := groups.missing(kind))), ""):
+        if why := missing(scenario):
             print(f"{scenario.name}: left out: {why}", flush=True)
             continue
         began_s = time.monotonic()
@@ -210,7 +211,7 @@ def main() -> int:
         one
         for one in SCENARIOS.values()
         if options.only in one.name
-        and (options.scenarios == "all" or (options.scenarios == "quick" and one.quick))
+        and (options.scenarios == "all" or (options.scenarios == "quick" and one.name in QUICK))
     ]
     findings += scenarios(chosen)
     print("\n".join(findings) or "everything holds")

@@ -27,6 +27,8 @@ BIN = Path(sys.executable).parent
 DEADLINE_S = 90.0
 _STEP_S = 0.01
 _TITLE = "gexecd-"
+#: Of the directory that each node has for itself.
+OWN_MIB = 16
 #: Of daemons that are started again; the local cluster's own relays have a uid without a name.
 _RELAY_USER = "daemon"
 #: What a daemon writes about a defect of its own. No fault of others may lead to that.
@@ -49,8 +51,6 @@ class NetworkedNodes:
     Args:
         count: of nodes.
         settings: of gexecd.toml: texts, numbers, booleans.
-        private: directories that each node has for itself.
-        size_mib: the size of each.
         mtu, seed: of the network.
     """
 
@@ -59,8 +59,6 @@ class NetworkedNodes:
         count: int,
         *,
         settings: Mapping[str, object] | None = None,
-        private: Sequence[str] = (),
-        size_mib: int = 16,
         mtu: int = 1500,
         seed: int = 0,
     ) -> None:
@@ -70,7 +68,9 @@ class NetworkedNodes:
         self.place = Layout(self.dir / "c")
         self.place.dir.mkdir(mode=0o755)
         self._settings = {name: json.dumps(value) for name, value in (settings or {}).items()}
-        self._private, self._size_mib = list(private), size_mib
+        #: A directory that each node has for itself, in a small file system of its own.
+        self.own = self.dir / "own"
+        self.own.mkdir(mode=0o755)
         self._again: dict[str, subprocess.Popen[bytes]] = {}
         self._stopped: set[Process] = set()
         try:
@@ -89,8 +89,8 @@ class NetworkedNodes:
         asked = {
             "dir": str(self.place.dir),
             "config": str(config),
-            "private": self._private,
-            "size_mib": self._size_mib,
+            "private": [str(self.own)],
+            "size_mib": OWN_MIB,
             "addresses": self.network.addresses,
             "namespaces": [self.network.namespace(node) for node in range(self.network.count)],
         }
@@ -159,6 +159,12 @@ class NetworkedNodes:
             if stat.name.removeprefix(_TITLE).startswith(role):
                 found.append(Process(pid, stat.born))
         return found
+
+    def owned(self, name: str) -> Path:
+        """Return where this process finds a node's own directory; not after a restart of that node."""
+        process = self.state.node(name).process
+        assert process is not None
+        return Path(f"/proc/{process.pid}/root{self.own}")
 
     def below(self, name: str) -> list[int]:
         """Return the pids of all processes of a node, its tasks too."""

@@ -1,4 +1,4 @@
-"""Faults of real daemons in network namespaces: the quick ones of laboratory.network.scenarios.
+"""Faults of real daemons in network namespaces: those of laboratory.network.matrix that are quick.
 
 `make reliability` runs all of them. GEXEC_TEST_FAULTS=all does so here.
 """
@@ -14,15 +14,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from laboratory.network import groups, namespaces
+from laboratory.network import namespaces
+from laboratory.network.matrix import QUICK, SCENARIOS, missing
 from laboratory.network.nodes import NetworkedNodes
 from laboratory.network.router import Network
-from laboratory.network.scenarios import NODES, SCENARIOS, SETTINGS, FaultScenario, Trial
+from laboratory.network.scenarios import NODES, SETTINGS, Trial
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 _ALL = os.environ.get("GEXEC_TEST_FAULTS") == "all"
-_CHOSEN = [one for one in SCENARIOS.values() if one.quick or _ALL]
+_CHOSEN = [one for one in SCENARIOS.values() if one.name in QUICK or _ALL]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,10 @@ def kernel() -> None:
         pytest.skip(why)
 
 
-def _skip_without(scenario: FaultScenario) -> None:
-    for kind in scenario.needs:
-        if why := groups.missing(kind):
-            pytest.skip(why)
+def _run(name: str, nodes: NetworkedNodes) -> None:
+    if why := missing(SCENARIOS[name]):
+        pytest.skip(why)
+    assert SCENARIOS[name].run(Trial(nodes)) == []
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +48,13 @@ def shared(kernel: None) -> Iterator[NetworkedNodes]:
 
 @pytest.mark.parametrize("name", [one.name for one in _CHOSEN if not one.last])
 def test_nodes_that_come_back(shared: NetworkedNodes, name: str) -> None:
-    _skip_without(SCENARIOS[name])
-    assert SCENARIOS[name].run(Trial(shared)) == []
+    _run(name, shared)
 
 
 @pytest.mark.parametrize("name", [one.name for one in _CHOSEN if one.last])
 def test_nodes_that_are_harmed(kernel: None, name: str) -> None:
-    _skip_without(SCENARIOS[name])
     with NetworkedNodes(NODES, settings=SETTINGS) as nodes:
-        assert SCENARIOS[name].run(Trial(nodes)) == []
+        _run(name, nodes)
 
 
 # -- the network of the tests itself --------------------------------------------------------------

@@ -348,10 +348,14 @@ class Link:
     def _end(self) -> None:
         if self._closed:
             return
+        if not self._reason:
+            self._reason = "the connection was closed"
+            if self.state == GREETING and not self._accepted:  # after a refusal, no reason may come
+                self._reason += " before Hello: the log of its gexecd has the reason"
         self.become("end")
         if self._deadline is not None:
             self._deadline.cancel()
-        self._owner.link_closed(self, self._reason or "the connection was closed")
+        self._owner.link_closed(self, self._reason)
 
 
 class _Protocol(asyncio.BufferedProtocol):

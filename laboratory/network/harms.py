@@ -191,7 +191,7 @@ def _restarted(place: str, phase: str) -> Run:
             _await(phase, trial, job)
             trial.nodes.kill(name)
             if phase == "stdin" and place != "root":
-                job.feed(20_000)
+                job.feed(5_000)
                 job.close()
             trial.nodes.restart(name)
             return trial.judged(job, everyone if lost else [], everyone if maybe else []) + trial.again()
@@ -216,7 +216,7 @@ def _await(phase: str, trial: Trial, job: NumberedJob) -> None:
         until(lambda: job.tasks() or job.client.poll() is not None)
         return
     if phase == "stdin":
-        job.feed(20_000)
+        job.feed(5_000)
     job.all_started()
     if phase == "ending":
         until(lambda: any(rank.outcome for rank in job.ranks) or job.client.poll() is not None)

@@ -28,7 +28,7 @@ CONNECT_S = 1.0
 #: Less than lost_after_s, and more than a pause that is not noticed.
 SHORT_S = 1.6
 #: Lines of a job that lasts a little longer than SHORT_S; of one that lasts until a silent node is lost.
-LINES, LONG_LINES, _STEP_S = 60, 240, 0.05
+LINES, LONG_LINES, _STEP_S = 50, 160, 0.05
 
 
 @dataclass

@@ -138,7 +138,7 @@ def test_attack_129_a_certificate_that_costs_much_is_refused_before_it_is_read()
     assert bound_certificates(contexts.accept)
     big, small = [ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) for _ in range(2)]
     listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for context, parts in ((big, 1500), (small, 1), (listening, 1500)):
+    for context, parts in ((big, 1800), (small, 1), (listening, 1800)):
         _load_pair(context, *_foreign(parts))
     for context in (big, small):
         context.check_hostname = False

@@ -199,8 +199,6 @@ class SimEnd:
     def abort(self, text: str) -> None:
         """End the connection at once."""
         captured = self.daemon.captured or self.peer.daemon.captured
-        # What a captured ancestor has sent may contradict what an honest parent sends later.
-        captured |= self.daemon.index in self.daemon.cluster.betrayed
         if text.startswith("protocol violation") and not captured:
             # An honest peer forges no frames, so this end has refused a correct frame.
             raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gexec import limits
+from gexec.core.flow import MISFIT, MISFIT_ACKS, TOO_MUCH
 from gexec.core.taken import WHY
 from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
@@ -196,7 +197,7 @@ class Simulation:
             if rank in self.cluster.betrayed:
                 continue
             self._check_truth(rank, outcome)
-            if WHY in outcome.text:
+            if WHY in outcome.text or outcome.text in (MISFIT, MISFIT_ACKS, TOO_MUCH):
                 raise Violation(f"rank {rank} is {outcome.describe()}, but its node is honest")
             if self._check_stall(rank, outcome, untouched[rank]):
                 continue

@@ -132,7 +132,7 @@ def _shaken(one: ssl.SSLContext, accepting: ssl.SSLContext) -> str:
     return ""
 
 
-def test_attack_129_a_certificate_that_costs_much_is_refused_before_it_is_read() -> None:
+def test_attack_130_a_certificate_that_costs_much_is_refused_before_it_is_read() -> None:
     """By both sides: whoever reaches the port shows one, and so does a listener that a job names."""
     contexts = link_contexts(*_leaf(["node001"]))
     assert bound_certificates(contexts.accept)

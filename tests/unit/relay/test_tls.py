@@ -96,7 +96,7 @@ def _leaf(names: list[str]) -> tuple[bytes, bytes, bytes]:
 
 
 def _foreign(parts: int) -> tuple[bytes, bytes]:
-    """Return a key and a certificate of nobody: a revocation list below a name of so many parts of 17 bytes."""
+    """Return a key and a certificate of nobody, whose issuer's name has so many parts of 15 bytes."""
     key = ec.generate_private_key(ec.SECP256R1())
     part = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "aaaa")
     relative = x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, "a")])

@@ -31,7 +31,7 @@ from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
-from gexec.relay.tls import link_contexts
+from gexec.relay.tls import bound_certificates, link_contexts
 from gexec.security.credential import Credential
 from gexec.security.names import normal
 from gexec.security.signers import Trust
@@ -76,6 +76,8 @@ class RelayService:
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
+        if not bound_certificates(contexts.accept):
+            self._log.warning("this Python's OpenSSL reads certificates of up to 100 KiB: keep it up to date")
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
         self._arriving = NodeFrames(self.quotas.arriving)

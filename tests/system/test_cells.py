@@ -98,7 +98,7 @@ def test_an_empty_cell_is_used_again(rig: Rig, group: str) -> None:
 
 
 @pytest.mark.root
-def test_attack_125_what_hides_its_command_ends_with_it_and_with_no_other(rig: Rig, told: Path) -> None:
+def test_attack_131_what_hides_its_command_ends_with_it_and_with_no_other(rig: Rig, told: Path) -> None:
     hider = rig.sh(f"{hidden(told)}; echo up; exec sleep 1000", user=USER)
     assert hider.line() == b"up"
     pid = pid_in(told)
@@ -116,7 +116,7 @@ def test_attack_125_what_hides_its_command_ends_with_it_and_with_no_other(rig: R
 
 
 @pytest.mark.root
-def test_attack_126_a_command_cannot_leave_its_cell(rig: Rig, group: str) -> None:
+def test_attack_132_a_command_cannot_leave_its_cell(rig: Rig, group: str) -> None:
     jobs = f"{group}/{cgroups.JOBS}"
     script = f"""cd {jobs} || exit 9
         for to in ../cgroup.procs cgroup.procs cgroup.threads */cgroup.procs */cgroup.threads */cgroup.freeze

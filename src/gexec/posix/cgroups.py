@@ -108,7 +108,7 @@ def members(fd: int) -> bytes:
     return os.pread(fd, 16, 0)
 
 
-class Tree:
+class CellTree:
     """The group ``jobs`` and its cells. The calling process is in ``jobs`` from then on, not in a cell.
 
     Args:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gexec.posix import channel, clock, descendants
-from gexec.posix.cgroups import Tree
+from gexec.posix.cgroups import CellTree
 from gexec.posix.loop import PollLoop
 from gexec.spawner.cells import END, FAILED, HOME, LEAVE, MORE, NO_CELL, REQUEST
 
@@ -53,7 +53,7 @@ class Keeper:
         note: called with sentences for the log of gexecd.
     """
 
-    def __init__(self, tree: Tree, loop: PollLoop, note: Callable[[str], None]) -> None:
+    def __init__(self, tree: CellTree, loop: PollLoop, note: Callable[[str], None]) -> None:
         self._tree = tree
         self._loop = loop
         self._note = note

@@ -17,9 +17,9 @@ from typing import Final
 from gexec.core.deadlines import earlier
 from gexec.posix import cgroups, clock, descendants
 from gexec.spawner.cells import Cells
-from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own
+from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own, what_is_left
 from gexec.spawner.task import TaskProcess
-from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
+from gexec.wire.messages import ProcessLeft
 
 #: Time between two rounds of SIGKILL.
 SWEEP_S: Final = 0.02
@@ -30,8 +30,6 @@ _ROUNDS_MAX: Final = 250
 #: Remembered tasks whose leftovers are left alone; the oldest are forgotten first.
 _MARKS_MAX: Final = 4096
 _PAST_MAX: Final = 1024
-#: Processes of one task that are examined for a report.
-_LOOKED_AT_MAX: Final = 1024
 
 
 class Leftovers:
@@ -370,25 +368,9 @@ class Leftovers:
         """Report a task's leftovers, if some still exist and their end was not requested since."""
         if task.ending:
             return
-        pids = [orphan.pid for orphan in self.of(task)]
-        found = holders = 0
-        shown: list[str] = []
-        for pid in pids:
-            if found >= _LOOKED_AT_MAX:
-                break
-            stat = descendants.stat_of(pid)
-            if stat is None:
-                continue
-            pids += descendants.children_of(pid)
-            if stat.state in "ZX":
-                continue
-            found += 1
-            if len(shown) < LEFT_SHOWN_MAX:
-                shown.append(f"{pid} {stat.name}")
-            if task.leaves and task.outputs & descendants.pipes_of(pid):
-                holders += 1
-        if found:
-            self._on_left(ProcessLeft(task.number, holders, found, tuple(shown)))
+        left = what_is_left(task, [orphan.pid for orphan in self.of(task)])
+        if left.processes:
+            self._on_left(left)
         else:
             self._past.pop(task.number, None)
 

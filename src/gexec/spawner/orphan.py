@@ -14,10 +14,13 @@ from typing import Final
 
 from gexec.posix import descendants
 from gexec.spawner.task import TaskProcess
+from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
 
 OPEN: Final = "open"  #: the end of a task that still runs decides what is done with it
 DUE: Final = "due"  #: it is being ended
 LEFT: Final = "left"  #: it is left alone, unless the end of its task is requested later
+#: Processes of one task that are examined for a report.
+_LOOKED_AT_MAX: Final = 1024
 
 
 class Orphan:
@@ -64,6 +67,27 @@ def could_own(task: TaskProcess, orphan: Orphan) -> bool:
     if orphan.cell or orphan.uid != task.uid or orphan.born < task.since:
         return False
     return task.until is None or orphan.born <= task.until
+
+
+def what_is_left(task: TaskProcess, pids: list[int]) -> ProcessLeft:
+    """Count a task's leftovers: these children of this process, and what is below them."""
+    found = holders = 0
+    shown: list[str] = []
+    for pid in pids:
+        if found >= _LOOKED_AT_MAX:
+            break
+        stat = descendants.stat_of(pid)
+        if stat is None:
+            continue
+        pids += descendants.children_of(pid)
+        if stat.state in "ZX":
+            continue
+        found += 1
+        if len(shown) < LEFT_SHOWN_MAX:
+            shown.append(f"{pid} {stat.name}")
+        if task.leaves and task.outputs & descendants.pipes_of(pid):
+            holders += 1
+    return ProcessLeft(task.number, holders, found, tuple(shown))
 
 
 class Owners:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from gexec import limits
 from gexec.posix import clock, memory, session
-from gexec.posix.cgroups import Tree
+from gexec.posix.cgroups import CellTree
 from gexec.posix.channel import MessageLost
 from gexec.spawner.helper import Helping, be_helper, live
 from gexec.spawner.keeper import Keeper
@@ -73,7 +73,7 @@ class _Starter(Helping):
         self._keeper: Keeper | None = None
         if group:
             try:
-                self._keeper = Keeper(Tree(group), self._loop, lambda text: self.say(StarterNote(text)))
+                self._keeper = Keeper(CellTree(group), self._loop, lambda text: self.say(StarterNote(text)))
             except OSError as error:
                 self.say(StarterNote(f"no control groups for commands below {group}: {error.strerror}"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from gexec.errors import ConfigError
 from gexec.posix import cgroups, descendants
-from gexec.posix.cgroups import Tree
+from gexec.posix.cgroups import CellTree
 
 
 def test_settings_decide_where_groups_may_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_what_is_in_a_cell_is_found_and_ended() -> None:
 
 
 def _use(group: str) -> None:
-    tree = Tree(group)
+    tree = CellTree(group)
     home, fd = tree.home(), tree.make("1.2.3")
     assert cgroups.members(fd) == b""
     os.write(fd, b"0")

@@ -171,6 +171,8 @@ class SimClient:
             case Ended():
                 self._delivery.ends(frame)
             case frames.StdinTaken(offset=offset):
+                if self._sent < offset < frames.OFFSET_ALL:
+                    raise Violation(f"stdin taken up to {offset}, of {self._sent} bytes sent")
                 self._may_send = max(self._may_send, offset + limits.STDIN_WINDOW_BYTES)
                 if self._habits.sends_stdin:
                     self._send_stdin()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Output, RanksStarted
+from gexec.wire.frames import LENGTH_UNKNOWN, STDERR, STDOUT, Ended, Output, RanksStarted
+from gexec.wire.jobspec import DETACHED
 from gexec.wire.outcome import Outcome
 from laboratory.world import Violation
 
@@ -53,6 +54,13 @@ class Delivery:
             if rank in self.outcomes:
                 raise Violation(f"rank {rank} ends twice: {self.outcomes[rank]}, {frame.outcome}")
             self.outcomes[rank] = frame.outcome
+            self._check_lengths(rank, frame)
+
+    def _check_lengths(self, rank: int, frame: Ended) -> None:
+        for stream, length in ((STDOUT, frame.stdout_length), (STDERR, frame.stderr_length)):
+            came = len(self.received.get((rank, stream), b""))
+            if length not in (LENGTH_UNKNOWN, came) and not self._cluster.spec.flags & DETACHED:
+                raise Violation(f"rank {rank} wrote {length} bytes to stream {stream}, {came} came")
 
     def done(self) -> None:
         """Take the end of the job."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gexec.core.flow import MISFIT, MISFIT_ACKS, TOO_MUCH
 from gexec.core.taken import WHY
 from gexec.wire import denials
 from gexec.wire.outcome import Outcome
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 def at_abort(end: SimEnd, text: str) -> None:
     """Check why an end of a link is closed."""
     captured = end.daemon.captured or end.peer.daemon.captured
-    # What a captured ancestor has sent may contradict what an honest parent sends later.
-    captured |= end.daemon.index in end.daemon.cluster.betrayed
     if text.startswith("protocol violation") and not captured:
         # An honest peer forges no frames, so this end has refused a correct frame.
         raise Violation(f"{end.link}: {end.daemon.index} ends it: {text}")
@@ -39,5 +38,5 @@ def at_failure(job: str, error: Exception) -> None:
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check that an honest node was not given up because of what only a captured one does."""
-    if WHY in outcome.text:
+    if WHY in outcome.text or outcome.text in (MISFIT, MISFIT_ACKS, TOO_MUCH):
         raise Violation(f"rank {rank} is {outcome.describe()}, but its node is honest")

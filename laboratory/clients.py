@@ -20,7 +20,8 @@ from gexec.wire.frames import (
     encode,
 )
 from laboratory.checks.delivery import Delivery
-from laboratory.daemons import CREDENTIAL, UID, Cluster
+from laboratory.daemons import Cluster
+from laboratory.entry import CREDENTIAL, UID
 from laboratory.world import Violation
 
 

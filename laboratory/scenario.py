@@ -10,6 +10,7 @@ from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.jobspec import JobSpec
 from laboratory import faults
 from laboratory.clients import Habits
+from laboratory.faults.kind import FaultKind
 from laboratory.processes import Plan
 from laboratory.script import Scenario
 
@@ -18,8 +19,8 @@ _DRAWN = [kind for kind in faults.ALL for _ in range(kind.weight)]
 _OFTEN = [kind for kind in faults.ALL if kind.chance]
 
 
-def scenario(seed: int) -> Scenario:
-    """Return the scenario of a seed."""
+def scenario(seed: int, kinds: tuple[FaultKind, ...] | None = None) -> Scenario:
+    """Return the scenario of a seed; with ``kinds`` each of these has its faults, and no other."""
     rng = Random(seed)
     ranks = rng.choice(_RANKS)
     with_stdin = rng.random() < 0.3
@@ -27,14 +28,22 @@ def scenario(seed: int) -> Scenario:
         _spec(rng, ranks, with_stdin), _plans(rng, ranks, with_stdin), _habits(rng, ranks, with_stdin)
     )
     made.disturbed = bool(made.spec.timeout_s)
+    if kinds is None:
+        _draw(rng, seed, made)
+    else:
+        for kind in kinds:
+            kind.plan(rng, made)
+    made.faults.sort(key=lambda fault: fault.at_s)
+    return made
+
+
+def _draw(rng: Random, seed: int, made: Scenario) -> None:
     for kind in _OFTEN:
         own = Random(f"{kind.name} of {seed}")
         if own.random() < kind.chance:
             kind.plan(own, made)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
         rng.choice(_DRAWN).plan(rng, made)
-    made.faults.sort(key=lambda fault: fault.at_s)
-    return made
 
 
 def job(ranks: int, fanout: int) -> JobSpec:

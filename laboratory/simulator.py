@@ -82,8 +82,8 @@ class Simulation:
         if not self._until(self.made.quiet_s + liveness.ENDS_WITHIN_S, self._job_over):
             raise Violation(f"the job does not end ({self._left()})")
         ended_s = self.world.now_s
-        leftovers = liveness.Leftovers(self.made, self.cluster)
-        if not self._until(liveness.gone_by_s(self.made, ended_s), leftovers.all_gone):
+        remains = liveness.Remains(self.made, self.cluster)
+        if not self._until(liveness.gone_by_s(self.made, ended_s), remains.all_gone):
             raise Violation(f"something of the job is left after its end ({self._left()})")
         if self.client.done:
             self._check()

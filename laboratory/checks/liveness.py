@@ -24,7 +24,7 @@ def gone_by_s(made: Scenario, ended_s: float) -> float:
     return max(ended_s, made.quiet_s) + GONE_WITHIN_S + made.spec.stall_s
 
 
-class Leftovers:
+class Remains:
     """The nodes that have something of the job: it looks again only at those that had when it last looked."""
 
     def __init__(self, made: Scenario, cluster: Cluster) -> None:

@@ -11,8 +11,8 @@ from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Frame, Output, Refused, Start
+from laboratory.admission import CREDENTIAL
 from laboratory.daemons import SimDaemon
-from laboratory.entry import CREDENTIAL
 from laboratory.links import SimEnd
 
 EVIL = b"bytes that no client has sent"

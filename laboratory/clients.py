@@ -19,9 +19,9 @@ from gexec.wire.frames import (
     Submit,
     encode,
 )
+from laboratory.admission import CREDENTIAL, UID
 from laboratory.checks.delivery import Delivery
 from laboratory.daemons import Cluster
-from laboratory.entry import CREDENTIAL, UID
 from laboratory.world import Violation
 
 

@@ -20,12 +20,12 @@ from gexec.security.quota import Shares
 from gexec.settings.config import GexecdSettings
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
+from laboratory.admission import HEAD, SimEntry
 from laboratory.checks import honesty, memory
 from laboratory.checks.machines import MachineChecks
-from laboratory.entry import HEAD, SimEntry
+from laboratory.clogs import Clogs
 from laboratory.links import SimEnd, SimLink
 from laboratory.moments import Moments
-from laboratory.network import Network
 from laboratory.pipes import SimPipes
 from laboratory.processes import Plan, ProcessRecord
 from laboratory.spawners import SimSpawner
@@ -50,7 +50,7 @@ class Cluster:
         self, world: World, spec: JobSpec, plans: list[Plan], dials: int, ttl_s: float = math.inf
     ) -> None:
         self.world = world
-        self.network = Network()
+        self.clogs = Clogs()
         self.moments = Moments(world)
         self.checks = MachineChecks(world, spec.ranks)
         self.dials = dials

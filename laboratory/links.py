@@ -49,7 +49,7 @@ class SimLink:
 
     def arrives_s(self, end: SimEnd) -> float:
         """Return when what an end transmits now arrives at the other one."""
-        opens_s = self.dialler.daemon.cluster.network.opens_s(end.daemon.index, end.peer.daemon.index)
+        opens_s = self.dialler.daemon.cluster.clogs.opens_s(end.daemon.index, end.peer.daemon.index)
         return max(self.world.now_s, opens_s) + self.delay_s()
 
     # -- opening --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def plan(rng: Random, made: Scenario) -> None:
 
 
 def strike(cluster: Cluster, fault: Fault) -> None:
-    cluster.network.clog(fault.rank, fault.ranks[0], cluster.world.now_s + fault.lasts_s)
+    cluster.clogs.clog(fault.rank, fault.ranks[0], cluster.world.now_s + fault.lasts_s)
 
 
 KIND = FaultKind("clog", plan, strike, weight=2, detected=kind.ISOLATED)

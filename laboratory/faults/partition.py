@@ -26,9 +26,9 @@ def strike(cluster: Cluster, fault: Fault) -> None:
     others = frozenset(range(ROOT, cluster.spec.ranks)) - apart
     until_s = cluster.world.now_s + fault.lasts_s
     if fault.value != 1:
-        cluster.network.wall(apart, others, until_s)
+        cluster.clogs.wall(apart, others, until_s)
     if fault.value != 0:
-        cluster.network.wall(others, apart, until_s)
+        cluster.clogs.wall(others, apart, until_s)
 
 
 KIND = FaultKind("partition", plan, strike, weight=2, detected=kind.ISOLATED)

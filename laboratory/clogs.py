@@ -6,7 +6,7 @@ What is sent in a clogged direction arrives when it is open again, as TCP sends 
 from __future__ import annotations
 
 
-class Network:
+class Clogs:
     """Clogged directions between daemons, by their indices."""
 
     def __init__(self) -> None:

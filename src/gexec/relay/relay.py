@@ -110,6 +110,8 @@ class RelayService:
     def _stop_if_idle(self) -> None:
         if self._jobs.draining and not self._jobs.by_key:
             self._acceptor.stop()  # if systemd holds the sockets, new connections are for the next gexecd
+            for link in self._pool.links():
+                link.hasten()  # the Close of the last job: its nodes would wait for another parent
             self._loop.call_later(0.05, self._stop, 0)  # time for pending frames to leave
 
     def _stop(self, status: int) -> None:

@@ -326,6 +326,20 @@ def test_nothing_is_left_of_a_job_that_was_ended(host: Host, told: Path, group: 
     wait_until(lambda: not running(group), "something is left")
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("below", ["", "/daemons"])
+def test_the_group_that_systemd_has_delegated_is_used(host: Host, group: str, below: str) -> None:
+    """Delegate= with and without DelegateSubgroup=, which has the daemons in a group below."""
+    os.setxattr(group, "trusted.delegate", b"1")
+    own = Path(group + below)
+    own.mkdir(exist_ok=True)
+    host.start_authd()
+    host.gexecd(preexec_fn=lambda: (own / "cgroup.procs").write_text("0"))
+    done = host.gexec("-n", "1", "-p", "none", "tail", "-1", "/proc/self/cgroup")
+    assert done.returncode == 0, done.stderr
+    assert f"{os.path.basename(group)}/{cgroups.JOBS}/" in done.stdout
+
+
 def test_without_control_groups_it_says_so_once_and_runs(host: Host) -> None:
     host.start_authd()
     service = host.gexecd("--config", host.config('control_group = "none"\n'))

@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from gexec.cli.keys import add_keys
+from gexec.cli.values import refuse_empty
 from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
 from gexec.version import VERSION
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     """Run gexecctl with these arguments (without the program's name); return its exit status."""
     options = _parser().parse_args(argv)
     try:
+        refuse_empty(options, "program", "arguments")
         status = int(options.run(options))
         sys.stdout.flush()
         return status

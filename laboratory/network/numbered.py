@@ -19,8 +19,8 @@ from laboratory.network.nodes import BIN, DEADLINE_S, NetworkedNodes, until
 #: Arguments: directory of marks, number of lines (0: as many as stdin has), seconds between them.
 _WRITER = """
 import os, sys, time
-folder, count, step_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-mark = f"{folder}/{os.environ['GEXEC_MY_VNN']}"
+marks, count, step_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+mark = f"{marks}/{os.environ['GEXEC_MY_VNN']}"
 try:
     os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
 except FileExistsError:

@@ -119,6 +119,7 @@ class SimDaemon:
         self.quotas.dials = Turns(Shares(self.cluster.dials))
         self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
+        self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
         self._dialled: dict[str, SimEnd] = {}
 

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from typing import Final
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import SteadyClock, earlier
 from gexec.core.node import Node
@@ -36,7 +37,7 @@ _BEAT_MIN_S: Final = 0.05
 class Party:
     """The peer of one connection, and the jobs of its channels."""
 
-    __slots__ = ("children", "deadline", "numbers", "parents", "silent", "uid")
+    __slots__ = ("children", "deadline", "numbers", "parents", "quiet", "silent", "uid")
 
     def __init__(self, uid: int | None = None) -> None:
         #: The client's uid on a unix socket; None for a daemon.
@@ -50,6 +51,8 @@ class Party:
         self.deadline: Deadline | None = None
         #: The link is given up because nothing has come on it for too long.
         self.silent = False
+        #: Channels of children whose jobs know that the peer does not respond.
+        self.quiet: set[int] = set()
 
 
 class Jobs:
@@ -114,6 +117,7 @@ class Jobs:
         party = self._parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
+            party.quiet.discard(channel)
             if not (party.children or party.parents or link.reached or link.opened):
                 link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
@@ -212,6 +216,8 @@ class Jobs:
         self._beat = None
         settings = self._settings
         next_s = settings.link_idle_s
+        share = limits.NOT_RESPONDING_S / limits.LOST_AFTER_S
+        quiet_s = max(2 * settings.heartbeat_s, share * settings.lost_after_s)
         now_s = self._timers.time()
         paused_s = self._paused_s(now_s)
         for link, party in list(self._parties.items()):
@@ -229,12 +235,27 @@ class Jobs:
                     party.silent = True
                     link.abort(f"no answer for {silent_s:.0f} s")
                     continue
+                self._note_quiet(party, silent_s >= quiet_s)
                 # All jobs on the link may be waiting for this peer: not longer than they must.
-                next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, settings.lost_after_s - silent_s))
+                limit_s = settings.lost_after_s if party.quiet else quiet_s
+                next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, limit_s - silent_s))
                 if silent_s >= settings.heartbeat_s:
                     link.send(0, frames.Ping(0))
         self._end_unread()
         self._beat_within(next_s)
+
+    def _note_quiet(self, party: Party, quiet: bool) -> None:
+        """Tell the jobs of a peer's channels whether it responds, if that has changed for them."""
+        if quiet:
+            news = [channel for channel in party.children if channel not in party.quiet]
+            party.quiet.update(news)
+        else:
+            news = list(party.quiet)
+            party.quiet.clear()
+        for channel in news:
+            if channel in party.children:
+                job, number = party.children[channel]
+                job.tell(events.ChildQuiet(number, quiet))
 
     def _end_unread(self) -> None:
         """End the jobs of clients that leave more output unread than their user's share, largest first."""

@@ -90,6 +90,7 @@ class Link:
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
+        version: of the protocol that both sides speak.
         heard_s, give_up_s: event loop times of the peer's last bytes, and when dialling it is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
@@ -115,10 +116,12 @@ class Link:
         self.refused = ""
         self.waiting = False
         self.state = DIALLING
+        self.version = limits.PROTOCOL_VERSION
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.transport: asyncio.Transport | None = None
         self._unfinished = unfinished
+        self._greeted = False
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
@@ -202,8 +205,15 @@ class Link:
             self.label = f"{self.peer.names[0][1]} ({self.label})"
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
-        self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+        version = tls.version_of(transport)
+        if version is not None or not self._accepted:
+            self._greet(version or limits.PROTOCOL_VERSION)
         return True
+
+    def _greet(self, version: int) -> None:
+        self.version = version
+        self._greeted = True
+        self.send(0, frames.Hello(version, f"gexec {VERSION}"))
 
     def received(self, data: memoryview) -> None:
         """Bytes from the peer have arrived; ``data`` is valid until this returns."""
@@ -232,7 +242,12 @@ class Link:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S."""
+        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S.
+
+        What the peer's protocol version does not have is not sent: it only adds to what older peers know.
+        """
+        if self.version < frame.SINCE:
+            return
         self._pending += frames.encode_parts(channel, frame)
         if not hurry:
             if not self._flushing and self._unhurried is None:
@@ -303,10 +318,12 @@ class Link:
     def _hello(self, frame: frames.Hello) -> None:
         if self.opened:
             raise ProtocolError("a second Hello")
-        if frame.version != limits.PROTOCOL_VERSION:
+        if not self._greeted and frame.version >= limits.PROTOCOL_OLDEST:
+            self._greet(min(frame.version, limits.PROTOCOL_VERSION))  # a client, which does not wait for it
+        elif frame.version != self.version:
             raise ProtocolError(
                 f"it uses protocol {frame.version} ({frame.software}), "
-                f"this side uses protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
+                f"this side uses protocol {self.version} (gexec {VERSION})"
             )
         self.become("Hello")
         self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES

@@ -180,10 +180,9 @@ REFUSED_BUSY: Final = 4  #: draining, or at a limit of this node: *not started*
 REFUSED_LAST: Final = 4
 
 
-class RanksStarted(Frame):
-    """These ranks' processes run."""
+class OfRanks(Frame):
+    """The base of frames whose content is a set of ranks."""
 
-    TYPE: ClassVar[int] = 34
     MAX_BYTES: ClassVar[int] = 2 + 8 * limits.RANGES_MAX
     __slots__ = ("ranks",)
 
@@ -201,10 +200,33 @@ class RanksStarted(Frame):
         return cls(ranks)
 
 
+class RanksStarted(OfRanks):
+    """These ranks' processes run."""
+
+    TYPE: ClassVar[int] = 34
+    __slots__ = ()
+
+
 class Ready(RanksStarted):
     """These ranks of a strict job can start."""
 
     TYPE: ClassVar[int] = 35
+    __slots__ = ()
+
+
+class NotResponding(OfRanks):
+    """Nothing has come from these ranks' nodes for NOT_RESPONDING_S; it is no outcome."""
+
+    TYPE: ClassVar[int] = 40
+    SINCE: ClassVar[int] = 2
+    __slots__ = ()
+
+
+class Responding(OfRanks):
+    """These ranks' nodes respond again."""
+
+    TYPE: ClassVar[int] = 41
+    SINCE: ClassVar[int] = 2
     __slots__ = ()
 
 
@@ -393,7 +415,11 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
 FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
 FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
-FROM_CHILD: Final = FROM_ANY | _table(Accepted, Refused, RanksStarted, Ready, Output, Ended, StdinTaken)
-FROM_ROOT: Final = FROM_ANY | _table(Accepted, Refused, RanksStarted, Output, Ended, StdinTaken, Done)
+FROM_CHILD: Final = FROM_ANY | _table(
+    Accepted, Refused, RanksStarted, Ready, NotResponding, Responding, Output, Ended, StdinTaken
+)
+FROM_ROOT: Final = FROM_ANY | _table(
+    Accepted, Refused, RanksStarted, NotResponding, Responding, Output, Ended, StdinTaken, Done
+)
 TO_AUTHD: Final = _table(Sign, Certify)
 FROM_AUTHD: Final = _table(Signed, Certified, Refused)

@@ -90,7 +90,7 @@ class CapturedRelay:
         reports: list[Frame] = [
             Output(ranges, self._rng.choice((1, 2)), self._rng.choice((0, 0, 100)), EVIL),
             Ended(ranges, outcomes.exited(0), self._rng.choice((0, len(EVIL))), 0),
-            Ended(ranges, outcomes.lost("forged"), frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN),
+            Ended(ranges, outcomes.lost("forged"), 7, frames.LENGTH_UNKNOWN),
             frames.RanksStarted(ranges),
             frames.Ready(ranges),
             frames.StdinTaken(self._rng.choice((1, 2**63, frames.OFFSET_ALL))),

@@ -12,6 +12,8 @@ from gexec.wire import ranks as ranksets
 from gexec.wire.frames import (
     FROM_CLIENT,
     FROM_ROOT,
+    STDERR,
+    STDOUT,
     Decoder,
     Ended,
     Frame,
@@ -20,6 +22,7 @@ from gexec.wire.frames import (
     Submit,
     encode,
 )
+from gexec.wire.jobspec import DETACHED
 from gexec.wire.outcome import Outcome
 from laboratory.daemons import CREDENTIAL, UID, Cluster
 from laboratory.world import Violation
@@ -116,6 +119,7 @@ class SimClient:
 
     def _leave(self) -> None:
         self.here = False
+        self._world.news = True
         self._world.note("client gone", "client")
         self._at_root(self._left)
 
@@ -173,14 +177,23 @@ class SimClient:
                     if rank in self.outcomes:
                         raise Violation(f"rank {rank} ends twice: {self.outcomes[rank]}, {frame.outcome}")
                     self.outcomes[rank] = frame.outcome
+                    self._check_lengths(rank, frame)
             case frames.StdinTaken(offset=offset):
+                if self._sent < offset < frames.OFFSET_ALL:
+                    raise Violation(f"stdin taken up to {offset}, of {self._sent} bytes sent")
                 self._may_send = max(self._may_send, offset + limits.STDIN_WINDOW_BYTES)
                 if self._habits.sends_stdin:
                     self._send_stdin()
             case frames.Done():
                 if len(self.outcomes) != self._cluster.spec.ranks:
                     raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")
-                self.done = True
+                self.done = self._world.news = True
+
+    def _check_lengths(self, rank: int, frame: Ended) -> None:
+        for stream, length in ((STDOUT, frame.stdout_length), (STDERR, frame.stderr_length)):
+            came = len(self.received.get((rank, stream), b""))
+            if length not in (frames.LENGTH_UNKNOWN, came) and not self._cluster.spec.flags & DETACHED:
+                raise Violation(f"rank {rank} wrote {length} bytes to stream {stream}, {came} came")
 
     def _take_output(self, frame: Output) -> None:
         window = self._cluster.spec.window

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
 
 
+#: How many of all deliveries come in two pieces.
+_PIECES = 0.25
+
+
 class SimLink:
     """One connection: ``dialler`` dialled it, ``acceptor`` accepts it if it gets that far.
 
@@ -28,17 +32,18 @@ class SimLink:
     def __init__(self, world: World, number: int, dialler: SimDaemon, acceptor: SimDaemon) -> None:
         self.world = world
         self.number = number
+        self._shown = f"{dialler.index}-{acceptor.index}#{number}"
         self.dialler = SimEnd(self, dialler, Decoder(FROM_CHILD))
         self.acceptor = SimEnd(self, acceptor, Decoder(FROM_PARENT))
         self.dialler.peer, self.acceptor.peer = self.acceptor, self.dialler
 
     def __str__(self) -> str:
-        return f"{self.dialler.daemon.index}-{self.acceptor.daemon.index}#{self.number}"
+        return self._shown
 
     def delay_s(self) -> float:
         """Return the delay of the next transmission."""
         slow = max(self.dialler.daemon.slow, self.acceptor.daemon.slow)
-        return self.world.rng.uniform(0.0001, 0.002) * slow
+        return (0.0001 + 0.0019 * self.world.rng.random()) * slow
 
     # -- opening --------------------------------------------------------------------------
 
@@ -119,6 +124,7 @@ class SimEnd:
         self._world = link.world
         self._life = daemon.life
         self._decoder = decoder
+        self._shown = f"{link}>{daemon.index}"
         self._last_s = 0.0
         self._unhurried = b""
         self._timer: SimTimer | None = None
@@ -175,11 +181,12 @@ class SimEnd:
         if not self.here or self.peer.silent:
             return
         self.heard_s = self._world.now_s
-        cut = self._world.rng.randrange(len(data))
+        rng = self._world.rng
+        cut = rng.randrange(len(data)) if rng.random() < _PIECES else 0
         try:
-            for piece in (data[:cut], data[cut:]):
+            for piece in (data[:cut], data[cut:]) if cut else (data,):
                 for channel, frame in self._decoder.feed(piece):
-                    self._world.note("frame", f"{self.link}>{self.daemon.index}", data, frame)
+                    self._world.note("frame", self._shown, data, frame)
                     if channel:
                         self.daemon.jobs.link_frame(self, channel, frame)
                     elif type(frame) is frames.Ping:
@@ -192,8 +199,6 @@ class SimEnd:
     def abort(self, text: str) -> None:
         """End the connection at once."""
         captured = self.daemon.captured or self.peer.daemon.captured
-        # What a captured ancestor has sent may contradict what an honest parent sends later.
-        captured |= self.daemon.index in self.daemon.cluster.betrayed
         if text.startswith("protocol violation") and not captured:
             # An honest peer forges no frames, so this end has refused a correct frame.
             raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")

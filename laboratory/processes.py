@@ -200,6 +200,7 @@ class SimProcess:
         """End without a report (its daemon may be gone too)."""
         if self.runs:
             self.runs = False
+            self._world.news = True
             self.record.running -= 1
             self.record.outcome = outcome
             self.record.own = len(self.record.written[STDOUT]), len(self.record.written[STDERR])

@@ -27,6 +27,7 @@ SYSTEM_TESTS = {
     "cli.nodefiles": "test_commands_output",
     "cli.receive": "test_files_commands",
     "cli.rolling": "test_commands_rounds",
+    "cli.standard": "test_streams",
     "cli.streams": "test_streams",
     "cli.views": "test_commands_output",
     "client.api": "test_resources",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.cluster import keypair, layout, ownership, private, processes, supervisor
+from gexec.cluster import keypair, layout, ownership, private, processes, supervisor, whole
 from gexec.cluster.daemon import Body, Daemon, log_hint
 from gexec.cluster.guard import guarded
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
@@ -240,7 +240,7 @@ def _prepared(place: Layout, wanted: _Wanted) -> tuple[list[LocalNode], int, soc
     ]
     port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
     place.clear_sockets()
-    layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
+    whole.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
     if wanted.hardened:
         from gexec.cluster import hardened
 

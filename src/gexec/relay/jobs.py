@@ -121,6 +121,11 @@ class Jobs:
             if not (party.children or party.parents or link.reached or link.opened):
                 link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
+    def is_idle(self, link: LinkPort) -> bool:
+        """Tell whether no job uses a link."""
+        party = self._parties.get(link)
+        return party is None or not (party.children or party.parents)
+
     def links(self) -> list[LinkPort]:
         """Return all links that were accepted, or are or were used by a job."""
         return list(self._parties)

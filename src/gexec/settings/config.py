@@ -122,7 +122,7 @@ class GexecdSettings:
         _check_keys(self.public_keys, self.signers)
         for path in self.authorities:
             _check_absolute("authorities", path)
-        _check_realm(self.realm)
+        check_realm(self.realm)
         if bool(self.node_key) != bool(self.node_certificate):
             raise ConfigError("node_key and node_certificate: expected both or neither")
         if self.node_key and not self.authorities:
@@ -169,7 +169,7 @@ class AuthdSettings:
             _check_path(self, "signers")
         _check_audit(self)
         _check_keys(self.public_keys, self.signers)
-        _check_realm(self.realm)
+        check_realm(self.realm)
         _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
         _check_between(self, "certificate_ttl_s", 2, 366 * 86_400)
         _check_between(self, "rate_per_user", 0.1, 1_000_000)
@@ -362,7 +362,8 @@ def _check_absolute(name: str, path: str) -> None:
         raise ConfigError(f"{name} = {path[:200]!r}: expected an absolute path")
 
 
-def _check_realm(realm: str) -> None:
+def check_realm(realm: str) -> None:
+    """Raise ConfigError if this is no name for a cluster."""
     if not (1 <= len(realm) <= REALM_MAX_BYTES and set(realm) <= _REALM_CHARACTERS):
         raise ConfigError(
             f"realm = {realm[:80]!r}: expected a cluster name of 1 to {REALM_MAX_BYTES} letters, digits, "

@@ -93,19 +93,19 @@ def test_a_node_that_stands_still_does_not_respond_and_then_does(cluster_of: Cal
     fifo = cluster.dir / "go"
     fifo.mkdir(mode=0o777)
     script = "mkfifo $0/$GEXEC_MY_VNN && echo ready && read line <$0/$GEXEC_MY_VNN && echo $line"
-    client = _start(cluster, "-f", 1, "--json", "sh", "-c", script, fifo)
-    assert client.stdout is not None
-    events = (json.loads(line) for line in client.stdout)
-    ready = 0
-    while ready < 5:
-        ready += next(events).get("text") == "ready"
-    with stopped([cluster.daemon(cluster.names[3])[1]]):
+    with _start(cluster, "-f", 1, "--json", "sh", "-c", script, fifo) as client:
+        assert client.stdout is not None
+        events = (json.loads(line) for line in client.stdout)
+        ready = 0
+        while ready < 5:
+            ready += next(events).get("text") == "ready"
+        with stopped([cluster.daemon(cluster.names[3])[1]]):
+            event = next(events)
+            assert (event["event"], event["rank"]) == ("not_responding", 3)
         event = next(events)
-        assert (event["event"], event["rank"]) == ("not_responding", 3)
-    event = next(events)
-    assert (event["event"], event["rank"]) == ("responding", 3)
-    for rank in range(5):
-        (fifo / str(rank)).write_text("go\n")
-    ended = [event["event"] for event in events]
-    assert ended.count("exited") == 5
-    assert client.wait(DEADLINE_S) == 0
+        assert (event["event"], event["rank"]) == ("responding", 3)
+        for rank in range(5):
+            (fifo / str(rank)).write_text("go\n")
+        ended = [event["event"] for event in events]
+        assert ended.count("exited") == 5
+        assert client.wait(DEADLINE_S) == 0

@@ -91,6 +91,8 @@ class SimClient:
         self.outcomes: dict[int, Outcome] = {}
         self.received: dict[tuple[int, int], bytearray] = {}
         self.started: set[int] = set()
+        #: Ranks whose nodes do not respond.
+        self.quiet: set[int] = set()
         self.done = False
         self.here = True
         self._cluster = cluster
@@ -177,7 +179,15 @@ class SimClient:
                     if rank in self.outcomes:
                         raise Violation(f"rank {rank} ends twice: {self.outcomes[rank]}, {frame.outcome}")
                     self.outcomes[rank] = frame.outcome
+                    self.quiet.discard(rank)
                     self._check_lengths(rank, frame)
+            case frames.NotResponding():
+                again = self.quiet.intersection(ranksets.members(frame.ranks))
+                if again:
+                    raise Violation(f"ranks {sorted(again)} are reported as not responding twice")
+                self.quiet.update(ranksets.members(frame.ranks))
+            case frames.Responding():
+                self.quiet.difference_update(ranksets.members(frame.ranks))
             case frames.StdinTaken(offset=offset):
                 if self._sent < offset < frames.OFFSET_ALL:
                     raise Violation(f"stdin taken up to {offset}, of {self._sent} bytes sent")

@@ -126,6 +126,8 @@ class SimDaemon:
         self.frozen_until_s = 0.0
         self.machine = SimMachine()
         self.slow = 1.0
+        #: The newest protocol version that it speaks.
+        self.version = limits.PROTOCOL_VERSION
         #: Its relay also does what an attacker wants (laboratory.captured).
         self.captured = False
         self.refuses = False

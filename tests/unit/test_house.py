@@ -41,6 +41,7 @@ SYSTEM_TESTS = {
     "cluster.daemon": "test_cluster",
     "cluster.guard": "test_cluster",
     "cluster.reporting": "test_cluster",
+    "cluster.planning": "test_cluster",
     "cluster.supervisor": "test_cluster",
     "cluster.warm": "test_cluster",
     "gexecd.activation": "test_gexecd",

@@ -55,9 +55,13 @@ class Siblings:
         return self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
 
     def reached(self, number: int) -> None:
-        """A child's machine has answered: allow it more time, because it is loaded rather than dead."""
-        child = self._holding.pop(number, None)
-        if child is not None:
+        """A child's machine has answered: allow it more time, because it is loaded rather than dead.
+
+        Not after a silence: the machine of a stopped daemon answers, too, and those below it wait.
+        """
+        child = self._holding.get(number)
+        if child is not None and not child.silent:
+            del self._holding[number]
             self._slow[number] = child
             child.become("machine answers")
 

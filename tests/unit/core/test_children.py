@@ -86,6 +86,15 @@ def test_a_child_whose_machine_answers_may_take_longer() -> None:
     assert made.next_deadline_s() is None
 
 
+def test_a_child_that_was_silent_gets_no_more_time_because_its_machine_answers() -> None:
+    silent = child(1, 0, 10)
+    silent.silent = True
+    made = siblings(silent)
+    made.reached(1)
+    made.validate()
+    assert [one.number for one in made.take_overdue(limits.HEDGE_MAX_S)] == [1]
+
+
 def test_what_half_of_the_siblings_took_is_the_measure() -> None:
     children = [child(number, 10 * number, 10 * number + 10) for number in range(4)]
     made = siblings(*children)

@@ -18,7 +18,7 @@ from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
 from gexec.posix.deadline import Deadline, Timer
-from gexec.relay import parents
+from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
@@ -64,6 +64,7 @@ class Jobs:
     Attributes:
         by_key: existing jobs, by (job id, low), or (job id, ROOT).
         draining: no new job is accepted.
+        opens_at_once: links that a job requests in one step.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Jobs:
         self.clock = SteadyClock(around.timers.time())
         self.launches = Launches()
         self.draining = False
+        self.opens_at_once = openings.STEP_MAX
         self._timers = around.timers
         self._settings = settings
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}

@@ -310,13 +310,24 @@ def _check_types(settings: Any) -> None:
         else:
             right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
         if not right:
-            raise ConfigError(f"{each.name} = {str(value)[:80]!r}: expected {_EXPECTED[kind]}")
+            raise ConfigError(f"{each.name} = {_shown(value)}: expected {_EXPECTED[kind]}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value about as the file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(list(value) if isinstance(value, tuple) else value)[:80]
 
 
 def _check_between(settings: object, name: str, low: float, high: float) -> None:
     value = getattr(settings, name)
     if not low <= value <= high:
-        raise ConfigError(f"{name} = {value}: expected {low:g} to {high:g}")
+        raise ConfigError(f"{name} = {value}: expected {_plain(low)} to {_plain(high)}")
+
+
+def _plain(number: float) -> str:
+    return str(int(number) if number == int(number) else number)
 
 
 def _check_path(settings: object, name: str, socket: bool = False) -> None:

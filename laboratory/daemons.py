@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root

@@ -378,4 +378,5 @@ def _nodes(what: Subject) -> Iterator[Finding]:
             "add them to DNS, /etc/hosts or the file of GEXEC_HOSTS",
         )
     if not whose:
-        yield Finding(OK, f"all {len(addresses)} nodes in {chosen.source} resolve")
+        all_ = f"all {len(addresses)} nodes" if len(addresses) > 1 else "the only node"
+        yield Finding(OK, f"{all_} in {chosen.source} resolve{'' if len(addresses) > 1 else 's'}")

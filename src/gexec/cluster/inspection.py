@@ -141,7 +141,8 @@ def _changeable(path: str) -> Iterator[Finding]:
     elif status.st_mode & 0o022 and not (stat.S_ISSOCK(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         yield Finding(PROBLEM, f"other users may write to {path}", f"run `chmod go-w {path}`")
     try:
-        check_directories(os.path.join(path, "x") if stat.S_ISDIR(status.st_mode) else path, "", ConfigError)
+        # Without a name at the end, a directory itself is among those that are checked.
+        check_directories(os.path.join(path, "") if stat.S_ISDIR(status.st_mode) else path, "", ConfigError)
     except ConfigError as error:
         yield Finding(PROBLEM, str(error).strip())
 

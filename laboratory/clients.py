@@ -21,7 +21,7 @@ from gexec.wire.frames import (
 )
 from laboratory.admission import CREDENTIAL, UID
 from laboratory.checks.delivery import Delivery
-from laboratory.checks.responding import Responding
+from laboratory.checks.responding import Responses
 from laboratory.daemons import Cluster
 from laboratory.world import Violation
 
@@ -87,7 +87,7 @@ class SimClient:
 
     def __init__(self, cluster: Cluster, habits: Habits, faults: bool) -> None:
         self._delivery = Delivery(cluster)
-        self._responding = Responding(faults)
+        self._responding = Responses(faults)
         self.outcomes = self._delivery.outcomes
         self.received = self._delivery.received
         self.started = self._delivery.started

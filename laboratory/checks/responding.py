@@ -7,7 +7,7 @@ from gexec.wire.frames import NotResponding, OfRanks
 from laboratory.world import Violation
 
 
-class Responding:
+class Responses:
     """What the client has heard about nodes that do not respond. ``faults``: there are some."""
 
     def __init__(self, faults: bool) -> None:

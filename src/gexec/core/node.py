@@ -17,7 +17,7 @@ from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
-from gexec.core.quiet import Quiet
+from gexec.core.quiet import QuietRanks
 from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
@@ -86,7 +86,7 @@ class Node:
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
         self._outbox = Outbox()
-        self._quiet = Quiet(self._to_parent)
+        self._quiet = QuietRanks(self._to_parent)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         emit = self._emit
         self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)

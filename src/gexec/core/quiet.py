@@ -21,7 +21,7 @@ from gexec.wire.ranks import Ranges
 _AGAIN_S: Final = 1.0
 
 
-class Quiet:
+class QuietRanks:
     """What a node has reported to its parent, or the root to its client.
 
     Args:

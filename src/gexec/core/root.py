@@ -13,7 +13,7 @@ from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
-from gexec.core.quiet import Quiet
+from gexec.core.quiet import QuietRanks
 from gexec.core.states import hold
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
@@ -48,7 +48,7 @@ class Root:
         self._unheard = len(self._heard_of)
         self._told_stdin = 0
         self._patience = Patience()
-        self._quiet = Quiet(self._to_client)
+        self._quiet = QuietRanks(self._to_client)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._subtree = Subtree(
             spec=spec,

@@ -21,6 +21,7 @@ from gexec.posix.deadline import Deadline, Timer
 from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
+from gexec.relay.party import Party
 from gexec.relay.ports import LinkPort, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
@@ -32,27 +33,6 @@ from gexec.wire.jobspec import JobSpec
 NOT_NEEDED: Final = "no job needs it any more"
 #: Least time between two heartbeats.
 _BEAT_MIN_S: Final = 0.05
-
-
-class Party:
-    """The peer of one connection, and the jobs of its channels."""
-
-    __slots__ = ("children", "deadline", "numbers", "parents", "quiet", "silent", "uid")
-
-    def __init__(self, uid: int | None = None) -> None:
-        #: The client's uid on a unix socket; None for a daemon.
-        self.uid = uid
-        #: Channels that the peer opened: (job, the peer's number as a parent).
-        self.parents: dict[int, tuple[RelayJob, int]] = {}
-        #: Channels that this daemon opened: (job, the child's number).
-        self.children: dict[int, tuple[RelayJob, int]] = {}
-        self.numbers = count(1)
-        #: Of a client: when its job must be here.
-        self.deadline: Deadline | None = None
-        #: The link is given up because nothing has come on it for too long.
-        self.silent = False
-        #: Channels of children whose jobs know that the peer does not respond.
-        self.quiet: set[int] = set()
 
 
 class Jobs:
@@ -242,7 +222,7 @@ class Jobs:
                     party.silent = True
                     link.abort(f"no answer for {silent_s:.0f} s")
                     continue
-                self._note_quiet(party, silent_s >= quiet_s)
+                party.note_quiet(silent_s >= quiet_s)
                 # All jobs on the link may be waiting for this peer: not longer than they must.
                 limit_s = settings.lost_after_s if party.quiet else quiet_s
                 next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, limit_s - silent_s))
@@ -250,19 +230,6 @@ class Jobs:
                     link.send(0, frames.Ping(0))
         self._end_unread()
         self._beat_within(next_s)
-
-    def _note_quiet(self, party: Party, quiet: bool) -> None:
-        """Tell the jobs of a peer's channels whether it responds, if that has changed for them."""
-        if quiet:
-            news = [channel for channel in party.children if channel not in party.quiet]
-            party.quiet.update(news)
-        else:
-            news = list(party.quiet)
-            party.quiet.clear()
-        for channel in news:
-            if channel in party.children:
-                job, number = party.children[channel]
-                job.tell(events.ChildQuiet(number, quiet))
 
     def _end_unread(self) -> None:
         """End the jobs of clients that leave more output unread than their user's share, largest first."""

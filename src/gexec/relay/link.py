@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from gexec import limits
-from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
+from gexec.relay.linkstates import CLOSED, DIALLING, GREETING, LEAVING, OPENED, REACHED, STATES
 from gexec.relay.peer import Peer
 from gexec.relay.pieces import PIECE_BYTES, cut, write
 from gexec.version import VERSION
@@ -28,32 +28,6 @@ UNHURRIED_S: Final = 1.0
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
-
-DIALLING: Final = 0  #: it was dialled or accepted, and is not connected yet
-REACHED: Final = 1  #: a dialled peer's machine has answered (TCP); TLS follows
-GREETING: Final = 2  #: connected, with TLS; the peer's Hello has not arrived
-OPENED: Final = 3  #: Hello has arrived: frames go both ways
-LEAVING: Final = 4  #: the peer takes no new jobs (it sent Goodbye)
-CLOSED: Final = 5  #: it was open, and has ended
-FAILED: Final = 6  #: it ended before it was open
-
-STATES: Final = States(
-    "link",
-    ("dialling", "reached", "greeting", "opened", "leaving", "closed", "failed"),
-    (
-        (DIALLING, "machine answers", REACHED),
-        (DIALLING, "connected", GREETING),
-        (REACHED, "connected", GREETING),
-        (GREETING, "Hello", OPENED),
-        (OPENED, "Goodbye", LEAVING),
-        (LEAVING, "Goodbye", LEAVING),
-        (DIALLING, "end", FAILED),
-        (REACHED, "end", FAILED),
-        (GREETING, "end", FAILED),
-        (OPENED, "end", CLOSED),
-        (LEAVING, "end", CLOSED),
-    ),
-)
 
 
 class LinkOwner(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gexec.core import events
 from gexec.core.child import Child
-from gexec.core.quiet import Quiet
+from gexec.core.quiet import QuietRanks
 from gexec.core.root import Root
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
@@ -18,7 +18,7 @@ class Above:
 
     def __init__(self) -> None:
         self.said: list[Frame] = []
-        self.quiet = Quiet(self.said.append)
+        self.quiet = QuietRanks(self.said.append)
         #: Of rank 4 and the ranks 5 to 7 below it.
         self.child = Child(1, 4, 8, {4, 5, 6, 7}, 0, 0.0)
 

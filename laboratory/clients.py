@@ -121,7 +121,7 @@ class SimClient:
     def _leave(self) -> None:
         self.here = False
         self._world.news = True
-        self._world.note("client gone", "client")
+        self._world.note("gone", "client", shown="without a message")
         self._at_root(self._left)
 
     def _left(self) -> None:

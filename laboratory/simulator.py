@@ -140,7 +140,7 @@ class Simulation:
 
     def _heal(self) -> None:
         """What is dead stays dead, but from now on nothing else goes wrong."""
-        self.world.note("no more faults", "world")
+        self.world.note("quiet", "world", shown="no more faults")
         self.cluster.moments.clear()
 
     # -- checks of the result ---------------------------------------------------------------
@@ -164,6 +164,6 @@ def simulate(seed: int, tracing: bool = False) -> Result:
     try:
         return simulation.run()
     except Violation as error:
-        error.add_note(f"replay: python -m laboratory.simulate --seed {seed} --trace")
+        error.add_note(f"replay: python -m laboratory.simulate --seed {seed} --story")
         error.lines = simulation.world.lines  # type: ignore[attr-defined]
         raise

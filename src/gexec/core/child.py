@@ -8,7 +8,7 @@ from gexec.core.states import States, hold
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import NotResponding, OfRanks, Output, Refused, Responding
+from gexec.wire.frames import Ended, NotResponding, OfRanks, Output, Refused, Responding
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
@@ -163,3 +163,10 @@ def refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
     if frame.code == frames.REFUSED_BUSY:
         return outcomes.not_started(frame.text)
     return outcomes.lost(frame.text)
+
+
+def asked_by_others(ended: Ended) -> Ended:
+    """Return the end of a rank as it is true even if others may have started it meanwhile: *lost*."""
+    if ended.outcome.kind != outcomes.NOT_STARTED:
+        return ended
+    return Ended(ended.ranks, outcomes.lost(ended.outcome.text), ended.stdout_length, ended.stderr_length)

@@ -14,6 +14,7 @@ from typing import Final
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.child import asked_by_others
 from gexec.core.deadlines import earlier
 from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
@@ -81,7 +82,7 @@ class Node:
         self._orphan_until_s: float | None = None
         self._flush_at_s: float | None = None
         self._told_stdin = 0
-        self._decided: list[Ended] = []
+        self._decided: dict[int, Ended] = {}
         # With epoch 1 no node can have asked this node's daemon before.
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
@@ -278,10 +279,11 @@ class Node:
         self._outbox.clear()
         self._flush_at_s = None
         self._task.resend()
-        for ended in self._decided:
+        for rank, ended in self._decided.items():
+            if stdin_anew:  # there is another ancestor, and the former one may have asked the rank itself
+                ended = self._decided[rank] = asked_by_others(ended)
             self._outbox.ended(ended)
-        decided = [ended.ranks[0][0] for ended in self._decided]
-        self._subtree.resync(epoch, self.high, decided, now_s)
+        self._subtree.resync(epoch, self.high, self._decided, now_s)
 
     def _orphaned(self, now_s: float) -> None:
         self.parent = None
@@ -356,7 +358,7 @@ class Node:
     def _decide(self, rank: int, outcome: Outcome) -> None:
         self._quiet.decided(rank)
         ended = Ended(((rank, rank + 1),), outcome, frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)
-        self._decided.append(ended)
+        self._decided[rank] = ended
         self._outbox.ended(ended)
 
     @property
@@ -380,8 +382,7 @@ class Node:
         hold(told, who, "collected reports are sent at once or have a deadline")
         hold(self.state < CLOSING or not self._subtree.children, who, "has closed its children")
         hold(self.state != FINISHED or not self._task.runs, who, "its process has ended")
-        decided = [ended.ranks[0][0] for ended in self._decided]
-        hold(all(self.low < rank for rank in decided), who, "decides only about ranks below")
+        hold(all(self.low < rank for rank in self._decided), who, "decides only about ranks below")
         self._task.validate()
         self._subtree.validate()
 
@@ -393,7 +394,6 @@ class Node:
         told = [f"[{self.low}, {self.high}) epoch {self.epoch}, {STATES.names[self.state]}, {parent}"]
         if rank == self.low:
             told.append(self._task.story())
-        told += [
-            f"decided: {ended.outcome.describe()}" for ended in self._decided if ended.ranks[0][0] == rank
-        ]
+        if rank in self._decided:
+            told.append(f"decided: {self._decided[rank].outcome.describe()}")
         return told + self._subtree.story(rank)

@@ -129,7 +129,8 @@ class Jsonl(View):
             counts[NAMES[outcome.kind]] += 1
         tally = b",".join([b'"%b":%d' % (n.replace(" ", "_").encode(), c) for n, c in counts.items()])
         succeeded = sum([outcome.ok for outcome in outcomes])
-        head = b'{"event":"end","exit_status":%d,"succeeded":%d' % (self._status(outcomes), succeeded)
+        status = self._status(outcomes) if self.status is None else self.status
+        head = b'{"event":"end","exit_status":%d,"succeeded":%d' % (status, succeeded)
         self._write(head + b',"outcomes":{%b}}\n' % tally)
 
     def _complete(self, ranks: Ranges, is_of_this_job: bool = True) -> None:

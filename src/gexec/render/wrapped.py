@@ -51,6 +51,7 @@ class Wrapped(View):
 
     def finish(self) -> None:
         """See View."""
+        self._view.status = self.status
         self._view.finish()
         self._move()
 

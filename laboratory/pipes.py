@@ -9,6 +9,7 @@ from gexec import limits
 from gexec.core import events
 from gexec.relay.taskio import WATCH_S
 from gexec.wire.frames import STDERR, STDOUT
+from laboratory import moments
 
 if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
@@ -99,7 +100,7 @@ class SimPipes:
 
     def started(self) -> None:
         """The process runs: watch its output soon."""
-        self._daemon.timers.call_at(self._world.now_s + WATCH_S, self.watch)
+        self._daemon.timers.call_at(self._daemon.timers.time() + WATCH_S, self.watch)
 
     def watch(self) -> None:
         """Watch its output from now on."""
@@ -184,6 +185,7 @@ class SimPipes:
     def close_stdin(self) -> None:
         """Close stdin after the bytes that wait to be written."""
         self._stdin_eof = True
+        self._daemon.cluster.moments.reached(moments.STDIN_EOF, self._daemon.index)
         if not self._waiting:
             self._end_stdin()
 

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from typing import Final
 
 # -- wire ------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
+#: The oldest version that is still spoken, so that nodes can be upgraded one after another.
+PROTOCOL_OLDEST: Final = 1
 #: Payload of an ordinary frame. Large enough to keep per-frame cost small, small enough that a
 #: frame of another job on the same link never waits long.
 FRAME_MAX_BYTES: Final = 256 * 1024
@@ -18,7 +20,11 @@ FRAME_MAX_BYTES: Final = 256 * 1024
 JOB_FRAME_MAX_BYTES: Final = 5 * 1024 * 1024
 #: What a peer may send before it has authenticated (TLS handshake done and HELLO seen).
 UNAUTHENTICATED_MAX_BYTES: Final = 64 * 1024
-#: The time it may take for that: a handshake is slow on a fully loaded node.
+#: Certificates that a peer may show: OpenSSL's own limit is 100 KiB, and before its releases of 29 September
+#: 2026 a certificate of 78 KiB cost 880 MiB and a minute (record 28). A leaf and a node's own
+#: certificate with 256 names of 40 characters each fit.
+CERTIFICATES_MAX_BYTES: Final = 24 * 1024
+#: The time that a peer may take to authenticate: a handshake is slow on a fully loaded node.
 UNAUTHENTICATED_MAX_S: Final = 30.0
 #: One read of a process's output, and therefore the usual size of an OUTPUT frame's data.
 READ_CHUNK_BYTES: Final = 64 * 1024
@@ -99,6 +105,9 @@ GATHER_BYTES: Final = 64 * 1024
 #: A node reports how much stdin its process took in steps of this many bytes.
 STDIN_STEP_BYTES: Final = 128 * 1024
 HEARTBEAT_S: Final = 3.0
+#: A peer from which nothing has come for so long is reported as not responding; with other settings the same
+#: share of lost_after_s, and at least two heartbeats.
+NOT_RESPONDING_S: Final = 6.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without a parent waits this long for a takeover before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0
@@ -133,6 +142,7 @@ STALL_MAX_S: Final = 24 * 3600.0
 
 # -- authd -----------------------------------------------------------------------------------
 AUTHD_IO_DEADLINE_S: Final = 2.0
+#: Connections of all ordinary users; one user alone gets half, and root has a reserve (``security.quota``).
 AUTHD_CONNECTIONS_MAX: Final = 1024
 #: Credentials per second for one user (burst: ten times as many).
 AUTHD_RATE_PER_UID: Final = 200.0
@@ -151,6 +161,14 @@ UNREAD_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
 #: Addresses that one node dials at a time for ordinary users, if there are descriptors: more would keep its
 #: relay so busy that others notice.
 DIALS_MAX: Final = 2048
+#: Links that one node has dialled for ordinary users, if there are descriptors: one user alone has some more
+#: than a job with the largest fan-out needs.
+LINKS_DIALLED_MAX: Final = 3072
+#: Links that one node has accepted. One peer alone may have half: more than all users of its host can make it
+#: dial, so that none of them keeps the others from this node.
+LINKS_ACCEPTED_MAX: Final = 7168
+#: Of what other nodes have begun to send, beyond one ordinary frame of each.
+ARRIVING_MAX_BYTES: Final = 128 * 1024 * 1024
 #: Descriptors of the relay and of the spawner, if the hard limit allows; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
 LINKS_UNAUTHENTICATED_MAX: Final = 256

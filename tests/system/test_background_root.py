@@ -66,7 +66,7 @@ def users(cluster_of: Callable[..., Cluster], etc: Etc) -> Users:
     return Users(cluster_of(1, etc=etc), etc)
 
 
-def test_attack_125_another_users_job_is_not_there(users: Users) -> None:
+def test_attack_133_another_users_job_is_not_there(users: Users) -> None:
     job = users.start(users.ann, "--name", "mine", "sh", "-c", "echo secret; sleep 1000")
     place = users.place(users.ann, job)
     wait_until(lambda: (place / "stdout.0").exists(), "the output is not there")
@@ -90,7 +90,7 @@ def test_attack_125_another_users_job_is_not_there(users: Users) -> None:
     assert users.run(users.ann, "gexecctl", "kill", "mine").returncode == 0
 
 
-def test_attack_125_a_keeper_answers_its_user_only(users: Users) -> None:
+def test_attack_133_a_keeper_answers_its_user_only(users: Users) -> None:
     """Also where the directory's mode was changed, so that others reach the socket."""
     job = users.start(users.ann, "sleep", "1000")
     place = users.place(users.ann, job)
@@ -159,7 +159,7 @@ def test_the_command_has_its_users_identity_and_the_audit_log_its_pid(users: Use
     assert events() == [("accept", None, None), ("exec", int(pid), None), ("exit", int(pid), 3)]
 
 
-def test_attack_126_nobody_can_take_anothers_place(users: Users) -> None:
+def test_attack_134_nobody_can_take_anothers_place(users: Users) -> None:
     users.start(users.ann, "true")
     mode = users.spool.stat()
     assert (mode.st_uid, mode.st_mode & 0o7777) == (0, 0o711)
@@ -173,7 +173,7 @@ def test_attack_126_nobody_can_take_anothers_place(users: Users) -> None:
     assert sorted(path.name for path in users.spool.iterdir()) == [str(users.ann.pw_uid)]
 
 
-def test_attack_127_root_reads_nothing_through_a_users_files(users: Users, tmp_path: Path) -> None:
+def test_attack_135_root_reads_nothing_through_a_users_files(users: Users, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("the secret\n")
     secret.chmod(0o600)

@@ -298,10 +298,9 @@ class Daemon:
 
     def run_until(self, at_s: float) -> None:
         """Let time pass."""
-        passed: list[bool] = []
-        self.world.at(at_s, None, passed.append, True)
-        while not passed:
-            self.world.step()
+        self.world.news = False
+        self.world.at(at_s, None, setattr, self.world, "news", True)
+        self.world.run(at_s)
 
     @property
     def lives(self) -> set[int]:

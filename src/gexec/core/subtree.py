@@ -27,7 +27,7 @@ from gexec.core.taken import Taken
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Refused, Start, Stdin
+from gexec.wire.frames import Ended, Frame, Output, Refused, Start, Stdin
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -188,9 +188,8 @@ class Subtree:
             if not child.owes and self._stdin is not None:
                 self._stdin.took(number, Broadcast.ALL)
             return Ended(ranges, frame.outcome, frame.stdout_length, frame.stderr_length) if ranges else None
-        elif isinstance(frame, RanksStarted):  # and Ready
-            ranges = child.owed(frame.ranks)
-            return type(frame)(ranges) if ranges else None
+        elif isinstance(frame, frames.OfRanks):
+            return child.reported(frame)
         return None
 
     def _refused(self, child: Child, frame: Refused, now_s: float) -> None:
@@ -366,7 +365,7 @@ class Subtree:
                 anew.again, anew.silent = child.again, child.silent
                 anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
-        # With the same epoch, these have ended and their nodes were lost; their reports may be lost as well.
+        # With the same epoch, these have ended and their nodes were lost; perhaps their reports, too.
         if uncovered := set(range(self._first, high)).difference(decided, covered):
             self._cover(self._first, high, uncovered, covered, turn, now_s)
 
@@ -376,12 +375,12 @@ class Subtree:
         self._emit(events.ToChild(child.number, frames.Resync(self._epochs.of(child.turn))))
 
     def close(self, frame: Frame) -> None:
-        """Send a last frame (Close, or Release) to every child and forget them all."""
-        hurry = not self.complete
+        """Send a last frame (Close, or Release) to every child, and forget them all."""
+        hurry = not self.complete  # the job is over here: nobody takes its stdin any more
         self._taken.clear()
-        for child in list(self.children.values()):
+        for child in self.held.clear():
             self._emit(events.ToChild(child.number, frame, hurry))
-            self._forget(child)
+            self._emit(events.DropChild(child.number))
 
     # -- the books ------------------------------------------------------------------------
 

@@ -19,9 +19,11 @@ from gexec.posix import memory
 from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
+from gexec.relay.arriving import OVER_SHARE, NodeFrames
 from gexec.relay.context import RelayContext
 from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import Link
+from gexec.relay.linkstates import OPENED
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
@@ -30,7 +32,7 @@ from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import Spawning
 from gexec.relay.taskio import TaskIO
-from gexec.relay.tls import link_contexts
+from gexec.relay.tls import bound_certificates, link_contexts
 from gexec.security.credential import Credential
 from gexec.security.names import normal
 from gexec.security.signers import Trust
@@ -75,10 +77,13 @@ class RelayService:
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
+        if not bound_certificates(contexts.accept):
+            self._log.warning("this Python's OpenSSL reads certificates of up to 100 KiB: keep it up to date")
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
-        self._pool = Pool(self, contexts, self.quotas.dials)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas)
+        self._arriving = NodeFrames(self.quotas.arriving)
+        self._pool = Pool(self, contexts, self.quotas, self._arriving)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas, self._arriving)
         self._jobs = Jobs(self, context.settings)
         self._tidying: asyncio.TimerHandle | None = None
 
@@ -106,6 +111,8 @@ class RelayService:
     def _stop_if_idle(self) -> None:
         if self._jobs.draining and not self._jobs.by_key:
             self._acceptor.stop()  # if systemd holds the sockets, new connections are for the next gexecd
+            for link in self._pool.links():
+                link.hasten()  # the Close of the last job: its nodes would wait for another parent
             self._loop.call_later(0.05, self._stop, 0)  # time for pending frames to leave
 
     def _stop(self, status: int) -> None:
@@ -204,7 +211,12 @@ class RelayService:
     def link_opened(self, link: Link) -> None:
         """The peer's Hello has arrived."""
         self._acceptor.known(link)
-        self._jobs.link_opened(link)
+        if link.state == OPENED:
+            self._jobs.link_opened(link)
+
+    def link_is_idle(self, link: Link) -> bool:
+        """Tell whether no job uses a link."""
+        return self._jobs.is_idle(link)
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         """A frame of a job has arrived."""
@@ -214,8 +226,9 @@ class RelayService:
         """A link has ended."""
         self._pool.forget(link)
         self._acceptor.forget(link)
+        self._arriving.ended(link)
         unusual = (not link.opened and text != NOT_NEEDED) or text.startswith(
-            ("protocol violation", "TLS failed", "uid ")
+            ("protocol violation", "TLS failed", "uid ", OVER_SHARE)
         )
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

@@ -4,8 +4,8 @@ The caller waits until the keeper has started the command, or says why not: so a
 *not started*, as that of any other job. Like a ``chdir`` to a file system that does not answer, that can stop
 the tasks of one user only.
 
-All that a keeper needs is loaded before the fork: it shares the pages of its code, and runs the code of its
-gexecd also when another version was installed meanwhile.
+A helper loads this with its user's first background job, and with it all that a keeper needs: keepers share
+these pages. The starter of root's gexecd never does.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from gexec.core.deadlines import earlier
 from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
-from gexec.spawner.keeping import spawn_kept
+from gexec.spawner.cells import Cell, Cells
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
@@ -49,6 +49,7 @@ class Launcher:
         not_orphans: returns the pids of children that are neither tasks nor leftovers (helpers).
         linger_s: how long after a task's end its leftovers are reported; see ``Leftovers``.
         ways: how tasks are started.
+        cells: control groups for the tasks; None = they get none.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Launcher:
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
         ways: Ways | None = None,
+        cells: Cells | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
@@ -68,7 +70,8 @@ class Launcher:
         self._by_pid: dict[int, TaskProcess] = {}
         #: Started tasks whose start is not reported yet, oldest first, and when the report is due.
         self._held: dict[int, float] = {}
-        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
+        self._cells = cells
+        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s, cells)
 
     @property
     def tasks(self) -> int:
@@ -98,10 +101,7 @@ class Launcher:
                 return
             since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            if spec.keeping is None:
-                shown_pid = pid = starting.spawn(spec, fds, self._ways)
-            else:
-                pid, shown_pid = spawn_kept(spec, spec.keeping, fds[0], self._ways)
+            pid, shown_pid, cell = self._spawn(spec, fds)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -119,10 +119,39 @@ class Launcher:
         )
         task.shown_pid = shown_pid
         task.outputs = outputs
+        task.cell = cell
         self._tasks[number] = self._by_pid[pid] = task
         self._held[number] = clock.now_s() + _STARTED_HELD_S
         if len(self._held) > _HELD_MAX:
             self._tell_started(next(iter(self._held)))
+
+    def _spawn(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, int, Cell | None]:
+        """Start a task, if possible in a cell; return the pids of our child and its program, and the cell.
+
+        Raises:
+            Refusal: as ``starting.spawn``.
+        """
+        cells = self._cells
+        cell = None if cells is None else cells.enter()
+        if cells is None or cell is None:
+            return *self._spawn_here(spec, fds), None
+        started = is_out = False
+        try:
+            pid, shown_pid = self._spawn_here(spec, fds)
+            started = True
+        finally:
+            is_out = cells.back()
+            if is_out and not started:
+                cells.give(cell)
+        return pid, shown_pid, cell if is_out else None
+
+    def _spawn_here(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, int]:
+        if spec.keeping is None:
+            pid = starting.spawn(spec, fds, self._ways)
+            return pid, pid
+        from gexec.spawner.keeping import spawn_kept  # few users have background jobs
+
+        return spawn_kept(spec, spec.keeping, fds[0], self._ways)
 
     def _tell_started(self, number: int) -> None:
         if self._held.pop(number, None) is not None:
@@ -221,6 +250,9 @@ class Launcher:
                 descendants.send_tree([orphan.pid], GENTLE)
 
     def _kill_hard(self, task: TaskProcess) -> None:
+        # With a cell, the rest is for processes that have left it, which only root's can.
+        if self._leftovers.end_cell(task) and not task.sweeps:
+            return
         # Processes outside the group first, while they can still be found below the task's process.
         descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
         _signal_group(task.pid, signal.SIGKILL)

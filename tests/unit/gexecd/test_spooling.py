@@ -37,7 +37,7 @@ def test_an_ordinary_user_has_it_beside_the_socket(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("kind", ["writable", "link", "file"])
-def test_attack_126_a_spool_that_others_can_change_is_not_used(tmp_path: Path, log: Log, kind: str) -> None:
+def test_attack_134_a_spool_that_others_can_change_is_not_used(tmp_path: Path, log: Log, kind: str) -> None:
     path = tmp_path / "spool"
     if kind == "writable":
         path.mkdir()
@@ -52,7 +52,7 @@ def test_attack_126_a_spool_that_others_can_change_is_not_used(tmp_path: Path, l
     assert "no background jobs are kept here" in (tmp_path / "log").read_text()
 
 
-def test_attack_126_a_directory_above_it_that_others_can_change(tmp_path: Path, log: Log) -> None:
+def test_attack_134_a_directory_above_it_that_others_can_change(tmp_path: Path, log: Log) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     spool = prepared(GexecdSettings(spool=str(tmp_path / "open" / "spool")), log)

@@ -1,4 +1,4 @@
-"""Attack 128: nodes' lines about background jobs are checked, field by field."""
+"""Attack 136: nodes' lines about background jobs are checked, field by field."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_a_line_comes_back_as_it_was(end: RankEnd | None) -> None:
         {"runs": False}, {"held": 0}, {"more": 1},
     ],
 )  # fmt: skip
-def test_attack_128_a_line_with_another_field_is_refused(change: dict[str, Any]) -> None:
+def test_attack_136_a_line_with_another_field_is_refused(change: dict[str, Any]) -> None:
     told = json.loads(state().line()) | change
     with pytest.raises(ProtocolError):
         RankState.parse(json.dumps(told).encode())
 
 
 @pytest.mark.parametrize("line", [b"", b"{}", b"[]", b"hello", b"\xff\xfe", b"[" * 60_000])
-def test_attack_128_a_line_that_is_none_is_refused(line: bytes) -> None:
+def test_attack_136_a_line_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(ProtocolError):
         RankState.parse(line)

@@ -87,7 +87,7 @@ def test_a_lost_rank_expires_with_its_directory(user: Path) -> None:
     os.close(fd)
 
 
-def test_attack_127_links_pipes_and_large_files_are_not_read(user: Path, tmp_path: Path) -> None:
+def test_attack_135_links_pipes_and_large_files_are_not_read(user: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(record(job=JOB, rank=0).encode())
     path = made(user)
@@ -109,7 +109,7 @@ def test_attack_127_links_pipes_and_large_files_are_not_read(user: Path, tmp_pat
     os.close(fd)
 
 
-def test_attack_127_a_linked_rank_is_not_entered(user: Path, tmp_path: Path) -> None:
+def test_attack_135_a_linked_rank_is_not_entered(user: Path, tmp_path: Path) -> None:
     (user / f"{JOB}.3").symlink_to(tmp_path)
     fd = opened(user)
     assert list(spool.places(fd)) == []

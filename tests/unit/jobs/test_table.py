@@ -54,7 +54,7 @@ def test_the_table() -> None:
     assert table.table([], 0.0, False) == []
 
 
-def test_attack_128_nothing_in_the_table_steers_the_terminal() -> None:
+def test_attack_136_nothing_in_the_table_steers_the_terminal() -> None:
     jobs = table.jobs_of([rank(0, node="\x1b[2J", name="\x1b]0;x", command=["\r\n\x07"], user="\x9b")])
     assert all(line.isprintable() for line in table.table(jobs, 0.0, True))
 

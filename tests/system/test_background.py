@@ -66,6 +66,12 @@ class Ctl:
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 
+    def forget_all(self) -> None:
+        """End and forget all jobs."""
+        for job in self.jobs():
+            self("kill", "--now", job["job"])
+            assert self("forget", job["job"]).returncode == 0
+
     def place(self, job: str, node: str = "node001") -> Path:
         """Return the directory of a job's only rank on a node."""
         [found] = (self.cluster.dir / "spool" / node / str(UID)).glob(f"{job}*")
@@ -78,12 +84,11 @@ class Ctl:
 
 @pytest.fixture
 def ctl(cluster: Cluster) -> Iterator[Ctl]:
-    """Of the shared cluster; all background jobs of a test are gone after it."""
+    """Of the shared cluster; all background jobs of a test, and of tests before it, are gone after it."""
     one = Ctl(cluster)
+    one.forget_all()
     yield one
-    for job in one.jobs():
-        one("kill", "--now", job["job"])
-        assert one("forget", job["job"]).returncode == 0
+    one.forget_all()
 
 
 # -- from the start to the end ----------------------------------------------------------------

@@ -61,7 +61,7 @@ def run_attached(call: Call, job: JobSpec, choice: Choice, view: View | None, su
     Two jobs: the first one starts the keepers, the second one reads what they keep, from the first byte on.
     """
     from gexec.cli.job import shown_ranks
-    from gexec.cli.querying import program_of
+    from gexec.cli.querying import hides_outcome, program_of, true_outcomes
     from gexec.jobs.table import again
     from gexec.render.quiet import Quiet
 
@@ -77,8 +77,11 @@ def run_attached(call: Call, job: JobSpec, choice: Choice, view: View | None, su
     with run:
         if started and not starting.is_over:
             reading = submit(program_of(job, started, ["attach", job_hex, ranks, "--hold"]))
-            run.one(reading, ranks=started)
-            for rank, outcome in zip(started, reading.session.ended_outcomes(), strict=True):
+            run.one(reading, ranks=started, again=hides_outcome)
+            ended = reading.session.ended_outcomes()
+            if run.status is None:
+                ended = true_outcomes(call, job_hex, started, ended)
+            for rank, outcome in zip(started, ended, strict=True):
                 outcomes[rank] = outcome
         if started and (starting.is_over or run.killed):
             ending = submit(program_of(job, started, ["kill", job_hex, ranks, "--now"]))

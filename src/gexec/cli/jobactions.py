@@ -10,7 +10,7 @@ import os
 
 from gexec.cli.flow import Run
 from gexec.cli.job import shown_ranks
-from gexec.cli.querying import ask_nodes, program_of
+from gexec.cli.querying import ask_nodes, hides_outcome, program_of, true_outcomes
 from gexec.client.job import submit
 from gexec.client.transfer import INTERRUPT
 from gexec.errors import UsageError
@@ -18,7 +18,7 @@ from gexec.jobs import states, table
 from gexec.render.summary import summary
 from gexec.select.sources import Choice
 from gexec.wire.jobspec import JobSpec
-from gexec.wire.outcome import LOST, Outcome, exited, lost
+from gexec.wire.outcome import Outcome, exited, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Acting:
         with shown:
             if todo:
                 for place, outcome in zip(todo, self._ask(shown, todo, signum), strict=True):
-                    outcomes[place] = self._judged(place, outcome)
+                    outcomes[place] = outcome
         done = [exited(0) if outcome is None else outcome for outcome in outcomes]
         shown.finish(done)
         return self._conclude(shown, done)
@@ -165,13 +165,6 @@ class Acting:
             may_run = state.held or (state.outcome is not None and state.outcome.text == states.UNKEPT)
             return None if state.runs or may_run else exited(0)
         return None if state.runs else exited(0)
-
-    def _judged(self, place: int, outcome: Outcome) -> Outcome:
-        """Return a rank's outcome from that of gexec-job."""
-        entry = self._ranks[place]
-        known = entry[1].outcome if entry is not None else None
-        is_lost = known is not None and known.kind == LOST
-        return known if known is not None and is_lost and self._action == "attach" else outcome
 
     def _whole(self) -> tuple[JobSpec, Choice]:
         """Return the job as it was started, as far as it is known, for views and the summary."""
@@ -193,8 +186,12 @@ class Acting:
             words.append(str(signum))
         words += self._options()
         connection = submit(program_of(self._query.job, [index for index, _ in entries], words))
-        shown.one(connection, ranks=todo)
-        return connection.session.ended_outcomes()
+        mirrors = self._action in ("attach", "wait")
+        shown.one(connection, ranks=todo, again=hides_outcome if mirrors else None)
+        ended = connection.session.ended_outcomes()
+        if not mirrors or shown.status is not None:
+            return ended
+        return true_outcomes(self._call, self._job.id, [state.rank for _, state in entries], ended)
 
     def _options(self) -> list[str]:
         parsed = self._call.parsed

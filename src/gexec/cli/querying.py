@@ -20,6 +20,7 @@ from gexec.render.wrapped import Wrapped
 from gexec.wire import ranks as sets
 from gexec.wire.frames import STDOUT
 from gexec.wire.jobspec import NO_STDIN, REMOTE_PATH
+from gexec.wire.outcome import EXITED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,6 +85,25 @@ def ask_nodes(call: Call) -> Query:
     query.outcomes = connection.session.ended_outcomes()
     asking.finish(query.outcomes)
     return query
+
+
+def hides_outcome(outcome: Outcome) -> bool:
+    """Tell whether ``gexec-job`` may have ended so because the command's outcome is none of a process.
+
+    A command that was *lost* or *timed out* is known to the nodes only: ``true_outcomes`` asks them.
+    """
+    return outcome.kind == EXITED and outcome.value in (124, 255)
+
+
+def true_outcomes(call: Call, job: str, ranks: Sequence[int], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes of ranks of a background job; ``outcomes``: how ``gexec-job`` ended for each."""
+    if not any(map(hides_outcome, outcomes)):
+        return list(outcomes)
+    known = {state.rank: state.outcome for _, state in ask_nodes(call).found if state.job == job}
+    return [
+        (known.get(rank) or outcome) if hides_outcome(outcome) else outcome
+        for rank, outcome in zip(ranks, outcomes, strict=True)
+    ]
 
 
 def on_nodes(request: Request) -> Request:

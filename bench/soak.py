@@ -308,6 +308,8 @@ def main() -> int:
     if options.nodes < 5 or options.jobs < SAMPLES or options.every < 2:
         parser.error(f"expected 5 nodes or more, {SAMPLES} jobs or more, and 2 or more between large ones")
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    # In the background of a script it would be ignored, here and in every gexec that is interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(f"daemons: {daemons()}")
     folder = Path(tempfile.mkdtemp(prefix="gxs", dir="/tmp"))
     folder.chmod(0o755)

@@ -62,8 +62,8 @@ class Cluster:
         #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
-        self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
-        self.by_name = dict(zip(spec.names, self.nodes, strict=True))
+        self.nodes = Nodes(self)
+        self.rank_of = {name: rank for rank, name in enumerate(spec.names)}
         self.link_numbers = 0
         #: Sends a frame of the client's.
         self.client_sends: Callable[[Frame], None] = _no_client
@@ -76,8 +76,20 @@ class Cluster:
 
     @property
     def daemons(self) -> list[SimDaemon]:
-        """All of them, the root's first."""
-        return [self.root, *self.nodes]
+        """All of them, the root's first, whether something has happened to them or not."""
+        return [self.root, *(self.nodes[rank] for rank in range(self.spec.ranks))]
+
+
+class Nodes(dict[int, "SimDaemon"]):
+    """The nodes' daemons by rank. Each is made when it is first looked at: a large world has many others."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def __missing__(self, rank: int) -> SimDaemon:
+        self[rank] = daemon = SimDaemon(self._cluster, rank)
+        return daemon
 
 
 class SimMachine:
@@ -211,7 +223,7 @@ class SimDaemon:
             if end.waiting and urgent and end.turn is not None:
                 self.quotas.dials.hurry(end.turn)
             return end
-        link = self.new_link(self.cluster.by_name[name.encode()])
+        link = self.new_link(self.cluster.nodes[self.cluster.rank_of[name.encode()]])
         self._dialled[name] = end = link.dialler
         end.waiting = True
         end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)

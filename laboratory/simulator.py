@@ -48,7 +48,7 @@ class Simulation:
         self.made = made
         self.cluster = Cluster(self.world, made.spec, made.plans, made.dials, made.ttl_s)
         self.cluster.betrayed = betrayed(made)
-        self.client = SimClient(self.cluster, made.habits)
+        self.client = SimClient(self.cluster, made.habits, bool(made.faults))
         self.cluster.client_sends = self.client.send
 
     def run(self) -> Result:

@@ -12,7 +12,7 @@ import time
 from gexec.client.ending import Ending
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES
 from gexec.client.stdio import READER_GONE
-from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted
+from gexec.wire.frames import STDERR, STDOUT, Ended, NotResponding, Output, RanksStarted, Responding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ class Console:
             self._view.ended(frame.ranks, frame.outcome)
         elif isinstance(frame, RanksStarted):
             self._view.started(frame.ranks)
+        elif isinstance(frame, NotResponding | Responding):
+            self._view.responding(frame.ranks, isinstance(frame, Responding))
         else:
             return
         self._take()

@@ -234,6 +234,7 @@ def _host(what: Subject) -> Iterator[Finding]:
     yield from inspection.relay_user(what.relay_user)
     yield from inspection.files([*configurations, *sockets, LOG_DIRECTORY, *what.logs])
     yield from inspection.units()
+    yield from inspection.cells(what.gexecd.control_group if what.gexecd is not None else "auto")
     yield from inspection.clock()
 
 

@@ -8,7 +8,7 @@ from gexec.core.states import States, hold
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Output, Refused
+from gexec.wire.frames import Ended, NotResponding, OfRanks, Output, Refused, Responding
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
@@ -111,6 +111,17 @@ class Child:
         if all(map(owes.__contains__, ranksets.members(ranges))):
             return ranges
         return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
+
+    def reported(self, frame: OfRanks) -> OfRanks | None:
+        """Return the part of a report that this child may send: of ranks that it owes.
+
+        That nodes do not respond it may also say of ranks that have ended.
+        """
+        if isinstance(frame, NotResponding | Responding):
+            ranges = ranksets.intersection(frame.ranks, ((self.low, self.high),))
+        else:
+            ranges = self.owed(frame.ranks)
+        return type(frame)(ranges) if ranges else None
 
     def owed_output(self, frame: Output) -> Output | None:
         """Return the output of the ranks that this child owes."""

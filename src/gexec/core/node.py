@@ -18,6 +18,7 @@ from gexec.core.child import asked_by_others
 from gexec.core.deadlines import earlier
 from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
+from gexec.core.quiet import QuietRanks
 from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
@@ -86,6 +87,7 @@ class Node:
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
         self._outbox = Outbox()
+        self._quiet = QuietRanks(self._to_parent)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         emit = self._emit
         self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)
@@ -158,7 +160,10 @@ class Node:
             self._task.stdin_measured(event.unread, now_s)
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
+        elif isinstance(event, events.ChildQuiet):
+            self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
+            self._quiet.lost(self._subtree.children.get(event.child), now_s)
             self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
         elif event.parent == self.parent:
             self._orphaned(now_s)
@@ -178,7 +183,7 @@ class Node:
             elif self._complete or self._outbox.size_bytes >= limits.GATHER_BYTES:
                 self._flush()
             else:
-                due_s = now_s + self._gather_s()
+                due_s = now_s + self._outbox.delay_s(self.high - self.low)
                 if self._flush_at_s is None or due_s < self._flush_at_s:
                     self._flush_at_s = due_s
         if self.state == CLOSING and not self._task.runs:
@@ -188,16 +193,6 @@ class Node:
             self._emit(events.Finish())
         effects, self._effects = self._effects, []
         return effects
-
-    def _gather_s(self) -> float:
-        """Return how long to delay reports, to gather more of them.
-
-        Reports of started processes are not urgent, and more reports usually follow soon. With many nodes
-        below, a longer delay pays off, because each frame wakes up every ancestor.
-        """
-        if not self._outbox.urgent:
-            return limits.GATHER_MAX_S
-        return min(limits.GATHER_MAX_S, limits.GATHER_S + limits.GATHER_PER_RANK_S * (self.high - self.low))
 
     @property
     def _complete(self) -> bool:
@@ -280,6 +275,7 @@ class Node:
         if stdin_anew and self._stdin is not None:
             self._stdin.restart()
         self._told_stdin = 0
+        self._quiet.again()
         self._outbox.clear()
         self._flush_at_s = None
         self._task.resend()
@@ -347,7 +343,9 @@ class Node:
     # -- the children ---------------------------------------------------------------------
 
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        self._quiet.child(self._subtree.children.get(child), False, now_s)
         passed = self._subtree.heard(child, frame, now_s)
+        self._quiet.passed(passed, now_s)
         if isinstance(passed, Output):
             self._outbox.output(passed)
         elif isinstance(passed, Ended):
@@ -358,6 +356,7 @@ class Node:
             self._outbox.started(passed.ranks)
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
+        self._quiet.decided(rank)
         ended = Ended(((rank, rank + 1),), outcome, frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)
         self._decided[rank] = ended
         self._outbox.ended(ended)

@@ -13,6 +13,7 @@ from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
+from gexec.core.quiet import QuietRanks
 from gexec.core.states import hold
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
@@ -47,6 +48,7 @@ class Root:
         self._unheard = len(self._heard_of)
         self._told_stdin = 0
         self._patience = Patience()
+        self._quiet = QuietRanks(self._to_client)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._subtree = Subtree(
             spec=spec,
@@ -82,7 +84,10 @@ class Root:
             self._heard_client(event.frame)
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
+        elif isinstance(event, events.ChildQuiet):
+            self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
+            self._quiet.lost(self._subtree.children.get(event.child), now_s)
             self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
         elif isinstance(event, events.ParentLost):
             self._client_here = False
@@ -157,7 +162,9 @@ class Root:
     # -- the tree -------------------------------------------------------------------------
 
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        self._quiet.child(self._subtree.children.get(child), False, now_s)
         passed = self._subtree.heard(child, frame, now_s)
+        self._quiet.passed(passed, now_s)
         if isinstance(passed, Output):
             self._output(passed, now_s)
         elif isinstance(passed, Ended):
@@ -216,6 +223,7 @@ class Root:
         return gaps
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
+        self._quiet.decided(rank)
         unknown = frames.LENGTH_UNKNOWN
         self._end(Ended(((rank, rank + 1),), outcome, unknown, unknown))
 

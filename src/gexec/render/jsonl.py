@@ -77,6 +77,10 @@ class Jsonl(View):
         self._complete(ranks, is_of_this_job=False)
         self._each(b"started", ranks, b"")
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """See View."""
+        self._each(b"responding" if responds else b"not_responding", ranks, b"")
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         begun = self._begun.setdefault(stream, {})

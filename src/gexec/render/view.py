@@ -50,6 +50,9 @@ class View:
     def started(self, ranks: Ranges) -> None:
         """These ranks' processes run."""
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """Nothing has come from these ranks' nodes for some seconds; or something has come again."""
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """Each of these ranks next wrote ``data``, of any length, to the stream (STDOUT or STDERR)."""
         raise NotImplementedError

@@ -120,6 +120,8 @@ class SimDaemon:
         self.captured = False
         self.refuses = False
         self.swallows = False
+        #: The last Start that came, and who sent it; it outlives the daemon's memory.
+        self.last_asked: tuple[Start, SimDaemon] | None = None
         #: Open ends of links, by the link's number.
         self.ends: dict[int, SimEnd] = {}
         self.timers = SimTimers(self.world, self)

@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from gexec.core.deadlines import SteadyClock
 from gexec.core.ledger import Ledger
 from gexec.core.node import Node
 from gexec.core.task import Task
+from gexec.posix.deadline import Deadline
 from gexec.relay.jobs import Jobs
 from laboratory.scenario import scenario
 from laboratory.simulator import Simulation
 from laboratory.spawners import SimSpawner
 
 
-class Defect(NamedTuple):
+class PutBack(NamedTuple):
     """One defect: in a method, a text that is right, and the wrong one.
 
     Attributes:
@@ -44,7 +44,7 @@ class Defect(NamedTuple):
 FIRST = 1
 ALL = (
     # An end that is reported twice counts twice: the job is over too soon, or never.
-    Defect(
+    PutBack(
         "count instead of set",
         Ledger,
         "end",
@@ -53,11 +53,11 @@ ALL = (
         400,
     ),
     # A node does not compare epochs: a former parent takes it back.
-    Defect("forgotten epoch", Node, "_attach", "elif start.epoch <= (epoch :=", "elif 0 > (epoch :=", 400),
+    PutBack("forgotten epoch", Node, "_attach", "elif start.epoch <= (epoch :=", "elif 0 > (epoch :=", 400),
     # A new daemon accepts credentials that were issued before it started.
-    Defect("replay after restart", SimSpawner, "_refusal", "if self.born_s > 0:", "if False:", 400),
+    PutBack("replay after restart", SimSpawner, "_refusal", "if self.born_s > 0:", "if False:", 400),
     # A node acknowledges the output of those below it before the client has it.
-    Defect(
+    PutBack(
         "acknowledge before write",
         Node,
         "_heard_child",
@@ -67,7 +67,7 @@ ALL = (
         400,
     ),
     # What is still in the pipes when a process ends is not read.
-    Defect(
+    PutBack(
         "dropped last chunk",
         Task,
         "process_ended",
@@ -76,9 +76,9 @@ ALL = (
         400,
     ),
     # A second parent begins the rank a second time, beside the first.
-    Defect("double adoption", Jobs, "_start", "        if job is not None:\n", "        if False:\n", 400),
+    PutBack("double adoption", Jobs, "_start", "        if job is not None:\n", "        if False:\n", 400),
     # A node without a parent waits for one for ever.
-    Defect(
+    PutBack(
         "wait without deadline",
         Node,
         "_orphaned",
@@ -87,11 +87,18 @@ ALL = (
         400,
     ),
     # A strict job starts its processes before all nodes have checked that they can.
-    Defect("spawn before check", Task, "begin", "if self._spec.flags & jobspec.STRICT:", "if False:", 400),
-    # After a pause, deadlines decide before anything is read.
-    Defect("deadline before read", SteadyClock, "now", "elif self._moves < MOVES_MAX:", "elif False:", 400),
+    PutBack("spawn before check", Task, "begin", "if self._spec.flags & jobspec.STRICT:", "if False:", 400),
+    # After a pause, a deadline for a peer is over before anything that came meanwhile is read.
+    PutBack(
+        "deadline before read",
+        Deadline,
+        "_due",
+        "if self._countdown.over(self._timers.time()):",
+        "if True:",
+        400,
+    ),
     # Output is not sent again to a new parent. (State lost in a planned restart comes with such restarts.)
-    Defect(
+    PutBack(
         "nothing sent again",
         Task,
         "resend",
@@ -103,7 +110,7 @@ ALL = (
 
 
 @contextmanager
-def put_in(defect: Defect) -> Iterator[None]:
+def put_in(defect: PutBack) -> Iterator[None]:
     """Have the defect in the code, for a while."""
     method: Any = getattr(defect.owner, defect.method)
     source = inspect.getsource(method)
@@ -131,7 +138,7 @@ def found(seed: int) -> str:
     return ""
 
 
-def first_found(defect: Defect, within: int) -> tuple[int, str]:
+def first_found(defect: PutBack, within: int) -> tuple[int, str]:
     """Return how many seeds it takes to find a defect, and what they violate; (0, "") if they do not."""
     with put_in(defect):
         for seed in range(FIRST, FIRST + within):

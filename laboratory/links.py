@@ -226,6 +226,7 @@ class SimEnd:
         reached = self.daemon.cluster.moments.reached
         if type(frame) is frames.Start and not frame.blob:
             frame.blob = self.daemon.cluster.blob
+            self.daemon.last_asked = (frame, self.peer.daemon)
         if type(frame) is frames.Ack and reached(moments.BEFORE_ACK, self.daemon.index):
             return
         if type(frame) is frames.Start and frame.epoch > 1 and self.daemon.jobs.by_key:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from laboratory import defects
-from laboratory.defects import Defect
+from laboratory.defects import PutBack
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("defect", defects.ALL, ids=lambda defect: defect.name)
-def test_defect_is_found(defect: Defect) -> None:
+def test_defect_is_found(defect: PutBack) -> None:
     number, wrong = defects.first_found(defect, defect.within)
     assert 0 < number <= defect.within, f"{defect.name} is not found in {defect.within} seeds"
     assert wrong

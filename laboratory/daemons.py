@@ -63,7 +63,7 @@ class Cluster:
         #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
-        self.nodes = Nodes(self)
+        self.nodes = NodeDaemons(self)
         self.rank_of = {name: rank for rank, name in enumerate(spec.names)}
         self.link_numbers = 0
         #: Sends a frame of the client's.
@@ -81,7 +81,7 @@ class Cluster:
         return [self.root, *(self.nodes[rank] for rank in range(self.spec.ranks))]
 
 
-class Nodes(dict[int, "SimDaemon"]):
+class NodeDaemons(dict[int, "SimDaemon"]):
     """The nodes' daemons by rank. Each is made when it is first looked at: a large world has many others."""
 
     def __init__(self, cluster: Cluster) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gexec.core.saving import Savable
 from gexec.core.states import hold
 from gexec.errors import ProtocolError
 
 
-class RetainedStream:
+class RetainedStream(Savable):
     """Output of one (rank, stream) at its node: kept until acknowledged end to end.
 
     Args:
@@ -20,6 +21,7 @@ class RetainedStream:
     """
 
     __slots__ = ("_chunks", "base", "closed", "end", "window_bytes")
+    SAVED: ClassVar[str] = "_chunks base closed end window_bytes"
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = window_bytes
@@ -56,6 +58,10 @@ class RetainedStream:
         """Return (offset, data) of everything that may have to be sent again, in order."""
         return list(self._chunks)
 
+    def story(self) -> str:
+        """Return what is known about the stream, in a few words."""
+        return f"{self.end} bytes, {self.base} acknowledged{', closed' if self.closed else ''}"
+
     def validate(self, who: str) -> None:
         """Check that everything is kept that may have to be sent again. Raises BrokenInvariantError."""
         hold(self.base <= self.end, who, "at most {} bytes are acknowledged", self.end)
@@ -67,7 +73,7 @@ class RetainedStream:
         hold(position == self.end, who, "bytes up to {} are kept", self.end)
 
 
-class Broadcast:
+class Broadcast(Savable):
     """stdin at one node: bytes for several takers, kept until the slowest has taken them.
 
     Takers are numbered; each has the offset up to which it has taken bytes, or ALL if it wants no more.
@@ -76,6 +82,7 @@ class Broadcast:
     __slots__ = ("_chunks", "_restarting", "_taken", "_takers", "base", "end", "eof")
 
     ALL: ClassVar[int] = 2**64 - 1
+    SAVED: ClassVar[str] = "_chunks _restarting _taken _takers base end eof"
 
     def __init__(self) -> None:
         self.base = 0

@@ -10,13 +10,15 @@ and its children. Source: docs/protocol.md, Life of a job.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
 from gexec.core.outbox import Outbox
+from gexec.core.saving import Savable
 from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
@@ -47,7 +49,7 @@ STATES: Final = States(
 )
 
 
-class Node:
+class Node(Savable):
     """The machine for one (job, low) at one daemon.
 
     Args:
@@ -57,6 +59,11 @@ class Node:
         parent: the caller's number for the connection that it came from.
         orphan_grace_s: how long to wait for a new parent.
     """
+
+    SAVED: ClassVar[str] = (
+        "_decided _flush_at_s _maybe_asked _orphan_until_s _told_stdin epoch finished high parent state"
+    )
+    PARTS: ClassVar[str] = "_outbox _stdin _subtree _task"
 
     def __init__(
         self,
@@ -84,10 +91,10 @@ class Node:
         # With epoch 1 no node can have asked this node's daemon before.
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
+        self._emit: Callable[[events.Effect], None] = self._effects.append
         self._outbox = Outbox()
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
-        emit = self._emit
-        self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)
+        self._task = Task(rank=self.low, spec=spec, emit=self._emit, outbox=self._outbox, stdin=self._stdin)
         self._subtree = Subtree(
             spec=spec,
             first=start.low + 1,
@@ -95,13 +102,10 @@ class Node:
             credential=start.credential,
             blob=start.blob,
             epoch=start.epoch,
-            emit=emit,
+            emit=self._emit,
             decide=self._decide,
             stdin=self._stdin,
         )
-
-    def _emit(self, effect: events.Effect) -> None:
-        self._effects.append(effect)
 
     # -- driving --------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class Node:
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
         elif isinstance(event, events.ChildLost):
-            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
+            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent, event.here)
         elif event.parent == self.parent:
             self._orphaned(now_s)
         return self._leave(now_s)
@@ -185,7 +189,7 @@ class Node:
             self.finished = True
             self._emit(events.CloseOutput())
             self._emit(events.Finish())
-        effects, self._effects = self._effects, []
+        effects, self._effects[:] = list(self._effects), []
         return effects
 
     def _gather_s(self) -> float:
@@ -243,9 +247,8 @@ class Node:
             self._subtree.send(frame)
             self._task.run(now_s)
         elif isinstance(frame, frames.Resync):
-            if (
-                self.state < CLOSING
-            ):  # with a higher epoch, the parent has a new parent, which sends stdin again
+            if self.state < CLOSING:
+                # With a higher epoch, the parent has a new parent, which sends stdin again.
                 self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
         elif isinstance(frame, frames.Release):
             self._orphaned(now_s)
@@ -254,13 +257,11 @@ class Node:
 
     def _attach(self, parent: int, start: Start, now_s: float) -> None:
         """A Start for a job that runs here already: a parent with a higher epoch takes this node."""
-        refused = None
-        if self.state >= CLOSING:
+        if self.state >= CLOSING or start.epoch <= self.epoch:
             refused = frames.Refused(frames.REFUSED_UNKNOWN, "the job is being ended on this node")
-        elif start.epoch <= self.epoch:
-            text = f"the job has a parent with epoch {self.epoch}"
-            refused = frames.Refused(frames.REFUSED_STALE, text, self.epoch)
-        if refused is not None:
+            if self.state < CLOSING:
+                text = f"the job has a parent with epoch {self.epoch}"
+                refused = frames.Refused(frames.REFUSED_STALE, text, self.epoch)
             self._emit(events.ToParent(parent, refused))
             return
         if self.parent is not None and self.parent != parent:
@@ -309,9 +310,7 @@ class Node:
             self._task.stdin(*passed)
 
     def _tell_stdin(self) -> None:
-        if self._stdin is None:
-            return
-        taken = self._stdin.taken()
+        taken = self._stdin.taken() if self._stdin is not None else 0
         if taken > self._told_stdin and self.parent is not None:
             self._told_stdin = taken
             self._to_parent(StdinTaken(taken))

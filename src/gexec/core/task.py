@@ -11,13 +11,14 @@ deadline comes; then everything that is there is read first, and the outcome is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast, RetainedStream
 from gexec.core.outbox import Outbox
+from gexec.core.saving import Savable, Saved
 from gexec.core.stall import Stall
 from gexec.core.states import States, hold
 from gexec.errors import ProtocolError
@@ -60,8 +61,14 @@ STATES: Final = States(
 )
 
 
-class Task:
+class Task(Savable):
     """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports."""
+
+    SAVED: ClassVar[str] = (
+        "_deadline_s _fed _fed_eof _holders _missed_stdin _out_of_time _outcome _unread "
+        "_wants_stdin _written ended state was_started"
+    )
+    PARTS: ClassVar[str] = "_stall _streams"
 
     def __init__(
         self,
@@ -99,6 +106,11 @@ class Task:
         self._stall: Stall | None = None
         if stdin is not None:
             stdin.add(OWN_TAKER)
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned; its node restores what they share."""
+        self._stall = None if saved["_stall"] is None else Stall(0.0, 0.0)
+        super().restore(saved)
 
     # -- life -----------------------------------------------------------------------------
 
@@ -209,9 +221,8 @@ class Task:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do."""
-        if self._stall is not None and self.runs:
-            return earlier(self._deadline_s, self._stall.look_s)
-        return self._deadline_s
+        look_s = self._stall.look_s if self._stall is not None and self.runs else None
+        return earlier(self._deadline_s, look_s)
 
     def _finish_if_drained(self) -> None:
         if self.state == DRAINING and self._streams[STDOUT].closed and self._streams[STDERR].closed:
@@ -224,10 +235,12 @@ class Task:
     def _report(self, cause: str, outcome: Outcome) -> None:
         self._become(cause)
         self._deadline_s = None
-        lengths = [self._streams[stream].end for stream in (STDOUT, STDERR)]
-        self.ended = Ended(self._ranges, outcome, lengths[0], lengths[1])
+        self.ended = Ended(self._ranges, outcome, *self._lengths())
         self._outbox.ended(self.ended)
         self.stdin_broken()
+
+    def _lengths(self) -> tuple[int, int]:
+        return self._streams[STDOUT].end, self._streams[STDERR].end
 
     def end_unstarted(self, text: str) -> bool:
         """Give up a process that was never requested; False if it was."""
@@ -345,10 +358,9 @@ class Task:
             return
         taken = self._written - unread
         waits = self._wants_stdin and taken < self._fed
-        streams = self._streams.values()
         # Whoever cannot write because the client does not read is not standing still.
-        expected = (waits or self._fed_eof) and not any(stream.full for stream in streams)
-        if stall.stands_still(taken + sum([stream.end for stream in streams]), expected, now_s):
+        expected = (waits or self._fed_eof) and not any(stream.full for stream in self._streams.values())
+        if stall.stands_still(taken + sum(self._lengths()), expected, now_s):
             # Its end may never be reported: a process whose storage hangs cannot be killed.
             self._emit(events.KillTask(True))
             self._emit(events.CloseOutput())
@@ -373,19 +385,15 @@ class Task:
         if self.ended is not None and self.ended.outcome.kind in outcomes.ENDS:
             detached = self._spec.flags & jobspec.DETACHED != 0
             hold(closed or detached, who, "nothing comes after its end")
-            lengths = (self._streams[STDOUT].end, self._streams[STDERR].end)
-            told = (self.ended.stdout_length, self.ended.stderr_length)
-            hold(detached or told == lengths, who, "its end has the lengths of its output")
-        for retained in self._streams.values():
-            retained.validate(who)
+            same = (self.ended.stdout_length, self.ended.stderr_length) == self._lengths()
+            hold(detached or same, who, "its end has the lengths of its output")
+        self._streams[STDOUT].validate(who)
+        self._streams[STDERR].validate(who)
 
     def story(self) -> str:
         """Return what is known about the process, on one line."""
         told = [f"task {STATES.names[self.state]}"]
         told += [f"to end it at {self._deadline_s:.3f} s"] if self._deadline_s is not None else []
         told += [f"it {self._outcome.describe()}"] if self._outcome is not None else []
-        for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
-            retained = self._streams[stream]
-            closed = ", closed" if retained.closed else ""
-            told.append(f"{name} {retained.end} bytes, {retained.base} acknowledged{closed}")
+        told += [f"stdout {self._streams[STDOUT].story()}", f"stderr {self._streams[STDERR].story()}"]
         return "; ".join(told)

@@ -17,6 +17,7 @@ from gexec.core import events, tree
 from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.saving import Saved
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
 from gexec.relay.ports import LinkPort
@@ -28,6 +29,8 @@ from gexec.wire.jobspec import JobSpec
 if TYPE_CHECKING:
     from gexec.relay.jobs import Jobs
 
+#: Why links to other nodes have ended.
+UPGRADED = "gexecd was upgraded there"
 #: A root's key has this instead of a rank.
 ROOT = -1
 
@@ -104,6 +107,8 @@ class RelayJob:
         self._timers = jobs.around.timers
         self._queue: deque[events.Event] = deque()
         self._process = JobProcess(self, jobs)
+        #: Children of the job in the relay before this one.
+        self._postponed: dict[int, Saved] = {}
         self._busy = False
         self._timer: Timer | None = None
         #: When the machine has something to do, and when the timer expires, in steady time.
@@ -123,6 +128,50 @@ class RelayJob:
             and start.credential == self.credential
             and start.blob == self.blob
         )
+
+    # -- for the next relay ---------------------------------------------------------------
+
+    def save(self, fds: list[int]) -> Saved:
+        """Return its state, without the job's bytes; its descriptors are added to ``fds``."""
+        children = {
+            number: {
+                "start": (child.start.epoch, child.start.low, child.start.high, child.start.attach_only),
+                "waiting": child.waiting,
+                "sent": child.sent,
+            }
+            for number, child in self.children.items()
+        }
+        return {
+            "low": self.key[1],
+            "uid": self.uid,
+            "machine": self.machine.save(),
+            "process": self._process.save(fds),
+            "children": children,
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned, whose machine this job has; ``go_on`` follows."""
+        self._process.restore(saved["process"])
+        self._postponed = saved["children"]
+
+    def go_on(self) -> None:
+        """Begin after ``restore``: links to other nodes are lost, and those that were dialled are so again."""
+        postponed, self._postponed = self._postponed, {}
+        if isinstance(self.machine, Node) and self.machine.parent is not None:
+            self.tell(events.ParentLost(self.machine.parent, UPGRADED))
+        self._process.go_on()
+        for number, child in postponed.items():
+            if child["sent"]:
+                self.tell(events.ChildLost(number, UPGRADED, True, here=True))
+                continue
+            epoch, low, high, attach_only = child["start"]
+            start = Start(epoch, low, high, self.credential, self.blob, attach_only)
+            self._open_child(number, start, False, attach_only)
+            opened = self.children.get(number)
+            for frame in child["waiting"] if opened is not None else ():
+                opened.send(frame, True)
+        if not self.machine.finished:
+            self._arm()
 
     # -- driving --------------------------------------------------------------------------
 

@@ -60,6 +60,7 @@ class Jobs:
 
     Attributes:
         by_key: existing jobs, by (job id, low), or (job id, ROOT).
+        parties: the peers, by their links.
         draining: no new job is accepted.
     """
 
@@ -75,10 +76,12 @@ class Jobs:
         self.draining = False
         self._timers = around.timers
         self._settings = settings
+        self.orphan_grace_s = settings.orphan_grace_s
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._parties: dict[LinkPort, Party] = {}
-        self._parent_numbers = count(1)
+        self.parties: dict[LinkPort, Party] = {}
+        #: The number of the last parent.
+        self.last_parent = 0
         self._beat: Timer | None = None
         #: When it is due, in the clock's time, and how far the clock was behind at the last one.
         self._beat_due_s = 0.0
@@ -91,7 +94,7 @@ class Jobs:
     def drain(self) -> None:
         """Take no new jobs, and inform all peers."""
         self.draining = True
-        for link in self._parties:
+        for link in self.parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
 
     # -- links ----------------------------------------------------------------------------
@@ -101,7 +104,7 @@ class Jobs:
     ) -> tuple[LinkPort, int]:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
         link = self.around.dial(name, addresses, timeout_s, job.uid, urgent)
-        party = self._parties.setdefault(link, Party())
+        party = self.parties.setdefault(link, Party())
         if not (party.children or party.parents):
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
         channel = next(party.numbers) & 0xFFFFFFFF
@@ -111,37 +114,41 @@ class Jobs:
 
     def close_channel(self, link: LinkPort, channel: int) -> None:
         """Stop handling a child's channel."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
             if not (party.children or party.parents or link.reached or link.opened):
                 link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
+    def clients(self) -> list[LinkPort]:
+        """Return the links of all clients."""
+        return [link for link, party in self.parties.items() if party.uid is not None]
+
     def links(self) -> list[LinkPort]:
         """Return all links that were accepted, or are or were used by a job."""
-        return list(self._parties)
+        return list(self.parties)
 
     def link_accepted(self, link: LinkPort, uid: int | None) -> None:
         """A peer has connected: a daemon, or a client of this uid."""
-        self._parties[link] = Party(uid)
+        self.parties[link] = Party(uid)
 
     def link_begun(self, link: LinkPort) -> None:
         """It is a link's turn to be dialled."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             for job, number in list(party.children.values()):
                 job.child_link_begun(number)
 
     def link_reached(self, link: LinkPort) -> None:
         """A dialled peer's machine has answered."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             for job, number in list(party.children.values()):
                 job.child_link_reached(number)
 
     def link_opened(self, link: LinkPort) -> None:
         """The peer's Hello has come."""
-        party = self._parties[link]
+        party = self.parties[link]
         if party.uid is not None:
             within_s = self._settings.unauthenticated_max_s
             overdue = partial(link.abort, f"protocol violation: no Submit within {within_s:g} s")
@@ -151,7 +158,7 @@ class Jobs:
 
     def link_closed(self, link: LinkPort, text: str) -> bool:
         """A link has ended: inform every job on it. Return whether the link was known."""
-        party = self._parties.pop(link, None)
+        party = self.parties.pop(link, None)
         if party is None:
             return False
         if party.deadline is not None:
@@ -165,7 +172,7 @@ class Jobs:
 
     def link_frame(self, link: LinkPort, channel: int, frame: Frame) -> None:
         """A frame of a job has come."""
-        party = self._parties[link]
+        party = self.parties[link]
         parent = party.parents.get(channel)
         if parent is not None:
             if isinstance(frame, Submit):
@@ -214,7 +221,7 @@ class Jobs:
         next_s = settings.link_idle_s
         now_s = self._timers.time()
         paused_s = self._paused_s(now_s)
-        for link, party in list(self._parties.items()):
+        for link, party in list(self.parties.items()):
             # During its own pause this process could not receive anything.
             link.heard_s = min(now_s, link.heard_s + paused_s)
             silent_s = now_s - link.heard_s
@@ -239,7 +246,7 @@ class Jobs:
     def _end_unread(self) -> None:
         """End the jobs of clients that leave more output unread than their user's share, largest first."""
         unread: dict[int, list[tuple[int, LinkPort]]] = {}
-        for link, party in self._parties.items():
+        for link, party in self.parties.items():
             if party.uid is not None and party.parents:
                 unread.setdefault(party.uid, []).append((link.unsent_bytes, link))
         for uid in self.around.quotas.over_unread(
@@ -304,9 +311,9 @@ class Jobs:
         if text:
             self._refuse(link, channel, Refused(frames.REFUSED_DENIED, text), denials.PARENT, credential)
             return
-        parent = next(self._parent_numbers)
+        self.last_parent = parent = self.last_parent + 1
         if job is not None:
-            self._join(job, link, party, channel, parent)
+            self.join(job, link, channel, parent)
             job.tell(events.ParentFrame(parent, start))
             return
         if start.attach_only:
@@ -322,10 +329,10 @@ class Jobs:
             spec=spec,
             start=start,
             parent=parent,
-            orphan_grace_s=self._settings.orphan_grace_s,
+            orphan_grace_s=self.orphan_grace_s,
         )
         job = RelayJob(self, key, node, spec, start.credential, start.blob, credential.uid)
-        self._begin(job, link, party, channel, parent)
+        self._begin(job, link, channel, parent)
 
     def _submit(self, link: LinkPort, party: Party, channel: int, submit: Submit) -> None:
         """A client of this host submits a job."""
@@ -333,8 +340,6 @@ class Jobs:
             raise ProtocolError("Submit from a daemon")
         if party.parents:
             raise ProtocolError("a second job on one connection")
-        if party.deadline is not None:
-            party.deadline.cancel()
         checked = self._checked(link, channel, submit)
         if checked is None:
             return
@@ -353,24 +358,28 @@ class Jobs:
             code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY
             self._refuse(link, channel, refusal, code, credential)
             return
-        parent = next(self._parent_numbers)
+        self.last_parent = parent = self.last_parent + 1
         blob = submit.blob
         root = Root(
             job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
         )
         job = RelayJob(self, key, root, spec, submit.credential, blob, credential.uid)
-        self._begin(job, link, party, channel, parent)
+        self._begin(job, link, channel, parent)
 
-    def _join(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+    def join(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
+        """A channel of this link leads to a parent of this job, or to its client."""
+        party = self.parties[link]
+        if party.deadline is not None:
+            party.deadline.cancel()
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
 
-    def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+    def _begin(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:
             self.around.quotas.take_rank(job.uid, job.spec)
         self.around.entry.keep(job.credential)
-        self._join(job, link, party, channel, parent)
+        self.join(job, link, channel, parent)
         job.begin()
 
     def job_finished(self, job: RelayJob) -> None:
@@ -380,7 +389,7 @@ class Jobs:
                 self.around.quotas.give_rank(job.uid, job.spec)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
-            party = self._parties.get(link)
+            party = self.parties.get(link)
             if party is not None:
                 party.parents.pop(channel, None)
         self.around.jobs_changed()

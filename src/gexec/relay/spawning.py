@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from itertools import count
 
 from gexec.errors import ProtocolError
 from gexec.posix.channel import MessageLost, Port
@@ -124,7 +123,7 @@ class Spawning(RelayChannel):
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._told: dict[int, Callable[[ProcessEvent], None]] = {}
-        self._numbers = count(1)
+        self._last = 0
         self._writing = False
 
     def begin(self) -> None:
@@ -133,9 +132,19 @@ class Spawning(RelayChannel):
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task, whose events are passed to ``told``."""
-        task = next(self._numbers) & U32_MAX
+        self._last = task = (self._last + 1) & U32_MAX
         self._told[task] = told
         return task
+
+    @property
+    def last_task(self) -> int:
+        """The number of the last task."""
+        return self._last
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Pass the events of a task of the relay before this one to ``told``; new tasks get higher numbers."""
+        self._told[task] = told
+        self._last = max(self._last, task)
 
     def close_task(self, task: int) -> None:
         """Pass on no more events of a task."""

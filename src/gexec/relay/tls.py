@@ -12,10 +12,13 @@ import os
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gexec.security.names import certified, is_everybodys, normal
 from gexec.security.signers import AUTHORITY_PREFIX
+
+if TYPE_CHECKING:
+    from gexec.relay.transports import ClientSocket
 
 #: Added to the link's handshake timeout for the event loop's own, so that the link's comes first.
 HANDSHAKE_BACKSTOP_S: Final = 60.0
@@ -72,7 +75,7 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
         os.close(memfd)
 
 
-def certificate_of(transport: asyncio.BaseTransport) -> dict[str, Any]:
+def certificate_of(transport: asyncio.BaseTransport | ClientSocket) -> dict[str, Any]:
     """Return the peer's certificate as the ssl module shows it, {} if there is none."""
     return transport.get_extra_info("peercert") or {}
 

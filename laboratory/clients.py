@@ -21,7 +21,8 @@ from gexec.wire.frames import (
     encode,
 )
 from gexec.wire.outcome import Outcome
-from laboratory.daemons import CREDENTIAL, UID, Cluster
+from laboratory.daemons import CREDENTIAL, Cluster
+from laboratory.upgrades import UID
 from laboratory.world import Violation
 
 
@@ -116,6 +117,7 @@ class SimClient:
 
     def _leave(self) -> None:
         self.here = False
+        self._world.news = True
         self._world.note("client gone", "client")
         self._at_root(self._left)
 
@@ -128,7 +130,7 @@ class SimClient:
 
     def _at_root(self, call: Callable[..., None], *arguments: object) -> None:
         if self._cluster.root.alive:
-            self._world.after(0.0001, self._cluster.root, call, *arguments)
+            self._world.after(0.0001, self._cluster.root.outlasting, call, *arguments)
 
     def _arrive(self, data: bytes) -> None:
         for channel, sent in self._to_root.feed(data):
@@ -180,7 +182,7 @@ class SimClient:
             case frames.Done():
                 if len(self.outcomes) != self._cluster.spec.ranks:
                     raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")
-                self.done = True
+                self.done = self._world.news = True
 
     def _take_output(self, frame: Output) -> None:
         window = self._cluster.spec.window

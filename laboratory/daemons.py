@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from random import Random
 
 from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.saving import Saved
 from gexec.core.states import BrokenInvariantError
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
@@ -25,14 +27,16 @@ from gexec.wire.jobspec import JobSpec
 from laboratory.links import SimEnd, SimLink
 from laboratory.pipes import SimPipes
 from laboratory.processes import Plan, ProcessRecord, SimProcess
+from laboratory.upgrades import UID, Outlasting
 from laboratory.world import SimTimers, Violation, World
 
 ROOT = -1
 JOB_ID = b"simulated job id"
-UID = 1000
 #: The name of the root's host.
 HEAD = "head"
 CREDENTIAL = b"a credential"
+#: Checking a machine costs as much as a step of it, so only one seed of eight checks at every step.
+VALIDATES_EVERY = (1, *(16,) * 7)
 SETTINGS = GexecdSettings()
 
 
@@ -53,6 +57,9 @@ class Cluster:
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.by_name = dict(zip(spec.names, self.nodes, strict=True))
         self.link_numbers = 0
+        #: How often a machine's invariants are checked: at every step, or at every n-th of all machines.
+        self.validates_every = Random(f"checks of {world.seed}").choice(VALIDATES_EVERY)
+        self.steps = 0
         #: Ranks to which a captured relay may do everything.
         self.betrayed: frozenset[int] = frozenset()
 
@@ -92,6 +99,10 @@ class SimEntry:
         """Return the shared copy of the blob."""
         return self._blob
 
+    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+        """Return the content of a credential that was accepted before."""
+        return self.check(raw, blob)
+
     def keep(self, raw: bytes) -> None:
         """Nothing to keep."""
 
@@ -128,13 +139,19 @@ class SimDaemon:
         self.ends: dict[int, SimEnd] = {}
         self.timers = SimTimers(self.world, self)
         self.entry = cluster.entry
+        #: The host of what outlasts an upgrade.
+        self.outlasting = Outlasting(self)
         self._begin()
 
     def _begin(self) -> None:
         """Begin with empty memory."""
+        self.processes = SimSpawner(self)
+        self.begin_relay()
+
+    def begin_relay(self) -> None:
+        """Begin with a relay that has no jobs."""
         self.quotas = Quotas(SETTINGS)
         self.quotas.dials = Turns(Shares(self.cluster.dials))
-        self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self._known: set[RelayJob] = set()
         self._dialled: dict[str, SimEnd] = {}
@@ -145,6 +162,7 @@ class SimDaemon:
         """The daemon, its processes and their memory are gone; with ``vanish`` the peers are not notified."""
         self.alive = False
         self.life += 1
+        self.outlasting.life += 1
         self.frozen_until_s = 0.0
         self.machine.life += 1
         self.machine.frozen_until_s = 0.0
@@ -157,7 +175,9 @@ class SimDaemon:
         self.ends.clear()
         # Nothing happens that its jobs, which heard of their processes' ends, have just planned.
         self.life += 1
+        self.outlasting.life += 1
         self.machine.life += 1
+        self.world.news = True
 
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""
@@ -211,6 +231,19 @@ class SimDaemon:
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
 
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> SimPipes:
+        """Return the pipes of a process that the relay before this one had."""
+
+        def check_and_tell(event: events.Event) -> None:
+            tell(event)
+            self._check_kept()
+
+        pipes = self.processes.pipes[saved["number"]]
+        pipes.continue_with(check_and_tell)
+        return pipes
+
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""
         return ""
@@ -221,6 +254,7 @@ class SimDaemon:
 
     def jobs_changed(self) -> None:
         """A job has arrived or ended."""
+        self.world.news = True
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
         """No honest parent is refused."""
@@ -239,6 +273,9 @@ class SimDaemon:
         if job not in self._known:
             self._known.add(job)
             self.cluster.machines.append((self.index, job.machine))
+        self.cluster.steps += 1
+        if self.cluster.steps % self.cluster.validates_every:
+            return
         try:
             job.machine.validate()
         except BrokenInvariantError:
@@ -267,7 +304,7 @@ class SimSpawner:
         self._started: set[int] = set()
         self._told: dict[int, Callable[[ProcessEvent], None]] = {}
         self._processes: dict[int, SimProcess] = {}
-        self._pipes: dict[int, SimPipes] = {}
+        self.pipes: dict[int, SimPipes] = {}
         self._tasks = 0
 
     def die(self) -> None:
@@ -279,15 +316,19 @@ class SimSpawner:
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
     ) -> SimPipes:
         """Return pipes, whose other ends ``run`` finds by their descriptors."""
-        number = len(self._pipes)
-        self._pipes[number] = SimPipes(self._daemon, number, tell, with_stdin, with_output)
-        return self._pipes[number]
+        number = len(self.pipes)
+        self.pipes[number] = SimPipes(self._daemon, number, tell, with_stdin, with_output)
+        return self.pipes[number]
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task."""
         self._tasks += 1
         self._told[self._tasks] = told
         return self._tasks
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Report the events of a task to another relay."""
+        self._told[task] = told
 
     def close_task(self, task: int) -> None:
         """Report no more events of a task."""
@@ -307,7 +348,8 @@ class SimSpawner:
         return self._cluster.plans[rank].refusal
 
     def _answer(self, task: int, event: ProcessEvent) -> None:
-        self._world.after(self._world.rng.uniform(0.0005, 0.003), self._daemon, self.tell, task, event)
+        outlasting = self._daemon.outlasting
+        self._world.after(self._world.rng.uniform(0.0005, 0.003), outlasting, self.tell, task, event)
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
         """Report whether a rank can be started."""
@@ -332,7 +374,7 @@ class SimSpawner:
             self._cluster.plans[rank],
             record,
             self._cluster.spec.kill_grace_s,
-            self._pipes[fds[0]],
+            self.pipes[fds[0]],
         )
 
     def signal(self, task: int, signum: int) -> None:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
 
 
+#: How many of all deliveries come in two pieces.
+_PIECES = 0.25
+
+
 class SimLink:
     """One connection: ``dialler`` dialled it, ``acceptor`` accepts it if it gets that far.
 
@@ -28,17 +32,18 @@ class SimLink:
     def __init__(self, world: World, number: int, dialler: SimDaemon, acceptor: SimDaemon) -> None:
         self.world = world
         self.number = number
+        self._shown = f"{dialler.index}-{acceptor.index}#{number}"
         self.dialler = SimEnd(self, dialler, Decoder(FROM_CHILD))
         self.acceptor = SimEnd(self, acceptor, Decoder(FROM_PARENT))
         self.dialler.peer, self.acceptor.peer = self.acceptor, self.dialler
 
     def __str__(self) -> str:
-        return f"{self.dialler.daemon.index}-{self.acceptor.daemon.index}#{self.number}"
+        return self._shown
 
     def delay_s(self) -> float:
         """Return the delay of the next transmission."""
         slow = max(self.dialler.daemon.slow, self.acceptor.daemon.slow)
-        return self.world.rng.uniform(0.0001, 0.002) * slow
+        return (0.0001 + 0.0019 * self.world.rng.random()) * slow
 
     # -- opening --------------------------------------------------------------------------
 
@@ -58,7 +63,7 @@ class SimLink:
             return
         # A frozen daemon's kernel still accepts the connection; the handshake waits.
         self.world.after(self.delay_s(), self.dialler.daemon, self._reached, timeout_s)
-        self.world.after(self.delay_s(), acceptor, self._accept)
+        self.world.after(self.delay_s(), acceptor.outlasting, self._accept)
 
     def _reached(self, timeout_s: float) -> None:
         end = self.dialler
@@ -74,7 +79,7 @@ class SimLink:
         end.begin()
         end.opened = True
         end.daemon.jobs.link_accepted(end, None)
-        self.world.after(self.delay_s(), self.dialler.daemon, self._connected)
+        end.after_what_was_sent(self._connected)
 
     def _connected(self) -> None:
         end = self.dialler
@@ -119,6 +124,7 @@ class SimEnd:
         self._world = link.world
         self._life = daemon.life
         self._decoder = decoder
+        self._shown = f"{link}>{daemon.index}"
         self._last_s = 0.0
         self._unhurried = b""
         self._timer: SimTimer | None = None
@@ -164,9 +170,10 @@ class SimEnd:
             self._timer.cancel()
             self._timer = None
         if self.here and not self.silent:
-            self._after_what_was_sent(self.peer._deliver, data)
+            self.after_what_was_sent(self.peer._deliver, data)
 
-    def _after_what_was_sent(self, call: object, *arguments: object) -> None:
+    def after_what_was_sent(self, call: object, *arguments: object) -> None:
+        """Make a call at the other end, when all that was sent before has arrived there."""
         assert callable(call)
         self._last_s = max(self._last_s, self._world.now_s + self.link.delay_s())
         self._world.at(self._last_s, self.peer.daemon, call, *arguments)
@@ -175,11 +182,12 @@ class SimEnd:
         if not self.here or self.peer.silent:
             return
         self.heard_s = self._world.now_s
-        cut = self._world.rng.randrange(len(data))
+        rng = self._world.rng
+        cut = rng.randrange(len(data)) if rng.random() < _PIECES else 0
         try:
-            for piece in (data[:cut], data[cut:]):
+            for piece in (data[:cut], data[cut:]) if cut else (data,):
                 for channel, frame in self._decoder.feed(piece):
-                    self._world.note("frame", f"{self.link}>{self.daemon.index}", data, frame)
+                    self._world.note("frame", self._shown, data, frame)
                     if channel:
                         self.daemon.jobs.link_frame(self, channel, frame)
                     elif type(frame) is frames.Ping:
@@ -220,4 +228,4 @@ class SimEnd:
         """This end is gone: let the other one detect it, unless this end is silent."""
         self.here = False
         if self.peer.here and not self.silent:
-            self._after_what_was_sent(self.peer.close, "the connection was reset")
+            self.after_what_was_sent(self.peer.close, "the connection was reset")

@@ -13,6 +13,7 @@ from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.jobspec import JobSpec
 from laboratory.clients import Habits
 from laboratory.processes import Plan
+from laboratory.upgrades import plan_upgrades
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Scenario:
 
 
 #: Peers detect these faults at once; the others only after a timeout.
-ABRUPT = {"dead", "kill", "drop", "restart"}
+ABRUPT = {"dead", "kill", "drop", "restart", "upgrade"}
 #: What a captured relay does (laboratory.captured).
 CAPTURED = ("seize", "refuse", "forge")
 KINDS = (
@@ -77,6 +78,7 @@ def scenario(seed: int, hostile: bool = True) -> Scenario:
     narrow = Random(f"turns of {seed}")
     if narrow.random() < 0.2:
         made.dials = narrow.choice((2, 4, 8, 16))
+    plan_upgrades(Random(f"upgrades of {seed}"), made, Fault)
     if with_stdin:
         _stall(Random(f"stalled readers of {seed}"), made)
     if hostile:
@@ -272,9 +274,9 @@ def betrayed(made: Scenario) -> frozenset[int]:
 def clean(made: Scenario) -> list[bool]:
     """Return for each rank whether no fault may change its outcome.
 
-    Its own daemon has no fault (one dropped link does not count: the rank is asked again), and the faults on
-    the way to it are either all detected at once, or there is only one: an orphan waits ORPHAN_GRACE_S, but a
-    silent daemon is detected only after LOST_AFTER_S.
+    Its own daemon has no fault (one dropped link, or one upgrade, does not count: the rank is asked again),
+    and the faults on the way to it are either all detected at once, or there is only one: an orphan waits
+    ORPHAN_GRACE_S, but a silent daemon is detected only after LOST_AFTER_S.
     """
     kinds: dict[int, list[str]] = {}
     for fault in made.faults:
@@ -284,5 +286,5 @@ def clean(made: Scenario) -> list[bool]:
         own = kinds.get(rank, [])
         on_the_way = [kind for each in ancestors(made.spec, rank) for kind in kinds.get(each, [])] + own
         seen_at_once = ABRUPT.issuperset(on_the_way)
-        result.append(own in ([], ["drop"]) and (seen_at_once or len(on_the_way) == 1))
+        result.append(own in ([], ["drop"], ["upgrade"]) and (seen_at_once or len(on_the_way) == 1))
     return result

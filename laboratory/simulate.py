@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from laboratory.scenario import scenario
-from laboratory.simulator import Simulation
-from laboratory.world import Violation
+from gexec import native
 
+# Before the modules that are compiled: they and the laboratory's others are imported by who needs them.
+native.prefer()
 
-def run_one(seed: int) -> tuple[int, int, str]:
-    """Run one seed; return it with its number of events and the violation, if any."""
-    simulation = Simulation(seed, scenario(seed))
-    try:
-        return seed, simulation.run().events, ""
-    except Violation as error:
-        return seed, simulation.world.events, _told(error)
-    except Exception as error:  # a machine must not fail at all
-        return seed, simulation.world.events, f"{type(error).__name__}: {error}"
-
-
-def _told(error: Violation) -> str:
-    """Return the violation, with what the machines know about it."""
-    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+from laboratory import seeds  # noqa: E402
+from laboratory.scenario import scenario  # noqa: E402
+from laboratory.simulator import Simulation  # noqa: E402
+from laboratory.world import Violation  # noqa: E402
 
 
 def _many(first: int, last: int, processes: int) -> int:
     began_s = time.monotonic()
     failed = events = 0
-    with ProcessPoolExecutor(processes) as pool:
-        for seed, count, wrong in pool.map(run_one, range(first, last + 1), chunksize=8):
+    processes = processes or len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(processes, initializer=seeds.prepare) as pool:
+        for seed, count, wrong in pool.map(seeds.run_one, range(first, last + 1), chunksize=8):
             events += count
             if wrong:
                 failed += 1
                 print(f"seed {seed}: {wrong}")
                 print(f"  replay: python -m laboratory.simulate --seed {seed} --trace", flush=True)
     took_s = time.monotonic() - began_s
-    print(f"{last - first + 1} seeds, {events} events, {took_s:.0f} s: {failed} failed")
+    used_s = os.times().children_user + os.times().children_system
+    each = f"{(last - first + 1) / used_s:.1f} seeds per second of CPU time, {native.manner()}"
+    print(f"{last - first + 1} seeds, {events} events, {took_s:.0f} s ({each}): {failed} failed")
     return 1 if failed else 0
 
 
@@ -58,13 +52,13 @@ def _show(seed: int, tracing: bool) -> int:
     try:
         result = simulation.run()
     except Violation as error:
-        wrong = _told(error)
+        wrong = seeds.told(error)
     for line in simulation.world.lines:
         print(line)
     if wrong:
         print(f"violation: {wrong}")
         return 1
-    print(f"{result.events} events, ended after {result.ended_s:.3f} s, trace {result.digest[:16]}")
+    print(f"{result.events} events, ended after {result.ended_s:.3f} s, trace {result.digest}")
     for rank, outcome in sorted(result.outcomes.items()):
         print(f"  rank {rank}: {outcome.describe()}")
     return 0

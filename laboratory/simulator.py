@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gexec import limits
@@ -17,6 +18,7 @@ from laboratory.clients import SimClient
 from laboratory.daemons import Cluster, SimDaemon
 from laboratory.links import SimLink
 from laboratory.scenario import CAPTURED, Fault, Scenario, betrayed, clean, scenario
+from laboratory.upgrades import upgrade
 from laboratory.world import Violation, World
 
 #: From the last fault to the end of the job, including the time of processes and slow clients.
@@ -51,6 +53,9 @@ class Simulation:
         self.cluster = Cluster(self.world, made.spec, made.plans, made.dials)
         self.cluster.betrayed = betrayed(made)
         self.client = SimClient(self.cluster, made.habits)
+        self._honest = [rank for rank in range(made.spec.ranks) if rank not in self.cluster.betrayed]
+        #: Who was not seen without jobs and processes yet, after the job's end.
+        self._left_over = list(self._honest)
         self.quiet_s = max((fault.at_s + fault.value for fault in made.faults), default=0.0)
         if made.habits.stalls is not None:
             self.quiet_s = max(self.quiet_s, made.habits.stalls[1])
@@ -100,23 +105,31 @@ class Simulation:
             self.world.lines,
         )
 
-    def _run_until(self, deadline_s: float, over: object, complaint: str) -> None:
-        assert callable(over)
+    def _run_until(self, deadline_s: float, over: Callable[[], bool], complaint: str) -> None:
         while not over():
-            if not self.world.step() or self.world.now_s > deadline_s:
+            self.world.news = False
+            if not self.world.run(deadline_s, EVENTS_MAX):
+                if self.world.events > EVENTS_MAX:
+                    complaint = f"more than {EVENTS_MAX} events: it does not settle"
                 raise Violation(f"{complaint} ({self._left()})")
-            if self.world.events > EVENTS_MAX:
-                raise Violation(f"more than {EVENTS_MAX} events: it does not settle ({self._left()})")
 
     def _job_over(self) -> bool:
         return self.client.done or not self.client.here or not self.cluster.root.alive
 
     def _all_gone(self) -> bool:
-        honest = [rank for rank in range(self.made.spec.ranks) if rank not in self.cluster.betrayed]
-        daemons = [self.cluster.root, *(self.cluster.nodes[rank] for rank in honest)]
-        return not any(daemon.jobs.by_key for daemon in daemons) and not any(
-            self.cluster.records[rank].running and not self.made.plans[rank].hangs for rank in honest
-        )
+        if self.cluster.root.jobs.by_key:
+            return False
+        while self._left_over:
+            if self._is_left(self._left_over[-1]):
+                return False
+            self._left_over.pop()
+        # Who was seen gone may have been asked again since.
+        self._left_over = [rank for rank in self._honest if self._is_left(rank)]
+        return not self._left_over
+
+    def _is_left(self, rank: int) -> bool:
+        running = self.cluster.records[rank].running and not self.made.plans[rank].hangs
+        return bool(running or self.cluster.nodes[rank].jobs.by_key)
 
     def _left(self) -> str:
         owed = self._owed()
@@ -147,6 +160,8 @@ class Simulation:
                     daemon.refuses = True
             case "kill" | "vanish":
                 daemon.kill(fault.kind == "vanish")
+            case "upgrade":
+                upgrade(daemon, fault.value)
             case "slow":
                 daemon.slow = 100.0
             case "freeze":

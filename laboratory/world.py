@@ -6,12 +6,13 @@ gives the same events in the same order; ``World.digest`` proves it (docs/decisi
 
 from __future__ import annotations
 
-import hashlib
 import heapq
+import math
 import random
 import struct
 from collections.abc import Callable
 from typing import Any, Protocol
+from zlib import crc32
 
 _TIME = struct.Struct("!d")
 
@@ -24,21 +25,27 @@ class Host(Protocol):
     """The host of an event: it may be gone, or frozen, when the event is due."""
 
     life: int
-    frozen_until_s: float
+
+    @property
+    def frozen_until_s(self) -> float:
+        """Until when it does nothing."""
 
 
 class World:
     """Clock, randomness and trace of one simulation. ``lines`` collects the trace if requested."""
 
     def __init__(self, seed: int, tracing: bool = False) -> None:
+        self.seed = seed
         self.rng = random.Random(seed)
         self.now_s = 0.0
         self.lines: list[str] = []
         self.events = 0
+        #: Set when a job, a process, a daemon or the client has ended: whoever waits for that looks again.
+        self.news = True
         #: Ranks that a violation is about; it includes what the machines know about them.
         self.suspects: list[int] = []
         self._tracing = tracing
-        self._hash = hashlib.sha256()
+        self._digest = 0
         #: When it happens, when it was due, a number, the host, the host's life, the call.
         self._heap: list[
             tuple[float, float, int, Host | None, int, Callable[..., None], tuple[Any, ...]]
@@ -55,34 +62,35 @@ class World:
         self._numbers += 1
         heapq.heappush(self._heap, (at_s, at_s, self._numbers, host, life, call, arguments))
 
-    def step(self) -> bool:
-        """Run the next event; False if there is none."""
-        if not self._heap:
-            return False
-        self.now_s, due_s, number, host, life, call, arguments = heapq.heappop(self._heap)
-        if host is not None:
-            if host.life != life:
-                return True
-            if host.frozen_until_s > self.now_s:
-                # After the freeze in the order in which the events were due.
-                heapq.heappush(self._heap, (host.frozen_until_s, due_s, number, host, life, call, arguments))
-                return True
-        self.events += 1
-        call(*arguments)
+    def run(self, until_s: float, events_max: float = math.inf) -> bool:
+        """Run events until there is news; False if there is none by then, or after so many events in all."""
+        heap = self._heap
+        while not self.news:
+            if not heap or heap[0][0] > until_s or self.events > events_max:
+                return False
+            self.now_s, due_s, number, host, life, call, arguments = heapq.heappop(heap)
+            if host is not None:
+                if host.life != life:
+                    continue
+                if host.frozen_until_s > self.now_s:
+                    # After the freeze in the order in which the events were due.
+                    heapq.heappush(heap, (host.frozen_until_s, due_s, number, host, life, call, arguments))
+                    continue
+            self.events += 1
+            call(*arguments)
         return True
 
     def note(self, kind: str, where: object, data: bytes = b"", shown: object = "") -> None:
         """Add something to the trace."""
-        self._hash.update(_TIME.pack(self.now_s))
-        self._hash.update(f"{kind} {where}".encode())
-        self._hash.update(data)
+        head = b"%b%b" % (_TIME.pack(self.now_s), f"{kind} {where} ".encode())
+        self._digest = crc32(data, crc32(head, self._digest))
         if self._tracing:
             self.lines.append(f"{self.now_s:12.6f} {where!s:>12} {kind} {shown}")
 
     @property
     def digest(self) -> str:
         """A hash of everything that was noted so far."""
-        return self._hash.hexdigest()
+        return f"{self._digest:08x}"
 
 
 class SimTimer:

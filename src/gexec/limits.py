@@ -133,6 +133,7 @@ STALL_MAX_S: Final = 24 * 3600.0
 
 # -- authd -----------------------------------------------------------------------------------
 AUTHD_IO_DEADLINE_S: Final = 2.0
+#: Connections of all ordinary users; one user alone gets half, and root has a reserve (``security.quota``).
 AUTHD_CONNECTIONS_MAX: Final = 1024
 #: Credentials per second for one user (burst: ten times as many).
 AUTHD_RATE_PER_UID: Final = 200.0
@@ -151,6 +152,14 @@ UNREAD_MAX_BYTES: Final = 2 * 1024 * 1024 * 1024
 #: Addresses that one node dials at a time for ordinary users, if there are descriptors: more would keep its
 #: relay so busy that others notice.
 DIALS_MAX: Final = 2048
+#: Links that one node has dialled for ordinary users, if there are descriptors: one user alone has some more
+#: than a job with the largest fan-out needs.
+LINKS_DIALLED_MAX: Final = 3072
+#: Links that one node has accepted. One peer alone may have half: more than all users of its host can make it
+#: dial, so that none of them keeps the others from this node.
+LINKS_ACCEPTED_MAX: Final = 7168
+#: Of what other nodes have begun to send, beyond one ordinary frame of each.
+ARRIVING_MAX_BYTES: Final = 128 * 1024 * 1024
 #: Descriptors of the relay and of the spawner, if the hard limit allows; tasks keep gexecd's own limit.
 DESCRIPTORS_MAX: Final = 65_536
 LINKS_UNAUTHENTICATED_MAX: Final = 256

@@ -12,7 +12,7 @@ import pytest
 
 from gexec.core.stall import Stall
 from laboratory.scenario import Scenario, scenario
-from laboratory.simulate import run_one
+from laboratory.seeds import run_one
 from laboratory.simulator import Simulation, simulate
 from laboratory.world import Violation
 
@@ -58,6 +58,7 @@ def test_seeds_cover_every_kind_of_fault() -> None:
         "seize",
         "refuse",
         "forge",
+        "upgrade",
     }
 
 

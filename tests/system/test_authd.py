@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -454,17 +455,54 @@ def test_attack_33_ten_thousand_requests(authd: Authd) -> None:
         assert len(bytes.fromhex(as_user(uid, body))) > 100
 
 
-def test_attack_33_connections_are_limited_for_each_user(authd: Authd) -> None:
-    held = []
-    answer = b""
-    for _ in range(limits.AUTHD_CONNECTIONS_MAX // 4 + 1):
-        held.append(authd.connect())
-    answer = held[-1].recv(65536)
-    ((_, frame),) = Decoder(FROM_AUTHD).feed(answer)
-    assert isinstance(frame, Refused)
-    assert "too many connections" in frame.text
-    for sock in held:
-        sock.close()
+@pytest.mark.root
+def test_attack_128_connections_of_all_users_who_take_what_they_can(authd: Authd) -> None:
+    """Four users keep connecting and say nothing; another one, and root, get their credentials meanwhile."""
+    *greedy, other = [pwd.getpwnam(name).pw_uid for name in ("daemon", "bin", "sys", "games", "man")]
+    reading, writing = os.pipe()
+    pids = []
+    try:
+        for uid in greedy:
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.setgroups([])
+                    os.setresuid(uid, uid, uid)
+                    _take_connections(authd.socket, lambda: os.write(writing, b"x"))
+                finally:
+                    os._exit(1)
+            pids.append(pid)
+        assert select.select([reading], [], [], DEADLINE_S)[0]
+        for _ in greedy:
+            os.read(reading, 1)
+        for _ in range(20):
+            assert authd.sign().uid == 0
+            told = as_user(other, lambda: obtain_credential(b"job", socket_path=authd.socket).hex())
+            assert authd.check(bytes.fromhex(told), b"job").uid == other
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def _take_connections(path: str, full: Callable[[], object]) -> None:
+    """Have as many silent connections as one gets, for ever; call ``full`` when one is refused first."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, 2048))
+    held: list[socket.socket] = []
+    is_full = False
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(path)
+        held.append(sock)
+        readable, _, _ = select.select(held, [], [], 0.01 if is_full else 0)
+        for each in readable:  # refused, or its time is over
+            held.remove(each)
+            each.close()
+        if readable and not is_full:
+            is_full = True
+            full()
 
 
 @pytest.mark.root

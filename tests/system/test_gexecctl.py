@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import stat
@@ -80,6 +81,23 @@ def test_doctor_finds_a_local_cluster_healthy(cluster: Cluster) -> None:
     levels = {line.split()[0] for line in done.stdout.splitlines()}
     assert levels == {"ok"}, done.stdout
     assert "all 8 nodes in GEXEC_SVRS resolve" in done.stdout
+
+
+def test_doctor_prints_an_object_for_each_finding(cluster: Cluster) -> None:
+    env = cluster.env | {"GEXEC_SVR": "misspelt"}
+    done = gexecctl("doctor", "--json", env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert all(list(finding) == ["level", "check", "text", "fix"] for finding in findings)
+    assert {finding["check"] for finding in findings} >= {"versions", "keys", "authd", "gexecd", "port"}
+    [warning] = [finding for finding in findings if finding["level"] != "ok"]
+    assert warning == {
+        "level": "warning",
+        "check": "variables",
+        "text": "GEXEC_SVR is set, but is not a variable of gexec",
+        "fix": "is it misspelt?",
+    }
+    assert all(finding["fix"] is None for finding in findings if finding["level"] == "ok")
 
 
 def test_doctor_without_anything_names_problems_and_ends_with_1(tmp_path: Path) -> None:

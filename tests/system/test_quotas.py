@@ -18,8 +18,10 @@ import pytest
 import gexec
 from gexec import limits
 from gexec.cluster.processes import is_alive
+from gexec.security.quota import Shares
 from gexec.wire import frames
 
+from . import rogue
 from .conftest import DEADLINE_S, Cluster, wait_until
 from .etc import Etc
 
@@ -220,3 +222,49 @@ def test_attack_96_half_sent_submissions(cluster: Cluster, ann: User, ben: User)
         works(cluster, ben)
         assert rss_mib(root) - before < 200  # 64 are held; what was refused came in pieces, too
     works(cluster, ann)
+
+
+@pytest.mark.usefixtures("unharmed")
+def test_attack_126_links_to_one_node_under_many_address_lists(
+    cluster: Cluster, ann: User, ben: User
+) -> None:
+    """Each list is a link of its own; as many as are in the user's share, and the next job gets places."""
+    path = str(cluster.place.socket("node001"))
+    true = cluster.state.node("node002").address
+    most = Shares(8 * limits.FANOUT_DEFAULT).left(ann.pw_uid)
+
+    def lists(first: int, script: str) -> bytes:
+        port = cluster.state.port
+        addresses = [f"{true}:{port},127.11.0.1:{first + number}".encode() for number in range(most + 40)]
+        names = ["node002"] * len(addresses)
+        return rogue.spec_of(cluster, names, script, addresses=addresses, fanout=1024).encode()
+
+    def submit(blob: bytes) -> Callable[[Callable[[Any], None]], None]:
+        def action(say: Callable[[Any], None]) -> None:
+            credential = rogue.signed(cluster, blob)
+            sock = socket.socket(socket.AF_UNIX)
+            sock.connect(path)
+            with rogue.Wire(sock, frames.FROM_ROOT).greet() as wire:
+                wire.send(1, frames.Submit(credential, blob))
+                texts: dict[str, int] = {}
+                while not isinstance(frame := wire.expect(frames.Ended, frames.Done), frames.Done):
+                    ranks = sum(high - low for low, high in frame.ranks)
+                    texts[frame.outcome.text] = texts.get(frame.outcome.text, 0) + ranks
+                say(texts)
+
+        return action
+
+    root = relays(cluster)[0]
+    before = descriptors(root)
+    with as_user(ann, submit(lists(1, "sleep 3"))) as told:
+        wait_until(lambda: descriptors(root) >= before + most, "it does not dial")
+        works(cluster, ben)
+        assert descriptors(root) < before + most + 40
+        texts = told()
+    [why] = [text for text in texts if "links to other nodes" in text]
+    assert f"uid {ann.pw_uid} has {most} links to other nodes on this node and gets no more now" in why
+    assert texts.pop(why) == 40
+    assert texts == {"": most}
+    with as_user(ann, submit(lists(1000, "true"))) as told:  # the first ones are idle now
+        assert told()[""] >= most
+    assert descriptors(root) < before + most + 40

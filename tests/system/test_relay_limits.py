@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -283,6 +284,23 @@ def test_attack_60_answers_that_are_never_read(cluster: Cluster) -> None:
             pytest.fail("it goes on answering")
     told.line(source, "of answers unread")
     rogue.healthy(cluster)
+
+
+def test_attack_127_half_sent_starts_on_many_links_of_one_node(cluster: Cluster) -> None:
+    """384 of them, of 5 MiB, would be 1.9 GiB in the relay; what another node sends is not affected."""
+    relay = _relay(cluster, "node001")
+    before = _memory_kib(relay)
+    told, captured = Told(cluster, "node001"), rogue.certified(cluster, "captured")
+    size = limits.JOB_FRAME_MAX_BYTES
+    begun = struct.pack("!IBI", size, frames.Start.TYPE, 1) + bytes(size - 1000)
+    with running_job(cluster) as go_on, ExitStack() as stack:
+        for _ in range(60):
+            wire = stack.enter_context(rogue.dial(cluster, "node001", captured))
+            wire.send_raw(begun)
+        told.line("captured", "over its share", "bytes of frames that are not complete", "gets no more now")
+        assert _memory_kib(relay) - before < 1.5 * limits.ARRIVING_MAX_BYTES / 1024
+        go_on()
+        rogue.healthy(cluster)
 
 
 # -- the log ----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
 from gexec.relay.ports import LinkPort, ProcessEvent
@@ -125,6 +126,10 @@ class Pipes:
     def close(self) -> None:
         self.asked.append("close")
 
+    def save(self, fds: list[int]) -> Saved:
+        fds += self.child_fds
+        return {"pipes": len(fds)}
+
 
 class Spawner:
     """A ProcessPort: what it was asked, as (what, task, ...)."""
@@ -139,6 +144,9 @@ class Spawner:
         task = len(self.told) + 1
         self.told[task] = told
         return task
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        self.told[task] = told
 
     def close_task(self, task: int) -> None:
         self.asked.append(("close", task))
@@ -198,6 +206,9 @@ class Keys:
     def shared(self, raw: bytes, blob: bytes) -> bytes:
         return blob
 
+    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+        return self.check(raw, blob)
+
     def keep(self, raw: bytes) -> None:
         self.lives += 1
 
@@ -254,6 +265,12 @@ class Daemon:
     def holds(self, name: str) -> bool:
         return name in self.names
 
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> Pipes:
+        self.pipes.append(Pipes())
+        return self.pipes[-1]
+
     def start_refusal(self, link: object, host: str) -> str:
         return self.standing
 
@@ -298,10 +315,9 @@ class Daemon:
 
     def run_until(self, at_s: float) -> None:
         """Let time pass."""
-        passed: list[bool] = []
-        self.world.at(at_s, None, passed.append, True)
-        while not passed:
-            self.world.step()
+        self.world.news = False
+        self.world.at(at_s, None, setattr, self.world, "news", True)
+        self.world.run(at_s)
 
     @property
     def lives(self) -> set[int]:

@@ -14,7 +14,6 @@ import resource
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -34,6 +33,7 @@ from gexec.posix.unix import peer_of
 from gexec.security.certificate import authority, leaf, name_is_acceptable
 from gexec.security.credential import JOB_ID_BYTES
 from gexec.security.names import is_everybodys
+from gexec.security.quota import Shares
 from gexec.security.rate import Rate
 from gexec.security.signing import SigningKey, issue
 from gexec.settings.config import REFUSE, AuthdSettings, check_audit_log
@@ -54,8 +54,6 @@ from gexec.wire.frames import (
 )
 
 _AUDIENCE_MAX_BYTES = 64
-#: Connections per user, so that one user cannot use all of them.
-_CONNECTIONS_PER_UID_MAX = limits.AUTHD_CONNECTIONS_MAX // 4
 #: Descriptors left for keys, logs and the event loop.
 _DESCRIPTORS_RESERVED = 32
 _OVERFLOW_UID_FILE = "/proc/sys/kernel/overflowuid"
@@ -113,8 +111,7 @@ class Authd:
         self._me = os.geteuid()
         self._overflow_uid = _overflow_uid()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: Counter[int] = Counter()
-        self._connections_max = limits.AUTHD_CONNECTIONS_MAX
+        self._connections = Shares(limits.AUTHD_CONNECTIONS_MAX, self._me)
         self._tick_due: asyncio.TimerHandle | None = None
         self._listener = sockets.listen(settings.socket, what="authd")
 
@@ -122,7 +119,7 @@ class Authd:
         """Serve until a stop signal; see :func:`serve`."""
         # The key must not get into a core dump. Raise the descriptor limit.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        self._connections_max = _raise_descriptors()
+        self._connections = Shares(_raise_descriptors(), self._me)
         try:
             asyncio.run(self._run(ready, die_with_parent_fd))
         finally:
@@ -176,22 +173,19 @@ class Authd:
                 await asyncio.sleep(0.1)
                 continue
             _, uid = peer_of(connection)
-            if (
-                len(self._tasks) >= self._connections_max
-                or self._connections[uid] >= _CONNECTIONS_PER_UID_MAX
-            ):
+            if not self._connections.take(uid):
                 self._refuse_for_load(connection, uid)
                 continue
-            self._connections[uid] += 1
             task = loop.create_task(self._serve(connection, uid))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _refuse_for_load(self, connection: socket.socket, uid: int) -> None:
+        why = self._connections.refusal(uid, "connections to authd")
         self._deny(uid, "busy", "too many connections")
         with connection, suppress(OSError):
             connection.setblocking(False)
-            connection.send(encode(0, Refused(REFUSED_BUSY, "too many connections at once: try again")))
+            connection.send(encode(0, Refused(REFUSED_BUSY, f"too many connections: {why}")))
 
     async def _serve(self, connection: socket.socket, uid: int) -> None:
         loop = asyncio.get_running_loop()
@@ -213,9 +207,7 @@ class Authd:
         finally:
             deadline.cancel()
             connection.close()
-            self._connections[uid] -= 1
-            if not self._connections[uid]:
-                del self._connections[uid]
+            self._connections.give(uid)
 
     async def _answer(self, reader: RequestReader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""
@@ -377,12 +369,12 @@ def _overflow_uid() -> int:
 
 
 def _raise_descriptors() -> int:
-    """Raise the soft descriptor limit as needed; return the possible number of connections."""
-    needed = limits.AUTHD_CONNECTIONS_MAX + _DESCRIPTORS_RESERVED
+    """Raise the soft descriptor limit as needed; return how many connections ordinary users may have."""
+    needed = Shares(limits.AUTHD_CONNECTIONS_MAX).total + _DESCRIPTORS_RESERVED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft == resource.RLIM_INFINITY:
+    if soft == resource.RLIM_INFINITY or soft >= needed:
         return limits.AUTHD_CONNECTIONS_MAX
-    return max(1, min(limits.AUTHD_CONNECTIONS_MAX, soft - _DESCRIPTORS_RESERVED))
+    return max(1, (soft - _DESCRIPTORS_RESERVED) * 8 // 9)  # a ninth is root's reserve

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
     doctor.add_argument("--private-key", metavar="FILE", help="instead of the configured one")
     doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object for each finding")
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -226,7 +227,7 @@ def _doctor(options: argparse.Namespace) -> int:
     problems = 0
     for source in (findings, doctor.examine(what)):
         for finding in source:
-            print(finding, flush=True)
+            print(finding.as_json() if options.json else finding, flush=True)
             problems += finding.level == PROBLEM
     if problems:
         print(f"{problems} problem{'s' if problems > 1 else ''} found", file=sys.stderr)

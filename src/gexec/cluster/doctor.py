@@ -14,7 +14,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,13 +124,15 @@ def subject(
 def examine(what: Subject) -> Iterator[Finding]:
     """Yield the findings of all checks; each check may depend on those before it."""
     for check in (_versions, _variables, _keys, _node, _host, _authd, _gexecd, _port, _nodes):
+        name = check.__name__.lstrip("_")
         try:
-            yield from check(what)
+            for finding in check(what):
+                yield replace(finding, check=name)
         except GexecError as error:
-            yield Finding(PROBLEM, str(error))
+            yield Finding(PROBLEM, str(error), check=name)
         except OSError as error:
             subject_name = f"{error.filename}: " if error.filename else ""
-            yield Finding(PROBLEM, f"{subject_name}{error.strerror or error}")
+            yield Finding(PROBLEM, f"{subject_name}{error.strerror or error}", check=name)
 
 
 def _versions(what: Subject) -> Iterator[Finding]:
@@ -200,13 +202,15 @@ def _keys(what: Subject) -> Iterator[Finding]:
 
 
 def _node(what: Subject) -> Iterator[Finding]:
-    """In hardened mode: the node's certificate, the authorities, the signers."""
+    """In hardened mode: the node's certificate, authorities, signers, and what only heads may have."""
     if what.gexecd is None:
         return
-    from gexec.cluster.nodecheck import check_node
+    from gexec.cluster.nodecheck import check_compute_node, check_node
 
     for good, text, fix in check_node(what.gexecd):
         yield Finding(OK if good else WARNING if "valid for" in text else PROBLEM, text, fix)
+    for good, text, fix in check_compute_node(what.gexecd, what.private_key, what.authd_socket):
+        yield Finding(OK if good else PROBLEM, text, fix)
 
 
 def _host(what: Subject) -> Iterator[Finding]:
@@ -241,7 +245,7 @@ def _kind(public: object) -> str:
 def _authd(what: Subject) -> Iterator[Finding]:
     """Request a credential, and compare its time with the clock of this process."""
     if what.gexecd is not None and not what.gexecd.submissions:
-        yield Finding(OK, "users submit no jobs on this node (submissions = false): no authd, no socket")
+        yield Finding(OK, "users submit no jobs on this node (submissions = false)")
         return
     from gexec.client.authd import obtain_credential
     from gexec.security.credential import verify

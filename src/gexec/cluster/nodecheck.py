@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from gexec.cluster.authority import AUTHORITY_DIR
+from gexec.cluster.inspection import UNITS
 from gexec.errors import GexecError
-from gexec.settings.config import GexecdSettings
+from gexec.settings.config import AuthdSettings, GexecdSettings
 from gexec.settings.keyfiles import read_authorities, read_node_certificate, read_signing_key
 from gexec.settings.signers import read_signers
 
 #: A certificate or a signer that expires within this time is reported.
 SOON_S = 30 * 86_400.0
 _DAY_S = 86_400.0
+_ANSWER_TIMEOUT_S = 5.0
 
 
 def check_node(settings: GexecdSettings, now_s: float | None = None) -> Iterator[tuple[bool, str, str]]:
@@ -50,6 +54,63 @@ def check_node(settings: GexecdSettings, now_s: float | None = None) -> Iterator
                 yield True, text, ""
             else:
                 yield _dated(text, signer.expires_s, now_s, "`gexecctl keys signer` sets another date")
+
+
+def check_compute_node(
+    settings: GexecdSettings, private_key: str, authd_socket: str, units: Sequence[str] = UNITS
+) -> Iterator[tuple[bool, str, str]]:
+    """Yield, as check_node does, what a compute node has of a head: keys that sign, or authd.
+
+    What a node is, its certificate says; without one, its settings.
+
+    Args:
+        private_key: the key that authd would use.
+        authd_socket: where authd would listen.
+        units: directories with systemd's units.
+
+    Raises:
+        GexecError: the certificate cannot be used.
+    """
+    is_head = settings.submissions
+    if settings.node_certificate:
+        is_head = read_node_certificate(settings.node_certificate).is_head
+    if is_head:
+        return
+    place = os.path.dirname(settings.node_key)
+    candidates = [private_key, AuthdSettings().private_key, f"{AUTHORITY_DIR}/ca_key.pem"]
+    if place:
+        candidates += [f"{place}/{name}" for name in ("signer_key.pem", "signer_new.pem", "ca_key.pem")]
+    found = False
+    for path in dict.fromkeys(candidates):
+        if os.path.lexists(path) and path != settings.node_key:
+            found = True
+            yield False, f"compute node, but has the private key {path}", f"run `rm {path}`; change that key"
+    stop = "run `systemctl disable --now authd`"
+    if _is_served(authd_socket):
+        found = True
+        yield False, f"compute node, but authd runs at {authd_socket}", stop
+    if wanted := [unit for unit in _wanted(units) if os.path.lexists(unit)]:
+        found = True
+        yield False, f"compute node, but authd starts with it ({wanted[0]})", stop
+    if not found:
+        yield True, "compute node: no authd, no key that signs jobs or certificates", ""
+
+
+def _is_served(path: str) -> bool:
+    """Tell whether a process listens at a unix socket, whoever it is."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(_ANSWER_TIMEOUT_S)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:  # busy, or not for this user
+            return os.path.lexists(path)
+    return True
+
+
+def _wanted(units: Sequence[str]) -> list[str]:
+    return [f"{place}/multi-user.target.wants/authd.service" for place in units]
 
 
 def _dated(text: str, expires_s: float, now_s: float, fix: str) -> tuple[bool, str, str]:

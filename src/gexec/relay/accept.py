@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from gexec import limits
 from gexec.posix.unix import peer_of
 from gexec.relay import tls
+from gexec.relay.arriving import OVER_SHARE, Arriving, NodeFrames
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.peerlog import PeerErrors
@@ -53,10 +54,14 @@ class Acceptor:
         contexts: LinkContexts,
         complaints: PeerErrors,
         quotas: Quotas,
+        arriving: NodeFrames,
     ) -> None:
         self.contexts = contexts
         self._shares = quotas.clients
+        self._peers = quotas.accepted
         self._submissions = quotas.submissions
+        self._incomplete = Arriving(quotas.submissions)
+        self._arriving = arriving
         self._owner = owner
         self._complaints = complaints
         self._hello_s = context.settings.unauthenticated_max_s
@@ -68,8 +73,8 @@ class Acceptor:
         self._unknown: dict[Link, str] = {}
         self._sources: Counter[str] = Counter()
         self._clients: dict[Link, int] = {}
-        #: Bytes that are held or expected of submissions.
-        self._incomplete: dict[Link, int] = {}
+        #: Authenticated daemons, by what their links are counted under.
+        self._known: dict[Link, str] = {}
         self._handshakes: dict[Link, asyncio.Task[None]] = {}
 
     def begin(self) -> None:
@@ -167,11 +172,7 @@ class Acceptor:
     def _unfinished(self, link: Link, size: int) -> None:
         """A client's submission needs ``size`` bytes until it is complete; 0: nothing is incomplete."""
         uid = self._clients[link]
-        before = self._incomplete.pop(link, 0)
-        self._submissions.give(uid, before)
-        if self._submissions.take(uid, size):
-            if size:
-                self._incomplete[link] = size
+        if self._incomplete.changed(link, uid, size):
             return
         why = self._submissions.refusal(uid, "bytes of submissions that are not complete")
         link.send(CLIENT_CHANNEL, frames.Refused(frames.REFUSED_BUSY, why))
@@ -209,6 +210,7 @@ class Acceptor:
             source=source,
             accepted=True,
             hello_s=self._hello_s,
+            unfinished=self._arriving.unfinished,
         )
         self._unknown[link] = source
         self._sources[source] += 1
@@ -236,22 +238,39 @@ class Acceptor:
             self._handshakes.pop(link, None)
 
     def known(self, link: Link) -> None:
-        """The peer is authenticated: it no longer counts against the limits."""
+        """The peer is authenticated, and no longer counts against the limits of those that are not.
+
+        If its node has too many links here, this one ends.
+        """
+        if not self._is_known(link):
+            return
+        who = link.peer.identity
+        if self._peers.take(who):
+            self._known[link] = who
+        else:
+            link.abort(f"{OVER_SHARE}: {self._peers.refusal(who, 'links')}")
+
+    def _is_known(self, link: Link) -> bool:
         source = self._unknown.pop(link, None)
-        if source is not None:
-            self._sources[source] -= 1
-            if not self._sources[source]:
-                del self._sources[source]
+        if source is None:
+            return False
+        self._sources[source] -= 1
+        if not self._sources[source]:
+            del self._sources[source]
+        return True
 
     def forget(self, link: Link) -> None:
         """A link has ended."""
         handshake = self._handshakes.pop(link, None)
         if handshake is not None:
             handshake.cancel()  # closes the socket
-        self.known(link)
+        self._is_known(link)
+        self._incomplete.ended(link)
+        who = self._known.pop(link, None)
+        if who is not None:
+            self._peers.give(who)
         uid = self._clients.pop(link, None)
         if uid is not None:
-            self._submissions.give(uid, self._incomplete.pop(link, 0))
             self._shares.give(uid)
 
 

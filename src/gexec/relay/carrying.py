@@ -66,4 +66,7 @@ def restore(jobs: Jobs, saved: Saved, clients: Sequence[LinkPort]) -> list[Relay
                 jobs.join(job, clients[number], channel, parent)
             job.restore(state)
             made.append(job)
+    for link in clients:
+        if link.opened and not jobs.parties[link].parents:
+            jobs.link_opened(link)  # its job must still come
     return made

@@ -155,7 +155,7 @@ class RelayJob:
         self._postponed = saved["children"]
 
     def go_on(self) -> None:
-        """Begin after ``restore``: links to other nodes are lost, and those that were dialled are so again."""
+        """Begin after ``restore``: all links to other nodes are lost."""
         postponed, self._postponed = self._postponed, {}
         if isinstance(self.machine, Node) and self.machine.parent is not None:
             self.tell(events.ParentLost(self.machine.parent, UPGRADED))
@@ -167,9 +167,9 @@ class RelayJob:
             epoch, low, high, attach_only = child["start"]
             start = Start(epoch, low, high, self.credential, self.blob, attach_only)
             self._open_child(number, start, False, attach_only)
-            opened = self.children.get(number)
-            for frame in child["waiting"] if opened is not None else ():
-                opened.send(frame, True)
+            if number in self.children:
+                for frame in child["waiting"]:
+                    self.children[number].send(frame, True)
         if not self.machine.finished:
             self._arm()
 

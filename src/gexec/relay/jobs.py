@@ -124,6 +124,11 @@ class Jobs:
         """Return the links of all clients."""
         return [link for link, party in self.parties.items() if party.uid is not None]
 
+    def is_idle(self, link: LinkPort) -> bool:
+        """Tell whether no job uses a link."""
+        party = self.parties.get(link)
+        return party is None or not (party.children or party.parents)
+
     def links(self) -> list[LinkPort]:
         """Return all links that were accepted, or are or were used by a job."""
         return list(self.parties)
@@ -340,6 +345,8 @@ class Jobs:
             raise ProtocolError("Submit from a daemon")
         if party.parents:
             raise ProtocolError("a second job on one connection")
+        if party.deadline is not None:
+            party.deadline.cancel()
         checked = self._checked(link, channel, submit)
         if checked is None:
             return
@@ -369,8 +376,6 @@ class Jobs:
     def join(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
         """A channel of this link leads to a parent of this job, or to its client."""
         party = self.parties[link]
-        if party.deadline is not None:
-            party.deadline.cancel()
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gexec.relay import tls
-from gexec.security.names import certified, normal, shown
+from gexec.security.names import certified, is_everybodys, normal, shown
 from gexec.security.signers import AUTHORITY_PREFIX, ROLE_OID, Trust
 
 
@@ -23,9 +23,10 @@ class Peer:
         node: the node's name in the inventory, in lower case; "" in simple mode.
         role: ``head``, ``node`` or "".
         authority_id: the key id of the authority, in hexadecimal digits.
+        identity: one name of the node, for sentences and for counting: the same in all its certificates.
     """
 
-    __slots__ = ("_certified", "authority_id", "names", "node", "role")
+    __slots__ = ("_certified", "authority_id", "identity", "names", "node", "role")
 
     def __init__(self, certificate: Mapping[str, Any] | None = None) -> None:
         found = certificate or {}
@@ -38,6 +39,9 @@ class Peer:
         self.authority_id = (
             issuer.get("organizationalUnitName", "") if self.role else common.removeprefix(AUTHORITY_PREFIX)
         )
+        values = [value for _, value in self.names]
+        own = [self.node] if self.node else [value for value in values if not is_everybodys(value)]
+        self.identity = shown((own or values or ["a node without a name"])[0].lower())
 
     def holds(self, name: str) -> bool:
         """Tell whether the certificate holds a name or address."""

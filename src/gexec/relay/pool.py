@@ -3,6 +3,9 @@
 ``get`` returns at once; the link may still be dialling, and the caller waits for ``link_opened`` or
 ``link_closed``. Idle links are kept for minutes, so that the next job can use them without a handshake. Links
 with jobs are pinged, and given up when the peer is silent.
+
+A link takes a place of its user's share as soon as its peer's machine has answered, and keeps it until it
+ends (attack 126): idle links of the user make room, the oldest first.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from typing import Protocol
 
 from gexec import limits
 from gexec.relay import tls
+from gexec.relay.arriving import NodeFrames
 from gexec.relay.dial import Attempts, parse_addresses
 from gexec.relay.link import Link, LinkOwner
 from gexec.relay.ports import LinkPort
+from gexec.relay.quotas import Quotas
 from gexec.relay.tls import LinkContexts
-from gexec.relay.turns import Turn, Turns
+from gexec.relay.turns import Turn
 from gexec.wire import frames
 
 
@@ -28,15 +33,24 @@ class PoolOwner(LinkOwner, Protocol):
     def link_begun(self, link: Link) -> None:
         """A link that waited, or not, is dialled now."""
 
+    def link_is_idle(self, link: Link) -> bool:
+        """Tell whether no job uses a link."""
+
 
 class Pool:
     """Links to other daemons, by the name and addresses that were dialled."""
 
-    def __init__(self, owner: PoolOwner, contexts: LinkContexts, turns: Turns) -> None:
+    def __init__(
+        self, owner: PoolOwner, contexts: LinkContexts, quotas: Quotas, arriving: NodeFrames
+    ) -> None:
         self.contexts = contexts
         self._owner = owner
-        self._turns = turns
+        self._turns = quotas.dials
+        self._shares = quotas.links
+        self._arriving = arriving
         self._turn_of: dict[Link, Turn] = {}
+        #: The users of the links that have a place.
+        self._placed: dict[Link, int] = {}
         self._links: dict[tuple[str, str], Link] = {}
         self._dials: dict[Link, asyncio.Task[None]] = {}
 
@@ -68,7 +82,14 @@ class Pool:
                 return link
         each = parse_addresses(addresses)
         label = f"{name} ({', '.join(each)})"
-        link = Link(self._owner, frames.FROM_CHILD, label, source=label, wanted=name)
+        link = Link(
+            self._owner,
+            frames.FROM_CHILD,
+            label,
+            source=label,
+            wanted=name,
+            unfinished=self._arriving.unfinished,
+        )
         link.give_up_s = timeout_s
         self._links[key] = link
         link.waiting = True
@@ -96,6 +117,11 @@ class Pool:
                 sock = await attempts.connect()
                 if sock is None:
                     break
+                full = self._take_place(link)
+                if full:
+                    sock.close()
+                    link.abort(full)
+                    return
                 text = await self._shake_hands(link, attempts.address, sock, timeout_s)
                 if not text:
                     return
@@ -107,6 +133,29 @@ class Pool:
             attempts.close()
             self._dials.pop(link, None)
             self._end_turn(link)
+
+    def _take_place(self, link: Link) -> str:
+        """Take a place for a link whose peer's machine has answered; return why it gets none, or ""."""
+        turn = self._turn_of.get(link)
+        if turn is None or link in self._placed:  # it had its place with another address
+            return ""
+        uid = turn.uid
+        while not self._shares.left(uid) and self._close_idle(uid):
+            pass
+        if turn.urgent:  # it replaces a link that was lost
+            self._shares.charge(uid, 1)
+        elif not self._shares.take(uid):
+            return self._shares.refusal(uid, "links to other nodes")
+        self._placed[link] = uid
+        return ""
+
+    def _close_idle(self, uid: int) -> bool:
+        """Close the oldest link of a user that no job uses; False if there is none."""
+        for link, owner in self._placed.items():
+            if owner == uid and link.opened and self._owner.link_is_idle(link):
+                link.close("idle, and its user needs its place")
+                return True
+        return False
 
     async def _shake_hands(self, link: Link, address: str, sock: socket.socket, timeout_s: float) -> str:
         """Use a connection for a link; return why that failed, "" if it did not."""
@@ -140,6 +189,9 @@ class Pool:
         """Drop a link that has ended, and stop dialling it."""
         dial = self._dials.pop(link, None)
         self._end_turn(link)
+        uid = self._placed.pop(link, None)
+        if uid is not None:
+            self._shares.give(uid)
         if dial is not None and dial is not asyncio.current_task():
             dial.cancel()
         for key, known in list(self._links.items()):

@@ -7,13 +7,15 @@ from typing import Final
 
 from gexec import limits
 from gexec.relay.turns import Turns
-from gexec.security.quota import ROOT, Shares
+from gexec.security.quota import NOBODY, ROOT, Shares
 from gexec.settings.config import GexecdSettings
 from gexec.wire import jobspec
 from gexec.wire.jobspec import JobSpec
 
 #: So that one user can dial all addresses of a node, however few descriptors there are.
 _DIALS_LEAST: Final = 4 * limits.ADDRESSES_MAX
+#: So that a job with the usual fan-out runs, and another one after it.
+_LINKS_LEAST: Final = 8 * limits.FANOUT_DEFAULT
 
 
 class Quotas:
@@ -30,16 +32,24 @@ class Quotas:
         submissions: bytes of submissions that are not complete.
         output: bytes of output that this node may have to keep for its ranks.
         dials: addresses that are being dialled, TLS included; the others wait for their turn.
+        links: links that were dialled and reached their node, by the user for whom that was.
+        accepted: links of other nodes, by the name of the node.
+        arriving: bytes of frames that other nodes have begun to send, by the name of the node.
     """
 
     def __init__(
         self, settings: GexecdSettings, superuser: int = ROOT, descriptors: int = limits.DESCRIPTORS_MAX
     ) -> None:
-        # With root's reserve: half of the descriptors for pipes, at most a quarter for dials; the rest
-        # is for clients and links. The only user of a daemon is stopped by the kernel.
+        # With root's reserve: half of the descriptors for pipes, at most a quarter for dials, a ninth for
+        # accepted links and half of that for dialled ones; the rest is for clients. The only user of a daemon
+        # is stopped by the kernel.
         ninth = descriptors // 9
         self.pipes = Shares(4 * ninth if superuser == ROOT else descriptors, superuser)
         self.dials = Turns(Shares(max(_DIALS_LEAST, min(limits.DIALS_MAX, 2 * ninth)), superuser))
+        dialled = max(_LINKS_LEAST, min(limits.LINKS_DIALLED_MAX, 3 * ninth // 7))
+        self.links = Shares(dialled if superuser == ROOT else descriptors, superuser)
+        self.accepted = Shares(max(3 * _LINKS_LEAST, min(limits.LINKS_ACCEPTED_MAX, ninth)), NOBODY)
+        self.arriving = Shares(limits.ARRIVING_MAX_BYTES, NOBODY)
         self.ranks = Shares(settings.jobs_max, superuser)
         self.clients = Shares(limits.CLIENTS_MAX, superuser)
         self.submissions = Shares(limits.SUBMISSIONS_MAX_BYTES, superuser)

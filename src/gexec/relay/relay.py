@@ -15,13 +15,15 @@ from functools import partial
 from typing import Final
 
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.posix import memory
 from gexec.posix.deadline import Deadline
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
+from gexec.relay.arriving import OVER_SHARE, NodeFrames
 from gexec.relay.context import RelayContext
 from gexec.relay.jobs import NOT_NEEDED, Jobs
-from gexec.relay.link import Link
+from gexec.relay.link import OPENED, Link
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
@@ -77,9 +79,12 @@ class RelayService:
         contexts = link_contexts(*context.certificates)
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
-        self._pool = Pool(self, contexts, self.quotas.dials)
-        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas)
+        self._arriving = NodeFrames(self.quotas.arriving)
+        self._pool = Pool(self, contexts, self.quotas, self._arriving)
+        self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas, self._arriving)
         self._jobs = Jobs(self, context.settings)
+        #: Descriptors of pipes and clients, from the relay before this one.
+        self.inherited: list[int] = []
         self._tidying: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -150,6 +155,12 @@ class RelayService:
         """Return pipes for a process."""
         return TaskIO(tell, with_stdin, with_output, freed)
 
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> PipesPort:
+        """Return the pipes of a process of the relay before this one."""
+        return TaskIO(tell, False, False, freed, saved, self.inherited)
+
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
         return normal(name) in self._names
@@ -204,7 +215,12 @@ class RelayService:
     def link_opened(self, link: Link) -> None:
         """The peer's Hello has arrived."""
         self._acceptor.known(link)
-        self._jobs.link_opened(link)
+        if link.state == OPENED:
+            self._jobs.link_opened(link)
+
+    def link_is_idle(self, link: Link) -> bool:
+        """Tell whether no job uses a link."""
+        return self._jobs.is_idle(link)
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
         """A frame of a job has arrived."""
@@ -214,8 +230,9 @@ class RelayService:
         """A link has ended."""
         self._pool.forget(link)
         self._acceptor.forget(link)
+        self._arriving.ended(link)
         unusual = (not link.opened and text != NOT_NEEDED) or text.startswith(
-            ("protocol violation", "TLS failed", "uid ")
+            ("protocol violation", "TLS failed", "uid ", OVER_SHARE)
         )
         if self._jobs.link_closed(link, text) and unusual:
             self._complaints.tell(link.source, f"{link.label}: {text}", self._loop.time())

@@ -142,7 +142,7 @@ class Spawning(RelayChannel):
         return self._last
 
     def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
-        """Pass the events of a task of the relay before this one to ``told``; new tasks get higher numbers."""
+        """Pass the events of a task of an earlier relay to ``told``; new tasks get higher numbers."""
         self._told[task] = told
         self._last = max(self._last, task)
 

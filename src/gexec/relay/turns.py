@@ -15,7 +15,7 @@ from gexec.security.quota import Shares
 class Turn:
     """One request; ``end`` it once, whether it has begun or not."""
 
-    __slots__ = ("_turns", "amount", "began", "begin", "over", "uid")
+    __slots__ = ("_turns", "amount", "began", "begin", "over", "uid", "urgent")
 
     def __init__(self, turns: Turns, uid: int, amount: int, begin: Callable[[], None]) -> None:
         self._turns = turns
@@ -24,6 +24,7 @@ class Turn:
         self.begin = begin
         self.began = False
         self.over = False
+        self.urgent = False
 
     def end(self) -> None:
         """Its place is free, or it does not wait any more."""
@@ -55,6 +56,7 @@ class Turns:
 
     def hurry(self, turn: Turn) -> None:
         """Begin a request that waits: it has become urgent."""
+        turn.urgent = True
         if not (turn.began or turn.over):
             self._shares.charge(turn.uid, turn.amount)
             turn.began = True

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from gexec import limits
-from gexec.authd.authd import _CONNECTIONS_PER_UID_MAX, Authd
+from gexec.authd.authd import Authd
 from gexec.errors import ConfigError, KeyFileError
 from gexec.posix.log import Log
 from gexec.security.credential import bound_to, verify
+from gexec.security.quota import Shares
 from gexec.settings.config import AuthdSettings
 from gexec.settings.keyfiles import read_trust
 from gexec.wire import frames
@@ -312,12 +313,17 @@ def test_too_many_requests_of_a_user_are_refused_and_only_some_are_audited(place
         service.close()
 
 
-def test_one_user_has_so_many_connections_and_the_next_when_one_has_gone(service: Service) -> None:
+def test_attack_128_one_user_has_so_many_connections_and_the_next_when_one_has_gone(service: Service) -> None:
     async def scenario(service: Service) -> None:
-        silent = [service.connect() for _ in range(_CONNECTIONS_PER_UID_MAX)]
+        shares = service.authd._connections = Shares(64, ME + 1)
+        silent = [service.connect() for _ in range(32)]
         answer = await service.answer(service.connect())
-        assert answer == Refused(frames.REFUSED_BUSY, "too many connections at once: try again")
+        assert isinstance(answer, Refused)
+        assert answer.code == frames.REFUSED_BUSY
+        assert f"too many connections: uid {ME} has {len(silent)} connections to authd" in answer.text
         assert service.audit[0]["reason"] == "too many connections"
+        assert shares.left(ME + 1) == 32
+        assert shares.left(ME + 2) == 16
         silent[0].close()
         while not isinstance(answer, Signed):  # its end is seen in a turn of the loop
             answer = await service.ask(encode(0, Sign(b"gexec", b"job")))

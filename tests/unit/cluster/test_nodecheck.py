@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from gexec.cluster import hardened
 from gexec.cluster.authority import AuthorityDir
 from gexec.cluster.layout import Layout, LocalNode
-from gexec.cluster.nodecheck import check_node
+from gexec.cluster.nodecheck import check_compute_node, check_node
 from gexec.cluster.nodekeys import request_certificate
 from gexec.errors import KeyFileError
 from gexec.settings.config import GexecdSettings
@@ -68,6 +69,46 @@ def test_a_role_that_the_settings_contradict(place: Layout) -> None:
     assert told == "compute node, but submissions = true: set submissions = false"
     (told,) = bad(replace(settings_of(place, "node001"), submissions=False))
     assert told.startswith("head, but submissions = false")
+
+
+def test_a_compute_node_has_nothing_of_a_head(place: Layout, tmp_path: Path) -> None:
+    settings, sock = settings_of(place, "node002"), str(tmp_path / "authd.sock")
+    key, units = tmp_path / "auth_priv.pem", tmp_path / "units"
+
+    def told() -> list[str]:
+        return [
+            f"{text}: {fix}"
+            for good, text, fix in check_compute_node(settings, str(key), sock, [str(units)])
+            if not good and "/etc/" not in text  # of the host of this test
+        ]
+
+    assert told() == []
+    assert "no authd, no key" in list(check_compute_node(settings, str(key), sock, [str(units)]))[-1][1]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sock)
+        assert told() == []  # a socket that was left behind
+        listener.listen()
+        assert told() == [f"compute node, but authd runs at {sock}: run `systemctl disable --now authd`"]
+    key.touch()
+    signer = hardened.node_dir(place, "node002") / "signer_key.pem"
+    signer.touch()
+    assert [line.partition(":")[0] for line in told()] == [
+        f"compute node, but has the private key {path}" for path in (key, signer)
+    ]
+    key.unlink()
+    signer.unlink()
+    (units / "multi-user.target.wants").mkdir(parents=True)
+    (units / "multi-user.target.wants" / "authd.service").symlink_to("/nowhere")
+    (starts,) = told()
+    assert "authd starts with it" in starts
+    # Its certificate says what it is, not its settings; a head may have all of it.
+    settings = replace(settings, submissions=True)
+    assert told() == [starts]
+    settings = settings_of(place, "node001")
+    assert told() == []
+    assert list(check_compute_node(GexecdSettings(), str(key), sock, [str(units)])) == []
+    settings = GexecdSettings(submissions=False)
+    assert told() == [starts]
 
 
 def test_files_that_are_missing(place: Layout) -> None:

@@ -26,6 +26,7 @@ from descriptors import only
 from gexec import limits
 from gexec.posix.log import Log
 from gexec.relay.accept import Acceptor
+from gexec.relay.arriving import NodeFrames
 from gexec.relay.context import RelayContext
 from gexec.relay.link import Link
 from gexec.relay.loop import run
@@ -34,6 +35,7 @@ from gexec.relay.peerlog import PeerErrors
 from gexec.relay.quotas import Quotas
 from gexec.relay.tls import LinkContexts, link_contexts
 from gexec.security.certificate import authority, leaf
+from gexec.security.quota import NOBODY, Shares
 from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.config import GexecdSettings
@@ -103,7 +105,8 @@ class Node:
             log=log,
         )
         self.quotas = Quotas(GexecdSettings(), SUPERUSER)
-        self.acceptor = Acceptor(self, context, contexts(), PeerErrors(log), self.quotas)
+        self.arriving = NodeFrames(self.quotas.arriving)
+        self.acceptor = Acceptor(self, context, contexts(), PeerErrors(log), self.quotas, self.arriving)
 
     def link_accepted(self, link: Link, uid: int | None) -> None:
         self.accepted.append((link, uid))
@@ -123,6 +126,7 @@ class Node:
 
     def link_closed(self, link: Link, text: str) -> None:
         self.acceptor.forget(link)
+        self.arriving.ended(link)
         self.closed.append((link, text))
 
     @property
@@ -346,6 +350,62 @@ def test_a_daemon_is_known_by_its_certificate_and_no_longer_counted(place: Path)
             writer.close()
         await until(lambda: len(node.closed) == len(writers))
         assert loop.is_running()
+
+    play(scenario, place)
+
+
+async def linked(node: Node, data: bytes) -> asyncio.StreamWriter:
+    """Connect as a daemon, and send these bytes after the Hello."""
+    _, writer = await asyncio.open_connection(*node.address, ssl=contexts().dial, server_hostname="node004")
+    writer.write(HELLO + data)
+    return writer
+
+
+def test_attack_127_half_sent_frames_of_one_node_are_of_its_share(place: Path) -> None:
+    """Whatever links it uses; one ordinary frame of it is free, and all is given back."""
+
+    async def scenario(node: Node, peers: Peers) -> None:
+        node.acceptor.begin()
+        size = limits.JOB_FRAME_MAX_BYTES
+        begun = struct.pack("!IBI", size, frames.Start.TYPE, 1) + bytes(1000)
+        most = limits.ARRIVING_MAX_BYTES // 2 // size
+        arriving = node.quotas.arriving
+        writers = []
+        for number in range(most):
+            writers.append(await linked(node, begun))
+            await until(lambda wanted=number + 1: arriving.used("node004") > (wanted - 0.5) * size)  # type: ignore[misc]
+        assert node.closed == []
+        writers.append(await linked(node, begun))
+        await until(lambda: node.closed)
+        why = f"over its share: node004 has {arriving.used('node004')} bytes of frames that are not complete"
+        assert node.closed[0][1].startswith(why)
+        assert "all nodes have" in node.closed[0][1]
+        for writer in writers:
+            writer.close()
+        await until(lambda: len(node.closed) == len(writers))
+        assert arriving.used("node004") == 0
+
+    play(scenario, place)
+
+
+def test_attack_127_one_node_has_so_many_links(place: Path) -> None:
+    async def scenario(node: Node, peers: Peers) -> None:
+        node.acceptor._peers = accepted = Shares(4, NOBODY)
+        node.acceptor.begin()
+        writers = [await linked(node, b"") for _ in range(2)]
+        await until(lambda: accepted.used("node004") == 2)
+        writers.append(await linked(node, b""))
+        await until(lambda: node.closed)
+        assert node.closed[0][1].startswith(
+            "over its share: node004 has 2 links on this node and gets no more"
+        )
+        writers[0].close()
+        await until(lambda: accepted.used("node004") == 1)
+        writers.append(await linked(node, b""))
+        await until(lambda: accepted.used("node004") == 2)
+        for writer in writers:
+            writer.close()
+        await until(lambda: accepted.used_by_all == 0)
 
     play(scenario, place)
 

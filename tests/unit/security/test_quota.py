@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gexec.security.quota import ROOT, Shares
+from gexec.security.quota import NOBODY, ROOT, Shares
 
 
 def fill(shares: Shares, uid: int) -> int:
@@ -51,6 +51,17 @@ def test_what_root_takes_beyond_its_reserve_is_not_free_for_others() -> None:
 def test_the_only_user_of_a_daemon_gets_all() -> None:
     shares = Shares(10, superuser=1000)
     assert fill(shares, 1000) == shares.total == 10
+
+
+def test_nodes_are_counted_by_name_and_none_of_them_has_a_reserve() -> None:
+    shares = Shares(8, NOBODY)
+    assert shares.total == 8
+    assert [shares.take("node001", amount) for amount in (4, 1)] == [True, False]
+    assert shares.refusal("node001", "links").startswith("node001 has 4 links on this node and gets no more")
+    assert "(all nodes have 4 of 8, " in shares.refusal("node001", "links")
+    assert shares.left("node002") == 2
+    with pytest.raises(ValueError, match="node002 gives back 1, but has 0"):
+        shares.give("node002")
 
 
 def test_a_large_amount_is_taken_whole_or_not_at_all() -> None:

@@ -53,7 +53,7 @@ class ClientEnd:
 
     def __init__(self, take: Callable[[Frame], None]) -> None:
         self.reached = self.opened = True
-        self.leaving = self.waiting = False
+        self.leaving = self.waiting = self.cut = False
         self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0

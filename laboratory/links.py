@@ -118,6 +118,7 @@ class SimEnd:
         self.reached = False
         self.opened = False
         self.leaving = False
+        self.cut = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label = self.source = f"node{daemon.index}"
@@ -228,4 +229,5 @@ class SimEnd:
         """This end is gone: let the other one detect it, unless this end is silent."""
         self.here = False
         if self.peer.here and not self.silent:
+            self.peer.cut = True
             self.after_what_was_sent(self.peer.close, "the connection was reset")

@@ -52,7 +52,7 @@ class Peer:
         self.names = names
         self.reached = self.opened = opened
         self.leaving = False
-        self.waiting = False
+        self.waiting = self.cut = False
         self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0

@@ -84,6 +84,10 @@ class Acceptor:
             is_client = listener in self._client_listeners
             self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
 
+    def listeners(self) -> list[tuple[str, list[socket.socket]]]:
+        """Return the listening sockets, as they are named in ``RelayContext``."""
+        return [("listeners", self._listeners), ("client_listeners", self._client_listeners)]
+
     def stop(self) -> None:
         """Accept no more connections; existing ones stay."""
         for listener in (*self._listeners, *self._client_listeners):

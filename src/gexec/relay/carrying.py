@@ -28,7 +28,13 @@ def save(jobs: Jobs, fds: list[int]) -> Saved:
         # The bytes of a job are the same for all of its ranks here.
         each = by_credential.setdefault(job.credential, {"id": job.key[0], "blob": job.blob, "jobs": []})
         each["jobs"].append(job.save(fds) | {"client": owners.get(job.key)})
-    return {"clock": jobs.clock.save(), "parents": jobs.last_parent, "jobs": by_credential}
+    awaited = [jobs.parties[link].deadline is not None for link in numbers]
+    return {
+        "awaited": awaited,
+        "clock": jobs.clock.save(),
+        "parents": jobs.last_parent,
+        "jobs": by_credential,
+    }
 
 
 def restore(jobs: Jobs, saved: Saved, clients: Sequence[LinkPort]) -> list[RelayJob]:
@@ -66,7 +72,7 @@ def restore(jobs: Jobs, saved: Saved, clients: Sequence[LinkPort]) -> list[Relay
                 jobs.join(job, clients[number], channel, parent)
             job.restore(state)
             made.append(job)
-    for link in clients:
-        if link.opened and not jobs.parties[link].parents:
+    for link, awaited in zip(clients, saved["awaited"], strict=True):
+        if awaited:
             jobs.link_opened(link)  # its job must still come
     return made

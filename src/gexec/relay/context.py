@@ -24,11 +24,13 @@ class RelayContext:
         trust: the accepted signers, and the revoked nodes.
         ready: call it once, when both listeners are served.
         log: the relay's own.
+        predecessor: the state of the relay before this one comes on this socket; None = there was none.
+            Then also the listeners come with it.
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "ready",
-        "settings", "superuser", "trust",
+        "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "predecessor",
+        "ready", "settings", "superuser", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +46,7 @@ class RelayContext:
         trust: Trust,
         ready: Callable[[], None],
         log: Log,
+        predecessor: socket.socket | None = None,
     ) -> None:
         self.listeners = tuple(listeners)
         self.client_listeners = tuple(client_listeners)
@@ -55,3 +58,4 @@ class RelayContext:
         self.trust = trust
         self.ready = ready
         self.log = log
+        self.predecessor = predecessor

@@ -109,6 +109,8 @@ class RelayJob:
         self._process = JobProcess(self, jobs)
         #: Children of the job in the relay before this one.
         self._postponed: dict[int, Saved] = {}
+        #: Children whose first link was cut before it was open.
+        self._dialled_again: set[int] = set()
         self._busy = False
         self._timer: Timer | None = None
         #: When the machine has something to do, and when the timer expires, in steady time.
@@ -166,10 +168,7 @@ class RelayJob:
                 continue
             epoch, low, high, attach_only = child["start"]
             start = Start(epoch, low, high, self.credential, self.blob, attach_only)
-            self._open_child(number, start, False, attach_only)
-            if number in self.children:
-                for frame in child["waiting"]:
-                    self.children[number].send(frame, True)
+            self._dial_again(number, start, child["waiting"])
         if not self.machine.finished:
             self._arm()
 
@@ -360,9 +359,22 @@ class RelayJob:
     def child_link_closed(self, number: int, text: str, silent: bool) -> None:
         """The link to a child ended, because the child was ``silent`` or not; or it could not be made."""
         child = self.children.pop(number, None)
-        if child is not None:
-            child.close()
+        if child is None:
+            return
+        child.close()
+        if child.link.cut and not child.sent and number not in self._dialled_again:
+            # Its gexecd may have been upgraded while the link was being made.
+            self._dialled_again.add(number)
+            self._dial_again(number, child.start, child.waiting)
+        else:
             self.tell(events.ChildLost(number, text, child.sent, silent))
+
+    def _dial_again(self, number: int, start: Start, waiting: list[Frame]) -> None:
+        """Dial a child whose Start was not sent once more."""
+        self._open_child(number, start, False, start.attach_only)
+        child = self.children.get(number)
+        for frame in waiting if child is not None else ():
+            self.children[number].send(frame, True)
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)

@@ -347,6 +347,7 @@ class Jobs:
             raise ProtocolError("a second job on one connection")
         if party.deadline is not None:
             party.deadline.cancel()
+            party.deadline = None
         checked = self._checked(link, channel, submit)
         if checked is None:
             return

@@ -94,6 +94,7 @@ class Link:
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
         waiting: it waits for its turn to be dialled.
+        cut: the peer has ended it.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Link:
         self.wanted = wanted
         self.address = ""
         self.refused = ""
-        self.waiting = False
+        self.waiting = self.cut = False
         self.state = DIALLING
         self.heard_s = 0.0
         self.give_up_s = 0.0
@@ -205,6 +206,10 @@ class Link:
         self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
         return True
 
+    def fileno(self) -> int:
+        """Return the descriptor of a client's socket."""
+        return self.transport.fileno() if isinstance(self.transport, ClientSocket) else -1
+
     def save(self) -> dict[str, Any]:
         """Return the state of a client's link, with what was half read and what was not sent."""
         sock = self.transport
@@ -259,6 +264,7 @@ class Link:
         """The connection has ended, from either side."""
         if error is not None and not self._reason:
             self._reason = tls.failure(error)
+        self.cut = error is None or tls.is_cut(error)
         self._end()
 
     # -- frames ---------------------------------------------------------------------------

@@ -28,6 +28,8 @@ class LinkPort(Protocol):
     give_up_s: float
     label: str
     source: str
+    #: The peer has ended it.
+    cut: bool
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""

@@ -8,8 +8,10 @@ frame; this module provides the sockets, the spawner and the clock.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -18,10 +20,12 @@ from gexec.core import events
 from gexec.core.saving import Saved
 from gexec.posix import memory
 from gexec.posix.deadline import Deadline
+from gexec.relay import carrying, handing
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
 from gexec.relay.arriving import OVER_SHARE, NodeFrames
 from gexec.relay.context import RelayContext
+from gexec.relay.job import RelayJob
 from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import OPENED, Link
 from gexec.relay.loop import run
@@ -30,7 +34,7 @@ from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.quotas import Quotas
-from gexec.relay.spawning import Spawning
+from gexec.relay.spawning import News, RelayChannel, Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import link_contexts
 from gexec.security.credential import Credential
@@ -39,6 +43,7 @@ from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
 from gexec.wire.frames import Frame
+from gexec.wire.upgrades import GoOn, HandOver, HandoverEnds, HandoverFailed, StateTaken, SuccessorReady
 
 
 def run_relay(context: RelayContext) -> int:
@@ -49,13 +54,42 @@ def run_relay(context: RelayContext) -> int:
 async def _serve(context: RelayContext) -> int:
     loop = asyncio.get_running_loop()
     tell_faults(loop, context.log)
-    relay = RelayService(context)
+    relay = RelayService(context) if context.predecessor is None else succeed(context)
     loop.add_signal_handler(signal.SIGTERM, relay.drain)
     loop.add_signal_handler(signal.SIGINT, relay.drain)
     relay.begin()
     memory.settle()
-    context.ready()
+    if context.predecessor is None:
+        context.ready()
     return await relay.stopped
+
+
+def succeed(context: RelayContext) -> RelayService:
+    """Return a relay with all that the relay before it had, when that one has ended.
+
+    Raises:
+        SystemExit: it cannot continue with that; the other relay does.
+    """
+    assert context.predecessor is not None
+    channel = RelayChannel(context.channel_socket)
+    channel.tell(SuccessorReady())
+    try:
+        with context.predecessor as sock:
+            state, fds = handing.receive(sock)
+        context.listeners = tuple([socket.socket(fileno=fds[index]) for index in state["listeners"]])
+        context.client_listeners = tuple(
+            [socket.socket(fileno=fds[index]) for index in state["client_listeners"]]
+        )
+        relay = RelayService(context)
+        taken = relay.restore(state, fds)
+    except Exception as error:
+        channel.tell(HandoverFailed(f"{type(error).__name__}: {error}"))
+        channel.await_upgrade()
+        raise SystemExit(1) from error
+    relay.processes.tell(StateTaken(taken))
+    if not isinstance(relay.processes.await_upgrade(), GoOn):
+        raise SystemExit(1)
+    return relay
 
 
 #: How long after a job its free memory is returned to the system, if nothing runs then.
@@ -85,6 +119,7 @@ class RelayService:
         self._jobs = Jobs(self, context.settings)
         #: Descriptors of pipes and clients, from the relay before this one.
         self.inherited: list[int] = []
+        self._resumed: list[RelayJob] = []
         self._tidying: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -92,6 +127,9 @@ class RelayService:
         self.processes.begin()
         self._acceptor.begin()
         self._jobs.begin()
+        for job in self._resumed:
+            job.go_on()
+        self._resumed.clear()
 
     # -- the end --------------------------------------------------------------------------
 
@@ -117,10 +155,12 @@ class RelayService:
         if not self.stopped.done():
             self.stopped.set_result(status)
 
-    def _news(self, event: messages.Certificates | messages.AcceptedSigners) -> None:
+    def _news(self, event: News) -> None:
         if isinstance(event, messages.Certificates):
             self._renew(event)
-        else:
+        elif isinstance(event, HandOver):
+            self._hand_over(event.fds[0])
+        elif isinstance(event, messages.AcceptedSigners):
             trust = Trust.decode(event.trust)
             self.entry.reload(trust.signers)
             self._standing = Standing(trust, self._standing.authority_ids)
@@ -138,6 +178,49 @@ class RelayService:
         self._pool.renew(contexts)
         self._acceptor.contexts = contexts
         self._log.info("certificate renewed")
+
+    # -- upgrades -------------------------------------------------------------------------
+
+    def _hand_over(self, fd: int) -> None:
+        """Send everything to the successor; return only if that fails, and nothing has changed."""
+        with socket.socket(fileno=fd) as sock:
+            try:
+                fds: list[int] = []
+                handing.send(sock, self._save(fds), fds)
+            except Exception as error:
+                self.processes.tell(HandoverFailed(f"{type(error).__name__}: {error}"))
+        verdict = self.processes.await_upgrade()
+        if not (isinstance(verdict, HandoverEnds) and verdict.stays):
+            os._exit(0)  # nothing may be written any more: the successor goes on
+
+    def _save(self, fds: list[int]) -> Saved:
+        if self._jobs.draining:
+            raise OSError("gexecd is shutting down")
+        clients = []
+        for link in self._jobs.clients():
+            assert isinstance(link, Link)
+            if link.fileno() < 0:
+                link.abort("the connection was closed")  # its end is not known yet in this turn
+                continue
+            uid = self._jobs.parties[link].uid
+            clients.append({"fd": len(fds), "uid": uid, "link": link.save()})
+            fds.append(link.fileno())
+        saved: Saved = {"clients": clients, "last_task": self.processes.last_task}
+        for name, listeners in self._acceptor.listeners():
+            saved[name] = list(range(len(fds), len(fds) + len(listeners)))
+            fds += [listener.fileno() for listener in listeners]
+        return saved | {"jobs": carrying.save(self._jobs, fds)}
+
+    def restore(self, state: Saved, fds: list[int]) -> int:
+        """Take the clients and jobs of the relay before this one; return how many jobs. ``begin`` follows."""
+        self.inherited = fds
+        self.processes.last_task = state["last_task"]
+        clients: list[LinkPort] = []
+        for each in state["clients"]:
+            sock = socket.socket(fileno=fds[each["fd"]])
+            clients.append(self._acceptor.resume_client(sock, each["uid"], each["link"]))
+        self._resumed = carrying.restore(self._jobs, state["jobs"], clients)
+        return len(self._resumed)
 
     # -- what jobs need -------------------------------------------------------------------
 

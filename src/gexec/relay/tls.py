@@ -117,6 +117,11 @@ _REASONS = {
 }
 
 
+def is_cut(error: BaseException) -> bool:
+    """Tell whether a connection has failed because the peer has ended it."""
+    return isinstance(error, ConnectionError | ssl.SSLEOFError)
+
+
 def failure(error: BaseException) -> str:
     """Return in a few words why a link could not be made, or why it ended."""
     if isinstance(error, ssl.SSLCertVerificationError):

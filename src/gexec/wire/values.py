@@ -83,15 +83,18 @@ def _write_items(tag: bytes, items: list[Any] | tuple[Any, ...], parts: list[byt
 
 
 def decode(raw: bytes | memoryview) -> Any:
-    """Return the value of these bytes.
+    """Return the value of these bytes, of which it keeps copies only.
 
     Raises:
         ValueError: they are not those of one value.
     """
     reader = _Reader(memoryview(raw))
-    value = reader.value(0)
-    if reader.position != len(reader.raw):
-        raise ValueError("a saved state has bytes after its end")
+    try:
+        value = reader.value(0)
+        if reader.position != len(reader.raw):
+            raise ValueError("a saved state has bytes after its end")
+    finally:
+        reader.raw.release()
     return value
 
 

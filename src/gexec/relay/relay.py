@@ -42,8 +42,18 @@ from gexec.security.names import normal
 from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
-from gexec.wire.frames import Frame
-from gexec.wire.upgrades import GoOn, HandOver, HandoverEnds, HandoverFailed, StateTaken, SuccessorReady
+from gexec.wire.frames import REFUSED_DENIED, Frame, Refused
+from gexec.wire.orders import Upgrade, Upgraded
+from gexec.wire.upgrades import (
+    GoOn,
+    HandOver,
+    HandoverEnds,
+    HandoverFailed,
+    StateTaken,
+    SuccessorReady,
+    UpgradeEnded,
+    UpgradeWanted,
+)
 
 
 def run_relay(context: RelayContext) -> int:
@@ -72,7 +82,7 @@ def succeed(context: RelayContext) -> RelayService:
     """
     assert context.predecessor is not None
     channel = RelayChannel(context.channel_socket)
-    channel.tell(SuccessorReady())
+    channel.tell(SuccessorReady(context.expires_s))
     try:
         with context.predecessor as sock:
             state, fds = handing.receive(sock)
@@ -120,6 +130,9 @@ class RelayService:
         #: Descriptors of pipes and clients, from the relay before this one.
         self.inherited: list[int] = []
         self._resumed: list[RelayJob] = []
+        #: Clients that wait for the end of an upgrade, with their channels.
+        self._upgrade_askers: dict[Link, int] = {}
+        self._superuser = context.superuser
         self._tidying: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -160,6 +173,8 @@ class RelayService:
             self._renew(event)
         elif isinstance(event, HandOver):
             self._hand_over(event.fds[0])
+        elif isinstance(event, UpgradeEnded):
+            self._upgrade_ended(event)
         elif isinstance(event, messages.AcceptedSigners):
             trust = Trust.decode(event.trust)
             self.entry.reload(trust.signers)
@@ -193,6 +208,23 @@ class RelayService:
         if not (isinstance(verdict, HandoverEnds) and verdict.stays):
             os._exit(0)  # nothing may be written any more: the successor goes on
 
+    def _upgrade_wanted(self, link: Link, channel: int, frame: Upgrade) -> None:
+        party = self._jobs.parties[link]
+        if party.uid not in (0, self._superuser):
+            text = f"uid {party.uid} may not upgrade gexecd: only root or its own user may"
+            link.answer(channel, Refused(REFUSED_DENIED, text))
+            return
+        if party.deadline is not None:  # there will be no Submit
+            party.deadline.cancel()
+            party.deadline = None
+        self._upgrade_askers[link] = channel
+        self.processes.tell(UpgradeWanted(frame.forced))
+
+    def _upgrade_ended(self, event: UpgradeEnded) -> None:
+        for link, channel in self._upgrade_askers.items():
+            link.send(channel, Upgraded(event.done, event.text))
+        self._upgrade_askers.clear()
+
     def _save(self, fds: list[int]) -> Saved:
         if self._jobs.draining:
             raise OSError("gexecd is shutting down")
@@ -203,7 +235,8 @@ class RelayService:
                 link.abort("the connection was closed")  # its end is not known yet in this turn
                 continue
             uid = self._jobs.parties[link].uid
-            clients.append({"fd": len(fds), "uid": uid, "link": link.save()})
+            asks = self._upgrade_askers.get(link)
+            clients.append({"fd": len(fds), "uid": uid, "link": link.save(), "asks": asks})
             fds.append(link.fileno())
         saved: Saved = {"clients": clients, "last_task": self.processes.last_task}
         for name, listeners in self._acceptor.listeners():
@@ -218,7 +251,10 @@ class RelayService:
         clients: list[LinkPort] = []
         for each in state["clients"]:
             sock = socket.socket(fileno=fds[each["fd"]])
-            clients.append(self._acceptor.resume_client(sock, each["uid"], each["link"]))
+            link = self._acceptor.resume_client(sock, each["uid"], each["link"])
+            clients.append(link)
+            if each["asks"] is not None:
+                self._upgrade_askers[link] = each["asks"]
         self._resumed = carrying.restore(self._jobs, state["jobs"], clients)
         return len(self._resumed)
 
@@ -306,11 +342,15 @@ class RelayService:
         return self._jobs.is_idle(link)
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
-        """A frame of a job has arrived."""
-        self._jobs.link_frame(link, channel, frame)
+        """A frame of a job has arrived, or the wish for an upgrade."""
+        if isinstance(frame, Upgrade):
+            self._upgrade_wanted(link, channel, frame)
+        else:
+            self._jobs.link_frame(link, channel, frame)
 
     def link_closed(self, link: Link, text: str) -> None:
         """A link has ended."""
+        self._upgrade_askers.pop(link, None)
         self._pool.forget(link)
         self._acceptor.forget(link)
         self._arriving.ended(link)

@@ -43,7 +43,12 @@ class UpgradeEnded:
 
 @dataclass(slots=True)
 class SuccessorReady:
-    """From the successor: everything is loaded, and the state can come."""
+    """From the successor: everything is loaded, and the state can come.
+
+    ``expires_s``: until when its certificate is valid, UNIX time.
+    """
+
+    expires_s: int
 
 
 @dataclass(slots=True)
@@ -84,7 +89,7 @@ FROM_SPAWNER: Final[Table] = {
 #: All that a relay may send to its spawner.
 FROM_RELAY: Final[Table] = {
     **messages.FROM_RELAY,
-    31: Form(SuccessorReady, of_task=False),
+    31: Form(SuccessorReady, "expires_s", of_task=False),
     32: Form(StateTaken, "jobs", of_task=False),
     33: Form(HandoverFailed, payload=_TEXT, of_task=False),
     34: Form(UpgradeWanted, "forced", 0, 1, of_task=False),

@@ -50,7 +50,6 @@ class Subtree(Savable):
     the children by now, and ``resync`` finds out what is left to do.
     """
 
-    #: The children are saved together, because they refer to each other.
     SAVED: ClassVar[str] = "_ended_once _high _kill _maybe_asked _numbers _went active"
     PARTS: ClassVar[str] = "_epochs"
 
@@ -219,13 +218,10 @@ class Subtree(Savable):
         self._settle_unreached(child, reached=True)
         if not self.active:
             return
-        losses = child.losses + 1 if now_s - child.asked_s < limits.LOST_AFTER_S else 1
-        losses = child.losses if here else losses
-        if (
-            (child.again and not answered and not here)
-            or losses > LOSSES_MAX
-            or self._epochs.is_last(child.turn)
-        ):
+        soon = now_s - child.asked_s < limits.LOST_AFTER_S
+        losses = child.losses if here else child.losses + 1 if soon else 1
+        failed = bool(child.again) and not answered and not here
+        if failed or losses > LOSSES_MAX or self._epochs.is_last(child.turn):
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return
         # Perhaps only the connection is lost. Ask the child again: it answers, refuses at once, or the hedge

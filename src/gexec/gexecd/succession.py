@@ -21,17 +21,13 @@ CHANNEL_FD, PREDECESSOR_FD, MEMFD = 3, 4, 5
 
 
 def argument(settings: GexecdSettings, names: tuple[str, ...], relay_user: tuple[int, int] | None) -> str:
-    """Return what a successor must know, beside trust and certificate: JSON."""
+    """Return what a successor must know, beside trust and the source of its certificate: JSON."""
     told = {name: getattr(settings, name) for name in type(settings).__dataclass_fields__ if name != "policy"}
     return json.dumps({"settings": told, "names": names, "relay_user": relay_user})
 
 
 def main(argv: list[str]) -> int:
-    """Take over from the running relay and serve; return an exit status, 1 if it cannot be done.
-
-    Args:
-        argv: the argument of the certificate's renewal (``enrolment.CertificateSource``).
-    """
+    """Take over from the running relay and serve; return an exit status, 1 if it cannot be done."""
     native.prefer()
     import encodings.idna  # noqa: F401  for host names in TLS
 
@@ -40,7 +36,7 @@ def main(argv: list[str]) -> int:
 
     log = stderr_log("gexecd").named("gexecd-relay")
     try:
-        return _serve(argv[0])
+        return _serve()
     except GexecError as error:
         log.error(str(error))
     except Exception as defect:
@@ -50,7 +46,7 @@ def main(argv: list[str]) -> int:
     return 1
 
 
-def _serve(source: str) -> int:
+def _serve() -> int:
     import os
     import socket
 
@@ -64,7 +60,7 @@ def _serve(source: str) -> int:
 
     log = stderr_log("gexecd").named("gexecd-relay")
     told = json.loads(channel.unsealed(MEMFD))
-    enrolment = enrol_apart(CertificateSource.from_argument(source), _AUTHD_PATIENCE_S)
+    enrolment = enrol_apart(CertificateSource.from_argument(told["certificate"]), _AUTHD_PATIENCE_S)
     superuser = os.geteuid()
     relay_user = told["relay_user"]
     become_relay((CHANNEL_FD, PREDECESSOR_FD), tuple(relay_user) if relay_user else None, log)

@@ -322,6 +322,9 @@ class RelayJob:
         hurry = silent and (prompt or self.spec.stall_s > 0)  # in other jobs it may take its time
         if hurry or start.attach_only or prompt:
             child.within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
+            if start.attach_only and not silent and not prompt:
+                # Its gexecd has closed the link itself, and listens: it may be being upgraded.
+                child.within_s = max(timeout_s, limits.LOST_AFTER_S)
             if not link.waiting:
                 self.child_link_begun(number)
 
@@ -372,8 +375,7 @@ class RelayJob:
     def _dial_again(self, number: int, start: Start, waiting: list[Frame]) -> None:
         """Dial a child whose Start was not sent once more."""
         self._open_child(number, start, False, start.attach_only)
-        child = self.children.get(number)
-        for frame in waiting if child is not None else ():
+        for frame in waiting if number in self.children else ():
             self.children[number].send(frame, True)
 
     def _drop_child(self, number: int) -> None:

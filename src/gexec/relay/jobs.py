@@ -80,7 +80,6 @@ class Jobs:
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
         self.parties: dict[LinkPort, Party] = {}
-        #: The number of the last parent.
         self.last_parent = 0
         self._beat: Timer | None = None
         #: When it is due, in the clock's time, and how far the clock was behind at the last one.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: Parts that are written with one call.
 _PARTS_MAX: Final = 64
+#: Reads in one turn of the loop: more than fit in a socket.
+_READS_MAX: Final = 64
 #: Bytes that may wait without limits from the link.
 _HIGH_BYTES: Final = 64 * 1024
 
@@ -140,17 +142,21 @@ class ClientSocket:
         self._end(None)
 
     def _readable(self) -> None:
-        try:
-            count = self._sock.recv_into(_BUFFER)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._end(error)
-            return
-        if count:
+        # libuv reports an error of the socket only once, so what came before it must be read now.
+        for _ in range(_READS_MAX):
+            if self._is_closing or self.fileno() < 0:
+                return
+            try:
+                count = self._sock.recv_into(_BUFFER)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._end(error)
+                return
+            if not count:
+                self.close()
+                return
             self._link.received(_BUFFER[:count])
-        else:
-            self.close()
 
     def _send(self) -> None:
         try:

@@ -36,7 +36,7 @@ class Handover:
         renewal, rereading: the argv of the programs that get a certificate, and read keys and policy.
         succession: the beginning of the argv of the program that is a relay's successor; [] = there is none,
             because this gexecd shares its memory with a local cluster.
-        relay: what a relay's successor must know, beside trust and certificate: JSON.
+        relay: what a relay's successor must know, beside trust and the source of its certificate: JSON.
         again: the beginning of the argv with which the spawner executes itself anew.
         version, code: of the code that runs: its version, and a digest of its files.
         argv: gexecd's own arguments.

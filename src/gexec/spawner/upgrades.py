@@ -119,9 +119,9 @@ class Upgrades:
             return
         handed = self._handed
         upgrade = self._spawner.upgrade = RelayUpgrade(self._spawner, self._relay_ended)
-        given = json.loads(handed.relay) | {"trust": handed.trust}
+        given = json.loads(handed.relay) | {"trust": handed.trust, "certificate": handed.renewal[-1]}
         try:
-            upgrade.begin([*handed.succession, handed.renewal[-1]], json.dumps(given).encode())
+            upgrade.begin(handed.succession, json.dumps(given).encode())
         except (OSError, ValueError) as error:
             self._end(False, f"the new relay cannot be started: {error}")
 
@@ -130,12 +130,10 @@ class Upgrades:
             self._end(False, why)
             return
         before, after = _named(self._handed.version, self._handed.code), _named(self._version, self._code)
-        told = (
-            f"{before} -> {after}; {jobs} jobs were carried over, the relay stood still for {pause_s:.2f} s"
-        )
+        told = f"{before} -> {after}; jobs carried over: {jobs}; pause of the relay: {pause_s:.2f} s"
         self._handed.version, self._handed.code = self._version, self._code
         if self._spawner.upgrade is not None:
-            self._handed.expires_s = self._spawner.upgrade.expires_s
+            self._handed.expires_s = float(self._spawner.upgrade.expires_s)
         self._settle(told, time.monotonic() + _SETTLE_S)
 
     def _settle(self, told: str, until_s: float) -> None:

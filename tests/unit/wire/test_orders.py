@@ -27,6 +27,10 @@ ORDERS: list[Frame] = [
     orders.Go(),
     orders.Close(),
     orders.Release(),
+    orders.Upgrade(True),
+    orders.Upgrade(False),
+    orders.Upgraded(True, "from 1 to 2"),
+    orders.Upgraded(False, ""),
 ]
 
 

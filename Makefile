@@ -84,6 +84,10 @@ bench-disturbance: native-if-possible ## Measure jobs of one user beside attacks
 soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)
 
+.PHONY: reliability
+reliability: native-if-possible ## Kill, stop and cut off nodes of real clusters, and measure what follows (root; ARGS="--help")
+	@$(RUN) $(BIN)/python bench/reliability.py $(ARGS)
+
 .PHONY: native
 native: compiled ## Compile the daemons (a minute or two): what test and bench use
 	@$(BIN)/python packaging/native.py

@@ -11,8 +11,9 @@ from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Frame, Output, Refused, Start
-from laboratory.daemons import CREDENTIAL, SimDaemon
-from laboratory.links import SimEnd, SimLink
+from laboratory.admission import CREDENTIAL
+from laboratory.daemons import SimDaemon
+from laboratory.links import SimEnd
 
 EVIL = b"bytes that no client has sent"
 _EPOCHS = (2**32 - 1, 2**32 - 1, 2**31, 2)
@@ -46,9 +47,7 @@ class CapturedRelay:
     # -- as a parent ----------------------------------------------------------------------
 
     def _dial(self, rank: int) -> None:
-        cluster = self._daemon.cluster
-        cluster.link_numbers += 1
-        link = SimLink(self._world, cluster.link_numbers, self._daemon, cluster.nodes[rank])
+        link = self._daemon.new_link(self._daemon.cluster.nodes[rank])
         self._daemon.jobs.link_accepted(link.dialler, None)
         link.dial(1.0)
         self._world.after(self._rng.uniform(0.01, 0.5), self._daemon, self._seize, link.dialler, rank)
@@ -90,7 +89,7 @@ class CapturedRelay:
         reports: list[Frame] = [
             Output(ranges, self._rng.choice((1, 2)), self._rng.choice((0, 0, 100)), EVIL),
             Ended(ranges, outcomes.exited(0), self._rng.choice((0, len(EVIL))), 0),
-            Ended(ranges, outcomes.lost("forged"), frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN),
+            Ended(ranges, outcomes.lost("forged"), 7, frames.LENGTH_UNKNOWN),
             frames.RanksStarted(ranges),
             frames.Ready(ranges),
             frames.StdinTaken(self._rng.choice((1, 2**63, frames.OFFSET_ALL))),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from gexec import limits
 from gexec.wire import frames
-from gexec.wire import ranks as ranksets
 from gexec.wire.frames import (
     FROM_CLIENT,
     FROM_ROOT,
@@ -20,9 +19,9 @@ from gexec.wire.frames import (
     Submit,
     encode,
 )
-from gexec.wire.outcome import Outcome
-from laboratory.daemons import CREDENTIAL, Cluster
-from laboratory.upgrades import UID
+from laboratory.admission import CREDENTIAL, UID
+from laboratory.checks.delivery import Delivery
+from laboratory.daemons import Cluster
 from laboratory.world import Violation
 
 
@@ -86,9 +85,10 @@ class SimClient:
     """A client on the root's host. Its connection is reliable; the client itself may be slow."""
 
     def __init__(self, cluster: Cluster, habits: Habits) -> None:
-        self.outcomes: dict[int, Outcome] = {}
-        self.received: dict[tuple[int, int], bytearray] = {}
-        self.started: set[int] = set()
+        self._delivery = Delivery(cluster)
+        self.outcomes = self._delivery.outcomes
+        self.received = self._delivery.received
+        self.started = self._delivery.started
         self.done = False
         self.here = True
         self._cluster = cluster
@@ -106,12 +106,13 @@ class SimClient:
 
     def begin(self) -> None:
         """Submit the job and begin."""
+        self._end.heard_s = self._cluster.root.timers.time()
         self._cluster.root.jobs.link_accepted(self._end, UID)
-        self._send(Submit(CREDENTIAL, self._cluster.blob))
+        self.send(Submit(CREDENTIAL, self._cluster.blob))
         if self._habits.sends_stdin:
             self._send_stdin()
         for at_s, frame in self._habits.commands:
-            self._world.after(at_s, None, self._send, frame)
+            self._world.after(at_s, None, self.send, frame)
         if self._habits.gone_at_s is not None:
             self._world.after(self._habits.gone_at_s, None, self._leave)
 
@@ -124,7 +125,8 @@ class SimClient:
     def _left(self) -> None:
         self._cluster.root.jobs.link_closed(self._end, "the client is gone")
 
-    def _send(self, frame: Frame) -> None:
+    def send(self, frame: Frame) -> None:
+        """Send a frame to the root, unless the job is over."""
         if self.here and not self.done:
             self._at_root(self._arrive, encode(CHANNEL, frame))
 
@@ -166,44 +168,28 @@ class SimClient:
             case Output():
                 self._take_output(frame)
             case RanksStarted():
-                for rank in ranksets.members(frame.ranks):
-                    if rank in self.started or rank in self.outcomes:
-                        raise Violation(f"rank {rank} is reported as started twice, or after its end")
-                    self.started.add(rank)
+                self._delivery.starts(frame)
             case Ended():
-                for rank in ranksets.members(frame.ranks):
-                    if rank in self.outcomes:
-                        raise Violation(f"rank {rank} ends twice: {self.outcomes[rank]}, {frame.outcome}")
-                    self.outcomes[rank] = frame.outcome
+                self._delivery.ends(frame)
             case frames.StdinTaken(offset=offset):
+                if self._sent < offset < frames.OFFSET_ALL:
+                    raise Violation(f"stdin taken up to {offset}, of {self._sent} bytes sent")
                 self._may_send = max(self._may_send, offset + limits.STDIN_WINDOW_BYTES)
                 if self._habits.sends_stdin:
                     self._send_stdin()
             case frames.Done():
-                if len(self.outcomes) != self._cluster.spec.ranks:
-                    raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")
+                self._delivery.done()
                 self.done = self._world.news = True
 
     def _take_output(self, frame: Output) -> None:
-        window = self._cluster.spec.window
         entries = []
-        for rank in ranksets.members(frame.ranks):
-            key = (rank, frame.stream)
-            received = self.received.setdefault(key, bytearray())
-            if frame.offset != len(received):
-                raise Violation(f"rank {rank} stream {frame.stream}: {frame.offset} after {len(received)}")
-            if rank in self.outcomes:
-                raise Violation(f"rank {rank} writes after its end")
-            received += frame.data
-            written = self._cluster.records[rank].written[frame.stream]
-            honest = rank not in self._cluster.betrayed
-            if honest and not written.startswith(received[frame.offset :], frame.offset):
-                raise Violation(f"rank {rank} stream {frame.stream}: not what was written at {frame.offset}")
-            if len(received) - self._acknowledged.get(key, 0) >= self._habits.acknowledges * window:
-                self._acknowledged[key] = len(received)
-                entries.append((rank, frame.stream, len(received)))
+        for rank, stream, received in self._delivery.output(frame):
+            unacknowledged = received - self._acknowledged.get((rank, stream), 0)
+            if unacknowledged >= self._habits.acknowledges * self._cluster.spec.window:
+                self._acknowledged[rank, stream] = received
+                entries.append((rank, stream, received))
         if entries:
-            self._send(frames.Ack(tuple(entries)))
+            self.send(frames.Ack(tuple(entries)))
 
     # -- stdin ----------------------------------------------------------------------------
 
@@ -213,11 +199,11 @@ class SimClient:
         total = len(self._habits.stdin)
         if self._sent == total or self._may_send > frames.OFFSET_ALL:
             self._sent_eof = True
-            self._send(frames.Stdin(self._sent, b"", True))
+            self.send(frames.Stdin(self._sent, b"", True))
             return
         count = min(self._world.rng.randrange(1, limits.READ_CHUNK_BYTES), self._may_send - self._sent)
         if count > 0:
             piece = self._habits.stdin[self._sent : self._sent + count]
-            self._send(frames.Stdin(self._sent, piece))
+            self.send(frames.Stdin(self._sent, piece))
             self._sent += len(piece)
             self._world.after(0.001, None, self._send_stdin)

@@ -2,112 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
-from random import Random
 
-from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.core.saving import Saved
-from gexec.core.states import BrokenInvariantError
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
-from gexec.relay.ports import LinkPort, ProcessEvent
+from gexec.relay.ports import LinkPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.turns import Turns
 from gexec.security.credential import Credential
 from gexec.security.quota import Shares
 from gexec.settings.config import GexecdSettings
-from gexec.wire import denials, messages
-from gexec.wire import outcome as outcomes
+from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
+from laboratory.admission import HEAD, SimEntry
+from laboratory.checks import honesty, memory
+from laboratory.checks.machines import MachineChecks
+from laboratory.clogs import Clogs
 from laboratory.links import SimEnd, SimLink
+from laboratory.moments import Moments
 from laboratory.pipes import SimPipes
-from laboratory.processes import Plan, ProcessRecord, SimProcess
-from laboratory.upgrades import UID, Outlasting
-from laboratory.world import SimTimers, Violation, World
+from laboratory.processes import Plan, ProcessRecord
+from laboratory.spawners import SimSpawner
+from laboratory.world import SimTimers, World
 
 ROOT = -1
-JOB_ID = b"simulated job id"
-#: The name of the root's host.
-HEAD = "head"
-CREDENTIAL = b"a credential"
-#: Checking a machine costs as much as a step of it, so only one seed of eight checks at every step.
-VALIDATES_EVERY = (1, *(16,) * 7)
+#: The channel of a Start on a connection of its own.
+_APART = 1
+#: How far the daemons' wall clocks may differ.
+SKEW_S = 60.0
 SETTINGS = GexecdSettings()
+
+
+def _no_client(frame: Frame) -> None:
+    """There is no client yet."""
 
 
 class Cluster:
     """Everything that daemons share: the daemons by name, each rank's plan, and the record of what it did."""
 
-    def __init__(self, world: World, spec: JobSpec, plans: list[Plan], dials: int) -> None:
+    def __init__(
+        self, world: World, spec: JobSpec, plans: list[Plan], dials: int, ttl_s: float = math.inf
+    ) -> None:
         self.world = world
+        self.clogs = Clogs()
+        self.moments = Moments(world)
+        self.checks = MachineChecks(world, spec.ranks)
         self.dials = dials
+        self.ttl_s = ttl_s
         self.spec = spec
         self.blob = spec.encode()
         self.plans = plans
         self.records = [ProcessRecord() for _ in plans]
         #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
-        self.entry = SimEntry(spec, self.blob)
         self.root = SimDaemon(self, ROOT)
         self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
         self.by_name = dict(zip(spec.names, self.nodes, strict=True))
         self.link_numbers = 0
-        #: How often a machine's invariants are checked: at every step, or at every n-th of all machines.
-        self.validates_every = Random(f"checks of {world.seed}").choice(VALIDATES_EVERY)
-        self.steps = 0
+        #: Sends a frame of the client's.
+        self.client_sends: Callable[[Frame], None] = _no_client
         #: Ranks to which a captured relay may do everything.
         self.betrayed: frozenset[int] = frozenset()
+
+    def daemon(self, rank: int) -> SimDaemon:
+        """Return a rank's daemon, or with -1 the root's."""
+        return self.nodes[rank] if rank >= 0 else self.root
 
     @property
     def daemons(self) -> list[SimDaemon]:
         """All of them, the root's first."""
         return [self.root, *self.nodes]
-
-
-class SimEntry:
-    """A gexec.relay.ports.EntryPort: the only credential is valid, and only for the job's own bytes."""
-
-    def __init__(self, spec: JobSpec, blob: bytes) -> None:
-        self._spec = spec
-        self._blob = blob
-        self._credential = Credential(
-            realm="",
-            audience="gexec",
-            host=HEAD,
-            uid=UID,
-            gid=UID,
-            user="",
-            issued_s=0.0,
-            ttl_s=0,
-            job_id=JOB_ID,
-            digest=b"",
-            key_id=b"",
-        )
-
-    def check(self, raw: bytes, blob: bytes, runs_here: bool = True) -> tuple[Credential, JobSpec]:
-        """Return their content."""
-        if raw != CREDENTIAL or blob != self._blob:
-            raise Violation("a daemon got other bytes than the client's")
-        return self._credential, self._spec
-
-    def shared(self, raw: bytes, blob: bytes) -> bytes:
-        """Return the shared copy of the blob."""
-        return self._blob
-
-    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
-        """Return the content of a credential that was accepted before."""
-        return self.check(raw, blob)
-
-    def keep(self, raw: bytes) -> None:
-        """Nothing to keep."""
-
-    def release(self, raw: bytes) -> None:
-        """Nothing to release."""
 
 
 class SimMachine:
@@ -116,6 +87,19 @@ class SimMachine:
     def __init__(self) -> None:
         self.life = 0
         self.frozen_until_s = 0.0
+
+
+class Outlasting:
+    """The host of what an upgrade does not end: the spawner's reports, the bytes of clients, the backlog."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        self.life = 0
+        self._daemon = daemon
+
+    @property
+    def frozen_until_s(self) -> float:
+        """The relay takes nothing while its daemon does not run."""
+        return self._daemon.frozen_until_s
 
 
 class SimDaemon:
@@ -138,27 +122,28 @@ class SimDaemon:
         #: Open ends of links, by the link's number.
         self.ends: dict[int, SimEnd] = {}
         self.timers = SimTimers(self.world, self)
-        self.entry = cluster.entry
-        #: The host of what outlasts an upgrade.
+        #: How far its wall clock is ahead of the client's.
+        self.wall_ahead_s = 0.0
         self.outlasting = Outlasting(self)
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Begin with empty memory."""
         self.processes = SimSpawner(self)
-        self.begin_relay()
+        self._begin_relay()
 
-    def begin_relay(self) -> None:
-        """Begin with a relay that has no jobs."""
+    def _begin_relay(self) -> None:
+        self.entry = SimEntry(self)
         self.quotas = Quotas(SETTINGS)
         self.quotas.dials = Turns(Shares(self.cluster.dials))
         self.jobs = Jobs(self, SETTINGS, self._stepped)
+        self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
         self._dialled: dict[str, SimEnd] = {}
 
     # -- faults ---------------------------------------------------------------------------
 
-    def kill(self, vanish: bool) -> None:
+    def kill(self, vanish: bool = False) -> None:
         """The daemon, its processes and their memory are gone; with ``vanish`` the peers are not notified."""
         self.alive = False
         self.life += 1
@@ -168,7 +153,7 @@ class SimDaemon:
         self.machine.frozen_until_s = 0.0
         self.swallows = self.swallows or vanish
         self.processes.die()
-        self._begin()
+        self.begin()
         for end in self.ends.values():
             end.silent = end.silent or vanish
             end.gone()
@@ -179,12 +164,20 @@ class SimDaemon:
         self.machine.life += 1
         self.world.news = True
 
+    def end_relay(self) -> None:
+        """The relay has ended, and another one begins, without jobs."""
+        self.life += 1
+        for end in self.ends.values():
+            end.gone()
+        self.ends.clear()
+        self._begin_relay()
+
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""
         self.alive = True
         self.swallows = False
         self.refuses = False
-        self._begin()
+        self.begin()
         self.processes.born_s = self.world.now_s
 
     def freeze(self, duration_s: float, machine: bool = True) -> None:
@@ -194,19 +187,60 @@ class SimDaemon:
         if machine:
             self.machine.frozen_until_s = max(self.machine.frozen_until_s, until_s)
 
+    # -- what faults look at ------------------------------------------------------------------
+
+    @property
+    def upward(self) -> list[SimLink]:
+        """The open links on which it was dialled."""
+        return [
+            end.link for end in self.ends.values() if end is end.link.acceptor and end.link.dialler.opened
+        ]
+
+    def asked_by(self) -> list[tuple[Start, SimDaemon]]:
+        """Return the Starts that were sent to it on its open links, with the daemons that sent them."""
+        asked = []
+        for link in self.upward:
+            parent = link.dialler.daemon
+            for job in parent.jobs.by_key.values():
+                children = job.children.values()
+                asked += [(child.start, parent) for child in children if child.link is link.dialler]
+        return asked
+
+    def send_apart(self, child: SimDaemon, start: Start) -> None:
+        """Send a Start on a connection of its own, which is closed later."""
+        link = self.new_link(child)
+        self.jobs.link_accepted(link.dialler, None)
+        link.dial(1.0)
+        rng = self.world.rng
+        self.world.after(rng.uniform(0.01, 0.5), self, link.dialler.send, _APART, start)
+        self.world.after(rng.uniform(0.5, 5.0), self, link.dialler.close, "it was not needed")
+
+    def new_link(self, other: SimDaemon) -> SimLink:
+        """Return a link to another daemon, that is not dialled yet."""
+        self.cluster.link_numbers += 1
+        link = SimLink(self.world, self.cluster.link_numbers, self, other)
+        link.dialler.begin()
+        return link
+
+    @property
+    def credential_fault(self) -> str:
+        """Why the credential is not valid here now, "" if it is."""
+        age_s = self.world.now_s + self.wall_ahead_s
+        if age_s < -SKEW_S:
+            return "the credential is from the future"
+        return "the credential has expired" if age_s > self.cluster.ttl_s else ""
+
     # -- ports of its jobs -------------------------------------------------------------------
 
     def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> SimEnd:
         """Return this daemon's end of a link to a node, dialled if there is none."""
         end = self._dialled.get(name)
-        if end is not None and end.here and (end.waiting or may_carry(end, self.world.now_s, timeout_s)):
+        if end is not None and end.here and (end.waiting or may_carry(end, self.timers.time(), timeout_s)):
             if end.waiting and urgent and end.turn is not None:
                 self.quotas.dials.hurry(end.turn)
             return end
-        self.cluster.link_numbers += 1
-        link = SimLink(self.world, self.cluster.link_numbers, self, self.cluster.by_name[name.encode()])
+        link = self.new_link(self.cluster.by_name[name.encode()])
         self._dialled[name] = end = link.dialler
-        end.begin()
         end.waiting = True
         end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)
         return end
@@ -227,7 +261,7 @@ class SimDaemon:
 
         def check_and_tell(event: events.Event) -> None:
             tell(event)
-            self._check_kept()
+            memory.at_output(self)
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
 
@@ -238,11 +272,9 @@ class SimDaemon:
 
         def check_and_tell(event: events.Event) -> None:
             tell(event)
-            self._check_kept()
+            memory.at_output(self)
 
-        pipes = self.processes.pipes[saved["number"]]
-        pipes.continue_with(check_and_tell)
-        return pipes
+        return self.processes.continue_pipes(saved["number"], check_and_tell)
 
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""
@@ -257,139 +289,17 @@ class SimDaemon:
         self.world.news = True
 
     def denied(self, link: LinkPort, code: int, reason: str, credential: Credential | None = None) -> None:
-        """No honest parent is refused."""
-        assert isinstance(link, SimEnd)
-        if code == denials.PARENT and not link.peer.daemon.captured:
-            raise Violation(f"{self.index} refused a parent: {reason}")
+        """A peer was refused."""
+        if isinstance(link, SimEnd):
+            honesty.at_denial(link, code, reason)
 
     def job_failed(self, job: str, error: Exception) -> None:
         """A machine must not fail at all."""
-        if isinstance(error, Violation):
-            raise error
-        raise Violation(f"{job} failed: {type(error).__name__}: {error}") from error
+        honesty.at_failure(job, error)
 
     def _stepped(self, job: RelayJob) -> None:
-        """Check the invariants of a job's machine after every step."""
+        """Remember every machine, and check its invariants."""
         if job not in self._known:
             self._known.add(job)
             self.cluster.machines.append((self.index, job.machine))
-        self.cluster.steps += 1
-        if self.cluster.steps % self.cluster.validates_every:
-            return
-        try:
-            job.machine.validate()
-        except BrokenInvariantError:
-            self.world.suspects = [job.key[1]] if job.key[1] >= 0 else []
-            raise
-
-    def _check_kept(self) -> None:
-        """Check that the kept output of a process is bounded."""
-        bound = 2 * (self.cluster.spec.window + limits.READ_CHUNK_BYTES)
-        for job in self.jobs.by_key.values():
-            if isinstance(job.machine, Node) and job.machine.retained_bytes > bound:
-                raise Violation(f"{job} keeps {job.machine.retained_bytes} bytes of output, over {bound}")
-
-
-class SimSpawner:
-    """A gexec.relay.ports.ProcessPort: checks and starts a daemon's processes, and remembers them.
-
-    Credentials issued before ``born_s`` are refused; the job's is issued at 0.
-    """
-
-    def __init__(self, daemon: SimDaemon) -> None:
-        self.born_s = 0.0
-        self._daemon = daemon
-        self._cluster = daemon.cluster
-        self._world = daemon.world
-        self._started: set[int] = set()
-        self._told: dict[int, Callable[[ProcessEvent], None]] = {}
-        self._processes: dict[int, SimProcess] = {}
-        self.pipes: dict[int, SimPipes] = {}
-        self._tasks = 0
-
-    def die(self) -> None:
-        """The daemon is gone, with all its processes."""
-        for process in self._processes.values():
-            process.die(outcomes.killed(9))
-
-    def open_pipes(
-        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
-    ) -> SimPipes:
-        """Return pipes, whose other ends ``run`` finds by their descriptors."""
-        number = len(self.pipes)
-        self.pipes[number] = SimPipes(self._daemon, number, tell, with_stdin, with_output)
-        return self.pipes[number]
-
-    def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
-        """Return a number for a new task."""
-        self._tasks += 1
-        self._told[self._tasks] = told
-        return self._tasks
-
-    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
-        """Report the events of a task to another relay."""
-        self._told[task] = told
-
-    def close_task(self, task: int) -> None:
-        """Report no more events of a task."""
-        self._told.pop(task, None)
-
-    def tell(self, task: int, event: ProcessEvent) -> None:
-        """Report an event of a task to the relay, if the task is still open there."""
-        told = self._told.get(task)
-        if told is not None:
-            told(event)
-
-    def _refusal(self, rank: int) -> outcomes.Outcome | None:
-        if self.born_s > 0:
-            return outcomes.denied("the credential was issued before this gexecd started")
-        if rank in self._started:
-            return outcomes.denied("this job was started here before")
-        return self._cluster.plans[rank].refusal
-
-    def _answer(self, task: int, event: ProcessEvent) -> None:
-        outlasting = self._daemon.outlasting
-        self._world.after(self._world.rng.uniform(0.0005, 0.003), outlasting, self.tell, task, event)
-
-    def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
-        """Report whether a rank can be started."""
-        refusal = self._refusal(rank)
-        refused = refusal and messages.ProcessRefused(task, refusal)
-        self._answer(task, refused or messages.ProcessReady(task))
-
-    def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
-        """Start a rank."""
-        refusal = self._refusal(rank)
-        if refusal is not None:
-            self._answer(task, messages.ProcessRefused(task, refusal))
-            return
-        self._started.add(rank)
-        record = self._cluster.records[rank]
-        if record.starts:
-            raise Violation(f"rank {rank} is started twice")
-        self._world.note("run", f"{rank}@{self._daemon.index}")
-        self._processes[task] = SimProcess(
-            self._daemon,
-            task,
-            self._cluster.plans[rank],
-            record,
-            self._cluster.spec.kill_grace_s,
-            self.pipes[fds[0]],
-        )
-
-    def signal(self, task: int, signum: int) -> None:
-        """Send a signal to its process group."""
-        process = self._processes.get(task)
-        if process is not None and not process.record.forgotten:
-            process.signal(signum)
-
-    def kill(self, task: int, now: bool) -> None:
-        """End it and its leftovers."""
-        process = self._processes.get(task)
-        if process is not None and not process.record.forgotten:
-            process.kill(now)
-
-    def forget(self, task: int) -> None:
-        """Release it."""
-        self._told.pop(task, None)
-        self._processes[task].record.forgotten = True
+        self.cluster.checks.stepped(job)

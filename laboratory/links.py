@@ -12,7 +12,9 @@ from gexec.relay.pool import patience_s
 from gexec.relay.turns import Turn
 from gexec.wire import frames
 from gexec.wire.frames import FROM_CHILD, FROM_PARENT, Decoder, Frame, encode
-from laboratory.world import SimTimer, Violation, World
+from laboratory import moments
+from laboratory.checks import honesty
+from laboratory.world import SimTimer, World
 
 if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
@@ -45,13 +47,18 @@ class SimLink:
         slow = max(self.dialler.daemon.slow, self.acceptor.daemon.slow)
         return (0.0001 + 0.0019 * self.world.rng.random()) * slow
 
+    def arrives_s(self, end: SimEnd) -> float:
+        """Return when what an end transmits now arrives at the other one."""
+        opens_s = self.dialler.daemon.cluster.clogs.opens_s(end.daemon.index, end.peer.daemon.index)
+        return max(self.world.now_s, opens_s) + self.delay_s()
+
     # -- opening --------------------------------------------------------------------------
 
     def dial(self, timeout_s: float) -> None:
         """Try to connect; the dialler is notified that the link is reached and opened, or closed."""
         end = self.dialler
-        end.give_up_s = self.world.now_s + timeout_s
-        self.world.after(self.delay_s(), None, self._arrive, timeout_s)
+        end.give_up_s = end.daemon.timers.time() + timeout_s
+        self.world.at(self.arrives_s(end), None, self._arrive, timeout_s)
         Deadline(end.daemon.timers, timeout_s, partial(self._overdue, False, timeout_s))
 
     def _arrive(self, timeout_s: float) -> None:
@@ -59,17 +66,18 @@ class SimLink:
         if acceptor.swallows:
             return
         if not acceptor.alive or acceptor.refuses:
-            self.world.after(self.delay_s(), self.dialler.daemon, self._fail, "connection refused")
+            refused_s = self.arrives_s(self.acceptor)
+            self.world.at(refused_s, self.dialler.daemon, self._fail, "connection refused")
             return
         # A frozen daemon's kernel still accepts the connection; the handshake waits.
-        self.world.after(self.delay_s(), self.dialler.daemon, self._reached, timeout_s)
+        self.world.at(self.arrives_s(self.acceptor), self.dialler.daemon, self._reached, timeout_s)
         self.world.after(self.delay_s(), acceptor.outlasting, self._accept)
 
     def _reached(self, timeout_s: float) -> None:
         end = self.dialler
         if end.here and not end.opened and not end.reached:
             within_s = patience_s(timeout_s)
-            end.give_up_s = self.world.now_s + within_s
+            end.give_up_s = end.daemon.timers.time() + within_s
             end.reached = True
             end.daemon.jobs.link_reached(end)
             Deadline(end.daemon.timers, within_s, partial(self._overdue, True, within_s))
@@ -86,9 +94,11 @@ class SimLink:
         if end.here and not end.opened:
             end.reached = end.opened = True
             end.end_turn()
-            end.heard_s = self.world.now_s
+            end.heard_s = end.daemon.timers.time()
             self.world.note("opened", self)
             end.daemon.jobs.link_opened(end)
+        elif not end.here:
+            end.reset_peer()
 
     def _overdue(self, reached: bool, within_s: float) -> None:
         if self.dialler.reached == reached:
@@ -105,6 +115,7 @@ class SimEnd:
     Attributes:
         here: the link is open at this end.
         silent: nothing that it sends arrives.
+        resets_next: the connection is reset in the middle of the next frame that it sends.
     """
 
     def __init__(self, link: SimLink, daemon: SimDaemon, decoder: Decoder) -> None:
@@ -113,6 +124,7 @@ class SimEnd:
         self.peer = self
         self.here = False
         self.silent = False
+        self.resets_next = False
         self.waiting = False
         self.turn: Turn | None = None
         self.reached = False
@@ -127,6 +139,7 @@ class SimEnd:
         self._decoder = decoder
         self._shown = f"{link}>{daemon.index}"
         self._last_s = 0.0
+        self._is_cut = False
         self._unhurried = b""
         self._timer: SimTimer | None = None
 
@@ -134,7 +147,7 @@ class SimEnd:
         """Open this end."""
         self.here = True
         self._life = self.daemon.life
-        self.heard_s = self._world.now_s
+        self.heard_s = self.daemon.timers.time()
         self.daemon.ends[self.link.number] = self
 
     @property
@@ -158,7 +171,7 @@ class SimEnd:
             return
         self._unhurried = data
         if self._timer is None:
-            late_s = self._world.now_s + UNHURRIED_S
+            late_s = self.daemon.timers.time() + UNHURRIED_S
             self._timer = self.daemon.timers.call_at(late_s, lambda: self._flush(self._unhurried))
 
     def answer(self, channel: int, frame: Frame) -> None:
@@ -170,19 +183,28 @@ class SimEnd:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.here and not self.silent:
+        if not self.here or self.silent or self._is_cut:
+            return
+        if self.resets_next:
+            self._is_cut = True
+            data = data[: self._world.rng.randrange(len(data))]
+            self._world.after(0.0, self.daemon, self.close, "the connection was reset")
+        if data:
             self.after_what_was_sent(self.peer._deliver, data)
 
     def after_what_was_sent(self, call: object, *arguments: object) -> None:
         """Make a call at the other end, when all that was sent before has arrived there."""
         assert callable(call)
-        self._last_s = max(self._last_s, self._world.now_s + self.link.delay_s())
+        self._last_s = max(self._last_s, self.link.arrives_s(self))
         self._world.at(self._last_s, self.peer.daemon, call, *arguments)
 
     def _deliver(self, data: bytes) -> None:
-        if not self.here or self.peer.silent:
+        if self.peer.silent:
             return
-        self.heard_s = self._world.now_s
+        if not self.here:
+            self.reset_peer()
+            return
+        self.heard_s = self.daemon.timers.time()
         rng = self._world.rng
         cut = rng.randrange(len(data)) if rng.random() < _PIECES else 0
         try:
@@ -190,26 +212,31 @@ class SimEnd:
                 for channel, frame in self._decoder.feed(piece):
                     self._world.note("frame", self._shown, data, frame)
                     if channel:
-                        self.daemon.jobs.link_frame(self, channel, frame)
+                        self._take(channel, frame)
                     elif type(frame) is frames.Ping:
                         self.answer(0, frames.Pong(frame.token))
         except ProtocolError as error:
             self.abort(f"protocol violation: {error}")
 
+    def _take(self, channel: int, frame: Frame) -> None:
+        reached = self.daemon.cluster.moments.reached
+        if type(frame) is frames.Ack and reached(moments.BEFORE_ACK, self.daemon.index):
+            return
+        if type(frame) is frames.Start and frame.epoch > 1 and self.daemon.jobs.by_key:
+            reached(moments.ADOPTION, self.daemon.index)
+        self.daemon.jobs.link_frame(self, channel, frame)
+        if type(frame) is frames.Ack:
+            reached(moments.AFTER_ACK, self.daemon.index)
+
     # -- ending ---------------------------------------------------------------------------
 
     def abort(self, text: str) -> None:
         """End the connection at once."""
-        captured = self.daemon.captured or self.peer.daemon.captured
-        # What a captured ancestor has sent may contradict what an honest parent sends later.
-        captured |= self.daemon.index in self.daemon.cluster.betrayed
-        if text.startswith("protocol violation") and not captured:
-            # An honest peer forges no frames, so this end has refused a correct frame.
-            raise Violation(f"{self.link}: {self.daemon.index} ends it: {text}")
+        honesty.at_abort(self, text)
         self.close(text)
 
-    def close(self, text: str) -> None:
-        """Close this end; the other one detects it, or receives nothing any more."""
+    def close(self, text: str, noticed: bool = True) -> None:
+        """Close this end; the other one detects it, if it is ``noticed``, or when it sends something."""
         if not self.here:
             return
         self.here = False
@@ -218,7 +245,8 @@ class SimEnd:
         self.daemon.ends.pop(self.link.number, None)
         if self.daemon.life == self._life and self.daemon.alive:
             self.daemon.jobs.link_closed(self, text)
-        self.gone()
+        if noticed:
+            self.gone()
 
     def end_turn(self) -> None:
         """It is not being dialled any more."""
@@ -231,3 +259,10 @@ class SimEnd:
         if self.peer.here and not self.silent:
             self.peer.cut = True
             self.after_what_was_sent(self.peer.close, "the connection was reset")
+
+    def reset_peer(self) -> None:
+        """The other end has sent something to this one, which is closed."""
+        if self.peer.here and not self.silent and not self.peer.silent and self.daemon.alive:
+            self._world.at(
+                self.link.arrives_s(self), self.peer.daemon, self.peer.close, "the connection was reset"
+            )

@@ -10,6 +10,7 @@ from gexec.core import events
 from gexec.core.saving import Saved
 from gexec.relay.taskio import WATCH_S
 from gexec.wire.frames import STDERR, STDOUT
+from laboratory import moments
 
 if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
@@ -116,7 +117,7 @@ class SimPipes:
     def started(self) -> None:
         """The process runs: watch its output soon."""
         self._started = True
-        self._daemon.timers.call_at(self._world.now_s + WATCH_S, self.watch)
+        self._daemon.timers.call_at(self._daemon.timers.time() + WATCH_S, self.watch)
 
     def watch(self) -> None:
         """Watch its output from now on."""
@@ -201,6 +202,7 @@ class SimPipes:
     def close_stdin(self) -> None:
         """Close stdin after the bytes that wait to be written."""
         self._stdin_eof = True
+        self._daemon.cluster.moments.reached(moments.STDIN_EOF, self._daemon.index)
         if not self._waiting:
             self._end_stdin()
 

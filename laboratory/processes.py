@@ -12,6 +12,7 @@ from gexec.wire import messages
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.outcome import Outcome
+from laboratory import moments
 from laboratory.pipes import PIPE_BYTES, SimPipes
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Plan:
     stubborn: bool = False
     #: How long a leftover keeps its output open.
     leaves_s: float = 0.0
+    #: How long it does something with each piece of stdin that it reads.
+    pause_s: float = 0.002
     #: The leftover writes to it without end.
     chatters: bool = False
     #: After so many bytes of stdin it does nothing more: it is stopped; with ``hangs`` not even KILL ends it.
@@ -160,7 +163,7 @@ class SimProcess:
             return  # continues when more arrives
         self.record.stdin += piece
         self.record.stdin_eof = not piece
-        self._after(0.002, self._next)
+        self._after(self._plan.pause_s, self._next)
 
     @property
     def _stopped(self) -> bool:
@@ -174,6 +177,7 @@ class SimProcess:
         if not self.runs or (self._plan.hangs and self._stopped):
             return
         self.die(outcome)
+        self._daemon.cluster.moments.reached(moments.EXIT, self._daemon.index)
         leaves_s = 0.0 if self._asked else self._plan.leaves_s
         self._after(leaves_s + 0.001, self._let_go)
         if leaves_s and self._plan.chatters:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from zlib import crc32
 
+#: More than the sums of clocks' times are inexact.
+_ROUNDING_S = 1e-6
 _TIME = struct.Struct("!d")
 
 
@@ -112,18 +114,28 @@ class SimTimer:
 
 
 class SimTimers:
-    """Implements gexec.posix.deadline.Timers: the world's time, and calls at one host."""
+    """Implements gexec.posix.deadline.Timers: a clock (the world's unless it is set), and calls at a host."""
 
     def __init__(self, world: World, host: Host) -> None:
         self._world = world
         self._host = host
+        self._begun_s = 0.0
+        self._rate = 1.0
+
+    def set(self, begun_s: float, rate: float) -> None:
+        """Let the clock begin at a time of its own, and run at a rate of its own."""
+        self._begun_s = begun_s
+        self._rate = rate
 
     def time(self) -> float:
-        """Return the world's time."""
-        return self._world.now_s
+        """Return the clock's time."""
+        return self._begun_s + self._world.now_s * self._rate
 
     def call_at(self, when: float, callback: Callable[[], object]) -> SimTimer:
-        """Call this at this time, if the host is alive then."""
+        """Call this at this time of the clock, if the host is alive then."""
         timer = SimTimer(callback)
-        self._world.at(max(when, self._world.now_s), self._host, timer.fire)
+        at_s = (when - self._begun_s) / self._rate
+        if self._rate != 1.0:
+            at_s += _ROUNDING_S  # never before the clock shows that time
+        self._world.at(max(at_s, self._world.now_s), self._host, timer.fire)
         return timer

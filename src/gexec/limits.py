@@ -18,7 +18,11 @@ FRAME_MAX_BYTES: Final = 256 * 1024
 JOB_FRAME_MAX_BYTES: Final = 5 * 1024 * 1024
 #: What a peer may send before it has authenticated (TLS handshake done and HELLO seen).
 UNAUTHENTICATED_MAX_BYTES: Final = 64 * 1024
-#: The time it may take for that: a handshake is slow on a fully loaded node.
+#: Certificates that a peer may show: OpenSSL's own limit is 100 KiB, and before its releases of 29 September
+#: 2026 a certificate of 78 KiB cost 880 MiB and a minute (record 28). A leaf and a node's own
+#: certificate with 256 names of 40 characters each fit.
+CERTIFICATES_MAX_BYTES: Final = 24 * 1024
+#: The time that a peer may take to authenticate: a handshake is slow on a fully loaded node.
 UNAUTHENTICATED_MAX_S: Final = 30.0
 #: One read of a process's output, and therefore the usual size of an OUTPUT frame's data.
 READ_CHUNK_BYTES: Final = 64 * 1024

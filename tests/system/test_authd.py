@@ -656,6 +656,25 @@ def test_daemon_returns_when_it_listens(idle: Authd) -> None:
         time.sleep(0.01)
 
 
+def test_relative_paths_hold_in_the_background(idle: Authd) -> None:
+    """Its working directory is / then, and SIGHUP reads the files again."""
+    words = [os.path.basename(word) if word.endswith(".pem") else word for word in idle.command("-d")]
+    subprocess.run(words, check=True, timeout=DEADLINE_S, cwd=idle.directory)
+    daemon = _daemon_of(str(idle.socket), 0)
+    try:
+        idle.sign()
+        make_keys(idle)
+        new = read_signing_key(idle.private).key_id
+        os.kill(daemon, signal.SIGHUP)
+        wait_until(
+            lambda: new in obtain_credential(b"job", socket_path=idle.socket), "authd keeps its old key"
+        )
+        idle.sign()
+    finally:
+        os.kill(daemon, signal.SIGTERM)
+    wait_until(lambda: not os.path.exists(idle.socket), "authd does not end")
+
+
 def _daemon_of(path: str, not_pid: int) -> int:
     for entry in Path("/proc").iterdir():
         try:

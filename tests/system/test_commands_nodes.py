@@ -164,6 +164,9 @@ WRONG = [
         ["--exit-policy", "ok-if 101%"],
         "option --exit-policy: expected 1 to 100% after ok-if, not 'ok-if 101%'",
     ),
+    (["-w", "node002,root@node001"], "root@node001: a job runs as the calling user"),
+    (["-w", "n" * 300], f"node name '{'n' * 80}': expected 1 to 255 printable characters"),
+    (["-l", "root"], "unknown option -l: a job runs as the calling user"),
     (["--batch", "0"], "option --batch: expected at least 1, not '0'"),
     (["--batch", "x"], "option --batch: expected a number of nodes or a percentage, not 'x'"),
     (["--batch", "101%"], "option --batch: expected a number of nodes or a percentage"),
@@ -185,6 +188,12 @@ WRONG = [
     (["--frobnicate"], "unknown option --frobnicate: gexec -h lists the options"),
     (["--batch"], None),  # it takes the program for its value
 ]
+
+
+def test_a_node_in_the_place_of_the_program(shell: Shell) -> None:
+    done = shell.gexec("node001", "true")
+    assert (done.returncode, done.stdout) == (127, b"")
+    assert done.stderr == b"gexec: node001 is a node, no program: -w gives nodes\n"
 
 
 @pytest.mark.parametrize(("words", "sentence"), WRONG, ids=[" ".join(words) for words, _ in WRONG])

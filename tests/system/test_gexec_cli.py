@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,27 @@ from .conftest import DEADLINE_S, Cluster, wait_until
 
 def lines_of(data: bytes) -> list[str]:
     return sorted(data.decode().splitlines())
+
+
+def test_the_client_uses_unix_sockets_only(cluster: Cluster) -> None:
+    """If the nodes' addresses are known: a datagram socket asks for this host's own, and sends nothing."""
+    program = (
+        "import os, socket, sys\n"
+        "told = os.dup(2)\n"
+        "def hook(event, words):\n"
+        "    if event == 'socket.__new__' and words[2] & socket.SOCK_STREAM:\n"
+        "        os.write(told, b'family %d\\n' % words[1])\n"
+        "    elif event.startswith('socket.send'):\n"
+        "        os.write(told, b'datagram\\n')\n"
+        "sys.addaudithook(hook)\n"
+        "from gexec.cli.gexec import main\n"
+        "sys.exit(main(['-n', '0', 'true']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=cluster.env, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [f"family {int(socket.AF_UNIX)}"] * 2
 
 
 def test_eight_lines_on_each_stream_and_the_highest_status(cluster: Cluster) -> None:

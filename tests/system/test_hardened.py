@@ -6,6 +6,7 @@ everything else that is on a compute node.
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import os
 import signal
@@ -14,9 +15,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -254,6 +258,17 @@ def reload_authd(cluster: Cluster) -> None:
     )
 
 
+@contextmanager
+def limited(cluster: Cluster, limits: dict[str, Any]) -> Iterator[None]:
+    """Let signers.toml have other limits of the head's signer meanwhile, as by an administrator's editor."""
+    authority = hardened.authority_of(cluster.place)
+    entry = read_signers(str(authority.signers)).entry("node001")
+    assert entry is not None
+    authority.put_signer(replace(entry, **limits))
+    yield
+    authority.put_signer(entry)
+
+
 def keys(cluster: Cluster, action: str, *words: object) -> None:
     done = gexecctl("keys", action, *words, "--dir", hardened.authority_of(cluster.place).dir)
     assert done.returncode == 0, done.stderr
@@ -283,19 +298,21 @@ def test_attack_120_what_a_signer_may_not_sign(cluster_of: Callable[..., Cluster
     done = cluster.gexec("-n", "0", "sh", "-c", "echo $GEXEC_NODE", text=True)
     assert sorted(line.split()[1] for line in done.stdout.splitlines()) == ["node001", "node002"]
     assert "node003: denied: this node is none of the targets of the signer node001" in done.stderr
+    keys(cluster, "signer", *words)
+    limits: dict[str, Any]
     for limits, text in (
-        (["--expires", "2001-01-01"], "the signer node001 expired"),
-        (["--host", "other"], ""),
-        (["--uids", "4000000000-4000000001"], "" if os.getuid() == 0 else "outside of its uids"),
-        (["--group", "no-such-group"], "" if os.getuid() == 0 else "none of the groups of the signer"),
+        ({"expires": datetime.date(2001, 1, 1)}, "the signer node001 expired"),
+        ({"hosts": ("node001", "other")}, ""),
+        ({"uids": "4000000000-4000000001"}, "" if os.getuid() == 0 else "outside of its uids"),
+        ({"groups": ("no-such-group",)}, "" if os.getuid() == 0 else "none of the groups of the signer"),
     ):
-        keys(cluster, "signer", *words, *limits)
-        reload(cluster)
+        with limited(cluster, limits):
+            reload(cluster)
         done = cluster.gexec("-n", "1", "true", text=True)
         assert text in done.stderr
         assert (done.returncode == 255) == bool(text)
-    keys(cluster, "signer", "node001", "--public", public, "--host", "elsewhere", "--root")
-    reload(cluster)
+    with limited(cluster, {"hosts": ("elsewhere",)}):
+        reload(cluster)
     done = cluster.gexec("-n", "1", "true", text=True)
     assert "may sign for elsewhere, but not on the host node001" in done.stderr
 
@@ -328,9 +345,8 @@ def test_attack_119_a_compute_node_that_a_signer_names_as_its_host(
     """Even then the node is no head: its certificate says so."""
     cluster = cluster_of(3, hardened=True)
     directory = hardened.node_dir(cluster.place, "node001")
-    words = ["--public", directory / "signer_pub.pem", "--host", "node001", "--host", ROOTED, "--root"]
-    keys(cluster, "signer", "node001", *words)
-    reload(cluster)
+    with limited(cluster, {"hosts": ("node001", ROOTED)}):
+        reload(cluster)
     signer = SigningKey.load((directory / "signer_key.pem").read_bytes())
     with rogue.dial(cluster, "node002", own(cluster)) as wire:
         text = refusal(wire, forged(cluster, signer, ROOTED).start())

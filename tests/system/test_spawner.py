@@ -6,6 +6,7 @@ The attacks are those of a relay that was taken over, and of jobs that try to ge
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -18,16 +19,19 @@ from typing import Any
 
 import pytest
 
-from gexec.errors import ProtocolError
+from gexec.errors import CredentialError, ProtocolError
 from gexec.security.policy import Policy
 from gexec.security.replay import ReplayCache
+from gexec.security.signers import Signer
+from gexec.spawner.accounts import account_of
+from gexec.spawner.admission import Admission
 from gexec.wire import jobspec, launches, messages
 from gexec.wire.messages import ProcessEnded, ProcessReady, ProcessRefused
 from gexec.wire.outcome import DENIED, EXITED, KILLED, LOST, NOT_STARTED, Outcome
 
 from .conftest import wait_until
 from .frozen import frozen_at
-from .rig import DEADLINE_S, NOBODY, Rig, gone, job, make, rig, signed
+from .rig import DEADLINE_S, KEY, NOBODY, Rig, gone, job, make, rig, signed
 
 __all__ = ["make", "rig"]
 
@@ -552,3 +556,20 @@ def _one_hangs(rig: Rig, disk: Path) -> None:
         last = rig.sh("echo new", user=NOBODY.pw_uid)
         assert last.output() == b"new\n"
     assert hung.outcome() == Outcome(KILLED, 9)
+
+
+def test_attack_120_a_signer_for_a_group_does_not_sign_for_others() -> None:
+    """Not for root, who needs no group: so that the check in the spawner is tried whoever runs the tests."""
+    entry = pwd.getpwuid(os.geteuid()) if os.geteuid() else pwd.getpwnam("daemon")
+    signer = Signer(KEY.public, "head", groups=frozenset({"no-such-group"}))
+    admission = Admission(
+        signers={KEY.key_id: signer},
+        realm="test",
+        names=("node1",),
+        policy=Policy(allow_nologin=True),
+        started_s=time.time() - 1,
+        account_of=account_of,
+    )
+    credential, blob = signed(job(["/bin/true"]), uid=entry)
+    with pytest.raises(CredentialError, match="none of the groups of the signer head"):
+        admission.admit(credential, blob, 0, now_s=time.time(), jobs_of=lambda uid, command: 0)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from ipaddress import ip_address
 from struct import error as StructError
@@ -178,7 +179,11 @@ class Authd:
                 continue
             task = loop.create_task(self._serve(connection, uid))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._served, uid))
+
+    def _served(self, uid: int, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._connections.give(uid)
 
     def _refuse_for_load(self, connection: socket.socket, uid: int) -> None:
         why = self._connections.refusal(uid, "connections to authd")
@@ -207,7 +212,6 @@ class Authd:
         finally:
             deadline.cancel()
             connection.close()
-            self._connections.give(uid)
 
     async def _answer(self, reader: RequestReader, uid: int) -> Frame:
         """Read the request of ``uid``, audit it and return the answer."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from gexec.authd.authd import Authd
-from gexec.cli.daemon import audit_logs, daemon_parser
+from gexec.cli.daemon import daemon_parser, settle
 from gexec.errors import GexecError
 from gexec.posix.background import detach, logs_of, open_log
 from gexec.posix.identity import set_title, take_stderr
@@ -21,11 +21,11 @@ def main(argv: list[str]) -> int:
     """Run authd with these arguments (without the program's name); return its exit status."""
     options = _parser().parse_args(argv)
     try:
+        settle(options, "private_key", "public_key")
         settings = _settings(options)
         log_fd = None
         if options.daemon:
-            log = "" if options.log is None else os.path.abspath(options.log)
-            logs = logs_of("authd", settings.socket, log=log, audit=settings.audit_log)
+            logs = logs_of("authd", settings.socket, log=options.log or "", audit=settings.audit_log)
             log_fd = open_log(logs.log)
             settings = replace(settings, audit_log=logs.audit)
         service = Authd(settings, reread=lambda: _settings(options))
@@ -60,13 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> AuthdSettings:
     changes: dict[str, Any] = {
-        name: os.path.abspath(value)
-        for name in ("socket", "private_key")
-        if (value := getattr(options, name)) is not None
+        name: value for name in ("socket", "private_key") if (value := getattr(options, name)) is not None
     }
-    changes |= audit_logs(options.audit_log)
+    if options.audit_log is not None:
+        changes["audit_log"] = tuple(options.audit_log)
     if options.public_key is not None:
-        changes["public_keys"] = tuple(os.path.abspath(path) for path in options.public_key)
+        changes["public_keys"] = tuple(options.public_key)
     if options.realm is not None:
         changes["realm"] = options.realm
     return replace(read_authd(options.config), **changes)

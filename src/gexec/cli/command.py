@@ -182,7 +182,7 @@ def run(command: Command, words: Sequence[str], body: Body | None = None) -> int
 
     ``body`` is called unless the arguments ask for help; by default it runs a command on the nodes.
     """
-    _open_standard_descriptors()
+    _need_standard_descriptors()
     if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C before the job runs ends this process
     say = Say(command.name)
@@ -255,16 +255,14 @@ def _stdin_is_null() -> bool:
     return (stdin.st_rdev, stdin.st_mode & 0o170000) == (null.st_rdev, null.st_mode & 0o170000)
 
 
-def _open_standard_descriptors() -> None:
-    """Fill closed descriptors 0 to 2, or gexecd's socket would become one of them.
-
-    Read-only, so that writing to a closed stdout still fails as it should.
-    """
-    for fd in (0, 1, 2):
-        try:
+def _need_standard_descriptors() -> None:
+    try:
+        for fd in (0, 1, 2):
             os.fstat(fd)
-        except OSError:
-            os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        from gexec.cli.standard import open_standard_descriptors
+
+        open_standard_descriptors()
 
 
 class Say:

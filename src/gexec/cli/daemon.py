@@ -5,15 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 
+from gexec.cli.values import refuse_empty
+from gexec.errors import UsageError
 from gexec.native import manner
 from gexec.version import VERSION
 
+_WORDS = ("journal", "stderr")
 
-def audit_logs(names: list[str] | None) -> dict[str, tuple[str, ...]]:
-    """Return the setting that --audit-log makes; none without the option."""
-    if names is None:
-        return {}
-    return {"audit_log": tuple(n if n in ("journal", "stderr") else os.path.abspath(n) for n in names)}
+
+def settle(options: argparse.Namespace, *paths: str) -> None:
+    """Refuse empty values, and make paths absolute, before the daemon leaves its working directory.
+
+    Args:
+        paths: attributes that hold a path, or a list of them.
+
+    Raises:
+        UsageError: a value is empty, or --audit-log is neither a path nor a word that it knows.
+    """
+    refuse_empty(options)
+    for name in ("config", "socket", "log", *paths):
+        value = getattr(options, name)
+        if isinstance(value, list):
+            setattr(options, name, [os.path.abspath(path) for path in value])
+        elif value is not None:
+            setattr(options, name, os.path.abspath(value))
+    for place, name in enumerate(options.audit_log or ()):
+        if name in _WORDS:
+            continue
+        if "/" not in name:
+            raise UsageError(f"--audit-log {name}: expected a path with a /, or {' or '.join(_WORDS)}")
+        options.audit_log[place] = os.path.abspath(name)
 
 
 def daemon_parser(name: str, recorded: str, description: str, reread: str) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import sys
 
 from gexec.cli.keys import add_keys
 from gexec.cli.upgrade import add_upgrade
+from gexec.cli.values import refuse_empty
 from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
 from gexec.version import VERSION
@@ -20,6 +21,7 @@ def main(argv: list[str]) -> int:
     """Run gexecctl with these arguments (without the program's name); return its exit status."""
     options = _parser().parse_args(argv)
     try:
+        refuse_empty(options, "program", "arguments")
         status = int(options.run(options))
         sys.stdout.flush()
         return status

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from typing import Any
 
-from gexec.cli.daemon import audit_logs, daemon_parser
+from gexec.cli.daemon import daemon_parser, settle
 from gexec.errors import GexecError
 from gexec.gexecd import activation
 from gexec.gexecd.gexecd import Gexecd
@@ -24,6 +23,7 @@ def main(argv: list[str]) -> int:
         parser.error("-i and -d: inetd (wait) listens itself while its daemon is in the background")
     told = [] if options.ready_fd is None else [options.ready_fd]
     try:
+        settle(options, "authd_socket", "hosts", "public_key")
         inherited = [activation.inetd_listener()] if options.inetd else activation.systemd_listeners()
         changes = _changes(options)
         base = read_gexecd(options.config)
@@ -32,11 +32,11 @@ def main(argv: list[str]) -> int:
         settings = replace(base, **changes)
         log_fd = -1
         if options.daemon:
-            logs = logs_of("gexecd", settings.socket, log=_absolute(options.log), audit=settings.audit_log)
+            logs = logs_of("gexecd", settings.socket, log=options.log or "", audit=settings.audit_log)
             log_fd = open_log(logs.log)
             settings = replace(settings, audit_log=logs.audit)
         service = Gexecd(settings, inherited=inherited)
-        service.config, service.given = _absolute(options.config), frozenset(changes)
+        service.config, service.given = options.config or "", frozenset(changes)
         if log_fd >= 0:
             service.log_fd = log_fd
             descriptor = detach()
@@ -74,13 +74,14 @@ def _parser() -> argparse.ArgumentParser:
 def _changes(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the command line determines; ``names`` are added to those of the file."""
     changes: dict[str, Any] = {
-        name: os.path.abspath(value)
+        name: value
         for name in ("socket", "authd_socket", "hosts")
         if (value := getattr(options, name)) is not None
     }
-    changes |= audit_logs(options.audit_log)
+    if options.audit_log is not None:
+        changes["audit_log"] = tuple(options.audit_log)
     if options.public_key is not None:
-        changes["public_keys"] = tuple(os.path.abspath(path) for path in options.public_key)
+        changes["public_keys"] = tuple(options.public_key)
     if options.bind is not None:
         changes["bind"] = tuple(options.bind)
     if options.name is not None:
@@ -89,7 +90,3 @@ def _changes(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     return changes
-
-
-def _absolute(path: str | None) -> str:
-    return "" if path is None else os.path.abspath(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from gexec.errors import AuthError, UsageError
 
 if TYPE_CHECKING:
     from gexec.cluster.authority import AuthorityDir
+    from gexec.security.keys import VerifyKey
 
 _NODE_DIR = "/etc/gexec"
 
@@ -119,9 +122,11 @@ def _authority(options: argparse.Namespace) -> int:
     import ssl
 
     from gexec.security.certificate import authority
+    from gexec.settings.config import check_realm
     from gexec.settings.keyfiles import read_signing_key
 
     key = read_signing_key(options.private)
+    check_realm(options.realm)
     print(ssl.DER_cert_to_PEM_cert(authority(key, options.realm)), end="")
     return 0
 
@@ -139,15 +144,15 @@ def _request(options: argparse.Namespace) -> int:
 
 
 def _issue(options: argparse.Namespace) -> int:
-    from gexec.cluster.authority import NODE_DAYS, InventoryEntry
+    from gexec.cluster.authority import NODE_DAYS
+    from gexec.cluster.inventory import InventoryEntry
 
-    place = _place(options)
     names = (*options.name, *options.address)
-    if names or options.head or options.node not in place.nodes():
-        place.add(InventoryEntry(options.node, names, options.head))
-    key = place.sign(
-        options.node, _bytes(options.request), NODE_DAYS if options.days is None else options.days
-    )
+    days = NODE_DAYS if options.days is None else options.days
+    request = _bytes(options.request)
+    with _place(options) as place:
+        known = None if names or options.head else place.nodes().get(options.node)
+        key = place.issue(known or InventoryEntry(options.node, names, options.head), request, days)
     print(f"{place.certificate(options.node)} (key {key.key_id.hex()})")
     return 0
 
@@ -155,17 +160,21 @@ def _issue(options: argparse.Namespace) -> int:
 def _sign(options: argparse.Namespace) -> int:
     from gexec.cluster.authority import NODE_DAYS
 
-    place = _place(options)
     days = NODE_DAYS if options.days is None else options.days
     if options.all == bool(options.requests):
         raise UsageError("give either requests or --all")
-    if options.all:
-        for name in place.sign_again(days):
-            print(place.certificate(name))
-    for path in map(Path, options.requests):
-        name = _node_of(path)
-        key = place.sign(name, _bytes(path), days)
-        print(f"{place.certificate(name)} (key {key.key_id.hex()})")
+    requests = [(path, _bytes(path)) for path in map(Path, options.requests)]
+    with _place(options) as place:
+        if options.all:
+            names = place.sign_again(days)
+            if not names:
+                raise UsageError("no node was certified before: `gexecctl keys issue` does so")
+            for name in names:
+                print(place.certificate(name))
+        for path, request in requests:
+            name = _node_of(path)
+            key = place.sign(name, request, days)
+            print(f"{place.certificate(name)} (key {key.key_id.hex()})")
     return 0
 
 
@@ -180,7 +189,7 @@ def _node_of(path: Path) -> str:
 def _signer(options: argparse.Namespace) -> int:
     import datetime
 
-    from gexec.settings.keyfiles import read_verify_keys
+    from gexec.settings.keyfiles import SIGNER_REQUESTED, read_verify_keys
     from gexec.settings.signers import SignerEntry
 
     try:
@@ -189,7 +198,7 @@ def _signer(options: argparse.Namespace) -> int:
         raise UsageError(f"--expires={options.expires}: expected YYYY-MM-DD") from error
     entry = SignerEntry(
         name=options.signer,
-        keys=tuple(read_verify_keys([options.public]).values()),
+        keys=tuple(read_verify_keys([options.public], SIGNER_REQUESTED).values()),
         hosts=tuple(options.host),
         groups=tuple(options.group),
         root=options.root,
@@ -197,16 +206,16 @@ def _signer(options: argparse.Namespace) -> int:
         expires=expires,
         **({} if options.uids is None else {"uids": options.uids}),
     )
-    place = _place(options)
-    place.put_signer(entry)
+    with _place(options) as place:
+        place.set_signer(entry)
     print(place.signers)
     return 0
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    place = _place(options)
-    for told in place.revoke(options.name, options.signer):
-        print(told)
+    with _place(options) as place:
+        for told in place.revoke(options.name, options.signer):
+            print(told)
     print(f"copy {place.signers} to all nodes and reload gexecd there")
     return 0
 
@@ -214,7 +223,7 @@ def _revoke(options: argparse.Namespace) -> int:
 def _rotate(options: argparse.Namespace) -> int:
     from gexec.cluster import nodekeys
     from gexec.cluster.authority import CA
-    from gexec.settings.keyfiles import read_verify_keys
+    from gexec.settings.keyfiles import SIGNER_REQUESTED, read_verify_keys
 
     if options.public and (options.step != "add" or options.what == CA):
         raise UsageError("--public is for `rotate add SIGNER` only")
@@ -226,25 +235,31 @@ def _rotate(options: argparse.Namespace) -> int:
         return 0
     if options.what is None:
         raise UsageError(f"`rotate {options.step}` needs the name of a signer, or ca")
-    place = _place(options)
-    if options.step == "switch":
-        for name in place.rotate_switch_ca():
-            print(place.certificate(name))
-        return 0
-    if options.step == "drop":
-        place.rotate_drop(options.what)
-    else:
-        keys = read_verify_keys([options.public]).values() if options.public else [None]
-        for each in keys:
-            place.rotate_add(options.what, each)
+    keys: Iterable[VerifyKey | None] = [None]
+    if options.public:
+        keys = read_verify_keys([options.public], SIGNER_REQUESTED).values()
+    with _place(options) as place:
+        if options.step == "switch":
+            for name in place.rotate_switch_ca():
+                print(place.certificate(name))
+            return 0
+        if options.step == "drop":
+            place.rotate_drop(options.what)
+        else:
+            for each in keys:
+                place.rotate_add(options.what, each)
     print(place.certificates if options.what == CA else place.signers)
     return 0
 
 
-def _place(options: argparse.Namespace) -> AuthorityDir:
+@contextlib.contextmanager
+def _place(options: argparse.Namespace) -> Iterator[AuthorityDir]:
+    """Give the authority's directory, which no other gexecctl changes meanwhile."""
     from gexec.cluster.authority import AUTHORITY_DIR, AuthorityDir
 
-    return AuthorityDir(Path(options.dir or AUTHORITY_DIR))
+    place = AuthorityDir(Path(options.dir or AUTHORITY_DIR))
+    with place.locked():
+        yield place
 
 
 def _bytes(path: str | Path) -> bytes:

@@ -192,7 +192,7 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere:
         else:
             for index, letter in enumerate(word[1:], 2):
                 if letter not in shorts:
-                    raise UsageError(f"unknown option -{letter}: {command} -h lists the options")
+                    raise _unknown(command, f"-{letter}")
                 option = shorts[letter]
                 if option.takes_value:
                     parsed.add(option, word[index:] or _next(f"-{letter}", waiting))
@@ -210,7 +210,15 @@ def _find(command: str, name: str, table: Sequence[Option]) -> Option:
     if matches:
         names = ", ".join(sorted(f"--{option.long}" for option in matches))
         raise UsageError(f"option --{name[:80]} is ambiguous: {names}")
-    raise UsageError(f"unknown option --{name[:80]}: {command} -h lists the options")
+    raise _unknown(command, f"--{name[:80]}")
+
+
+def _unknown(command: str, option: str) -> UsageError:
+    if command in ("gexec-send", "gexec-receive"):  # on nodes without gexec
+        return UsageError(f"unknown option {option}: {command} -h lists the options")
+    from gexec.cli.habits import instead
+
+    return UsageError(f"unknown option {option}: {instead(command, option)}")
 
 
 def _next(option: str, waiting: Iterator[str]) -> str:

@@ -14,6 +14,7 @@ import time
 
 from gexec import limits
 from gexec.cli.options import parse
+from gexec.cli.standard import open_standard_descriptors
 from gexec.cli.table import check_combination, options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files import answers
@@ -98,14 +99,14 @@ class _TooSlowError(GexecError):
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
+    open_standard_descriptors()  # what is said and told would get into the files
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until there is something to put away
     try:
         parsed = parse("gexec-receive", words, options_of("gexec-receive"))
         if parsed.flag("help"):
             from gexec.cli.manual import help_page
 
-            _write(1, help_page("gexec-receive"))
-            return 0
+            return _help(help_page("gexec-receive"))
         if parsed.rest:
             raise UsageError(f"gexec-receive takes no {parsed.rest[0][:80]!r}: paths are in the stream")
         check_combination(parsed)
@@ -144,6 +145,18 @@ def main(words: Sequence[str]) -> int:
         _say(str(error))
         return FAILED
     return _receive(receiver, pace, turns)
+
+
+def _help(text: str) -> int:
+    left = text.encode()
+    try:
+        while left:
+            left = left[os.write(1, left) :]
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            _say(f"cannot write stdout: {error.strerror}")
+        return FAILED
+    return 0
 
 
 def _verifier(key: str | None) -> StreamVerifier | None:

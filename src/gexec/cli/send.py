@@ -14,6 +14,7 @@ import time
 from gexec import limits
 from gexec.cli.filters import Filters
 from gexec.cli.options import parse
+from gexec.cli.standard import open_standard_descriptors
 from gexec.cli.table import options_of
 from gexec.errors import GexecError, UsageError
 from gexec.files.answers import ListAnswer, answer_for
@@ -45,13 +46,14 @@ _READ_BYTES = 64 * 1024
 
 def main(words: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
+    open_standard_descriptors()
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # ^C ends it as TERM does, without a traceback
     try:
         parsed = parse("gexec-send", words, options_of("gexec-send"))
         if parsed.flag("help"):
             from gexec.cli.manual import help_page
 
-            sys.stdout.write(help_page("gexec-send"))
+            _write_all(help_page("gexec-send").encode())
             return 0
         filters = Filters(parsed)
         if not parsed.rest and not filters.has_list:
@@ -79,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     except BrokenPipeError:
         return INCOMPLETE
     except OSError as error:
-        _say(f"the stream cannot be written: {error.strerror}")
+        _say(f"cannot write stdout: {error.strerror}")
         return INCOMPLETE
     except GexecError as error:
         _say(str(error))
@@ -201,7 +203,10 @@ class _Problems:
 
 
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"gexec-send: {sentence}\n")
+    try:
+        os.write(2, f"gexec-send: {sentence}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # the exit status remains
 
 
 if __name__ == "__main__":

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 
 
 class _Stdout(io.FileIO):
-    """Descriptor 1. What cannot be written is a GexecError, except to a reader who left."""
+    """Descriptor 1. What cannot be written is a GexecError, once, except to a reader who left."""
+
+    _failed = False
 
     def write(self, data: ReadableBuffer, /) -> int:
+        if self._failed:
+            return memoryview(data).nbytes
         try:
             return super().write(data)
         except BrokenPipeError:
             raise
         except OSError as error:
+            self._failed = True
             raise GexecError(f"cannot write stdout: {error.strerror}") from error
 
 

@@ -90,10 +90,21 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
     choice = choose(request, environ)
     if choice.took_stdin:
         request.stdin = False
+    for name in [name for name, _ in choice.nodes if "@" in name]:
+        raise UsageError(
+            f"{name[:80]}: a job runs as the calling user, so no user@ in names; ensh takes them"
+        )
     cwd = _directory(os.fsencode(request.chdir))
     argv = [os.fsencode(word) for word in request.argv]
     env = _environment(request.env)
-    program = argv[0] if request.remote_path else find_program(argv[0], cwd, _path(env))
+    try:
+        program = argv[0] if request.remote_path else find_program(argv[0], cwd, _path(env))
+    except ProgramError as error:
+        if request.argv[0] in [name for name, _ in choice.nodes]:
+            raise ProgramError(
+                error.status, f"{request.argv[0]} is a node, no program: -w gives nodes"
+            ) from error
+        raise
     port = request.port or _default_port(environ.get("GEXEC_PORT"))
     addresses = resolve(choice.nodes, port, environ.get("GEXEC_HOSTS"), choice.addresses)
     flags = (

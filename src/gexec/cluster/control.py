@@ -12,14 +12,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gexec import limits
-from gexec.cluster import keypair, layout, ownership, private, processes, supervisor
-from gexec.cluster.daemon import Body, Daemon, log_hint
+from gexec.cluster import keypair, layout, ownership, private, processes, supervisor, whole
+from gexec.cluster.daemon import log_hint
 from gexec.cluster.guard import guarded
 from gexec.cluster.layout import ClusterError, Layout, LocalNode, State
+from gexec.cluster.planning import ClusterNetwork, ClusterPlan, daemons_of
 from gexec.cluster.processes import Process
 from gexec.cluster.reporting import StartReport
 from gexec.cluster.supervisor import Supervisor
@@ -46,6 +47,7 @@ def up(
     private_folders: Sequence[str] = (),
     private_size_mib: int = private.SIZE_DEFAULT_MIB,
     hardened: bool = False,
+    network: ClusterNetwork | None = None,
     foreground: bool = False,
     progress: Callable[[int, int], None] = lambda ready, of: None,
 ) -> State | None:
@@ -57,6 +59,7 @@ def up(
         private_folders: directories that are private to each node, and empty (root only).
         private_size_mib: the size limit of each.
         hardened: only the first node takes jobs of users, and each node has a key of its own.
+        network: networks that the caller made for the nodes; None: 127.0.x.y of this host.
         foreground: stay until the cluster ends (SIGTERM, SIGINT), and return None.
         progress: called with (daemons ready, total number of daemons).
 
@@ -80,7 +83,10 @@ def up(
     try:
         place.create()
         return _up(
-            _Wanted(count, port, base, folders, private_size_mib, hardened), place, foreground, progress
+            ClusterPlan(count, port, base, folders, private_size_mib, hardened, network),
+            place,
+            foreground,
+            progress,
         )
     except BaseException:
         if is_new:
@@ -89,7 +95,7 @@ def up(
 
 
 def _up(
-    wanted: _Wanted, place: Layout, foreground: bool, progress: Callable[[int, int], None]
+    wanted: ClusterPlan, place: Layout, foreground: bool, progress: Callable[[int, int], None]
 ) -> State | None:
     ours, theirs = socket.socketpair()
 
@@ -175,20 +181,8 @@ def _await_child(pid: int, process: Process | None) -> None:
 # -- in the supervisor ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """The arguments of `up`."""
-
-    count: int
-    port: int | None
-    base: GexecdSettings
-    private_folders: list[str]
-    private_size_mib: int
-    hardened: bool
-
-
 def _supervise(
-    wanted: _Wanted,
+    wanted: ClusterPlan,
     place: Layout,
     client: socket.socket | None,
     progress: Callable[[int, int], None] = lambda ready, of: None,
@@ -198,7 +192,7 @@ def _supervise(
     try:
         lock = _lock(place)
         nodes, chosen_port, reservation = _prepared(place, wanted)
-        daemons = _daemons_of(place, nodes, chosen_port, wanted)
+        daemons = daemons_of(place, nodes, chosen_port, wanted)
         boss = Supervisor(daemons, report.step, client)
     except GexecError as error:
         report.failed(error)
@@ -232,15 +226,17 @@ def _supervise(
     return status
 
 
-def _prepared(place: Layout, wanted: _Wanted) -> tuple[list[LocalNode], int, socket.socket]:
+def _prepared(place: Layout, wanted: ClusterPlan) -> tuple[list[LocalNode], int, socket.socket]:
     """Return the nodes, their port and what reserves it, with their names and keys in the directory."""
+    network = wanted.network
     nodes = [
-        LocalNode(name, layout.node_address(index))
+        LocalNode(name, network.addresses[index] if network else layout.node_address(index))
         for index, name in enumerate(layout.node_names(wanted.count))
     ]
-    port, reservation = layout.reserve_port([node.address for node in nodes], wanted.port)
+    taken = [] if network else [node.address for node in nodes]
+    port, reservation = layout.reserve_port(taken, wanted.port)
     place.clear_sockets()
-    layout.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
+    whole.write_whole(place.hosts, layout.hosts_text(nodes).encode(), 0o644)
     if wanted.hardened:
         from gexec.cluster import hardened
 
@@ -260,76 +256,6 @@ def _lock(place: Layout) -> int:
         os.close(descriptor)
         raise ClusterError(f"{place.dir}: another cluster is being started or stopped here") from error
     return descriptor
-
-
-def _daemons_of(place: Layout, nodes: list[LocalNode], port: int, wanted: _Wanted) -> list[Daemon]:
-    """Return authd and the nodes' gexecds, ready to start; imports what they need."""
-    base = wanted.base
-    # Imported here, because only the supervisor needs them. What a real gexecd imports after its forks
-    # (relay, starter) too: everything that the daemons need should be in pages that they share.
-    from gexec.authd import authd
-    from gexec.cluster import hardened
-    from gexec.cluster.warm import warm
-    from gexec.gexecd import gexecd
-    from gexec.gexecd.relay_user import local_identity
-    from gexec.relay import relay  # noqa: F401
-    from gexec.settings.config import AuthdSettings
-    from gexec.spawner import starter  # noqa: F401
-
-    warm()
-    relay_user = local_identity(base.relay_user) if os.geteuid() == 0 else None
-
-    authd_settings = AuthdSettings(
-        socket=str(place.authd_socket),
-        private_key=str(place.private_key),
-        public_keys=(str(place.public_key),),
-        realm=base.realm,
-        # Clients submit to the first node's gexecd, and no other node has this name in its certificate.
-        host=nodes[0].name,
-        audit_log=(str(place.audit("authd")),),
-        # All daemons run as one user here, and request their certificates within seconds.
-        rate_per_user=max(limits.AUTHD_RATE_PER_UID, float(len(nodes))),
-    )
-
-    if wanted.hardened:
-        authd_settings = hardened.authd_settings(authd_settings, place, nodes[0].name)
-
-    def authd_body(ready: Callable[[], None]) -> None:
-        authd.serve(authd_settings, ready=ready)
-
-    def gexecd_body(node: LocalNode) -> Body:
-        settings = _settings_of(node, place, port, wanted, is_head=node is nodes[0])
-
-        def body(ready: Callable[[], None]) -> None:
-            private.enter(wanted.private_folders, wanted.private_size_mib)
-            gexecd.serve(settings, ready=ready, relay_user=relay_user)
-
-        return body
-
-    return [
-        Daemon("authd", authd_body, place.log("authd")),
-        *(Daemon(node.name, gexecd_body(node), place.log(node.name), node.name) for node in nodes),
-    ]
-
-
-def _settings_of(node: LocalNode, place: Layout, port: int, wanted: _Wanted, is_head: bool) -> GexecdSettings:
-    settings = replace(
-        wanted.base,
-        port=port,
-        bind=(node.address,),
-        socket=str(place.socket(node.name)),
-        authd_socket=str(place.authd_socket),
-        public_keys=(str(place.public_key),),
-        names=(node.name, node.address),
-        find_names=False,
-        hosts=str(place.hosts),
-        audit_log=(str(place.audit(node.name)),),
-    )
-    if not wanted.hardened:
-        return settings
-    from gexec.cluster import hardened
-
-    return hardened.gexecd_settings(settings, place, node.name, is_head)
 
 
 # -- from outside -----------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gexec.cluster import nodekeys
-from gexec.cluster.authority import AuthorityDir, InventoryEntry
+from gexec.cluster.authority import AuthorityDir
+from gexec.cluster.inventory import InventoryEntry
 from gexec.cluster.layout import Layout, LocalNode
 from gexec.errors import KeyFileError
 from gexec.settings.config import AuthdSettings, GexecdSettings
@@ -36,7 +37,7 @@ def prepare(place: Layout, nodes: Sequence[LocalNode], realm: str) -> None:
         GexecError: a file cannot be written or used.
     """
     authority = authority_of(place)
-    if not authority.key.exists():
+    if not authority.certificates.exists():
         authority.init(realm)
     head = nodes[0].name
     entries = {node.name: InventoryEntry(node.name, (node.address,), node.name == head) for node in nodes}
@@ -48,8 +49,8 @@ def prepare(place: Layout, nodes: Sequence[LocalNode], realm: str) -> None:
         except OSError as error:
             raise KeyFileError(f"{directory}: cannot be created ({error.strerror})") from error
         request, _ = nodekeys.request_certificate(directory)
-        authority.sign(name, request.read_bytes(), nodes=entries)
-    if not (node_dir(place, head) / "signer_key.pem").exists():
+        authority.sign_with(entries[name], request.read_bytes())
+    if not (node_dir(place, head) / "signer_pub.pem").exists():
         public, _ = nodekeys.request_signer(node_dir(place, head))
         # The cluster's users are those of this machine: root may try it, too.
         keys = tuple(read_verify_keys([str(public)]).values())

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from gexec import limits
-from gexec.cluster.layout import write_whole
+from gexec.cluster.whole import write_all
 from gexec.errors import KeyFileError, UsageError
 from gexec.posix.trusted import check_directories
 
@@ -19,8 +19,8 @@ def create(
 ) -> None:
     """Create a key pair and write it: the private key with mode 0600, the public one with 0644.
 
-    Both files are replaced as a whole or not at all; the private one first, so that a failure in between
-    never leaves a new public key beside an older private key, which could not sign for it.
+    A failure leaves both files as they were. If it is killed between the two, the private key is the new
+    one: never a new public key beside an older private key, which could not sign for it.
 
     Args:
         kind: ``ed25519``, or ``rsa`` as from `openssl genrsa`.
@@ -39,19 +39,25 @@ def create(
     bits = RSA_DEFAULT_BITS if bits is None else bits
     if not limits.RSA_MIN_BITS <= bits <= limits.RSA_MAX_BITS:
         raise UsageError(f"{bits} bits: expected {limits.RSA_MIN_BITS} to {limits.RSA_MAX_BITS}")
+    if os.path.abspath(private) == os.path.abspath(public):
+        raise UsageError(f"{private}: expected two files, one for each key")
     for path in (private, public):
         if os.geteuid() == 0 and path.parent.is_dir():
             check_directories(str(path), "key", KeyFileError)
-        if not force and (path.exists() or path.is_symlink()):
-            raise KeyFileError(
-                f"{path}: already exists; --force creates a new pair, which every node then needs"
-            )
+        if not force and os.path.lexists(path):
+            raise KeyFileError(f"{path}: already exists; {_instead(private, public)}")
     private_pem, public_pem = _generate(kind, bits)
-    for path, content, mode in ((private, private_pem, 0o600), (public, public_pem, 0o644)):
-        try:
-            write_whole(path, content, mode)
-        except OSError as error:
-            raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        write_all([(private, private_pem, 0o600), (public, public_pem, 0o644)])
+    except OSError as error:
+        raise KeyFileError(f"{error.filename}: cannot be written ({error.strerror})") from error
+
+
+def _instead(private: Path, public: Path) -> str:
+    force = "--force creates a new pair, which every node then needs"
+    if os.path.lexists(public):
+        return force
+    return f"`openssl pkey -in {private} -pubout -out {public}` writes its public key; {force}"
 
 
 def _generate(kind: str, bits: int) -> tuple[bytes, bytes]:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from gexec.cluster import ownership
 from gexec.cluster.processes import Process, is_alive
+from gexec.cluster.whole import write_whole
 from gexec.errors import GexecError, UsageError
 from gexec.limits import DEFAULT_PORT, SOCKET_PATH_MAX_BYTES
 
@@ -264,21 +265,6 @@ class State:
             raise ClusterError(
                 f"{layout.state}: not the state of a cluster of this version; if none runs, remove the file"
             ) from error
-
-
-def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file's content in one step, with exactly this mode, or leave the file unchanged."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def hosts_text(nodes: list[LocalNode]) -> str:

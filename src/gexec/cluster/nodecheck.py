@@ -11,7 +11,7 @@ from gexec.cluster.authority import AUTHORITY_DIR
 from gexec.cluster.inspection import UNITS
 from gexec.errors import GexecError
 from gexec.settings.config import AuthdSettings, GexecdSettings
-from gexec.settings.keyfiles import read_authorities, read_node_certificate, read_signing_key
+from gexec.settings.keyfiles import REQUESTED, read_authorities, read_node_certificate, read_signing_key
 from gexec.settings.signers import read_signers
 
 #: A certificate or a signer that expires within this time is reported.
@@ -131,7 +131,7 @@ def _key(settings: GexecdSettings, der: bytes) -> Iterator[tuple[bool, str, str]
         yield False, f"node key {path} is not readable by you", "run doctor as root to check it"
         return
     try:
-        key = read_signing_key(path)
+        key = read_signing_key(path, REQUESTED)
     except GexecError as error:
         yield False, str(error), ""
         return

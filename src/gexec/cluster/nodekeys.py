@@ -8,14 +8,15 @@ signer_new.pem, signer_new_pub.pem  its successor, until `rotate switch`
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from gexec.cluster.layout import write_whole
+from gexec.cluster.whole import write_all
 from gexec.errors import KeyFileError
 from gexec.security.keys import VerifyKey
 from gexec.security.nodecert import request
 from gexec.security.signing import SigningKey
-from gexec.settings.keyfiles import read_signing_key
+from gexec.settings.keyfiles import SIGNER_REQUESTED, read_signing_key
 from gexec.settings.signers import read_signers
 
 
@@ -53,21 +54,26 @@ def request_certificate(directory: Path, force: bool = False) -> tuple[Path, Ver
 def request_signer(directory: Path) -> tuple[Path, VerifyKey]:
     """Make the key of a head's signer; if there is one, its successor.
 
+    A key whose public half is missing was not finished: only that half is written then.
+
     Returns:
         The path of its public half, for the administrator, and that half.
 
     Raises:
         KeyFileError: there is a successor already, or a file cannot be written.
     """
-    successor = "_new" if (directory / "signer_key.pem").exists() else ""
-    private = directory / ("signer_new.pem" if successor else "signer_key.pem")
-    public = directory / f"signer{successor}_pub.pem"
-    if private.exists():
-        raise KeyFileError(f"{private}: already exists; `gexecctl keys rotate switch` puts it in force")
-    key = SigningKey.load(pem := new_key())
-    write_key(private, pem, 0o600)
-    write_key(public, key.public.pem, 0o644)
-    return public, key.public
+    for name in ("signer_key.pem", "signer_new.pem"):
+        private = directory / name
+        public = directory / f"{name.removesuffix('_key.pem').removesuffix('.pem')}_pub.pem"
+        if not private.exists():
+            key = SigningKey.load(pem := new_key())
+            write_keys([(private, pem, 0o600), (public, key.public.pem, 0o644)])
+            return public, key.public
+        if not public.exists():
+            key = read_signing_key(str(private))
+            write_key(public, key.public.pem, 0o644)
+            return public, key.public
+    raise KeyFileError(f"{private}: already exists; `gexecctl keys rotate switch` puts it in force")
 
 
 def switch_signer(directory: Path) -> VerifyKey:
@@ -77,21 +83,28 @@ def switch_signer(directory: Path) -> VerifyKey:
         KeyFileError, ConfigError: there is none, or this host's signers.toml does not accept it yet.
     """
     new = directory / "signer_new.pem"
-    key = read_signing_key(str(new))
+    key = read_signing_key(str(new), SIGNER_REQUESTED)
     signers = directory / "signers.toml"
     if key.key_id not in read_signers(str(signers)).trust(()).signers:
         raise KeyFileError(
             f"{new}: {signers} does not accept it yet: `gexecctl keys rotate add`, then copy signers.toml to "
             "all nodes and reload gexecd there"
         )
-    os.replace(directory / "signer_new_pub.pem", directory / "signer_pub.pem")
+    # Killed between two of these steps, the next call does all of them.
+    write_key(directory / "signer_pub.pem", key.public.pem, 0o644)
+    (directory / "signer_new_pub.pem").unlink(missing_ok=True)
     os.replace(new, directory / "signer_key.pem")
     return key.public
 
 
 def write_key(path: Path, content: bytes, mode: int) -> None:
     """Replace a file as a whole; KeyFileError if that is not possible."""
+    write_keys([(path, content, mode)])
+
+
+def write_keys(files: Sequence[tuple[Path, bytes, int]]) -> None:
+    """Replace files that belong together (``whole.write_all``); KeyFileError if that is not possible."""
     try:
-        write_whole(path, content, mode)
+        write_all(files)
     except OSError as error:
-        raise KeyFileError(f"{path}: cannot be written ({error.strerror})") from error
+        raise KeyFileError(f"{error.filename}: cannot be written ({error.strerror})") from error

@@ -18,6 +18,9 @@ from gexec.wire.frames import Ack
 #: Entries of one Ack frame (13 bytes each, within FRAME_MAX_BYTES).
 ACKS_MAX: Final = 16 * 1024
 Entry = tuple[int, int, int]
+#: Overdue children of a job of very many nodes are taken over in steps, each in a turn of the event loop of
+#: its own. A step ends with the child that brings the sum of their ranks to this.
+STEP_RANKS: Final = 32
 
 
 class Siblings:
@@ -35,20 +38,22 @@ class Siblings:
         self._slow: dict[int, Child] = {}
         self._answers_s: list[float] = []
         self._inner = 0
+        #: When the next step is due, while some of the overdue children were left for it.
+        self._step_s: float | None = None
         #: The children by rank, for acknowledgements; None if it must be rebuilt.
         self._by_rank: tuple[list[int], list[Child]] | None = None
 
     def save(self) -> Saved:
         """Return its state; the children themselves are saved with ``child.saved_children``."""
         numbers: Saved = {"all": list(self.all), "holding": list(self._holding), "slow": list(self._slow)}
-        return numbers | {"answers_s": self._answers_s, "inner": self._inner}
+        return numbers | {"answers_s": self._answers_s, "inner": self._inner, "step_s": self._step_s}
 
     def restore(self, saved: Saved, children: dict[int, Child]) -> None:
         """Continue with a state that ``save`` returned, and these children.
 
         ``all`` stays the same object, because others use it.
         """
-        self._answers_s, self._inner = saved["answers_s"], saved["inner"]
+        self._answers_s, self._inner, self._step_s = saved["answers_s"], saved["inner"], saved["step_s"]
         self.all.clear()
         self.all.update({number: children[number] for number in saved["all"]})
         self._holding = {number: children[number] for number in saved["holding"]}
@@ -70,13 +75,30 @@ class Siblings:
         self._by_rank = None
         child.become("forgotten")
 
+    def clear(self) -> list[Child]:
+        """Remove all children; return them, the newest first.
+
+        In the other order, each that waits to be dialled would begin in the place of one before it.
+        """
+        removed = list(reversed(self.all.values()))
+        for child in removed:
+            child.become("forgotten")
+        for some in (self.all, self._holding, self._slow):
+            some.clear()
+        self._by_rank = None
+        return removed
+
     def _release(self, child: Child) -> Child | None:
         return self._holding.pop(child.number, None) or self._slow.pop(child.number, None)
 
     def reached(self, number: int) -> None:
-        """A child's machine has answered: allow it more time, because it is loaded rather than dead."""
-        child = self._holding.pop(number, None)
-        if child is not None:
+        """A child's machine has answered: allow it more time, because it is loaded rather than dead.
+
+        Not after a silence: the machine of a stopped daemon answers, too, and those below it wait.
+        """
+        child = self._holding.get(number)
+        if child is not None and not child.silent:
+            del self._holding[number]
             self._slow[number] = child
             child.become("machine answers")
 
@@ -127,6 +149,8 @@ class Siblings:
 
     def next_deadline_s(self) -> float | None:
         """Return when the next child is overdue, None if there is none to wait for."""
+        if self._step_s is not None:
+            return self._step_s
         due_s: float | None = None
         # Each dict is (nearly) in the order in which the children were asked.
         for child in self._holding.values():
@@ -138,13 +162,23 @@ class Siblings:
         return due_s
 
     def take_overdue(self, now_s: float) -> list[Child]:
-        """Return the children that have held their subtree too long; they are no longer waited for."""
-        if not (self._holding or self._slow):
-            return []
-        limit_s = now_s - self._hedge_s() + 1e-6
-        due = [child for child in self._holding.values() if child.asked_s <= limit_s]
-        limit_s = now_s - limits.HEDGE_REACHED_S + 1e-6
-        due += [child for child in self._slow.values() if child.asked_s <= limit_s]
+        """Return children that have held their subtree too long; they are no longer waited for."""
+        self._step_s = None
+        due: list[Child] = []
+        ranks = 0
+        for children, patience_s in (
+            (self._holding, self._hedge_s()),
+            (self._slow, limits.HEDGE_REACHED_S),
+        ):
+            limit_s = now_s - patience_s + 1e-6
+            for child in children.values():
+                if child.asked_s > limit_s:
+                    continue
+                if ranks >= STEP_RANKS:
+                    self._step_s = now_s
+                    break
+                due.append(child)
+                ranks += child.high - child.low
         for child in due:
             self._release(child)
             self._inner -= 1

@@ -6,11 +6,17 @@ and stops reading its source if there is none (docs/protocol.md, Flow).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
+from gexec import limits
 from gexec.core.saving import Savable
 from gexec.core.states import hold
 from gexec.errors import ProtocolError
+
+#: Why a rank is lost about which a captured relay above it has lied, up or down.
+MISFIT: Final = "its stdin does not fit together"
+MISFIT_ACKS: Final = "the client acknowledges output that it did not write"
+TOO_MUCH: Final = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
 
 
 class RetainedStream(Savable):
@@ -42,17 +48,18 @@ class RetainedStream(Savable):
         self.end += len(data)
         return offset
 
-    def acknowledge(self, offset: int) -> None:
-        """The client has taken everything before ``offset``. ProtocolError if that is more than was sent."""
+    def acknowledge(self, offset: int) -> bool:
+        """The client has taken everything before ``offset``; return False if that is more than was sent."""
         if offset > self.end:
-            raise ProtocolError(f"acknowledged up to {offset}, but only {self.end} bytes were sent")
+            return False
         if offset <= self.base:
-            return
+            return True
         self.base = offset
         kept = 0
         while kept < len(self._chunks) and self._chunks[kept][0] + len(self._chunks[kept][1]) <= offset:
             kept += 1
         del self._chunks[:kept]
+        return True
 
     def unacknowledged(self) -> list[tuple[int, bytes]]:
         """Return (offset, data) of everything that may have to be sent again, in order."""
@@ -77,12 +84,15 @@ class Broadcast(Savable):
     """stdin at one node: bytes for several takers, kept until the slowest has taken them.
 
     Takers are numbered; each has the offset up to which it has taken bytes, or ALL if it wants no more.
+
+    Attributes:
+        differs_at: where the last bytes differ from what another parent has sent; ALL if they do not.
     """
 
-    __slots__ = ("_chunks", "_restarting", "_taken", "_takers", "base", "end", "eof")
+    __slots__ = ("_before", "_chunks", "_restarting", "_taken", "_takers", "base", "differs_at", "end", "eof")
 
     ALL: ClassVar[int] = 2**64 - 1
-    SAVED: ClassVar[str] = "_chunks _restarting _taken _takers base end eof"
+    SAVED: ClassVar[str] = "_before _chunks _restarting _taken _takers base differs_at end eof"
 
     def __init__(self) -> None:
         self.base = 0
@@ -91,6 +101,9 @@ class Broadcast(Savable):
         self._chunks: list[tuple[int, bytes]] = []
         self._takers: dict[int, int] = {}
         self._restarting = True
+        self.differs_at = self.ALL
+        #: What the parent before has sent, until the new one has sent these bytes, too.
+        self._before: list[tuple[int, bytes]] = []
         #: The last result of ``taken``; None if it may have changed.
         self._taken: int | None = None
 
@@ -110,8 +123,32 @@ class Broadcast(Savable):
 
     def restart(self) -> None:
         """Another parent will send everything that processes below may need, including older bytes."""
+        if not self._before or _end_of(self._before) <= self.end:
+            self._before = list(self._chunks)
         self._restarting = True
         self._taken = None
+
+    def resume(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes, bool] | None:
+        """Add bytes of a parent, like ``append``, whatever a captured relay has sent before it.
+
+        What does not continue the stream begins it anew, for all takers: each finds out by itself whether it
+        was given something else (``Fed``).
+        """
+        self.differs_at = self._compare(offset, data) if self._before else self.ALL
+        if not self._restarting and (offset > self.end or (self.eof and offset + len(data) > self.end)):
+            self.restart()
+        return self.append(offset, data, eof)
+
+    def _compare(self, offset: int, data: bytes) -> int:
+        """Return where a piece of these bytes begins that differs from what was sent before, or ALL."""
+        end, before = offset + len(data), self._before
+        if end >= _end_of(before):
+            self._before = []
+        for begin, former in before:
+            low, high = max(begin, offset), min(begin + len(former), end)
+            if low < high and former[low - begin : high - begin] != data[low - offset : high - offset]:
+                return low
+        return self.ALL
 
     def append(self, offset: int, data: bytes, eof: bool) -> tuple[int, bytes, bool] | None:
         """Add bytes that may overlap earlier ones; return (offset, bytes, eof) to pass on, if any.
@@ -167,6 +204,11 @@ class Broadcast(Savable):
         self._taken = slowest
         return slowest
 
+    @property
+    def overfull(self) -> bool:
+        """True if more is kept than an honest client has under way."""
+        return self.end - self.base > 2 * limits.STDIN_WINDOW_BYTES
+
     def kept(self) -> list[tuple[int, bytes, bool]]:
         """Return (offset, data, eof) of what a new taker must get; nothing while it will be sent again."""
         if self._restarting:
@@ -175,3 +217,31 @@ class Broadcast(Savable):
         if self.eof:
             pieces.append((self.end, b"", True))
         return pieces
+
+
+def _end_of(chunks: list[tuple[int, bytes]]) -> int:
+    offset, data = chunks[-1]
+    return offset + len(data)
+
+
+class Fed(Savable):
+    """The stdin that one process was given: the first ``end`` bytes, and its end of file or not."""
+
+    __slots__ = ("end", "eof")
+    SAVED: ClassVar[str] = "end eof"
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.eof = False
+
+    def contradicts(self, offset: int, data: bytes, eof: bool, differs_at: int) -> bool:
+        """Tell whether the process was given something else than this, or than bytes at ``differs_at``."""
+        end = offset + len(data)
+        return differs_at < self.end or (self.eof and end > self.end) or (eof and end < self.end)
+
+    def take(self, offset: int, data: bytes, eof: bool) -> bytes:
+        """Give the process bytes without a gap; return those that it did not have."""
+        fresh = data if offset == self.end else data[self.end - offset :]  # compiled slices are copies
+        self.end += len(fresh)
+        self.eof = self.eof or eof
+        return fresh

@@ -93,7 +93,10 @@ class Ledger(Savable):
         self.remaining -= len(ending)
         if not ending:
             return None, gaps
-        return Ended(ranksets.of(ending), frame.outcome, frame.stdout_length, frame.stderr_length), gaps
+        lengths = (frame.stdout_length, frame.stderr_length)
+        if not complete and any(self.lengths(rank) != lengths for rank in ending):
+            lengths = (frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)  # of output that did not come
+        return Ended(ranksets.of(ending), frame.outcome, *lengths), gaps
 
     def lengths(self, rank: int) -> tuple[int, int]:
         """Return how many bytes of stdout and stderr the rank has sent."""

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
-from gexec.core.flow import Broadcast
+from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
 from gexec.core.saving import Savable
 from gexec.core.states import States, hold
@@ -75,9 +75,7 @@ class Node(Savable):
         orphan_grace_s: float = limits.ORPHAN_GRACE_S,
     ) -> None:
         self.job_id = job_id
-        self.low = start.low
-        self.high = start.high
-        self.epoch = start.epoch
+        self.low, self.high, self.epoch = start.low, start.high, start.epoch
         self.parent: int | None = parent
         self.state = ATTACHED
         #: This machine is not used any more: it has finished, or its daemon gives it up.
@@ -169,8 +167,8 @@ class Node(Savable):
 
     def next_deadline_s(self) -> float | None:
         """Return when Tick is due at the latest, None if only events matter."""
-        own_s = earlier(self._flush_at_s, self._orphan_until_s)
-        return earlier(own_s, earlier(self._task.next_deadline_s(), self._subtree.next_deadline_s()))
+        due_s = earlier(self._task.next_deadline_s(), self._subtree.next_deadline_s())
+        return earlier(due_s, earlier(self._flush_at_s, self._orphan_until_s))
 
     def _leave(self, now_s: float) -> list[events.Effect]:
         """After every event: send the parent what is due; finish if everything is over."""
@@ -247,8 +245,7 @@ class Node(Savable):
             self._subtree.send(frame)
             self._task.run(now_s)
         elif isinstance(frame, frames.Resync):
-            if self.state < CLOSING:
-                # With a higher epoch, the parent has a new parent, which sends stdin again.
+            if self.state < CLOSING:  # with a higher epoch, a new parent of the parent sends stdin again
                 self._resync(frame.epoch, frame.epoch > self.epoch, now_s)
         elif isinstance(frame, frames.Release):
             self._orphaned(now_s)
@@ -302,12 +299,15 @@ class Node(Savable):
     def _stdin_came(self, frame: frames.Stdin) -> None:
         if self._stdin is None:
             raise ProtocolError("stdin for a job without stdin")
-        passed = self._stdin.append(frame.offset, frame.data, frame.eof)
-        if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
-            raise ProtocolError(f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken")
-        if passed is not None:
+        passed = self._stdin.resume(frame.offset, frame.data, frame.eof)
+        if self._stdin.overfull:
+            # Perhaps not this parent, but a captured relay above it has begun that: end only this job.
+            self._to_parent(frames.Refused(frames.REFUSED_UNKNOWN, TOO_MUCH))
+            self.parent, self._subtree.active, self._flush_at_s = None, False, None
+            self._close("Close")
+        elif passed is not None:
             self._subtree.send(frames.Stdin(*passed))
-            self._task.stdin(*passed)
+            self._task.stdin(*passed, self._stdin.differs_at)
 
     def _tell_stdin(self) -> None:
         taken = self._stdin.taken() if self._stdin is not None else 0

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from gexec import limits
 from gexec.core import events
-from gexec.core.flow import Broadcast
+from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
@@ -135,9 +135,8 @@ class Root(Savable):
             if self._stdin is None:
                 raise ProtocolError("stdin for a job without stdin")
             passed = self._stdin.append(frame.offset, frame.data, frame.eof)
-            if self._stdin.end - self._stdin.base > 2 * limits.STDIN_WINDOW_BYTES:
-                text = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
-                raise ProtocolError(text)
+            if self._stdin.overfull:
+                raise ProtocolError(TOO_MUCH)
             if passed is not None:
                 self._subtree.send(frames.Stdin(*passed))
         elif isinstance(frame, frames.Signal):
@@ -155,6 +154,8 @@ class Root(Savable):
         if self._stdin is None:
             return
         taken = self._stdin.taken()
+        if self._stdin.end < taken < Broadcast.ALL:
+            taken = self._stdin.end  # a captured relay claims more than the client has sent
         if taken > self._told_stdin:
             self._told_stdin = taken
             self._to_client(StdinTaken(taken))

@@ -367,7 +367,7 @@ class Subtree(Savable):
                 anew.again, anew.silent = child.again, child.silent
                 anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
-        # With the same epoch, these have ended and their nodes were lost; their reports may be lost as well.
+        # With the same epoch, these have ended and their nodes were lost; perhaps their reports, too.
         uncovered = set(range(self._first, high)).difference(decided, covered)
         for low, end, owes in tree.cover(self._first, high, self._fanout, uncovered, covered):
             child = self._new(low, end, owes, turn, now_s)
@@ -380,12 +380,12 @@ class Subtree(Savable):
         self._emit(events.ToChild(child.number, frames.Resync(self._epochs.of(child.turn))))
 
     def close(self, frame: Frame) -> None:
-        """Send a last frame (Close, or Release) to every child and forget them all."""
-        hurry = not self.complete
+        """Send a last frame (Close, or Release) to every child, and forget them all."""
+        hurry = not self.complete  # the job is over here: nobody takes its stdin any more
         self._taken.clear()
-        for child in list(self.children.values()):
+        for child in self.held.clear():
             self._emit(events.ToChild(child.number, frame, hurry))
-            self._forget(child)
+            self._emit(events.DropChild(child.number))
 
     # -- the books ------------------------------------------------------------------------
 

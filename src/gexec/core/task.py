@@ -16,12 +16,11 @@ from typing import ClassVar, Final
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
-from gexec.core.flow import Broadcast, RetainedStream
+from gexec.core.flow import MISFIT, MISFIT_ACKS, Broadcast, Fed, RetainedStream
 from gexec.core.outbox import Outbox
 from gexec.core.saving import Savable, Saved
 from gexec.core.stall import Stall
 from gexec.core.states import States, hold
-from gexec.errors import ProtocolError
 from gexec.wire import jobspec
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT, Ended, Output
@@ -42,33 +41,26 @@ STATES: Final = States(
     "task",
     ("waiting", "ready", "starting", "running", "draining", "ended"),
     (
-        (WAITING, "could start", READY),
-        (WAITING, "begin, Go", STARTING),
-        (READY, "begin, Go", STARTING),
-        (STARTING, "process runs", RUNNING),
-        (RUNNING, "process ended", DRAINING),
-        (DRAINING, "output closed or given up", ENDED),
-        (RUNNING, "detached", ENDED),
-        (WAITING, "cannot start", ENDED),
-        (READY, "cannot start", ENDED),
-        (STARTING, "cannot start", ENDED),
-        (RUNNING, "process lost", ENDED),
-        (STARTING, "stands still", ENDED),
-        (RUNNING, "stands still", ENDED),
-        (WAITING, "Kill", ENDED),
-        (READY, "Kill", ENDED),
+        (WAITING, "could start", READY), (WAITING, "begin, Go", STARTING),
+        (READY, "begin, Go", STARTING), (STARTING, "process runs", RUNNING),
+        (RUNNING, "process ended", DRAINING), (DRAINING, "output closed or given up", ENDED),
+        (RUNNING, "detached", ENDED), (WAITING, "cannot start", ENDED),
+        (READY, "cannot start", ENDED), (STARTING, "cannot start", ENDED),
+        (RUNNING, "process lost", ENDED), (STARTING, "given up", ENDED),
+        (RUNNING, "given up", ENDED), (DRAINING, "given up", ENDED),
+        (WAITING, "Kill", ENDED), (READY, "Kill", ENDED),
     ),
-)
+)  # fmt: skip
 
 
 class Task(Savable):
     """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports."""
 
     SAVED: ClassVar[str] = (
-        "_deadline_s _fed _fed_eof _holders _missed_stdin _out_of_time _outcome _unread "
+        "_deadline_s _holders _missed_stdin _out_of_time _outcome _unread "
         "_wants_stdin _written ended state was_started"
     )
-    PARTS: ClassVar[str] = "_stall _streams"
+    PARTS: ClassVar[str] = "_fed _stall _streams"
 
     def __init__(
         self,
@@ -96,9 +88,8 @@ class Task(Savable):
         self._unread = {STDOUT: 0, STDERR: 0}
         #: Processes that hold the output after the process's end; 0: not known.
         self._holders = 0
-        #: stdin bytes that were passed on to the process; ``_written`` is what its pipe has taken.
-        self._fed = 0
-        self._fed_eof = False
+        #: stdin that was passed on to the process; ``_written`` is what its pipe has taken.
+        self._fed = Fed()
         self._missed_stdin = False
         self._written = 0
         self._wants_stdin = True
@@ -147,8 +138,8 @@ class Task(Savable):
         self.was_started = True
         self._outbox.started(self._ranges)
         if self._missed_stdin:
-            self._emit(events.KillTask(True))
-        if self._spec.flags & jobspec.DETACHED:
+            self._give_up(MISFIT)
+        elif self._spec.flags & jobspec.DETACHED:
             self._emit(events.ForgetTask())
             self._report("detached", outcomes.exited(0))
         elif self._spec.timeout_s:
@@ -242,6 +233,13 @@ class Task(Savable):
     def _lengths(self) -> tuple[int, int]:
         return self._streams[STDOUT].end, self._streams[STDERR].end
 
+    def _give_up(self, text: str) -> None:
+        """Report it as lost at once, and end it: its end may come late, or never."""
+        self._emit(events.KillTask(True))
+        self._emit(events.CloseOutput())
+        self._emit(events.DropStdin())
+        self._report("given up", outcomes.lost(text))
+
     def end_unstarted(self, text: str) -> bool:
         """Give up a process that was never requested; False if it was."""
         if self.state > READY:
@@ -292,8 +290,10 @@ class Task(Savable):
             return  # for bytes that this node wrote before its gexecd restarted
         retained = self._streams[stream]
         was_full = retained.full
-        retained.acknowledge(offset)
-        if was_full and not retained.full and not retained.closed:
+        if not retained.acknowledge(offset):
+            if self.state != ENDED:  # the root finds out about an end that was reported
+                self._give_up(MISFIT_ACKS)
+        elif was_full and not retained.full and not retained.closed:
             self._emit(events.ReadOutput(stream, True))
 
     @property
@@ -315,26 +315,30 @@ class Task(Savable):
 
     # -- stdin ----------------------------------------------------------------------------
 
-    def stdin(self, offset: int, data: bytes, eof: bool) -> None:
+    def stdin(self, offset: int, data: bytes, eof: bool, differs_at: int = Broadcast.ALL) -> None:
         """Bytes of the broadcast (the machine keeps them until the process has taken them).
 
-        They may overlap what the process was given: a new parent sends again what some process needs.
+        They may overlap what the process was given: a new parent sends again what some process needs. If they
+        contradict it, a captured relay above this node has sent something else before.
         """
-        if not self.runs or self._fed_eof:
+        fed = self._fed
+        if not STARTING <= self.state <= DRAINING:
             return
-        if offset > self._fed:
-            if self.state == RUNNING:
-                raise ProtocolError(f"stdin continues at {offset}, expected {self._fed}")
+        if fed.contradicts(offset, data, eof, differs_at):
+            self._give_up(MISFIT)
+        elif not self.runs or fed.eof:
+            return
+        elif offset <= fed.end:
+            fresh = fed.take(offset, data, eof)
+            if fresh:
+                self._emit(events.WriteStdin(fresh))
+            if eof:
+                self._emit(events.CloseStdin())
+        elif self.state == STARTING:
             # It was requested before, here or by another parent, so the spawner will refuse it.
             self._missed_stdin = True
-            return
-        fresh = data if offset == self._fed else data[self._fed - offset :]  # compiled slices are copies
-        if fresh:
-            self._fed += len(fresh)
-            self._emit(events.WriteStdin(fresh))
-        if eof:
-            self._fed_eof = True
-            self._emit(events.CloseStdin())
+        elif self._wants_stdin:
+            self._give_up(MISFIT)
 
     def stdin_written(self, count: int) -> None:
         """The process's pipe took ``count`` more bytes; reported in steps, because it may cost a frame."""
@@ -357,15 +361,12 @@ class Task(Savable):
         if stall is None or not self.runs:
             return
         taken = self._written - unread
-        waits = self._wants_stdin and taken < self._fed
+        waits = self._wants_stdin and taken < self._fed.end
         # Whoever cannot write because the client does not read is not standing still.
-        expected = (waits or self._fed_eof) and not any(stream.full for stream in self._streams.values())
+        expected = (waits or self._fed.eof) and not any(stream.full for stream in self._streams.values())
         if stall.stands_still(taken + sum(self._lengths()), expected, now_s):
             # Its end may never be reported: a process whose storage hangs cannot be killed.
-            self._emit(events.KillTask(True))
-            self._emit(events.CloseOutput())
-            self._emit(events.DropStdin())
-            self._report("stands still", outcomes.lost(stall.told(ended=not waits)))
+            self._give_up(stall.told(ended=not waits))
 
     # -- checks and diagnosis --------------------------------------------------------------
 

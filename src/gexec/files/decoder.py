@@ -315,7 +315,9 @@ class ArchiveDecoder:
     def _digests(self, payload: bytes) -> None:
         (number,) = NUMBER.unpack_from(payload)
         digests = dict(records.DIGEST_OF.iter_unpack(payload[NUMBER.size :]))
-        entries = self._lists.get(number, ())
+        entries = self._lists.get(number)
+        if entries is None:
+            raise ProtocolError(f"digests in the archive stream are of list {number}, which is not open")
         if not all(index < len(entries) and isinstance(entries[index], File) for index in digests):
             raise ProtocolError(f"digests of list {number} in the archive stream are not of its files")
         self._on_event(records.Digests(number, digests))

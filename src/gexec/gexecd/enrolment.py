@@ -22,7 +22,7 @@ from gexec.errors import AuthError, GexecError
 from gexec.posix import unix
 from gexec.security.certificate import leaf
 from gexec.settings.config import GexecdSettings
-from gexec.settings.keyfiles import read_authorities, read_node_certificate, read_signing_key
+from gexec.settings.keyfiles import REQUESTED, read_authorities, read_node_certificate, read_signing_key
 from gexec.wire.frames import FROM_AUTHD, Certified, Certify, Refused
 
 _RETRY_S = 0.1
@@ -121,7 +121,7 @@ def enrol_apart(source: CertificateSource, patience_s: float = 0) -> Enrolment:
         answer = file.read()
     os.waitpid(pid, 0)
     try:
-        told = json.loads(answer)
+        told = json.loads(answer.decode())
     except ValueError as cause:
         raise AuthError(
             "the certificate was not made: the process that reads the node's key ended"
@@ -161,7 +161,7 @@ def _by_node_key(source: CertificateSource, public: bytes) -> tuple[list[bytes],
     ttl_s = min(limits.CERTIFICATE_TTL_S, left_s)
     try:
         made = leaf(
-            read_signing_key(source.node_key),
+            read_signing_key(source.node_key, REQUESTED),
             issuer=certificate.der,
             public_key_der=public,
             names=certificate.names,

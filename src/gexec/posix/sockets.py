@@ -35,13 +35,11 @@ def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024
     """
     path = os.path.abspath(path)
     if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
-        raise ConfigError(
-            f"{what}: socket {path}: the path is over {SOCKET_PATH_MAX_BYTES} bytes: shorten it"
-        )
+        raise ConfigError(f"socket {path}: the path is over {SOCKET_PATH_MAX_BYTES} bytes: shorten it")
     if mode is None:
         mode = 0o666 if os.geteuid() == 0 else 0o600
     try:
-        _prepare_directory(os.path.dirname(path), what)
+        _prepare_directory(os.path.dirname(path))
         lock = _lock(path, what)
         try:
             _clear(path, what)
@@ -49,7 +47,7 @@ def listen(path: str, *, what: str, mode: int | None = None, backlog: int = 1024
         finally:
             os.close(lock)
     except OSError as cause:
-        raise ConfigError(f"{what}: cannot listen at {path}: {cause.strerror or cause}") from cause
+        raise ConfigError(f"cannot listen at {path}: {cause.strerror or cause}") from cause
 
 
 def remove(path: str, what: str) -> None:
@@ -65,21 +63,21 @@ def remove(path: str, what: str) -> None:
         pass  # it is another daemon's now, or its directory was removed: leave it
 
 
-def _prepare_directory(directory: str, what: str) -> None:
+def _prepare_directory(directory: str) -> None:
     if not os.path.lexists(directory):
         if directory != RUN_DIRECTORY:
-            raise ConfigError(f"{what}: there is no {directory} for the socket: make it, or correct --socket")
+            raise ConfigError(f"there is no {directory} for the socket: make it, or correct --socket")
         os.makedirs(directory, mode=0o755, exist_ok=True)
     status = os.lstat(directory)
     if not stat.S_ISDIR(status.st_mode):
-        raise ConfigError(f"{what}: {directory}: expected a directory, not a link or file: remove it")
+        raise ConfigError(f"{directory}: expected a directory, not a link or file: remove it")
     if status.st_mode & 0o022:
         # The sticky bit does not help here: any user could have made a socket there before us.
         raise ConfigError(
-            f"{what}: other users may write to {directory} and put their own socket there: "
+            f"other users may write to {directory} and put their own socket there: "
             f"run `chmod go-w {directory}` or choose a directory of your own with --socket"
         )
-    check_directories(os.path.join(directory, "socket"), f"{what}: socket in", ConfigError)
+    check_directories(os.path.join(directory, "socket"), "socket in", ConfigError)
 
 
 def _lock(path: str, what: str) -> int:
@@ -94,7 +92,7 @@ def _lock(path: str, what: str) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline_s:
                 os.close(descriptor)
-                raise ConfigError(f"{what}: another {what} is starting at {path}: wait for it") from None
+                raise ConfigError(f"another {what} is starting at {path}: wait for it") from None
             time.sleep(0.02)
 
 
@@ -104,11 +102,9 @@ def _clear(path: str, what: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ConfigError(f"{what}: {path} is in the way and is no socket: remove it, then start again")
+        raise ConfigError(f"{path} is in the way and is no socket: remove it, then start again")
     if status.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{what}: the socket {path} belongs to uid {status.st_uid}: remove it, then start again"
-        )
+        raise ConfigError(f"the socket {path} belongs to uid {status.st_uid}: remove it, then start again")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -118,7 +114,7 @@ def _clear(path: str, what: str) -> None:
             return
         except BlockingIOError:
             pass  # its queue is full, so a daemon serves it
-    raise ConfigError(f"{what}: already runs at {path}: stop it first, or choose another --socket")
+    raise ConfigError(f"{what} already runs at {path}: stop it first, or choose another --socket")
 
 
 def _bind(path: str, mode: int, backlog: int) -> socket.socket:

@@ -123,9 +123,9 @@ def _check_file(path: str, what: str, status: os.stat_result, private: bool, err
         raise error(f"{what} {path}: is not a regular file")
     me = os.geteuid()
     if status.st_uid not in (0, me):
+        expected = f"root or uid {me}" if me else "root"
         raise error(
-            f"{what} {path}: belongs to uid {status.st_uid}, expected root or uid {me}: "
-            f"run `chown {me} {path}`"
+            f"{what} {path}: belongs to uid {status.st_uid}, expected {expected}: run `chown {me} {path}`"
         )
     mode = stat.S_IMODE(status.st_mode)
     if private and mode & 0o077:

@@ -16,9 +16,14 @@ from gexec.relay.jobs import Jobs
 from gexec.relay.ports import LinkPort
 
 
+def clients(jobs: Jobs) -> list[LinkPort]:
+    """Return the links of all clients."""
+    return [link for link, party in jobs.parties.items() if party.uid is not None]
+
+
 def save(jobs: Jobs, fds: list[int]) -> Saved:
     """Return the state of all jobs; their descriptors are added to ``fds``."""
-    numbers = {link: number for number, link in enumerate(jobs.clients())}
+    numbers = {link: number for number, link in enumerate(clients(jobs))}
     owners: dict[tuple[bytes, int], tuple[int, int, int]] = {}
     for link, number in numbers.items():
         for channel, (job, parent) in jobs.parties[link].parents.items():
@@ -37,11 +42,11 @@ def save(jobs: Jobs, fds: list[int]) -> Saved:
     }
 
 
-def restore(jobs: Jobs, saved: Saved, clients: Sequence[LinkPort]) -> list[RelayJob]:
+def restore(jobs: Jobs, saved: Saved, links: Sequence[LinkPort]) -> list[RelayJob]:
     """Make all jobs again, in a relay that has none; return them, for ``go_on``.
 
     Args:
-        clients: the links of the clients, in the order of ``Jobs.clients``.
+        links: the links of the clients, in the order of ``clients``.
 
     Raises:
         KeyError, TypeError, ValueError, GexecError: the state is not one of this version.
@@ -69,10 +74,10 @@ def restore(jobs: Jobs, saved: Saved, clients: Sequence[LinkPort]) -> list[Relay
             jobs.around.entry.keep(raw)
             if state["client"] is not None:
                 number, channel, parent = state["client"]
-                jobs.join(job, clients[number], channel, parent)
+                jobs.join(job, links[number], channel, parent)
             job.restore(state)
             made.append(job)
-    for link, awaited in zip(clients, saved["awaited"], strict=True):
+    for link, awaited in zip(links, saved["awaited"], strict=True):
         if awaited:
             jobs.link_opened(link)  # its job must still come
     return made

@@ -20,6 +20,8 @@ from gexec.core.root import Root
 from gexec.core.saving import Saved
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
+from gexec.relay.children import ChildLink
+from gexec.relay.openings import Openings
 from gexec.relay.ports import LinkPort
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
@@ -33,46 +35,6 @@ if TYPE_CHECKING:
 UPGRADED = "gexecd was upgraded there"
 #: A root's key has this instead of a rank.
 ROOT = -1
-
-
-class ChildLink:
-    """A child's channel, and what waits for its link to open."""
-
-    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "start", "waiting", "within_s")
-
-    def __init__(self, link: LinkPort, channel: int, start: Start) -> None:
-        self.link = link
-        self.channel = channel
-        self.start: Start = start
-        self.waiting: list[Frame] = []
-        self.sent = False
-        #: When it is given up if its link is not open by then, or nothing has come on it since ``heard_s``.
-        self.answer_by: Deadline | None = None
-        #: The time for that from its dial on; None = none.
-        self.within_s: float | None = None
-        self.heard_s = link.heard_s
-
-    def close(self) -> None:
-        """Cancel the timer: it is no longer a child."""
-        if self.answer_by is not None:
-            self.answer_by.cancel()
-
-    def send(self, frame: Frame, hurry: bool) -> None:
-        """Send, or keep until the link is open."""
-        if self.sent:
-            self.link.send(self.channel, frame, hurry)
-        else:
-            self.waiting.append(frame)
-
-    def open(self) -> None:
-        """The link is open: send the Start and the frames after it."""
-        if self.sent:
-            return
-        self.sent = True
-        self.link.send(self.channel, self.start)
-        for frame in self.waiting:
-            self.link.send(self.channel, frame)
-        self.waiting.clear()
 
 
 class RelayJob:
@@ -107,6 +69,7 @@ class RelayJob:
         self._timers = jobs.around.timers
         self._queue: deque[events.Event] = deque()
         self._process = JobProcess(self, jobs)
+        self._openings = Openings(self._timers, self._open_later, jobs.opens_at_once)
         #: Children of the job in the relay before this one.
         self._postponed: dict[int, Saved] = {}
         #: Children whose first link was cut before it was open.
@@ -225,11 +188,12 @@ class RelayJob:
         return self._jobs.now_s(self._wake_s)
 
     def _refuse(self, event: events.Event, error: ProtocolError) -> None:
+        link: LinkPort | None = None
         if isinstance(event, events.ParentFrame) and event.parent in self.parents:
             link, _ = self.parents[event.parent]
         elif isinstance(event, events.ChildFrame) and event.child in self.children:
             link = self.children[event.child].link
-        else:
+        if link is None:
             raise error
         self._timers.call_at(self._timers.time(), partial(link.abort, f"protocol violation: {error}"))
 
@@ -291,26 +255,45 @@ class RelayJob:
     def _open_child(self, number: int, start: Start, silent: bool, urgent: bool) -> None:
         child = self.children.get(number)
         if child is not None:
-            if child.sent:
+            if child.sent and child.link is not None:
                 child.link.send(child.channel, start)
             else:
                 child.start = start
             return
-        name = self.spec.names[start.low].decode("utf-8", "surrogateescape")
-        addresses = self.spec.addresses[start.low]
-        unresolved = jobspec.why_unresolved(addresses)
+        unresolved = jobspec.why_unresolved(self.spec.addresses[start.low])
         if unresolved:
             self.tell(events.ChildLost(number, unresolved, False))
             return
+        self.children[number] = ChildLink(start, silent)
+        if urgent:
+            self._request_link(number, True)
+        else:
+            self._openings.add(number)
+
+    def _open_later(self, number: int) -> None:
+        try:
+            self._request_link(number)
+        except Exception as error:  # this may run in a turn of the event loop of its own
+            self.fail(error)
+
+    def _request_link(self, number: int, urgent: bool = False) -> None:
+        """Get a link for a child, and send its Start as soon as it is open."""
+        child = self.children.get(number)
+        if child is None or child.link is not None:
+            return
+        start, silent = child.start, child.silent
+        name = self.spec.names[start.low].decode("utf-8", "surrogateescape")
+        addresses = self.spec.addresses[start.low].decode("ascii", "replace")
         timeout_s = self.spec.connect_timeout_s
         try:
-            link, channel = self._jobs.open_channel(
-                name, addresses.decode("ascii", "replace"), timeout_s, self, number, urgent
-            )
+            link, channel = self._jobs.open_channel(name, addresses, timeout_s, self, number, urgent)
         except ValueError as error:
+            del self.children[number]
             self.tell(events.ChildLost(number, str(error), False))
             return
-        child = self.children[number] = ChildLink(link, channel, start)
+        child.link, child.channel, child.heard_s = link, channel, link.heard_s
+        if link.waiting:
+            self._openings.waiting.add(number)
         if link.reached:
             self.child_link_reached(number)
         prompt = bool(self.spec.flags & jobspec.PROMPT)
@@ -330,6 +313,7 @@ class RelayJob:
 
     def child_link_begun(self, number: int) -> None:
         """A child's link is dialled now: the time for its answer begins."""
+        self._openings.begun(number)
         child = self.children.get(number)
         if child is not None and child.within_s is not None and child.answer_by is None:
             overdue = partial(self._answer_overdue, number, child, child.within_s)
@@ -342,7 +326,8 @@ class RelayJob:
         """
         if self.children.get(number) is not child:
             return
-        if not child.sent or (self.spec.flags & jobspec.PROMPT and child.link.heard_s == child.heard_s):
+        heard = child.link is not None and child.link.heard_s != child.heard_s
+        if not child.sent or (self.spec.flags & jobspec.PROMPT and not heard):
             self._drop_child(number)
             text = f"gexecd does not answer within {within_s:g} s"
             self.tell(events.ChildLost(number, text, child.sent, silent=child.sent))
@@ -362,10 +347,12 @@ class RelayJob:
     def child_link_closed(self, number: int, text: str, silent: bool) -> None:
         """The link to a child ended, because the child was ``silent`` or not; or it could not be made."""
         child = self.children.pop(number, None)
+        self._openings.begun(number)
         if child is None:
             return
         child.close()
-        if child.link.cut and not child.sent and number not in self._dialled_again:
+        cut = child.link is not None and child.link.cut
+        if cut and not child.sent and number not in self._dialled_again:
             # Its gexecd may have been upgraded while the link was being made.
             self._dialled_again.add(number)
             self._dial_again(number, child.start, child.waiting)
@@ -382,7 +369,9 @@ class RelayJob:
         child = self.children.pop(number, None)
         if child is not None:
             child.close()
-            self._jobs.close_channel(child.link, child.channel)
+            if child.link is not None:
+                self._jobs.close_channel(child.link, child.channel)
+            self._openings.begun(number)
 
     # -- end ------------------------------------------------------------------------------
 
@@ -395,6 +384,7 @@ class RelayJob:
         self.blob = b""
         self.machine.release()
         self._queue.clear()
+        self._openings.end()
         for number in list(self.children):
             self._drop_child(number)
         self._jobs.job_finished(self)

@@ -17,7 +17,7 @@ from gexec.core.node import Node
 from gexec.core.root import Root
 from gexec.errors import CredentialError, ProtocolError
 from gexec.posix.deadline import Deadline, Timer
-from gexec.relay import parents
+from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.ports import LinkPort, Surroundings
@@ -62,6 +62,7 @@ class Jobs:
         by_key: existing jobs, by (job id, low), or (job id, ROOT).
         parties: the peers, by their links.
         draining: no new job is accepted.
+        opens_at_once: links that a job requests in one step.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Jobs:
         self.clock = SteadyClock(around.timers.time())
         self.launches = Launches()
         self.draining = False
+        self.opens_at_once = openings.STEP_MAX
         self._timers = around.timers
         self._settings = settings
         self.orphan_grace_s = settings.orphan_grace_s
@@ -118,10 +120,6 @@ class Jobs:
             party.children.pop(channel, None)
             if not (party.children or party.parents or link.reached or link.opened):
                 link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
-
-    def clients(self) -> list[LinkPort]:
-        """Return the links of all clients."""
-        return [link for link, party in self.parties.items() if party.uid is not None]
 
     def is_idle(self, link: LinkPort) -> bool:
         """Tell whether no job uses a link."""

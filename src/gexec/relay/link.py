@@ -279,6 +279,11 @@ class Link:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def hasten(self) -> None:
+        """Send frames now that were not urgent."""
+        if self._unhurried is not None:
+            self._flush()
+
     def answer(self, channel: int, frame: Frame) -> None:
         """Send an answer that the peer can request at any time; end the link if it never reads answers."""
         if self.transport is None or not self.transport.get_write_buffer_size():
@@ -381,7 +386,11 @@ class Link:
     def _end(self) -> None:
         if self._closed:
             return
+        if not self._reason:
+            self._reason = "the connection was closed"
+            if self.state == GREETING and not self._accepted:  # after a refusal, no reason may come
+                self._reason += " before Hello: the log of its gexecd has the reason"
         self.become("end")
         if self._deadline is not None:
             self._deadline.cancel()
-        self._owner.link_closed(self, self._reason or "the connection was closed")
+        self._owner.link_closed(self, self._reason)

@@ -52,6 +52,7 @@ class Pool:
         #: The users of the links that have a place.
         self._placed: dict[Link, int] = {}
         self._links: dict[tuple[str, str], Link] = {}
+        self._key_of: dict[Link, tuple[str, str]] = {}
         self._dials: dict[Link, asyncio.Task[None]] = {}
 
     def get(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool = False) -> Link:
@@ -92,6 +93,7 @@ class Pool:
         )
         link.give_up_s = timeout_s
         self._links[key] = link
+        self._key_of[link] = key
         link.waiting = True
         turn = self._turns.ask(uid, len(each), partial(self._begin, link, each, timeout_s), urgent)
         if link.waiting or link in self._dials:
@@ -196,9 +198,9 @@ class Pool:
             self._shares.give(uid)
         if dial is not None and dial is not asyncio.current_task():
             dial.cancel()
-        for key, known in list(self._links.items()):
-            if known is link:
-                del self._links[key]
+        key = self._key_of.pop(link, None)
+        if key is not None and self._links.get(key) is link:  # another one may have its place
+            del self._links[key]
 
     def renew(self, contexts: LinkContexts) -> None:
         """Dial with another certificate from now on; jobs keep their links, and new jobs get new ones."""

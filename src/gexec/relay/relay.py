@@ -36,7 +36,7 @@ from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import News, RelayChannel, Spawning
 from gexec.relay.taskio import TaskIO
-from gexec.relay.tls import link_contexts
+from gexec.relay.tls import bound_certificates, link_contexts
 from gexec.security.credential import Credential
 from gexec.security.names import normal
 from gexec.security.signers import Trust
@@ -121,6 +121,8 @@ class RelayService:
         self._settings = context.settings
         self._log = context.log
         contexts = link_contexts(*context.certificates)
+        if not bound_certificates(contexts.accept):
+            self._log.warning("this Python's OpenSSL reads certificates of up to 100 KiB: keep it up to date")
         self._standing = Standing(context.trust, contexts.authority_ids)
         self._complaints = PeerErrors(context.log)
         self._arriving = NodeFrames(self.quotas.arriving)
@@ -162,6 +164,8 @@ class RelayService:
     def _stop_if_idle(self) -> None:
         if self._jobs.draining and not self._jobs.by_key:
             self._acceptor.stop()  # if systemd holds the sockets, new connections are for the next gexecd
+            for link in self._pool.links():
+                link.hasten()  # the Close of the last job: its nodes would wait for another parent
             self._loop.call_later(0.05, self._stop, 0)  # time for pending frames to leave
 
     def _stop(self, status: int) -> None:
@@ -229,7 +233,7 @@ class RelayService:
         if self._jobs.draining:
             raise OSError("gexecd is shutting down")
         clients = []
-        for link in self._jobs.clients():
+        for link in carrying.clients(self._jobs):
             assert isinstance(link, Link)
             if link.fileno() < 0:
                 link.abort("the connection was closed")  # its end is not known yet in this turn

@@ -7,13 +7,16 @@ refused certificate. Source: docs/decisions/0005-certificates.md.
 
 from __future__ import annotations
 
+import _ssl
 import asyncio
+import ctypes
 import os
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from gexec import limits
 from gexec.security.names import certified, is_everybodys, normal
 from gexec.security.signers import AUTHORITY_PREFIX
 
@@ -60,9 +63,46 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
     dial.check_hostname = False  # link.connected() does it, with ``refusal``
     for context in (dial, accept):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        bound_certificates(context)
         context.load_verify_locations(cadata=authority_pem.decode("ascii"))
         _load_pair(context, key_pem, certificate_pem)
     return LinkContexts(dial, accept)
+
+
+def bound_certificates(context: ssl.SSLContext) -> bool:
+    """Let OpenSSL refuse certificates of more than CERTIFICATES_MAX_BYTES before it reads them.
+
+    The ssl module has no way to do this. The pointer to OpenSSL's context follows the head of CPython's
+    object; the limit is set only if what is read there is OpenSSL's default, or ours.
+
+    Return whether it could be done: not with an ssl module that hides OpenSSL's functions.
+    """
+    if _CONTROL is None:
+        return False
+    pointer = ctypes.c_void_p.from_address(id(context) + object.__basicsize__)
+    if _CONTROL(pointer, _GET_MAX_CERT_LIST, 0, None) not in (_DEFAULT_BYTES, limits.CERTIFICATES_MAX_BYTES):
+        return False
+    _CONTROL(pointer, _SET_MAX_CERT_LIST, limits.CERTIFICATES_MAX_BYTES, None)
+    return True
+
+
+def _control() -> Any:
+    """Return OpenSSL's SSL_CTX_ctrl of the ssl module, None if it cannot be reached."""
+    try:
+        control = ctypes.CDLL(getattr(_ssl, "__file__", None)).SSL_CTX_ctrl
+    except (OSError, AttributeError):
+        return None
+    control.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)
+    control.restype = ctypes.c_long
+    return control
+
+
+#: Found when this module is loaded: a confined relay opens no files.
+_CONTROL: Final = _control()
+#: From OpenSSL's ssl.h.
+_GET_MAX_CERT_LIST: Final = 50
+_SET_MAX_CERT_LIST: Final = 51
+_DEFAULT_BYTES: Final = 100 * 1024
 
 
 def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) -> None:
@@ -114,6 +154,7 @@ _REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it sent no certificate",
     "DECRYPTION_FAILED_OR_BAD_RECORD_MAC": "bytes were altered on the way",
     "UNEXPECTED_EOF_WHILE_READING": "it closed the connection",
+    "EXCESSIVE_MESSAGE_SIZE": f"its certificates are over {limits.CERTIFICATES_MAX_BYTES} bytes",
 }
 
 

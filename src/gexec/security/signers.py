@@ -119,7 +119,7 @@ class Trust:
         Raises:
             ValueError, KeyError, TypeError, KeyFileError: it is something else.
         """
-        told = json.loads(text)
+        told = json.loads(text if isinstance(text, str) else text.decode())
         signers = [_signer(each) for each in told["signers"]]
         return cls({signer.key.key_id: signer for signer in signers}, frozenset(told["revoked"]))
 

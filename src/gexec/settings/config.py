@@ -122,7 +122,7 @@ class GexecdSettings:
         _check_keys(self.public_keys, self.signers)
         for path in self.authorities:
             _check_absolute("authorities", path)
-        _check_realm(self.realm)
+        check_realm(self.realm)
         if bool(self.node_key) != bool(self.node_certificate):
             raise ConfigError("node_key and node_certificate: expected both or neither")
         if self.node_key and not self.authorities:
@@ -169,7 +169,7 @@ class AuthdSettings:
             _check_path(self, "signers")
         _check_audit(self)
         _check_keys(self.public_keys, self.signers)
-        _check_realm(self.realm)
+        check_realm(self.realm)
         _check_between(self, "ttl_s", 1, limits.CREDENTIAL_TTL_MAX_S)
         _check_between(self, "certificate_ttl_s", 2, 366 * 86_400)
         _check_between(self, "rate_per_user", 0.1, 1_000_000)
@@ -310,13 +310,24 @@ def _check_types(settings: Any) -> None:
         else:
             right = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
         if not right:
-            raise ConfigError(f"{each.name} = {str(value)[:80]!r}: expected {_EXPECTED[kind]}")
+            raise ConfigError(f"{each.name} = {_shown(value)}: expected {_EXPECTED[kind]}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value about as the file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(list(value) if isinstance(value, tuple) else value)[:80]
 
 
 def _check_between(settings: object, name: str, low: float, high: float) -> None:
     value = getattr(settings, name)
     if not low <= value <= high:
-        raise ConfigError(f"{name} = {value}: expected {low:g} to {high:g}")
+        raise ConfigError(f"{name} = {value}: expected {_plain(low)} to {_plain(high)}")
+
+
+def _plain(number: float) -> str:
+    return str(int(number) if number == int(number) else number)
 
 
 def _check_path(settings: object, name: str, socket: bool = False) -> None:
@@ -362,7 +373,8 @@ def _check_absolute(name: str, path: str) -> None:
         raise ConfigError(f"{name} = {path[:200]!r}: expected an absolute path")
 
 
-def _check_realm(realm: str) -> None:
+def check_realm(realm: str) -> None:
+    """Raise ConfigError if this is no name for a cluster."""
     if not (1 <= len(realm) <= REALM_MAX_BYTES and set(realm) <= _REALM_CHARACTERS):
         raise ConfigError(
             f"realm = {realm[:80]!r}: expected a cluster name of 1 to {REALM_MAX_BYTES} letters, digits, "

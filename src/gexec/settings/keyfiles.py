@@ -16,9 +16,16 @@ from gexec.security.signers import Trust
 from gexec.security.signing import SigningKey
 from gexec.settings.signers import read_signers
 
+#: What makes a missing key in hardened mode: a node's, a head's signer's.
+REQUESTED = "`gexecctl keys request` makes it"
+SIGNER_REQUESTED = "`gexecctl keys request --signer` makes it, on each head"
 
-def read_signing_key(path: str) -> SigningKey:
+
+def read_signing_key(path: str, missing: str | None = None) -> SigningKey:
     """Return the private key of a file that only its owner (root or the reader) can read.
+
+    Args:
+        missing: what to do if there is no such file; None: what makes the key of simple mode.
 
     Raises:
         KeyFileError: wrong owner, mode, size or kind, or a directory above it that others may write to; one
@@ -30,7 +37,9 @@ def read_signing_key(path: str) -> SigningKey:
         max_bytes=limits.KEY_FILE_MAX_BYTES,
         private=True,
         error=KeyFileError,
-        missing=f"make it with `openssl genrsa -out {path}` and `chmod 600 {path}`",
+        missing=f"make it with `openssl genrsa -out {path}` and `chmod 600 {path}`"
+        if missing is None
+        else missing,
     )
     try:
         return SigningKey.load(pem)
@@ -38,10 +47,13 @@ def read_signing_key(path: str) -> SigningKey:
         raise KeyFileError(f"private key {path}: {cause}") from cause
 
 
-def read_verify_keys(paths: Sequence[str]) -> dict[bytes, VerifyKey]:
+def read_verify_keys(paths: Sequence[str], missing: str | None = None) -> dict[bytes, VerifyKey]:
     """Return the accepted public keys by key id.
 
     Each file contains one or more keys, one after the other: during a rotation, the old and the new one.
+
+    Args:
+        missing: as for :func:`read_signing_key`.
 
     Raises:
         KeyFileError: as for :func:`read_signing_key`; others may read the files, but not write.
@@ -54,7 +66,9 @@ def read_verify_keys(paths: Sequence[str]) -> dict[bytes, VerifyKey]:
             max_bytes=limits.KEY_FILE_MAX_BYTES,
             private=False,
             error=KeyFileError,
-            missing=f"make it with `openssl rsa -in auth_priv.pem -pubout -out {path}`",
+            missing=f"make it with `openssl rsa -in auth_priv.pem -pubout -out {path}`"
+            if missing is None
+            else missing,
         )
         try:
             keys |= load_public_keys(pem)
@@ -86,7 +100,7 @@ def read_pair(private_path: str, public_paths: Sequence[str], signers: str = "")
     Raises:
         KeyFileError, ConfigError: also if the private key's public half is not among them.
     """
-    signing = read_signing_key(private_path)
+    signing = read_signing_key(private_path, None if public_paths else SIGNER_REQUESTED)
     if signing.key_id not in read_trust(public_paths, signers, ()).signers:
         where = ", ".join([*public_paths, *([signers] if signers else [])])
         raise KeyFileError(

@@ -68,6 +68,10 @@ class SignerEntry:
         )
         return [replace(limited, key=key) for key in self.keys]
 
+    def is_over(self, now_s: float) -> bool:
+        """Tell whether its last day has passed."""
+        return self.expires is not None and _seconds(self.expires) <= now_s
+
     def _targets(self) -> frozenset[str]:
         try:
             return _folded(

@@ -64,6 +64,7 @@ def check_terms(settings: Any) -> None:
                 raise ConfigError(
                     f"{name}: {path[:200]!r}: expected an absolute path without . and .., or a pattern of one"
                 )
+            _check_pattern(name, path)
     if settings.nice is not None and not -20 <= settings.nice <= 39:
         raise ConfigError(f"nice = {settings.nice}: expected -20 to 39")
     if settings.umask is not None:
@@ -71,6 +72,27 @@ def check_terms(settings: Any) -> None:
     most = settings.jobs_per_user_max
     if most is not None and not 1 <= most <= limits.JOBS_MAX:
         raise ConfigError(f"jobs_per_user_max = {most}: expected 1 to {limits.JOBS_MAX}")
+
+
+def _check_pattern(name: str, path: str) -> None:
+    """Refuse what would silently match nothing, or less than is meant."""
+    for part in path[1:].split("/"):
+        if "**" in part:
+            raise ConfigError(f"{name}: {path[:200]!r}: ** is no pattern: * stands for a part of one name")
+        # [ alone is a program.
+        if part != "[" and not _closed(part):
+            raise ConfigError(f"{name}: {path[:200]!r}: the bracket is not closed: write [[] for [")
+
+
+def _closed(part: str) -> bool:
+    """Tell whether all brackets of a pattern are closed; a ] that comes first is one of the characters."""
+    start = part.find("[")
+    while start >= 0:
+        end = part.find("]", start + (3 if part.startswith("!", start + 1) else 2))
+        if end < 0:
+            return False
+        start = part.find("[", end)
+    return True
 
 
 def umask_of(text: str) -> int:

@@ -29,7 +29,7 @@ def read_toml(path: str, *, what: str, missing: str) -> dict[str, Any]:
         missing=missing,
     )
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as cause:
         raise ConfigError(f"{path}: byte {cause.start} is not UTF-8, which TOML files must be") from cause
     except tomllib.TOMLDecodeError as cause:

@@ -198,7 +198,7 @@ class Admission:
             raise CredentialError(
                 "before-start",
                 "the credential was issued before this node's gexecd started, so it may have run already: "
-                "send the job again",
+                "send the job again; if it is refused again, check NTP here",
             )
         try:
             job = JobSpec.decode(blob)

@@ -83,7 +83,7 @@ class Handover:
     @classmethod
     def decode(cls, raw: bytes) -> Self:
         """Return what ``encode`` wrote."""
-        return cls(**json.loads(raw))
+        return cls(**json.loads(raw.decode()))
 
 
 def audit_log(audit: Mapping[str, Any], log: Log) -> AuditLog:

@@ -184,7 +184,7 @@ class SpawnerProcess:
             self._reload()
             return
         try:
-            told = json.loads(answer)
+            told = json.loads(answer.decode())
             trust = Trust.decode(told["trust"])
             policy = policy_from(told["policy"])
             renewal = [str(word) for word in told["renewal"]]

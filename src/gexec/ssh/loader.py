@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 #: What a receiver imports, and nothing else.
 MODULES = (
     "gexec/__init__.py", "gexec/errors.py", "gexec/limits.py", "gexec/version.py",
-    "gexec/cli/__init__.py", "gexec/cli/options.py", "gexec/cli/receive.py", "gexec/cli/table.py",
+    "gexec/cli/__init__.py", "gexec/cli/options.py", "gexec/cli/receive.py", "gexec/cli/standard.py",
+    "gexec/cli/table.py",
     "gexec/render/__init__.py", "gexec/render/text.py",
     "gexec/files/*.py",
 )  # fmt: skip

@@ -30,7 +30,7 @@ from gexec.wire.codec import (
     unpack_ranges,
     unpack_sized,
     unpack_text,
-)
+)  # fmt: skip
 from gexec.wire.orders import Ack, Close, Go, Kill, Release, Resync, Signal, Start, Stdin, Submit
 from gexec.wire.outcome import Outcome, is_known
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
+#: Defined elsewhere, exported from here.
 __all__ = [
     "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Close", "Decoder", "Frame", "Go", "Kill",
     "Release", "Resync", "Signal", "Start", "Stdin", "Submit", "encode", "encode_parts",
@@ -209,7 +210,7 @@ class Ready(RanksStarted):
 
 
 class Output(Frame):
-    """All these ranks wrote ``data`` to ``stream`` at ``offset`` of that (rank, stream)."""
+    """All these ranks wrote ``data``, at most READ_CHUNK_BYTES, at ``offset`` of ``stream``."""
 
     TYPE: ClassVar[int] = 36
     BULK: ClassVar[bool] = True
@@ -229,6 +230,8 @@ class Output(Frame):
         stream, offset = _OUTPUT.unpack_from(payload)
         check_stream(stream)
         ranks, position = unpack_ranges(payload, _OUTPUT.size)
+        if len(payload) - position > limits.READ_CHUNK_BYTES:  # for other ranks it could be over MAX_BYTES
+            raise ProtocolError(f"Output of {len(payload) - position} bytes is more than one read")
         return cls(ranks, stream, offset, bytes(payload[position:]))
 
 
@@ -262,9 +265,8 @@ class Ended(Frame):
             raise ProtocolError(f"Ended: outcome {said} with value {value} is not known")
         if length > limits.TEXT_MAX_BYTES:
             raise ProtocolError(f"Ended: text of {length} bytes is over the limit")
-        body = _ENDED.size
-        text = unpack_text(payload[body : body + length])
-        ranks, position = unpack_ranges(payload, body + length)
+        text = unpack_text(payload[_ENDED.size : _ENDED.size + length])
+        ranks, position = unpack_ranges(payload, _ENDED.size + length)
         if position != len(payload):
             raise ProtocolError("Ended has bytes after its end")
         return cls(ranks, Outcome(kind, value, text, cut), stdout_length, stderr_length)

@@ -239,8 +239,8 @@ class JobSpec:
         for name in self.names:
             if not _plain([name], 1, limits.NAME_MAX_BYTES):
                 raise UsageError(
-                    f"node name {name[:80]!r}: expected 1 to {limits.NAME_MAX_BYTES} printable "
-                    "characters without spaces"
+                    f"node name {name[:80].decode('utf-8', 'backslashreplace')!r}: expected 1 to "
+                    f"{limits.NAME_MAX_BYTES} printable characters without spaces"
                 )
 
     def _check_addresses(self) -> None:

@@ -272,7 +272,8 @@ def _pack_becoming(becoming: Becoming) -> bytes:
 
 def _unpack_becoming(payload: bytes) -> tuple[Becoming]:
     try:
-        told = json.loads(payload)
+        # As UTF-8: of bytes, json would guess the encoding, and load its codec.
+        told = json.loads(payload.decode())
         for name, value in told.items():
             if isinstance(value, list):
                 told[name] = tuple([tuple(item) if isinstance(item, list) else item for item in value])
@@ -290,7 +291,6 @@ def _pack_lost(tasks: list[OldTask], marks: list[tuple[str, int]], pids: list[in
 
 def _unpack_lost(payload: bytes) -> tuple[list[OldTask], list[Any], list[int]]:
     try:
-        # As UTF-8: of bytes, json would guess the encoding, and load its codec.
         tasks, marks, pids = json.loads(payload.decode())
         return [OldTask(**task) for task in tasks], [(job, int(rank)) for job, rank in marks], pids
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 import stat
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,8 @@ from cryptography import x509
 
 from gexec.cli import keys as keys_command
 from gexec.cli.gexecctl import main
-from gexec.cluster.authority import AuthorityDir, InventoryEntry
+from gexec.cluster.authority import AuthorityDir
+from gexec.cluster.inventory import InventoryEntry
 from gexec.cluster.nodekeys import new_key, request_certificate
 from gexec.errors import AuthError
 from gexec.security.nodecert import NodeCertificate, parse
@@ -97,15 +102,14 @@ def test_a_request_is_bounded(tmp_path: Path) -> None:
 
 
 def test_requests_are_signed_by_their_nodes_names(site: Site) -> None:
-    site.ca.add(InventoryEntry("node001", ("10.0.0.1",)))
-    site.ca.add(InventoryEntry("node002", ("10.0.0.2",)))
+    nodes = [InventoryEntry("node001", ("10.0.0.1",)), InventoryEntry("node002", ("10.0.0.2",))]
+    site.ca.write_inventory([*nodes, InventoryEntry("node003")])
     first = site.request("node001")
     second = site.path / "node002.req"
     second.write_bytes(site.request("two").read_bytes())
     third = site.path / "node003" / "etc" / "gexec" / "node.req"
     third.parent.mkdir(parents=True)
     third.write_bytes(site.request("three").read_bytes())
-    site.ca.add(InventoryEntry("node003"))
     assert site.admin("sign", first, second, third) == 0
     assert site.certificate("node003").names == ("node003",)
     assert set(site.certificate("node002").names) == {"node002", "10.0.0.2"}
@@ -138,6 +142,11 @@ def test_a_request_again_is_of_the_same_key(site: Site) -> None:
         (["signer", "h", "--public", "PUBLIC", "--host", "h", "--uids", "x"], 1, "uids"),
         (["signer", "h", "--public", "PUBLIC", "--host", "h", "--expires", "soon"], 2, "YYYY-MM-DD"),
         (["signer", "h", "--public", "PUBLIC", "--host", "h", "--target", "n["], 1, "expected names such as"),
+        (["signer", "h", "--public", "PUBLIC", "--host", "h"], 2, "h is no head"),
+        (["signer", "h", "--public", "MISSING", "--host", "h"], 1, "keys request --signer"),
+        (["issue", "", "REQUEST"], 2, "node: the value is empty"),
+        (["issue", "node009", "REQUEST", "--name", ""], 2, "name: the value is empty"),
+        (["sign", "--all"], 2, "no node was certified before"),
         (["rotate", "add", "h", "--public", "PUBLIC"], 2, "h: no signer"),
         (["rotate", "drop", "h"], 2, "h: no signer"),
         (["rotate", "drop"], 2, "needs the name of a signer, or ca"),
@@ -151,7 +160,7 @@ def test_what_is_wrong_is_named(
 ) -> None:
     assert site.keys("request", "--signer", "--dir", site.node("node001")) == 0
     paths = {"REQUEST": site.request("node001"), "PUBLIC": site.node("node001") / "signer_pub.pem"}
-    paths["JUNK"] = paths["PUBLIC"]
+    paths |= {"JUNK": paths["PUBLIC"], "MISSING": site.path / "missing.pem"}
     assert site.admin(words[0], *[paths.get(word, word) for word in words[1:]]) == status
     (sentence,) = capsys.readouterr().err.splitlines()
     assert text in sentence
@@ -176,6 +185,7 @@ def test_other_names_for_a_known_node_are_a_mistake(site: Site, capsys: pytest.C
 def test_a_signer_with_its_limits_and_its_end(site: Site) -> None:
     assert site.keys("request", "--signer", "--dir", site.node("head1")) == 0
     public = site.node("head1") / "signer_pub.pem"
+    assert site.admin("issue", "head1", site.request("head1"), "--head") == 0
     words = ["--host", "head1", "--uids", "1000-1999", "--group", "users", "--target", "node[1-9]"]
     assert site.admin("signer", "head1", "--public", public, *words, "--expires", "2099-12-31") == 0
     (signer,) = read_trust([], str(site.ca.signers), ("node3",)).signers.values()
@@ -183,11 +193,11 @@ def test_a_signer_with_its_limits_and_its_end(site: Site) -> None:
     assert (set(signer.groups), signer.root, signer.here) == ({"users"}, False, True)
     assert signer.expires_s == datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC).timestamp()
     assert signer.key.key_id == read_signing_key(str(site.node("head1") / "signer_key.pem")).key_id
-    site.ca.add(InventoryEntry("node017"))
+    assert site.admin("issue", "node017", site.request("node017")) == 0
     assert site.admin("revoke", "node017") == 0
     assert site.admin("revoke", "node017") == 0
     assert read_trust([], str(site.ca.signers), ()).revoked == {"node017"}
-    assert site.admin("revoke", "head1") == 0
+    assert site.admin("revoke", "head1", "--signer") == 0
     assert "head1" not in site.ca.signers.read_text()
 
 
@@ -195,6 +205,7 @@ def test_a_signers_key_is_replaced_in_three_steps(site: Site, capsys: pytest.Cap
     head = site.node("head1")
     assert site.keys("request", "--signer", "--dir", head) == 0
     old = SigningKey.load((head / "signer_key.pem").read_bytes()).key_id.hex()
+    assert site.admin("issue", "head1", site.request("head1"), "--head") == 0
     assert site.admin("signer", "head1", "--public", head / "signer_pub.pem", "--host", "head1") == 0
     assert site.keys("request", "--signer", "--dir", head) == 0
     new = SigningKey.load((head / "signer_new.pem").read_bytes()).key_id.hex()
@@ -229,6 +240,195 @@ def test_the_authoritys_key_is_replaced_in_three_steps(site: Site) -> None:
     assert site.admin("rotate", "drop", "ca") == 0
     assert len(read_authorities([str(site.ca.certificates)])) == 1
     assert issued_by(site, "node001")
+
+
+def test_what_is_refused_changes_nothing(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    request = site.request("node001")
+    before = site.ca.inventory.read_bytes()
+    for words in (
+        ["node001", request, "--address", "10.0.0.999"],
+        ["node001", request, "--days", "0"],
+        ["../node001", request],
+        ["node001", site.ca.signers],
+    ):
+        assert site.keys("issue", "--dir", site.ca.dir, *words) in (1, 2)
+    assert site.ca.inventory.read_bytes() == before
+    assert list((site.ca.dir / "nodes").iterdir()) == []
+    assert site.admin("issue", "node001", request, "--address", "10.0.0.9") == 0
+
+
+def test_a_key_belongs_to_one_node(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    request = site.request("node001")
+    assert site.admin("issue", "node001", request) == 0
+    assert site.admin("issue", "node002", request) == 1  # both are copies of one image
+    assert "holds the key of node001" in capsys.readouterr().err
+    assert not site.ca.certificate("node002").exists()
+    assert site.admin("issue", "node002", site.request("node002")) == 0
+    (site.path / "node002.req").write_bytes(request.read_bytes())
+    assert site.admin("sign", site.path / "node002.req") == 1
+    assert site.admin("issue", "node001", site.request("node001", "--force")) == 0
+
+
+def test_a_name_belongs_to_one_node(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    assert site.admin("issue", "node001", site.request("a")) == 0
+    for words in (["NODE001", site.request("b")], ["node002", site.request("b"), "--name", "Node001."]):
+        assert site.admin("issue", *words) == 2
+        assert "name of another node" in capsys.readouterr().err
+
+
+def test_a_revoked_node_gets_no_certificate(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("node001", "node002"):
+        assert site.admin("issue", name, site.request(name)) == 0
+    assert site.admin("revoke", "node001") == 0
+    revoked, other = site.certificate("node001").der, site.certificate("node002").der
+    assert site.admin("issue", "node001", site.request("node001", "--force")) == 2
+    assert site.admin("sign", site.request("node001")) == 2
+    assert "needs another name" in capsys.readouterr().err
+    assert site.admin("sign", "--all") == 0
+    assert (site.certificate("node001").der, site.certificate("node002").der != other) == (revoked, True)
+
+
+def test_nodes_that_were_taken_out_of_the_inventory_are_not_certified_again(site: Site) -> None:
+    for name in ("node001", "node002"):
+        assert site.admin("issue", name, site.request(name)) == 0
+    site.ca.write_inventory([InventoryEntry("node002")])
+    other = site.certificate("node002").der
+    assert site.admin("sign", "--all") == 0
+    assert site.certificate("node002").der != other
+
+
+def test_limits_are_changed_and_keys_are_kept(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    head = site.node("head1")
+    assert site.admin("issue", "head1", site.request("head1"), "--head", "--name", "Login") == 0
+    for _ in range(2):
+        assert site.keys("request", "--signer", "--dir", head) == 0
+    first = ["head1", "--public", head / "signer_pub.pem"]
+    assert site.admin("signer", *first, "--host", "head1") == 0
+    assert site.admin("rotate", "add", "head1", "--public", head / "signer_new_pub.pem") == 0
+    before = site.signer_ids()
+    assert len(before) == 2
+    assert site.admin("rotate", "add", "head1", "--public", head / "signer_new_pub.pem") == 2
+    assert site.admin("signer", *first, "--host", "login", "--uids", "1000-1999") == 0
+    assert site.signer_ids() == before
+    assert site.admin("signer", *first, "--host", "head1", "--expires", "2001-01-01") == 2
+    assert "that day is over" in capsys.readouterr().err
+    assert site.keys("request", "--signer", "--dir", site.node("head2")) == 0
+    other = site.node("head2") / "signer_pub.pem"
+    assert site.admin("signer", "head1", "--public", other, "--host", "head1") == 2
+    assert "rotate add head1" in capsys.readouterr().err
+    assert site.signer_ids() == before
+
+
+@pytest.mark.parametrize("realm", ["a b", "r" * 65, "é"])
+def test_a_realm_that_daemons_refuse_is_refused(tmp_path: Path, realm: str) -> None:
+    assert main(["keys", "init", "--hardened", "--dir", str(tmp_path / "ca"), "--realm", realm]) == 1
+    assert not (tmp_path / "ca").exists()
+    assert main(["keys", "authority", "--private", str(tmp_path / "x"), "--realm", realm]) == 1
+
+
+def test_an_unset_variable_is_not_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["keys", "init", "--dir", ""],
+        ["keys", "request", "--dir", ""],
+        ["cluster", "down", "--dir", ""],
+    ):
+        assert main(words) == 2
+        assert capsys.readouterr().err == "gexecctl: dir: the value is empty; leave it out, or give one\n"
+
+
+class _KilledError(BaseException):
+    """Instead of a kill: nothing after it is done."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int, *words: object) -> None:
+    """Run ``gexecctl keys``, and end it after so many replaced files."""
+    left = steps
+
+    def replace(source: Path, target: Path, real: Callable[[Path, Path], None] = os.replace) -> None:
+        nonlocal left
+        if left == 0:
+            raise _KilledError
+        left -= 1
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        with pytest.raises(_KilledError):
+            main(["keys", *map(str, words)])
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_an_interrupted_init_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    ca = AuthorityDir(tmp_path / "ca")
+    killed_after(monkeypatch, steps, "init", "--hardened", "--dir", ca.dir)
+    key = ca.key.read_bytes() if steps else b""
+    assert main(["keys", "init", "--hardened", "--dir", str(ca.dir)]) == 0
+    assert ca.key.read_bytes() == key or not steps
+    assert main(["keys", "init", "--hardened", "--dir", str(ca.dir)]) == 1
+    assert (ca.nodes(), ca.realm(), len(read_authorities([str(ca.certificates)]))) == ({}, "gexec", 1)
+
+
+@pytest.mark.parametrize("steps", range(2))
+def test_an_interrupted_key_of_a_signer_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    for name in ("signer_key.pem", "signer_new.pem"):
+        killed_after(monkeypatch, steps, "request", "--signer", "--dir", tmp_path)
+        assert main(["keys", "request", "--signer", "--dir", str(tmp_path)]) == 0
+        private = SigningKey.load((tmp_path / name).read_bytes())
+        public = tmp_path / f"{name.removesuffix('_key.pem').removesuffix('.pem')}_pub.pem"
+        assert public.read_bytes() == private.public.pem
+    assert main(["keys", "request", "--signer", "--dir", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("steps", range(2))
+def test_an_interrupted_switch_of_a_signer_is_completed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    head = site.node("head1")
+    assert site.admin("issue", "head1", site.request("head1"), "--head") == 0
+    for _ in range(2):
+        assert site.keys("request", "--signer", "--dir", head) == 0
+    assert site.admin("signer", "head1", "--public", head / "signer_pub.pem", "--host", "head1") == 0
+    assert site.admin("rotate", "add", "head1", "--public", head / "signer_new_pub.pem") == 0
+    (head / "signers.toml").write_bytes(site.ca.signers.read_bytes())
+    new = SigningKey.load((head / "signer_new.pem").read_bytes())
+    killed_after(monkeypatch, steps, "rotate", "switch", "--dir", head)
+    assert site.keys("rotate", "switch", "--dir", head) == 0
+    assert SigningKey.load((head / "signer_key.pem").read_bytes()).key_id == new.key_id
+    assert (head / "signer_pub.pem").read_bytes() == new.public.pem
+    assert site.keys("request", "--signer", "--dir", head) == 0  # the next successor
+
+
+@pytest.mark.parametrize("steps", range(3))
+def test_an_interrupted_change_of_the_authoritys_key_is_completed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    assert site.admin("issue", "node001", site.request("node001")) == 0
+    if steps < 2:
+        killed_after(monkeypatch, steps, "rotate", "add", "ca", "--dir", site.ca.dir)
+    if steps == 1:  # nodes would not know the new authority
+        assert site.admin("rotate", "switch", "ca") == 2
+        assert issued_by(site, "node001")
+    assert site.admin("rotate", "add", "ca") == 0
+    killed_after(monkeypatch, steps, "rotate", "switch", "ca", "--dir", site.ca.dir)
+    assert site.admin("rotate", "switch", "ca") == 0
+    assert issued_by(site, "node001")
+    assert site.admin("rotate", "drop", "ca") == 0
+    assert site.admin("rotate", "switch", "ca") == 2
+
+
+def test_certificates_are_issued_side_by_side(site: Site) -> None:
+    names = [f"node{number:03d}" for number in range(8)]
+    requests = {name: site.request(name) for name in names}
+    script = "import sys; from gexec.cli.gexecctl import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", script, "keys", "issue", "--dir", str(site.ca.dir)]
+    with site.ca.locked():  # all of them are ready when the first one begins
+        running = [subprocess.Popen([*words, name, str(requests[name])]) for name in names]
+    assert [each.wait(60) for each in running] == [0] * len(names)
+    assert sorted(site.ca.nodes()) == names
 
 
 def test_the_authority_of_simple_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

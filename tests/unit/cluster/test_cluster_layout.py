@@ -140,16 +140,6 @@ def test_a_port_that_somebody_listens_on_is_skipped() -> None:
         assert list(doctor.listening(port)) == [("127.0.1.2", os.getuid())]
 
 
-def test_write_whole_keeps_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    layout.write_whole(path, b"old", 0o640)
-    with pytest.raises(TypeError):
-        layout.write_whole(path, None, 0o640)  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old"
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert os.listdir(tmp_path) == ["file"]
-
-
 # -- processes --------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gexec import limits
 from gexec.core.child import Child
-from gexec.core.children import ACKS_MAX, Siblings
+from gexec.core.children import ACKS_MAX, STEP_RANKS, Siblings
 from gexec.wire.frames import STDOUT
 
 
@@ -86,6 +86,15 @@ def test_a_child_whose_machine_answers_may_take_longer() -> None:
     assert made.next_deadline_s() is None
 
 
+def test_a_child_that_was_silent_gets_no_more_time_because_its_machine_answers() -> None:
+    silent = child(1, 0, 10)
+    silent.silent = True
+    made = siblings(silent)
+    made.reached(1)
+    made.validate()
+    assert [one.number for one in made.take_overdue(limits.HEDGE_MAX_S)] == [1]
+
+
 def test_what_half_of_the_siblings_took_is_the_measure() -> None:
     children = [child(number, 10 * number, 10 * number + 10) for number in range(4)]
     made = siblings(*children)
@@ -122,3 +131,15 @@ def test_the_story_of_a_rank_is_that_of_its_child() -> None:
     assert made.story(3) == [one.story(3), other.story(3)]
     assert made.story(15) == [other.story(15)]
     assert made.story(99) == []
+
+
+def test_many_overdue_children_are_taken_over_in_steps() -> None:
+    size = STEP_RANKS // 2
+    made = siblings(*[child(number, number * size, (number + 1) * size) for number in range(5)])
+    now_s = limits.HEDGE_MAX_S
+    steps = []
+    while made.next_deadline_s() is not None:
+        steps.append([one.number for one in made.take_overdue(now_s)])
+        assert made.next_deadline_s() in (None, now_s)
+        made.validate()
+    assert steps == [[0, 1], [2, 3], [4]]

@@ -21,8 +21,8 @@ def test_retained_until_acknowledged() -> None:
     assert stream.unacknowledged() == [(5, b"world")]
     stream.acknowledge(3)  # late: nothing changes
     assert stream.base == 5
-    with pytest.raises(ProtocolError, match="only 10 bytes were sent"):
-        stream.acknowledge(11)
+    assert not stream.acknowledge(11)
+    assert stream.base == 5
 
 
 @given(st.lists(st.binary(min_size=1, max_size=9), max_size=20), st.integers(0, 200))
@@ -79,6 +79,22 @@ def test_broadcast_refuses_a_gap() -> None:
     stdin.append(0, b"abc", False)
     with pytest.raises(ProtocolError, match="continues at 5, expected 3"):
         stdin.append(5, b"x", False)
+
+
+def test_broadcast_of_a_parent_that_contradicts_another_begins_anew() -> None:
+    stdin = broadcast(0)
+    stdin.resume(0, b"abc", True)
+    assert stdin.resume(5, b"x", False) == (5, b"x", False)
+    assert (stdin.base, stdin.end, stdin.eof) == (5, 6, False)
+    stdin.resume(6, b"yz", False)
+    stdin.restart()
+    assert stdin.resume(4, b"wxyz", False) == (4, b"wxyz", False)
+    assert stdin.differs_at == Broadcast.ALL
+    stdin.restart()
+    assert stdin.resume(5, b"x!", False) == (5, b"x!", False)
+    assert stdin.differs_at == 5
+    assert stdin.resume(7, b"z", False) == (7, b"z", False)
+    assert stdin.differs_at == Broadcast.ALL
 
 
 def test_broadcast_without_takers_wants_nothing() -> None:

@@ -60,6 +60,14 @@ def test_lost_does_not_wait() -> None:
     assert ledger.end(ended) == (ended, [])
 
 
+def test_attack_129_lengths_of_output_that_did_not_come_are_not_passed_on() -> None:
+    ledger = Ledger(1)
+    ledger.output(Output(((0, 1),), STDOUT, 0, b"abc"))
+    passed, gaps = ledger.end(Ended(((0, 1),), outcomes.lost("forged"), 7, 0))
+    assert passed == Ended(((0, 1),), outcomes.lost("forged"), LENGTH_UNKNOWN, LENGTH_UNKNOWN)
+    assert gaps == []
+
+
 def test_started_once() -> None:
     ledger = Ledger(5)
     assert ledger.start(((0, 2), (3, 4))) == ((0, 2), (3, 4))

@@ -109,8 +109,6 @@ def test_full_window_stops_reading_until_acknowledged() -> None:
         events.ReadOutput(STDOUT, True)
     ]
     assert node.retained_bytes == limits.WINDOW_MIN_BYTES - 100
-    with pytest.raises(ProtocolError, match="only"):
-        run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 10**9),))))
 
 
 def test_new_parent_gets_all_that_was_not_acknowledged() -> None:
@@ -353,12 +351,96 @@ def test_stdin_is_told_in_steps_and_as_done_when_nobody_reads() -> None:
     assert frames.StdinTaken(frames.OFFSET_ALL) in told(run(node, events.StdinBroken()))
 
 
-def test_stdin_beyond_all_windows_is_refused() -> None:
-    node, _ = node_of(spec_of(flags=0))
+def test_stdin_beyond_all_windows_ends_this_job_only() -> None:
+    node, _ = node_of(spec_of(3, flags=0))
     most = 2 * limits.STDIN_WINDOW_BYTES
-    run(node, events.ParentFrame(1, frames.Stdin(0, bytes(most))))
-    with pytest.raises(ProtocolError, match="are not taken"):
-        run(node, events.ParentFrame(1, frames.Stdin(most, b"x")))
+    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Stdin(0, bytes(most))))
+    effects = run(node, events.ParentFrame(1, frames.Stdin(most, b"x")))
+    (refused,) = [frame for frame in told(effects) if isinstance(frame, frames.Refused)]
+    assert "are not taken" in refused.text
+    assert refused.code == frames.REFUSED_UNKNOWN  # no outcome that another node could have
+    assert of(events.KillTask, effects) == [events.KillTask(False)]
+    assert [e.frame for e in of(events.ToChild, effects)] == [frames.Close()] * 2
+    assert of(events.Finish, run(node, events.TaskEnded(outcomes.killed(15))))
+
+
+def lost(effects: list[events.Effect], parent: int = 1) -> list[str]:
+    """Return why this node's process is reported as lost."""
+    return [
+        frame.outcome.text
+        for frame in told(effects, parent)
+        if isinstance(frame, Ended) and frame.outcome.kind == outcomes.LOST
+    ]
+
+
+# What a captured ancestor has sent, and what its next, honest parent sends from which offset.
+CONTRADICTIONS = {
+    "bytes": (frames.Stdin(0, b"evil bytes"), frames.Stdin(0, b"good bytes of the client")),
+    "too much": (frames.Stdin(0, b"good bytes, and more"), frames.Stdin(10, b"", True)),
+    "an end": (frames.Stdin(0, b"good bytes", True), frames.Stdin(0, b"good bytes, and more")),
+    "too little": (frames.Stdin(0, b"good"), frames.Stdin(10, b" of the client")),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_attack_125_stdin_that_contradicts_another_parents_loses_the_rank_only(kind: str) -> None:
+    evil, good = CONTRADICTIONS[kind]
+    node, _ = node_of(spec_of(flags=0))
+    run(node, events.TaskStarted(), events.ParentFrame(1, evil), events.ParentFrame(2, start(2)))
+    effects = run(node, events.ParentFrame(2, good))
+    assert lost(effects, 2) == ["its stdin does not fit together"]
+    assert of(events.KillTask, effects) == [events.KillTask(True)]
+    assert of(events.DropStdin, effects)
+    assert of(events.WriteStdin, effects) == []
+    assert told(ended(node), 2) == []  # it is reported once
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_attack_125_ranks_below_find_out_by_themselves(kind: str) -> None:
+    evil, good = CONTRADICTIONS[kind]
+    node, _ = node_of(spec_of(2, flags=0))
+    run(node, events.TaskStarted(), events.ParentFrame(1, evil), events.ParentFrame(2, start(2, 0, 2)))
+    effects = run(node, events.ParentFrame(2, good))
+    passed = [e.frame for e in of(events.ToChild, effects) if isinstance(e.frame, frames.Stdin)]
+    assert passed == [good]  # unchanged, with the gap that it may have
+
+
+def test_attack_125_a_parent_whose_own_parent_changed_unseen_leaves_a_gap() -> None:
+    node, _ = node_of(spec_of(flags=0))
+    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Stdin(0, b"abc")))
+    effects = run(node, events.ParentFrame(1, frames.Stdin(9, b"d")))
+    assert lost(effects) == ["its stdin does not fit together"]
+
+
+def test_a_process_that_reads_no_more_may_miss_stdin() -> None:
+    node, _ = node_of(spec_of(flags=0))
+    run(node, events.TaskStarted(), events.ParentFrame(1, frames.Stdin(0, b"abc")), events.StdinBroken())
+    effects = run(node, events.ParentFrame(2, start(2)), events.ParentFrame(2, frames.Stdin(9, b"x", True)))
+    assert lost(effects, 2) == []
+    assert of(events.WriteStdin, effects) == []
+
+
+def test_the_same_stdin_again_is_no_contradiction_however_it_is_cut() -> None:
+    node, _ = node_of(spec_of(flags=0))
+    run(node, events.TaskStarted())
+    for offset, data in ((0, b"abc"), (3, b"defg"), (7, b"h")):
+        run(node, events.ParentFrame(1, frames.Stdin(offset, data)))
+    effects = run(node, events.ParentFrame(2, start(2)), events.ParentFrame(2, frames.Stdin(2, b"cd")))
+    # Another parent again, before the second one has sent all that the first one had.
+    effects += run(node, events.ParentFrame(3, start(3)), events.ParentFrame(3, frames.Stdin(1, b"bcdefghi")))
+    assert of(events.WriteStdin, effects) == [events.WriteStdin(b"i")]
+    assert of(events.KillTask, effects) == []
+    effects = run(node, events.ParentFrame(4, start(4)), events.ParentFrame(4, frames.Stdin(0, b"abcdefgX")))
+    assert lost(effects, 4) == ["its stdin does not fit together"]
+
+
+def test_attack_129_output_that_an_ancestor_forged_loses_the_rank_only() -> None:
+    node, _ = node_of(spec_of())
+    run(node, events.TaskStarted(), events.OutputRead(STDOUT, b"abc"))
+    effects = run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 4),))))
+    assert lost(effects) == ["the client acknowledges output that it did not write"]
+    assert of(events.KillTask, effects) == [events.KillTask(True)]
+    assert told(run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 4),))))) == []
 
 
 def test_frame_that_no_parent_sends_is_refused() -> None:

@@ -133,6 +133,14 @@ def test_client_that_sends_more_stdin_than_it_may_is_refused() -> None:
         client(root, frames.Stdin(most, b"x"))
 
 
+def test_attack_129_nobody_takes_more_stdin_than_the_client_has_sent() -> None:
+    root = root_of(2, flags=0)
+    client(root, frames.Stdin(0, b"abc"))
+    assert told(hear(root, 1, frames.StdinTaken(frames.OFFSET_ALL))) == []
+    assert told(hear(root, 2, frames.StdinTaken(2**63))) == [frames.StdinTaken(3)]
+    assert told(client(root, frames.Stdin(3, b"de", True))) == [frames.StdinTaken(5)]
+
+
 def test_stdin_goes_down_and_what_all_have_taken_comes_back() -> None:
     root = root_of(2, flags=0)
     assert sent(client(root, frames.Stdin(0, b"abc", True))) == [frames.Stdin(0, b"abc", True)] * 2

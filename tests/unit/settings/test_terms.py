@@ -55,6 +55,11 @@ def test_limits(name: str, value: Any, soft: int, hard: int) -> None:
         ({"allow_commands": ["/usr/../bin/ls"]}, "absolute path"),
         ({"deny_commands": ["/usr/bin/"]}, "absolute path"),
         ({"deny_commands": ["//bin/ls"]}, "absolute path"),
+        ({"deny_commands": ["/opt/**"]}, r"\*\* is no pattern"),
+        ({"deny_commands": ["/opt/**/ls"]}, r"\*\* is no pattern"),
+        ({"deny_commands": ["/opt/[ls"]}, "bracket is not closed"),
+        ({"allow_commands": ["/opt/[]"]}, "bracket is not closed"),
+        ({"allow_commands": ["/opt/[a]x[b/c]"]}, "bracket is not closed"),
         ({"pam": "../x"}, "file in /etc/pam.d"),
         ({"rule": 3}, "expected tables"),
         ({"rule": [3]}, "expected tables"),
@@ -70,6 +75,11 @@ def test_limits(name: str, value: Any, soft: int, hard: int) -> None:
 def test_what_cannot_be_is_named(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words.replace("(", "\\(")):
         policy(**values)
+
+
+def test_brackets_that_are_closed() -> None:
+    patterns = ["/usr/bin/[", "/usr/bin/[[]", "/opt/[]x]", "/opt/[!a-c]*", "/opt/a]"]
+    assert policy(deny_commands=patterns).deny_commands == tuple(patterns)
 
 
 def test_a_rule_leaves_open_what_it_does_not_set() -> None:

@@ -31,6 +31,12 @@ def test_what_is_wrong_is_named(content: bytes, words: str, tmp_path: Path) -> N
         assert words in str(told.value)
 
 
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert read_toml(str(path), what="x", missing="") == {"a": 1}
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no\.toml.*make it"):
         read_toml(str(tmp_path / "no.toml"), what="x", missing="make it")

@@ -428,3 +428,13 @@ def test_values_that_mean_nothing_are_refused(kind: type[Frame], payload: bytes)
 def test_readable_forms_do_not_print_megabytes() -> None:
     shown = repr(frames.Submit(b"c" * 3000, b"b" * 3000))
     assert shown == "Submit(blob=<3000 bytes>, credential=<3000 bytes>)"
+
+
+def test_attack_129_output_of_more_than_one_read_is_refused() -> None:
+    """Passed on for fewer ranks, and so for more ranges of them, its frame could be over the limit."""
+    most = frames.Output(((0, 1),), frames.STDOUT, 0, bytes(limits.READ_CHUNK_BYTES))
+    assert decode(encode(1, most)) == [(1, most)]
+    with pytest.raises(ProtocolError, match="more than one read"):
+        decode(encode(1, frames.Output(((0, 1),), frames.STDOUT, 0, bytes(limits.READ_CHUNK_BYTES + 1))))
+    ranges = tuple((2 * rank, 2 * rank + 1) for rank in range(limits.RANGES_MAX))
+    encode(1, frames.Output(ranges, frames.STDOUT, 0, most.data))

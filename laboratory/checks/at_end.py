@@ -1,0 +1,15 @@
+"""The checks of a result: each looks at the outcome of one rank, that no captured relay could reach."""
+
+from __future__ import annotations
+
+from laboratory.checks import expected, honesty, output, stalls, starts, stdin, truth
+
+ALL = (
+    starts.at_end,
+    truth.at_end,
+    output.at_end,
+    stdin.at_end,
+    honesty.at_end,
+    stalls.at_end,
+    expected.at_end,
+)

@@ -1,0 +1,30 @@
+"""A Start with an old epoch arrives late, on a connection of its own."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from gexec.wire.frames import Start
+from laboratory.faults import kind
+from laboratory.faults.kind import FaultKind, when
+from laboratory.script import Fault, Scenario
+
+if TYPE_CHECKING:
+    from laboratory.daemons import Cluster
+
+
+def plan(rng: Random, made: Scenario) -> None:
+    for _ in range(rng.choice((1, 3))):
+        made.faults.append(Fault(when(rng), "stale", rng.randrange(made.spec.ranks)))
+
+
+def strike(cluster: Cluster, fault: Fault) -> None:
+    daemon = cluster.daemon(fault.rank)
+    for start, parent in daemon.asked_by():
+        epoch = cluster.world.rng.randrange(start.epoch)
+        old = Start(epoch, start.low, start.high, start.credential, start.blob, start.attach_only)
+        parent.send_apart(daemon, old)
+
+
+KIND = FaultKind("stale", plan, strike, detected=kind.HARMLESS)

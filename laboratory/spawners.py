@@ -1,0 +1,132 @@
+"""Simulated spawners: they check and start the processes of one daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gexec.core import events
+from gexec.relay.ports import ProcessEvent
+from gexec.wire import messages
+from gexec.wire import outcome as outcomes
+from laboratory import moments
+from laboratory.checks import starts
+from laboratory.pipes import SimPipes
+from laboratory.processes import SimProcess
+
+if TYPE_CHECKING:
+    from laboratory.daemons import SimDaemon
+
+
+class SimSpawner:
+    """A gexec.relay.ports.ProcessPort: checks and starts a daemon's processes, and remembers them.
+
+    Credentials issued before ``born_s`` are refused; the job's is issued at 0.
+    """
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        self.born_s = 0.0
+        self._daemon = daemon
+        self._cluster = daemon.cluster
+        self._world = daemon.world
+        self._started: set[int] = set()
+        self._told: dict[int, Callable[[ProcessEvent], None]] = {}
+        self._processes: dict[int, SimProcess] = {}
+        self._pipes: dict[int, SimPipes] = {}
+        self._tasks = 0
+
+    def die(self) -> None:
+        """The daemon is gone, with all its processes."""
+        for process in self._processes.values():
+            process.die(outcomes.killed(9))
+
+    def open_pipes(
+        self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
+    ) -> SimPipes:
+        """Return pipes, whose other ends ``run`` finds by their descriptors."""
+        number = len(self._pipes)
+        self._pipes[number] = SimPipes(self._daemon, number, tell, with_stdin, with_output)
+        return self._pipes[number]
+
+    def continue_pipes(self, number: int, tell: Callable[[events.Event], None]) -> SimPipes:
+        """Return pipes for another relay."""
+        self._pipes[number].continue_with(tell)
+        return self._pipes[number]
+
+    def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
+        """Return a number for a new task."""
+        self._tasks += 1
+        self._told[self._tasks] = told
+        return self._tasks
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Report the events of a task to another relay."""
+        self._told[task] = told
+
+    def close_task(self, task: int) -> None:
+        """Report no more events of a task."""
+        self._told.pop(task, None)
+
+    def tell(self, task: int, event: ProcessEvent) -> None:
+        """Report an event of a task to the relay, if the task is still open there."""
+        told = self._told.get(task)
+        if told is not None:
+            told(event)
+
+    def _refusal(self, rank: int) -> outcomes.Outcome | None:
+        if self.born_s > 0:
+            return outcomes.denied("the credential was issued before this gexecd started")
+        if rank in self._started:
+            return outcomes.denied("this job was started here before")
+        if self._daemon.credential_fault:
+            return outcomes.denied(self._daemon.credential_fault)
+        return self._cluster.plans[rank].refusal
+
+    def _answer(self, task: int, event: ProcessEvent) -> None:
+        outlasting = self._daemon.outlasting
+        self._world.after(self._world.rng.uniform(0.0005, 0.003), outlasting, self.tell, task, event)
+
+    def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
+        """Report whether a rank can be started."""
+        refusal = self._refusal(rank)
+        refused = refusal and messages.ProcessRefused(task, refusal)
+        self._answer(task, refused or messages.ProcessReady(task))
+
+    def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
+        """Start a rank."""
+        refusal = self._refusal(rank)
+        if refusal is not None:
+            self._answer(task, messages.ProcessRefused(task, refusal))
+            return
+        if self._cluster.moments.reached(moments.BEFORE_SPAWN, rank):
+            return
+        self._started.add(rank)
+        record = self._cluster.records[rank]
+        starts.at_start(rank, record)
+        self._world.note("run", f"{rank}@{self._daemon.index}")
+        self._processes[task] = SimProcess(
+            self._daemon,
+            task,
+            self._cluster.plans[rank],
+            record,
+            self._cluster.spec.kill_grace_s,
+            self._pipes[fds[0]],
+        )
+        self._cluster.moments.reached(moments.AFTER_SPAWN, rank)
+
+    def signal(self, task: int, signum: int) -> None:
+        """Send a signal to its process group."""
+        process = self._processes.get(task)
+        if process is not None and not process.record.forgotten:
+            process.signal(signum)
+
+    def kill(self, task: int, now: bool) -> None:
+        """End it and its leftovers."""
+        process = self._processes.get(task)
+        if process is not None and not process.record.forgotten:
+            process.kill(now)
+
+    def forget(self, task: int) -> None:
+        """Release it."""
+        self._told.pop(task, None)
+        self._processes[task].record.forgotten = True

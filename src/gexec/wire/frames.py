@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: Defined elsewhere, exported from here.
 __all__ = [
     "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Close", "Decoder", "Frame", "Go", "Kill",
     "Release", "Resync", "Signal", "Start", "Stdin", "Submit", "encode", "encode_parts",
@@ -296,9 +295,6 @@ class Done(Frame):
     TYPE: ClassVar[int] = 39
     MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
-
-
-# -- with authd -------------------------------------------------------------------------------
 
 
 class Sign(Frame):

@@ -10,7 +10,7 @@ import pytest
 from gexec.core import saving
 from gexec.core.child import Child
 from gexec.core.continuing import continued
-from gexec.core.flow import Broadcast, RetainedStream
+from gexec.core.flow import Broadcast, Fed, RetainedStream
 from gexec.core.ledger import Ledger
 from gexec.core.node import Node
 from gexec.core.outbox import Outbox
@@ -56,6 +56,7 @@ def machines() -> list[Any]:
     parts = [
         RetainedStream(1),
         Broadcast(),
+        Fed(),
         Ledger(1),
         Outbox(),
         Patience(),

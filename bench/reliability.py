@@ -37,19 +37,26 @@ from laboratory.network.scenarios import NODES, SETTINGS, FaultScenario, Trial
 FANOUT = 4
 #: Lines of each node per second: what the figures of re-attachment are exact to.
 PER_S = 5
-#: Targets, in seconds.
+#: Targets, in seconds. A silent node is asked once more for the connect timeout, while others run on.
 KILL_SEEN_S, SILENCE_SEEN_S, ATTACHED_S = 1.0, limits.LOST_AFTER_S, 2.0
+SILENCE_LOST_S = SILENCE_SEEN_S + limits.CONNECT_TIMEOUT_S + KILL_SEEN_S
 #: How long the nodes that are not killed stand still: less than what makes a node lost.
 PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Harm:
-    """What happens to some nodes of the job, within which time it must be noticed, and when it happened."""
+    """What happens to some nodes of the job, and when it happened.
+
+    Attributes:
+        seen_s: within which time their parents must notice it.
+        lost_s: within which time they must be reported as lost.
+    """
 
     name: str
     ranks: list[int]
-    bound_s: float
+    seen_s: float
+    lost_s: float
     apply: Callable[[int], None]
     at: dict[int, float] = field(default_factory=dict)
 
@@ -73,15 +80,23 @@ class Measured:
         self._above = [[low for low, _ in lineage(total, FANOUT, rank)[:-1]] for rank in range(total)]
         inner = sorted({rank for above in self._above for rank in above} - {0})
         chosen = Random(seed)
-        hit = chosen.sample(inner, min(len(inner), count + silent))
-        killed, silent_ones = hit[:count], hit[count:]
+        silent_ones = chosen.sample(inner, silent)
+        # What happens below a silent node is not seen before that is given up.
+        seen = [rank for rank in inner if not {rank, *self._above[rank]}.intersection(silent_ones)]
+        killed = chosen.sample(seen, min(len(seen), count))
+        hit = killed + silent_ones
         others = [rank for rank in range(1, total) if rank not in hit]
         self.paused = chosen.sample(others, min(len(others), count))
         self.harms = [
-            Harm("kill -9", killed, KILL_SEEN_S, lambda rank: nodes.kill(nodes.names[rank])),
-            Harm("no packets", silent_ones, SILENCE_SEEN_S, lambda rank: nodes.network.cut([rank])),
+            Harm("kill -9", killed, KILL_SEEN_S, KILL_SEEN_S, lambda rank: nodes.kill(nodes.names[rank])),
+            Harm(
+                "no packets",
+                silent_ones,
+                SILENCE_SEEN_S,
+                SILENCE_LOST_S,
+                lambda rank: nodes.network.cut([rank]),
+            ),
         ]
-        self.figures: list[str] = []
 
     def run(self) -> list[str]:
         """Run the job; return what does not hold."""
@@ -123,32 +138,43 @@ class Measured:
             until(partial(_is_over, due_s), at_s + PAUSE_S)
             action()
 
+    def _cut(self, rank: int) -> None:
+        self._nodes.network.cut([rank])
+
     def _pause(self, rank: int, signum: int) -> None:
         for process in self._nodes.daemon(self._nodes.names[rank]):
             self._nodes.signal(process, signum)
 
     def _judged(self, harm: Harm, job: NumberedJob) -> list[str]:
-        """Print when harmed nodes were lost, and those below them heard of again; return what is late."""
-        if not harm.ranks:
-            return []
-        seen_s = [job.ranks[rank].ended_s - harm.at[rank] for rank in harm.ranks]
-        # Of each node below: the time from the last loss of an ancestor to the next line.
-        attached_s = []
-        harmed = {rank for one in self.harms for rank in one.ranks}
-        for rank, above in enumerate(self._above):
-            last = max(harmed.intersection(above), key=lambda one: job.ranks[one].ended_s, default=0)
-            if last in harm.ranks and not {rank, *above} & set(self.paused) and rank not in harmed:
-                attached_s.append(job.heard_after(rank, job.ranks[last].ended_s))
+        """Print when the harmed nodes were noticed, and how long those below them were not heard."""
+        figures = [("lost", [job.ranks[rank].ended_s - harm.at[rank] for rank in harm.ranks], harm.lost_s)]
+        quiet = [(job.ranks[rank].quiet_s, harm.at[rank]) for rank in harm.ranks]
+        if all(since_s is not None for since_s, _ in quiet):
+            shown_s = [since_s - at_s for since_s, at_s in quiet if since_s is not None]
+            figures.append(("shown as not responding", shown_s, harm.seen_s))
+        below = [rank for rank in range(len(job.ranks)) if self._harmer(rank) is harm]
+        gaps_s = [job.longest_gap_s(rank) for rank in below]
+        figures.append(("below them without output", gaps_s, harm.seen_s + ATTACHED_S))
         late = []
-        for what, values, bound_s in (("seen", seen_s, harm.bound_s), ("attached", attached_s, ATTACHED_S)):
+        for what, values, bound_s in figures:
             if values:
-                print(
-                    f"{harm.name}: {len(values)} nodes {what} after {_spread(values)}, bound {bound_s:g} s",
-                    flush=True,
-                )
+                text = f"{harm.name}: {len(values)} nodes, {what}: {_spread(values)}, bound {bound_s:g} s"
+                print(text, flush=True)
                 if max(values) > bound_s:
-                    late.append(f"{harm.name}: {what} after {max(values):.2f} s, bound {bound_s:g} s")
+                    late.append(text)
         return late
+
+    def _harmer(self, rank: int) -> Harm | None:
+        """Return what happened to an ancestor of a node to which nothing happened."""
+        if {rank, *self._above[rank]}.intersection(self.paused) or any(
+            rank in one.ranks for one in self.harms
+        ):
+            return None
+        # Silence takes longer to notice.
+        for harm in sorted(self.harms, key=lambda one: -one.seen_s):
+            if set(harm.ranks).intersection(self._above[rank]):
+                return harm
+        return None
 
 
 def _is_over(due_s: float) -> bool:

@@ -1,14 +1,15 @@
-"""Checks that daemons do not grow: large jobs of every kind, and many small ones, on one cluster.
+"""Checks that daemons do not grow: small jobs, and large ones of every kind among them, on one cluster.
 
-Usage: python bench/soak.py [--rounds 10] [--small 2000] [--nodes 6]
+Usage: python bench/soak.py [--jobs 10000] [--every 40] [--nodes 6]
 
-Prints memory and descriptors of each role at the start, after the warm-up and at the end. Exit status: 0
-everything is within the bounds (docs/benchmarks.md), 1 a process exceeds them or a job ended in a wrong way.
+Prints memory and descriptors of each role, and the bytes of the cluster's files, ten times. Exit status: 0
+everything is within the bounds (docs/reliability.md), 1 something exceeds them or a job ended in a wrong way.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import signal
@@ -20,14 +21,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from run import BIN, JOB_DEADLINE_S, below, daemons
 
+import gexec
 from gexec.cluster import control
 from gexec.cluster.layout import Layout, environment
 
-#: How much larger a process may be at the end than after the warm-up, in MiB and in descriptors; the number
-#: of links to other nodes varies.
+#: How much larger a process may be at the end than after a fifth of the jobs, in MiB and in descriptors; the
+#: number of links to other nodes varies.
 BOUNDS = {
     "spawner": (8.0, 8),
     "relay": (12.0, 32),
@@ -35,6 +38,12 @@ BOUNDS = {
     "authd": (4.0, 8),
     "helper": (8.0, 8),
 }
+#: How often everything is measured; growth counts from this one on.
+SAMPLES, WARM_SAMPLES = 10, 2
+#: Audit logs are renamed at 1 MiB, and one renamed file is kept.
+_CONFIG = "audit_max_bytes = 1048576\naudit_keep = 1\n"
+#: Of the cluster's own directory, all files of all nodes.
+DISK_MAX_BYTES = 24 * 1024 * 1024
 #: The daemons return free memory some seconds after the last job.
 IDLE_S = 10.0
 #: 0.8 MB of environment, as in the largest jobs.
@@ -44,6 +53,16 @@ MIB = 1024 * 1024
 
 class SoakError(Exception):
     """A job ended in a wrong way; the text says how."""
+
+
+class Disk(NamedTuple):
+    """The files of a cluster: their number and size."""
+
+    files: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"  {self.files} files of {self.bytes / MIB:.1f} MiB in the cluster's directory"
 
 
 @dataclass(frozen=True)
@@ -64,11 +83,15 @@ class Soak:
         self.files.mkdir()
         for number in range(20):
             (self.files / f"f{number}").write_bytes(os.urandom(200_000))
-        self._command("gexecctl", "cluster", "up", str(nodes), "--dir", str(self.place.dir))
+        config = folder / "gexecd.toml"
+        config.write_text(_CONFIG)
+        words = ["--dir", str(self.place.dir), "--config", str(config)]
+        self._command("gexecctl", "cluster", "up", str(nodes), *words)
         self.state = control.require(self.place)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("GEXEC_")}
-        self.small = clean | environment(self.place, self.state)
-        self.large = self.small | LARGE
+        own = environment(self.place, self.state)
+        os.environ.update(own)  # for gexec.run
+        self.large = clean | own | LARGE
         self.names = [node.name for node in self.state.nodes]
         self.living = ",".join(self.names[:-1])
         self.everyone = ",".join(self.names)
@@ -166,14 +189,22 @@ class Soak:
             "fetch": lambda: self.run(0, "-w", some, "--fetch", str(self.files), "--to", fetched),
         }
 
-    def many_small(self, count: int) -> None:
-        """Run ``count`` jobs of four nodes."""
-        words = [sys.executable, str(BIN / "gexec"), "-w", ",".join(self.names[:4]), "true"]
-        for _ in range(count):
-            if subprocess.run(words, env=self.small, stdin=subprocess.DEVNULL, check=False).returncode:
-                raise SoakError("a job of four nodes failed")
+    def small_job(self) -> None:
+        """Run a job of four nodes."""
+        result = gexec.run(["true"], nodes=self.names[:4], cwd="/")
+        if not result.ok:
+            raise SoakError(f"a job of four nodes: {result.results}")
 
     # -- measuring ----------------------------------------------------------------------------
+
+    def disk(self) -> Disk:
+        """Return what the cluster has in its directory, without the files that jobs copied there."""
+        files = [
+            path
+            for folder in ("keys", "run", "logs", "audit")
+            for path in (self.place.dir / folder).iterdir()
+        ]
+        return Disk(len(files), sum(path.lstat().st_size for path in files))
 
     def use(self) -> dict[int, tuple[str, Use]]:
         """Return role and resources of each daemon of the cluster by pid, after IDLE_S."""
@@ -206,7 +237,7 @@ def resident_mib(pid: int) -> float:
 
 
 def table(title: str, found: dict[int, tuple[str, Use]]) -> str:
-    """Return a line for each role: the number, the largest and the sum."""
+    """Return a line for each role: the number of processes, the largest one, all together."""
     lines = [title]
     for role in BOUNDS:
         uses = [use for each, use in found.values() if each == role]
@@ -234,36 +265,32 @@ def grown(before: dict[int, tuple[str, Use]], after: dict[int, tuple[str, Use]])
     return said
 
 
-def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
+def soak(options: argparse.Namespace, folder: Path) -> int:
     """Run everything; return the exit status."""
+    said = []
     with ExitStack() as stack:
-        cluster = Soak(nodes, folder)
+        cluster = Soak(options.nodes, folder)
         stack.callback(cluster.down)
-        print(table("at the start", cluster.use()), flush=True)
+        print(table("at the start", cluster.use()), f"\n{cluster.disk()}", flush=True)
         cluster.lose_a_node()
-        kinds = cluster.kinds()
+        large = itertools.cycle(cluster.kinds().items())
+        step = options.jobs // SAMPLES
         before: dict[int, tuple[str, Use]] = {}
-        for turn in range(rounds + 2):
-            for name, job in kinds.items():
-                try:
-                    job()
-                except SoakError as error:
-                    print(f"{name}: {error}")
-                    return 1
-            if turn == 1:
-                cluster.many_small(min(small, 20))
-                before = cluster.use()
-                print(
-                    table(f"after the warm-up: 2 rounds of {len(kinds)} large jobs, 20 small ones", before),
-                    flush=True,
-                )
-        between = cluster.use()
-        print(table(f"after {rounds} more rounds", between), flush=True)
-        said = grown(before, between)
-        cluster.many_small(small)
-        after = cluster.use()
-        print(table(f"after {small} small jobs", after))
+        for number in range(1, options.jobs + 1):
+            name, job = ("small", cluster.small_job) if number % options.every else next(large)
+            try:
+                job()
+            except SoakError as error:
+                print(f"job {number}, {name}: {error}")
+                return 1
+            if number % step == 0:
+                after = cluster.use()
+                print(table(f"after {number} jobs", after), f"\n{cluster.disk()}", flush=True)
+                if number == WARM_SAMPLES * step:
+                    before = after
         said += grown(before, after)
+        if cluster.disk().bytes > DISK_MAX_BYTES:
+            said.append(f"{cluster.disk()}: at most {DISK_MAX_BYTES} are allowed")
     print("\n".join(said) or "within the bounds")
     return 1 if said else 0
 
@@ -271,20 +298,21 @@ def soak(nodes: int, rounds: int, small: int, folder: Path) -> int:
 def main() -> int:
     """Run the command line's jobs; return the exit status."""
     parser = argparse.ArgumentParser(
-        description="Run large jobs of every kind, and measure what the daemons keep of them."
+        description="Run small and large jobs, and measure what the daemons keep of them."
     )
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of all large jobs (default: 10)")
-    parser.add_argument("--small", type=int, default=2000, help="small jobs, of four nodes (default: 2000)")
-    parser.add_argument("--nodes", type=int, default=6, help="nodes of the cluster, at least 5 (default: 6)")
+    add = parser.add_argument
+    add("--jobs", type=int, default=10_000, help="jobs of four nodes or more (default: 10000)")
+    add("--every", type=int, default=40, help="every so many jobs a large one (default: 40)")
+    add("--nodes", type=int, default=6, help="nodes of the cluster, at least 5 (default: 6)")
     options = parser.parse_args()
-    if options.nodes < 5 or options.rounds < 1 or options.small < 0:
-        parser.error("expected 5 nodes or more, 1 round or more, and no negative number")
+    if options.nodes < 5 or options.jobs < SAMPLES or options.every < 2:
+        parser.error(f"expected 5 nodes or more, {SAMPLES} jobs or more, and 2 or more between large ones")
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     print(f"daemons: {daemons()}")
     folder = Path(tempfile.mkdtemp(prefix="gxs", dir="/tmp"))
     folder.chmod(0o755)
     try:
-        return soak(options.nodes, options.rounds, options.small, folder)
+        return soak(options, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

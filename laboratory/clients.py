@@ -21,6 +21,7 @@ from gexec.wire.frames import (
 )
 from laboratory.admission import CREDENTIAL, UID
 from laboratory.checks.delivery import Delivery
+from laboratory.checks.responding import Responses
 from laboratory.daemons import Cluster
 from laboratory.world import Violation
 
@@ -84,8 +85,9 @@ class ClientEnd:
 class SimClient:
     """A client on the root's host. Its connection is reliable; the client itself may be slow."""
 
-    def __init__(self, cluster: Cluster, habits: Habits) -> None:
+    def __init__(self, cluster: Cluster, habits: Habits, faults: bool) -> None:
         self._delivery = Delivery(cluster)
+        self._responding = Responses(faults)
         self.outcomes = self._delivery.outcomes
         self.received = self._delivery.received
         self.started = self._delivery.started
@@ -119,7 +121,7 @@ class SimClient:
     def _leave(self) -> None:
         self.here = False
         self._world.news = True
-        self._world.note("client gone", "client")
+        self._world.note("gone", "client", shown="without a message")
         self._at_root(self._left)
 
     def _left(self) -> None:
@@ -171,6 +173,9 @@ class SimClient:
                 self._delivery.starts(frame)
             case Ended():
                 self._delivery.ends(frame)
+                self._responding.ends(frame.ranks)
+            case frames.NotResponding() | frames.Responding():
+                self._responding.hear(frame)
             case frames.StdinTaken(offset=offset):
                 if self._sent < offset < frames.OFFSET_ALL:
                     raise Violation(f"stdin taken up to {offset}, of {self._sent} bytes sent")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root
@@ -115,6 +116,8 @@ class SimDaemon:
         self.frozen_until_s = 0.0
         self.machine = SimMachine()
         self.slow = 1.0
+        #: The newest protocol version that it speaks.
+        self.version = limits.PROTOCOL_VERSION
         #: Its relay also does what an attacker wants (laboratory.captured).
         self.captured = False
         self.refuses = False

@@ -163,7 +163,7 @@ class SimEnd:
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
         """Send a frame; without ``hurry`` together with the next urgent one, or after UNHURRIED_S."""
-        if not self.here:
+        if not self.here or min(self.daemon.version, self.peer.daemon.version) < frame.SINCE:
             return
         data = self._unhurried + encode(channel, frame)
         if hurry:

@@ -13,6 +13,8 @@ from laboratory.processes import Plan
 ROOT = -1
 #: How long a fault waits for its moment.
 MOMENTS_S = 30.0
+#: So many of a fault's ranks are shown.
+_SHOWN = 8
 
 
 @dataclass
@@ -35,6 +37,16 @@ class Fault:
     lasts_s: float = 0.0
     ranks: tuple[int, ...] = ()
     moment: str = ""
+
+    def __str__(self) -> str:
+        where = "the root's daemon" if self.rank == ROOT else f"rank {self.rank}"
+        if self.ranks:
+            shown = ", ".join(map(str, self.ranks[:_SHOWN]))
+            where += f" and {shown}" + (", ..." if len(self.ranks) > _SHOWN else "")
+        at = f"at {self.at_s:.4f} s" if not self.moment else f"at the moment {self.moment!r}"
+        lasts = f" for {self.lasts_s:.4g} s" if self.lasts_s else ""
+        value = f" ({self.value:g})" if self.value else ""
+        return f"{self.kind}{value} of {where} {at}{lasts}"
 
 
 @dataclass

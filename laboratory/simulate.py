@@ -1,4 +1,4 @@
-"""Run simulations: ``python -m laboratory.simulate --seed N [--trace]`` or ``--seeds A-B``."""
+"""Run simulations: one seed and its story, or many seeds (docs/reliability.md)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from gexec import native
 # Before the modules that are compiled: they and the laboratory's others are imported by who needs them.
 native.prefer()
 
+from laboratory import cut as cuts  # noqa: E402
 from laboratory import seeds  # noqa: E402
+from laboratory.cut import Cut  # noqa: E402
 from laboratory.scenario import scenario  # noqa: E402
-from laboratory.simulator import Simulation  # noqa: E402
-from laboratory.world import Violation  # noqa: E402
+from laboratory.shrink import shrink  # noqa: E402
+from laboratory.story import tell  # noqa: E402
 
 
 def _many(first: int, last: int, processes: int) -> int:
@@ -37,44 +39,48 @@ def _many(first: int, last: int, processes: int) -> int:
     return 1 if failed else 0
 
 
-def _show(seed: int, tracing: bool) -> int:
-    made = scenario(seed)
-    spec = made.spec
-    print(f"seed {seed}: {spec.ranks} ranks, fan-out {spec.fanout}, flags {spec.flags}, window {spec.window}")
-    for fault in made.faults:
-        print(f"  {fault.at_s:.4f} s: {fault.kind} {fault.rank} {fault.value:g}")
-    habits = made.habits
-    print(f"  client: stdin {len(habits.stdin)} bytes, stalls {habits.stalls}, gone {habits.gone_at_s}")
-    for at_s, frame in habits.commands:
-        print(f"  {at_s:.4f} s: {frame}")
-    simulation = Simulation(seed, made, tracing)
-    wrong = ""
-    try:
-        result = simulation.run()
-    except Violation as error:
-        wrong = seeds.told(error)
-    for line in simulation.world.lines:
-        print(line)
-    if wrong:
-        print(f"violation: {wrong}")
-        return 1
-    print(f"{result.events} events, ended after {result.ended_s:.3f} s, trace {result.digest}")
-    for rank, outcome in sorted(result.outcomes.items()):
-        print(f"  rank {rank}: {outcome.describe()}")
-    return 0
+def _show(seed: int, cut: Cut, everything: bool) -> int:
+    lines, right = tell(seed, cuts.apply(cut, scenario(seed)), everything)
+    print("\n".join(lines))
+    return 0 if right else 1
+
+
+def _shrink(seed: int) -> int:
+    def tried(cut: Cut, fails: bool) -> None:
+        if fails:
+            print(f"fails too: {cut}", flush=True)
+
+    smallest = shrink(seed, tried)
+    if smallest is None:
+        print(f"seed {seed} does not fail: there is nothing to shrink")
+        return 0
+    print("the smallest scenario that fails in the same way:\n")
+    _show(seed, smallest, False)
+    print(f"\nagain: python -m laboratory.simulate --seed {seed} --cut {smallest} --story")
+    return 1
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the simulations of the arguments; return 1 on a violation."""
     parser = argparse.ArgumentParser(prog="python -m laboratory.simulate", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seed", type=int, help="run one seed and show its result")
+    what.add_argument("--seed", type=int, help="run one seed")
     what.add_argument("--seeds", metavar="A-B", help="run many seeds, on all cores")
-    parser.add_argument("--trace", action="store_true", help="show all events")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--story", action="store_true", help="of --seed: show what matters (the default)")
+    how.add_argument("--trace", action="store_true", help="of --seed: show every event")
+    how.add_argument("--shrink", action="store_true", help="of --seed: find the smallest scenario that fails")
+    parser.add_argument("--cut", default="", help="of --seed: a part of it, as --shrink prints it")
     parser.add_argument("--processes", type=int, default=None, help="how many at a time (default: all cores)")
     options = parser.parse_args(argv)
     if options.seed is not None:
-        return _show(options.seed, options.trace)
+        try:
+            cut = cuts.parse(options.cut)
+        except ValueError as error:
+            parser.error(f"--cut {options.cut}: {error}")
+        return _shrink(options.seed) if options.shrink else _show(options.seed, cut, options.trace)
+    if options.story or options.trace or options.shrink or options.cut:
+        parser.error("--story, --trace, --shrink and --cut need --seed")
     first, _, last = options.seeds.partition("-")
     if not first.isdigit() or not (last or first).isdigit():
         parser.error(f"--seeds {options.seeds}: expected A-B, for example 1-1000")

@@ -48,7 +48,7 @@ class Simulation:
         self.made = made
         self.cluster = Cluster(self.world, made.spec, made.plans, made.dials, made.ttl_s)
         self.cluster.betrayed = betrayed(made)
-        self.client = SimClient(self.cluster, made.habits)
+        self.client = SimClient(self.cluster, made.habits, bool(made.faults))
         self.cluster.client_sends = self.client.send
 
     def run(self) -> Result:
@@ -140,7 +140,7 @@ class Simulation:
 
     def _heal(self) -> None:
         """What is dead stays dead, but from now on nothing else goes wrong."""
-        self.world.note("no more faults", "world")
+        self.world.note("quiet", "world", shown="no more faults")
         self.cluster.moments.clear()
 
     # -- checks of the result ---------------------------------------------------------------
@@ -164,6 +164,6 @@ def simulate(seed: int, tracing: bool = False) -> Result:
     try:
         return simulation.run()
     except Violation as error:
-        error.add_note(f"replay: python -m laboratory.simulate --seed {seed} --trace")
+        error.add_note(f"replay: python -m laboratory.simulate --seed {seed} --story")
         error.lines = simulation.world.lines  # type: ignore[attr-defined]
         raise

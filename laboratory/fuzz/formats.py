@@ -57,7 +57,15 @@ def frame_seeds() -> list[bytes]:
         (0, [frames.Resync(3), frames.Signal(15), frames.Ack(((1, 1, 9),)), frames.Kill(True), frames.Go()]),
         (0, [frames.Close(), frames.Release(), frames.Ping(1), frames.Goodbye("end")]),
         (1, [frames.Submit(b"credential", job), frames.Stdin(3, b"", eof=True)]),
-        (2, [frames.Accepted(bytes(16)), frames.Refused(2, "no", 6), frames.RanksStarted(((0, 3),))]),
+        (
+            2,
+            [
+                frames.Accepted(bytes(16)),
+                frames.Refused(2, "no", 6),
+                frames.RanksStarted(((0, 3),)),
+                frames.NotResponding(((1, 2),)),
+            ],
+        ),
         (2, [frames.Ready(((0, 1), (4, 6))), frames.Output(((0, 2),), 1, 0, b"a\n"), frames.StdinTaken(4)]),
         (3, [frames.Done(), frames.Pong(7)]),
         (4, [frames.Sign(b"gexec", job), frames.Certify(b"key", ("node1", "10.0.0.1"))]),

@@ -117,6 +117,26 @@ def _silent(place: str, role: str) -> Run:
     return run
 
 
+def _interrupted(place: str, role: str) -> Run:
+    """Who reports a node's ends stands still for good: the job does not end, but ^C twice ends it."""
+    rank = PLACES[place]
+
+    def run(trial: Trial) -> list[str]:
+        with trial.job() as job:
+            if not job.all_started():
+                return ["not all began"]
+            with trial.nodes.stopped(trial.nodes.daemon(trial.nodes.names[rank], role)):
+                others = [one for number, one in enumerate(job.ranks) if number != rank]
+                until(lambda: all(one.outcome for one in others) or job.client.poll() is not None)
+                for _ in range(2):
+                    job.client.send_signal(signal.SIGINT)
+                    let_pass(0.2)
+                job.wait()
+            return trial.judged(job, [rank]) + trial.again()
+
+    return run
+
+
 def _frozen(place: str, for_good: bool) -> Run:
     """All processes of a node are frozen, its tasks too: for a while, or until the others have ended."""
     rank = PLACES[place]
@@ -236,6 +256,9 @@ def harms() -> Iterator[FaultScenario]:
         if place != "root":
             yield FaultScenario(f"stop relay of {place}", _silent(place, "relay"), last=False)
             yield FaultScenario(f"freeze {place}", _frozen(place, True), ("freezer",), last=False)
+    for role in ("spawner", "starter"):
+        name = f"stop {role} of inner, and ^C"
+        yield FaultScenario(name, _interrupted("inner", role), last=False)
     yield FaultScenario("kill two adjacent inner nodes", _killed_together([1, 4]))
     yield FaultScenario("kill all inner nodes but the root", _killed_together([1, 3, 4, 5]))
     yield FaultScenario("kill authd", _authd_killed)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from gexec.cluster import processes
@@ -54,6 +55,7 @@ class Rank:
     text: str = ""
     status: int | None = None
     ended_s: float = 0.0
+    quiet_s: float | None = None  #: since when it is shown as not responding
     wrong: list[str] = field(default_factory=list)
 
 
@@ -140,9 +142,10 @@ class NumberedJob:
             rank.lines for rank in others
         )
 
-    def heard_after(self, number: int, since_s: float) -> float:
-        """Return how long after a time (monotonic) the first line of a rank came; 0 if none did after it."""
-        return next((at_s - since_s for at_s in self.ranks[number].line_s if at_s > since_s), 0.0)
+    def longest_gap_s(self, number: int) -> float:
+        """Return the longest time between two lines of a rank, as the client showed them."""
+        times_s = self.ranks[number].line_s
+        return max((later - sooner for sooner, later in pairwise(times_s)), default=0.0)
 
     def tasks(self) -> list[int]:
         """Return the pids of its processes on the nodes that still run."""
@@ -204,6 +207,8 @@ class NumberedJob:
             rank.line_s.append(now_s)
         elif kind == "stderr":
             rank.wrong.append(f"stderr: {event['text']!r}")
+        elif kind == "not_responding":
+            rank.quiet_s = rank.quiet_s or now_s
         elif kind in OUTCOMES:
             if rank.outcome:
                 rank.wrong.append(f"two outcomes: {rank.outcome} and {kind}")

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from typing import Final
 
 # -- wire ------------------------------------------------------------------------------------
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
+#: The oldest version that is still spoken, so that nodes can be upgraded one after another.
+PROTOCOL_OLDEST: Final = 1
 #: Payload of an ordinary frame. Large enough to keep per-frame cost small, small enough that a
 #: frame of another job on the same link never waits long.
 FRAME_MAX_BYTES: Final = 256 * 1024
@@ -103,6 +105,9 @@ GATHER_BYTES: Final = 64 * 1024
 #: A node reports how much stdin its process took in steps of this many bytes.
 STDIN_STEP_BYTES: Final = 128 * 1024
 HEARTBEAT_S: Final = 3.0
+#: A peer from which nothing has come for so long is reported as not responding; with other settings the same
+#: share of lost_after_s, and at least two heartbeats.
+NOT_RESPONDING_S: Final = 6.0
 LOST_AFTER_S: Final = 15.0
 #: A subtree without a parent waits this long for a takeover before it ends its processes.
 ORPHAN_GRACE_S: Final = 20.0

@@ -29,7 +29,7 @@ SEEDS = int(os.environ.get("GEXEC_SIMULATED_SEEDS", "2000"))
 def test_seeds(first: int) -> None:
     failed = [(seed, wrong) for seed, _, wrong in map(run_one, range(first, first + EACH)) if wrong]
     lines = [
-        f"{wrong}\n  replay: python -m laboratory.simulate --seed {seed} --trace" for seed, wrong in failed
+        f"{wrong}\n  replay: python -m laboratory.simulate --seed {seed} --story" for seed, wrong in failed
     ]
     assert not failed, "\n".join(lines)
 

@@ -80,7 +80,7 @@ class Rig:
                 setattr(module, name, value)
             for what, values in options.get("task_limits", {}).items():
                 resource.setrlimit(what, values)
-            starter = fork_starter()
+            starter = fork_starter(group=options.get("group", ""))
             admission = Admission(
                 signers=Trust.unlimited([KEY.public]).signers,
                 realm="test",
@@ -101,6 +101,7 @@ class Rig:
                 audited_only=options.get("audited_only", False),
                 log=log,
                 tasks_max=options.get("tasks_max", limits.JOBS_MAX),
+                is_clean="group" in options,
             )
             if "faults" in options:
                 _let_fail(spawner, options["faults"])

@@ -614,6 +614,15 @@ def test_sigterm_ends_and_takes_the_socket_away(authd: Authd) -> None:
         authd.sign()
 
 
+def test_a_local_cluster_that_has_ended_is_told(idle: Authd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEXEC_CLUSTER_DIR", str(idle.directory))
+    with pytest.raises(AuthError, match="the local cluster has ended: `gexecctl cluster up N` starts one"):
+        idle.sign()
+    monkeypatch.setenv("GEXEC_CLUSTER_DIR", f"{idle.directory}x")
+    with pytest.raises(AuthError, match="start it with `authd -d`"):
+        idle.sign()
+
+
 def test_dead_socket_is_told_and_replaced(authd: Authd) -> None:
     assert authd.process
     authd.process.kill()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from gexec.security.policy import Policy
 from gexec.wire.messages import ProcessEnded, ProcessLeft
 from gexec.wire.outcome import EXITED, KILLED, Outcome
 from system.conftest import wait_until
-from system.rig import DEADLINE_S, NOBODY, Rig, Task, gone, make, rig
+from system.groups import own_group
+from system.rig import DEADLINE_S, NOBODY, Rig, Task, gone, rig, rigs
 
-__all__ = ["make", "rig"]
+__all__ = ["rig"]
 
 QUIET = ">/dev/null 2>&1 </dev/null"
 #: Ways in which services come up; each prints the pid of what it leaves.
@@ -33,6 +35,14 @@ DAEMONS = {
 }
 #: The user who runs the task: the spawner's own (None), or another through a helper.
 USERS = [None, pytest.param(NOBODY.pw_uid, marks=pytest.mark.root)]
+
+
+@pytest.fixture(params=["by subreaper", pytest.param("in cells", marks=pytest.mark.root)])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Rigs of a test, without and with control groups."""
+    with ExitStack() as stack:
+        group = {"group": stack.enter_context(own_group())} if request.param == "in cells" else {}
+        yield stack.enter_context(rigs(tmp_path, **group))
 
 
 @pytest.fixture

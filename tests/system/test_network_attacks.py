@@ -316,7 +316,7 @@ def test_attack_45_ping_before_hello(cluster: Cluster) -> None:
 def test_attack_45_another_version(cluster: Cluster) -> None:
     line = _ended_by(cluster, frames.encode(0, frames.Hello(99, "gexec 9")), hello=False)
     assert "protocol 99" in line
-    assert "protocol 1 " in line
+    assert f"protocol {limits.PROTOCOL_VERSION} " in line
 
 
 def test_attack_45_frames_of_no_job(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -84,3 +85,27 @@ def test_a_cluster_that_was_suspended_goes_on(cluster_of: Callable[..., Cluster]
     output, errors = client.communicate(timeout=DEADLINE_S)
     assert client.returncode == 0, errors
     assert output == b"on\n" * len(cluster.names)
+
+
+def test_a_node_that_stands_still_does_not_respond_and_then_does(cluster_of: Callable[..., Cluster]) -> None:
+    """An inner node of a chain: what it says about itself comes from its parent, through two other nodes."""
+    cluster = cluster_of(5, heartbeat_s=0.4, lost_after_s=30.0)
+    fifo = cluster.dir / "go"
+    fifo.mkdir(mode=0o777)
+    script = "mkfifo $0/$GEXEC_MY_VNN && echo ready && read line <$0/$GEXEC_MY_VNN && echo $line"
+    with _start(cluster, "-f", 1, "--json", "sh", "-c", script, fifo) as client:
+        assert client.stdout is not None
+        events = (json.loads(line) for line in client.stdout)
+        ready = 0
+        while ready < 5:
+            ready += next(events).get("text") == "ready"
+        with stopped([cluster.daemon(cluster.names[3])[1]]):
+            event = next(events)
+            assert (event["event"], event["rank"]) == ("not_responding", 3)
+        event = next(events)
+        assert (event["event"], event["rank"]) == ("responding", 3)
+        for rank in range(5):
+            (fifo / str(rank)).write_text("go\n")
+        ended = [event["event"] for event in events]
+        assert ended.count("exited") == 5
+        assert client.wait(DEADLINE_S) == 0

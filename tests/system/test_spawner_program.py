@@ -19,14 +19,15 @@ from system.daemons import Host, children_of, command, is_gone, status_of
 PACKAGE = Path(gexec.__file__).parent
 #: Lines of gexec's own that a running spawner and a starter may have loaded, as `wc -l` counts them.
 SPAWNER_LINES_MAX = 6600
-STARTER_LINES_MAX = 4000
+STARTER_LINES_MAX = 4800
 #: The process that starts tasks of gexecd's own user.
 STARTS_OWN = "gexecd-helper" if os.geteuid() == 0 else "gexecd-starter"
 #: What starts tasks, reads the network or knows keys that sign is never in the process that checks.
 FOREIGN = re.compile(
     r"(relay|client|cli|cluster|authd|ssh|files|select|render|settings|gexecd)/"
     r"|core/(?!__init__|deadlines)|wire/(codec|frames|orders|ranks)\b|security/(certificate|signing)\b"
-    r"|spawner/(starter|helper|launcher|leftovers|orphan|starting|task)\.py|posix/(descendants|sockets|unix)\b"
+    r"|spawner/(starter|helper|keeper|cells|launcher|leftovers|orphan|starting|task)\.py"
+    r"|posix/(cgroups|descendants|sockets|unix)\b"
 )
 
 

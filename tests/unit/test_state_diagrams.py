@@ -9,10 +9,10 @@ import pytest
 
 from gexec.core import child, node, task
 from gexec.core.states import States
-from gexec.relay import link
+from gexec.relay import linkstates
 
 PROTOCOL = Path(__file__).resolve().parents[2] / "docs" / "protocol.md"
-MACHINES = (task.STATES, node.STATES, child.STATES, link.STATES)
+MACHINES = (task.STATES, node.STATES, child.STATES, linkstates.STATES)
 
 
 def drawn(states: States) -> str:

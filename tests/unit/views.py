@@ -40,6 +40,10 @@ class Loop:
         self.view.started(ranks)
         self._take()
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        self.view.responding(ranks, responds)
+        self._take()
+
     def ended(self, ranks: int | Ranges, outcome: Outcome) -> None:
         self.view.ended(one(ranks) if isinstance(ranks, int) else ranks, outcome)
         self._take()

@@ -328,4 +328,5 @@ def _missing(path: bytes) -> str:
     except OSError as error:
         if error.errno in (ENAMETOOLONG, ELOOP):
             return f"the path cannot be followed: {error.strerror}"
-    return "there is no such file or directory on this host"
+    told = "there is no such file or directory on this host"
+    return f"{told}; -n gives nodes, --dest the directory there" if b":/" in path else told

@@ -1,4 +1,4 @@
-"""Options of ssh, pdsh, clush and pssh that gexec does not have: what to write instead. For errors only."""
+"""Options of ssh, pdsh, clush, pssh and rsync that gexec does not have: what to write instead."""
 
 from __future__ import annotations
 
@@ -24,8 +24,20 @@ _INSTEAD = {
 }
 
 
+#: Of rsync and scp.
+_COPIERS = {
+    "-a": "owner, group, mode and times are kept by default",
+    "-p": "owner, group, mode and times are kept by default",
+    "-r": "directories are copied with everything below them",
+    "-z": "what can be compressed is",
+    "--archive": "owner, group, mode and times are kept by default",
+    "--recursive": "directories are copied with everything below them",
+}
+
+
 def instead(command: str, option: str) -> str:
     """Return what an error about an unknown option says to do."""
-    if command in ("gexec", "enexec") and option in _INSTEAD:
-        return _INSTEAD[option]
+    habits = {"gexec": _INSTEAD, "enexec": _INSTEAD, "ensync": _COPIERS}.get(command, {})
+    if option in habits:
+        return habits[option]
     return f"{command} -h lists the options"

@@ -12,7 +12,7 @@ import time
 from gexec.client.ending import Ending
 from gexec.client.session import ACCEPTED, OVER, STDIN_CHUNK_BYTES
 from gexec.client.stdio import READER_GONE
-from gexec.wire.frames import STDERR, STDOUT, Ended, Output, RanksStarted
+from gexec.wire.frames import STDERR, STDOUT, Ended, NotResponding, Output, RanksStarted, Responding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ class Console:
         try:
             while self._session.state != OVER:
                 self._turn()
-            if self._last:
-                self._view.finish()
-                self._take()
+            if self._last and not self.ending.left:
+                self._finish_view()
             self._refill()
             while any(sink.pending for sink in self._sinks.values()):
                 self._turn()
@@ -112,12 +111,35 @@ class Console:
             self._on_frame(frame)
         self.ending.on_time(now_s)
         if self.ending.left:
-            for sink in self._sinks.values():
-                sink.fail(TimeoutError("left"))
+            self._leave()
         self._refill()
         if self._progress is not None:
             sinks = self._sinks.values()
             self._progress.tick(now_s, not any(sink.pending or not sink.ends_line for sink in sinks))
+
+    def _finish_view(self) -> None:
+        self._view.status = self.ending.status
+        self._view.finish()
+        self._take()
+
+    def _leave(self) -> None:
+        """Write what is left as far as nobody must be waited for."""
+        if self._last:
+            self._finish_view()
+        while self._write_at_once() and self._view.held:
+            self._view.refill()
+            self._take()
+        for sink in self._sinks.values():
+            sink.fail(TimeoutError("left"))
+
+    def _write_at_once(self) -> bool:
+        """Write what can be written without waiting; return whether that was all."""
+        for sink in self._sinks.values():
+            poll = select.poll()
+            poll.register(sink.fd, select.POLLOUT)
+            while sink.pending and poll.poll(0):
+                sink.write()
+        return not any(sink.pending for sink in self._sinks.values())
 
     def _timeout_ms(self) -> int | None:
         session, source = self._session, self._source
@@ -180,6 +202,8 @@ class Console:
             self._view.ended(frame.ranks, frame.outcome)
         elif isinstance(frame, RanksStarted):
             self._view.started(frame.ranks)
+        elif isinstance(frame, NotResponding | Responding):
+            self._view.responding(frame.ranks, isinstance(frame, Responding))
         else:
             return
         self._take()

@@ -125,6 +125,8 @@ class Progress:
         width = max(_NARROWEST, _columns(self._fd) - 1)
         told = [f"{done}/{total} done"]
         told += [f"{failed} failed"] if failed else []
+        quiet = [self._ranks[rank] for rank in sorted(session.quiet)]
+        told += [f"{len(quiet)} not responding"] if quiet else []
         told += [f"{len(running)} running" if started else "starting", f"{now_s - self._begin_s:.0f} s"]
         bytes_read, moved = self._moved(now_s)
         lines = [moved, told] if moved else [told]
@@ -140,11 +142,12 @@ class Progress:
         buffer = io.StringIO()
         console = Console(file=buffer, force_terminal=True, width=width, legacy_windows=False)
         console.print(grid, no_wrap=True, overflow="ellipsis", crop=True)
-        if 0 < len(running) <= NAMED_MAX:
-            names = fold_bounded([shown(self._names[rank]) for rank in running])
-            console.print(
-                Text(f"still running: {names}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True
-            )
+        for what, ranks in (("not responding", quiet), ("still running", running)):
+            if 0 < len(ranks) <= NAMED_MAX:
+                names = fold_bounded([shown(self._names[rank]) for rank in ranks])
+                console.print(
+                    Text(f"{what}: {names}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True
+                )
         return buffer.getvalue().encode("utf-8", "backslashreplace")
 
     def _moved(self, now_s: float) -> tuple[int, list[str]]:

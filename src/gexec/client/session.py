@@ -26,11 +26,13 @@ from gexec.wire.frames import (
     Goodbye,
     Hello,
     Kill,
+    NotResponding,
     Output,
     Ping,
     Pong,
     RanksStarted,
     Refused,
+    Responding,
     Signal,
     Stdin,
     StdinTaken,
@@ -66,6 +68,7 @@ class JobSession:
     Attributes:
         outcomes: each rank's Outcome, None while it has none.
         started: the ranks that have started.
+        quiet: ranks whose nodes do not respond now, as far as their parents know.
         state: CONNECTING, SUBMITTED, ACCEPTED or OVER.
         job_id: 16 bytes once accepted, before that empty.
     """
@@ -73,7 +76,7 @@ class JobSession:
     __slots__ = (
         "_acked", "_acks", "_decoder", "_detached", "_greeted", "_half", "_heard_s", "_outgoing", "_pinged",
         "_ranks", "_received", "_stdin_eof", "_stdin_offset", "_stdin_taken", "_taken", "_unended", "job_id",
-        "outcomes", "started", "state",
+        "outcomes", "quiet", "started", "state",
     )  # fmt: skip
 
     def __init__(self, ranks: int, window: int, detached: bool = False, stdin: bool = True) -> None:
@@ -95,6 +98,7 @@ class JobSession:
         self._unended = ranks
         self.outcomes: list[Outcome | None] = [None] * ranks
         self.started: Ranges = ()
+        self.quiet: set[int] = set()
         self.state = CONNECTING
         self.job_id = b""
 
@@ -249,7 +253,7 @@ class JobSession:
 
     def _connection_frame(self, frame: Frame) -> None:
         if isinstance(frame, Hello):
-            if frame.version != limits.PROTOCOL_VERSION:
+            if not limits.PROTOCOL_OLDEST <= frame.version <= limits.PROTOCOL_VERSION:
                 raise DaemonError(
                     f"gexecd speaks protocol version {frame.version}, this gexec {limits.PROTOCOL_VERSION}: "
                     "install the same release of both"
@@ -269,6 +273,13 @@ class JobSession:
             if isinstance(frame, RanksStarted):
                 self._check_ranks(frame.ranks)
                 self.started = sets.union(self.started, frame.ranks)
+                return None
+            if isinstance(frame, NotResponding):
+                self._check_ranks(frame.ranks)
+                self.quiet.update(sets.members(frame.ranks))
+                return None
+            if isinstance(frame, Responding):
+                self.quiet.difference_update(sets.members(frame.ranks))
                 return None
             if isinstance(frame, Ended):
                 return self._ended(frame)
@@ -319,6 +330,7 @@ class JobSession:
                     raise ProtocolError(f"rank {rank} wrote {length} bytes to a stream, {came} came")
             self.outcomes[rank] = frame.outcome
             self._unended -= 1
+            self.quiet.discard(rank)
 
     def _stdin_taken_to(self, offset: int) -> None:
         if offset == OFFSET_ALL:

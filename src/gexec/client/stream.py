@@ -190,6 +190,11 @@ class Job:
         """End every process's stdin."""
         self._open().close_stdin()
 
+    @property
+    def not_responding(self) -> list[str]:
+        """Names of the nodes from which nothing has come for some seconds: they recover, or are lost."""
+        return [self._names[rank] for rank in sorted(self._open().session.quiet)]
+
     async def signal(self, signum: int) -> None:
         """Send a signal to the process group of every rank."""
         if not 1 <= signum <= 64:

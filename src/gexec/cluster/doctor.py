@@ -234,6 +234,7 @@ def _host(what: Subject) -> Iterator[Finding]:
     yield from inspection.relay_user(what.relay_user)
     yield from inspection.files([*configurations, *sockets, LOG_DIRECTORY, *what.logs])
     yield from inspection.units()
+    yield from inspection.cells(what.gexecd.control_group if what.gexecd is not None else "auto")
     yield from inspection.clock()
 
 
@@ -378,4 +379,5 @@ def _nodes(what: Subject) -> Iterator[Finding]:
             "add them to DNS, /etc/hosts or the file of GEXEC_HOSTS",
         )
     if not whose:
-        yield Finding(OK, f"all {len(addresses)} nodes in {chosen.source} resolve")
+        all_ = f"all {len(addresses)} nodes" if len(addresses) > 1 else "the only node"
+        yield Finding(OK, f"{all_} in {chosen.source} resolve{'' if len(addresses) > 1 else 's'}")

@@ -18,9 +18,11 @@ from typing import Final
 from gexec.cluster.findings import OK, PROBLEM, WARNING, Finding
 from gexec.errors import ConfigError
 from gexec.gexecd.relay_user import DEFAULT, overflow_uids, relay_identity
+from gexec.posix import cgroups
 from gexec.posix.trusted import check_directories
 
 RELAY: Final = "gexecd-relay"
+_STARTER: Final = "gexecd-starter"
 #: Where systemd looks for units, the first one counts.
 UNITS: Final = (
     "/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
@@ -141,7 +143,8 @@ def _changeable(path: str) -> Iterator[Finding]:
     elif status.st_mode & 0o022 and not (stat.S_ISSOCK(status.st_mode) or stat.S_ISLNK(status.st_mode)):
         yield Finding(PROBLEM, f"other users may write to {path}", f"run `chmod go-w {path}`")
     try:
-        check_directories(os.path.join(path, "x") if stat.S_ISDIR(status.st_mode) else path, "", ConfigError)
+        # Without a name at the end, a directory itself is among those that are checked.
+        check_directories(os.path.join(path, "") if stat.S_ISDIR(status.st_mode) else path, "", ConfigError)
     except ConfigError as error:
         yield Finding(PROBLEM, str(error).strip())
 
@@ -159,6 +162,8 @@ def units(places: Sequence[str] = UNITS) -> Iterator[Finding]:
             for key, value in expected.items()
             if settings.get(key, "-" if not value else "").lower() != value
         ]
+        if name == "gexecd.service" and not _is_on(settings.get("Delegate", "no") or "on"):
+            wrong.append("Delegate=pids")
         if wrong:
             yield Finding(WARNING, f"{path} lacks {', '.join(wrong)}", f"copy packaging/systemd/{name} again")
         inherited = [key for key in INHERITED if name == "gexecd.service" and _is_on(settings.get(key, "no"))]
@@ -193,6 +198,37 @@ def read_unit(path: str, drop_ins: Iterable[str] = ()) -> dict[str, str]:
 
 def _is_on(value: str) -> bool:
     return value.lower() not in ("no", "false", "off", "0", "")
+
+
+def cells(setting: str) -> Iterator[Finding]:
+    """Check whether running gexecds of root put each command in a control group.
+
+    Args:
+        setting: ``control_group`` of gexecd.toml.
+    """
+    for name, status in list(_processes()):
+        pid = int(status["Pid"])
+        if name != _STARTER or not status.get("Uid", "").startswith("0\t") or not _is_executed(pid):
+            continue
+        if cgroups.is_divided(pid):
+            yield Finding(OK, "each command is in a control group of its own")
+        elif setting == cgroups.NONE:
+            yield Finding(OK, "commands have no control groups of their own (control_group = none)")
+        else:
+            yield Finding(
+                WARNING,
+                "commands have no control groups of their own, so what hides from its command may outlive it",
+                "set Delegate=pids in gexecd.service, or control_group in gexecd.toml, and restart gexecd"
+                f" (pid {status['PPid']}); its log has the reason",
+            )
+
+
+def _is_executed(pid: int) -> bool:
+    """Tell whether a starter is not a local cluster's, which has no control groups."""
+    try:
+        return b"\0gexec.spawner.boot\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def clock() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from gexec.core.states import States, hold
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Output, Refused
+from gexec.wire.frames import Ended, NotResponding, OfRanks, Output, Refused, Responding
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
@@ -119,6 +119,17 @@ class Child(Savable):
             return ranges
         return ranksets.of([rank for rank in ranksets.members(ranges) if rank in owes])
 
+    def reported(self, frame: OfRanks) -> OfRanks | None:
+        """Return the part of a report that this child may send: of ranks that it owes.
+
+        That nodes do not respond it may also say of ranks that have ended.
+        """
+        if isinstance(frame, NotResponding | Responding):
+            ranges = ranksets.intersection(frame.ranks, ((self.low, self.high),))
+        else:
+            ranges = self.owed(frame.ranks)
+        return type(frame)(ranges) if ranges else None
+
     def owed_output(self, frame: Output) -> Output | None:
         """Return the output of the ranks that this child owes."""
         ranges = self.owed(frame.ranks)
@@ -187,3 +198,10 @@ def refusal(child: Child, frame: Refused, ending: bool) -> Outcome:
     if frame.code == frames.REFUSED_BUSY:
         return outcomes.not_started(frame.text)
     return outcomes.lost(frame.text)
+
+
+def asked_by_others(ended: Ended) -> Ended:
+    """Return the end of a rank as it is true even if others may have started it meanwhile: *lost*."""
+    if ended.outcome.kind != outcomes.NOT_STARTED:
+        return ended
+    return Ended(ended.ranks, outcomes.lost(ended.outcome.text), ended.stdout_length, ended.stderr_length)

@@ -53,6 +53,16 @@ class ChildReached(Record):
         self.child = child
 
 
+class ChildQuiet(Record):
+    """Nothing has come on a child's connection for NOT_RESPONDING_S, or (``quiet`` false) something again."""
+
+    __slots__ = ("child", "quiet")
+
+    def __init__(self, child: int, quiet: bool) -> None:
+        self.child = child
+        self.quiet = quiet
+
+
 class ChildLost(Record):
     """A child could not be reached, or the connection to it ended.
 
@@ -170,6 +180,7 @@ Event = (
     | ParentLost
     | ChildFrame
     | ChildReached
+    | ChildQuiet
     | ChildLost
     | TaskReady
     | TaskStarted

@@ -15,9 +15,11 @@ from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.child import asked_by_others
 from gexec.core.deadlines import earlier
 from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
+from gexec.core.quiet import QuietRanks
 from gexec.core.saving import Savable
 from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
@@ -63,7 +65,7 @@ class Node(Savable):
     SAVED: ClassVar[str] = (
         "_decided _flush_at_s _maybe_asked _orphan_until_s _told_stdin epoch finished high parent state"
     )
-    PARTS: ClassVar[str] = "_outbox _stdin _subtree _task"
+    PARTS: ClassVar[str] = "_outbox _quiet _stdin _subtree _task"
 
     def __init__(
         self,
@@ -85,12 +87,13 @@ class Node(Savable):
         self._orphan_until_s: float | None = None
         self._flush_at_s: float | None = None
         self._told_stdin = 0
-        self._decided: list[Ended] = []
+        self._decided: dict[int, Ended] = {}
         # With epoch 1 no node can have asked this node's daemon before.
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
         self._emit: Callable[[events.Effect], None] = self._effects.append
         self._outbox = Outbox()
+        self._quiet = QuietRanks(self._to_parent)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._task = Task(rank=self.low, spec=spec, emit=self._emit, outbox=self._outbox, stdin=self._stdin)
         self._subtree = Subtree(
@@ -159,7 +162,10 @@ class Node(Savable):
             self._task.stdin_measured(event.unread, now_s)
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
+        elif isinstance(event, events.ChildQuiet):
+            self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
+            self._quiet.lost(self._subtree.children.get(event.child), now_s)
             self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent, event.here)
         elif event.parent == self.parent:
             self._orphaned(now_s)
@@ -179,7 +185,7 @@ class Node(Savable):
             elif self._complete or self._outbox.size_bytes >= limits.GATHER_BYTES:
                 self._flush()
             else:
-                due_s = now_s + self._gather_s()
+                due_s = now_s + self._outbox.delay_s(self.high - self.low)
                 if self._flush_at_s is None or due_s < self._flush_at_s:
                     self._flush_at_s = due_s
         if self.state == CLOSING and not self._task.runs:
@@ -189,16 +195,6 @@ class Node(Savable):
             self._emit(events.Finish())
         effects, self._effects[:] = list(self._effects), []
         return effects
-
-    def _gather_s(self) -> float:
-        """Return how long to delay reports, to gather more of them.
-
-        Reports of started processes are not urgent, and more reports usually follow soon. With many nodes
-        below, a longer delay pays off, because each frame wakes up every ancestor.
-        """
-        if not self._outbox.urgent:
-            return limits.GATHER_MAX_S
-        return min(limits.GATHER_MAX_S, limits.GATHER_S + limits.GATHER_PER_RANK_S * (self.high - self.low))
 
     @property
     def _complete(self) -> bool:
@@ -280,13 +276,15 @@ class Node(Savable):
         if stdin_anew and self._stdin is not None:
             self._stdin.restart()
         self._told_stdin = 0
+        self._quiet.again()
         self._outbox.clear()
         self._flush_at_s = None
         self._task.resend()
-        for ended in self._decided:
+        for rank, ended in self._decided.items():
+            if stdin_anew:  # there is another ancestor, and the former one may have asked the rank itself
+                ended = self._decided[rank] = asked_by_others(ended)
             self._outbox.ended(ended)
-        decided = [ended.ranks[0][0] for ended in self._decided]
-        self._subtree.resync(epoch, self.high, decided, now_s)
+        self._subtree.resync(epoch, self.high, self._decided, now_s)
 
     def _orphaned(self, now_s: float) -> None:
         self.parent = None
@@ -344,7 +342,9 @@ class Node(Savable):
     # -- the children ---------------------------------------------------------------------
 
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        self._quiet.child(self._subtree.children.get(child), False, now_s)
         passed = self._subtree.heard(child, frame, now_s)
+        self._quiet.passed(passed, now_s)
         if isinstance(passed, Output):
             self._outbox.output(passed)
         elif isinstance(passed, Ended):
@@ -355,8 +355,9 @@ class Node(Savable):
             self._outbox.started(passed.ranks)
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
+        self._quiet.decided(rank)
         ended = Ended(((rank, rank + 1),), outcome, frames.LENGTH_UNKNOWN, frames.LENGTH_UNKNOWN)
-        self._decided.append(ended)
+        self._decided[rank] = ended
         self._outbox.ended(ended)
 
     @property
@@ -380,8 +381,7 @@ class Node(Savable):
         hold(told, who, "collected reports are sent at once or have a deadline")
         hold(self.state < CLOSING or not self._subtree.children, who, "has closed its children")
         hold(self.state != FINISHED or not self._task.runs, who, "its process has ended")
-        decided = [ended.ranks[0][0] for ended in self._decided]
-        hold(all(self.low < rank for rank in decided), who, "decides only about ranks below")
+        hold(all(self.low < rank for rank in self._decided), who, "decides only about ranks below")
         self._task.validate()
         self._subtree.validate()
 
@@ -393,7 +393,6 @@ class Node(Savable):
         told = [f"[{self.low}, {self.high}) epoch {self.epoch}, {STATES.names[self.state]}, {parent}"]
         if rank == self.low:
             told.append(self._task.story())
-        told += [
-            f"decided: {ended.outcome.describe()}" for ended in self._decided if ended.ranks[0][0] == rank
-        ]
+        if rank in self._decided:
+            told.append(f"decided: {self._decided[rank].outcome.describe()}")
         return told + self._subtree.story(rank)

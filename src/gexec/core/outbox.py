@@ -50,10 +50,15 @@ class Outbox(Savable):
     def __bool__(self) -> bool:
         return bool(self._started or self._ready or self._output or self._ended)
 
-    @property
-    def urgent(self) -> bool:
-        """True if it holds more than reports of started processes."""
-        return bool(self._output or self._ended or self._ready)
+    def delay_s(self, ranks: int) -> float:
+        """Return how long a node with ``ranks`` in its subtree delays reports, to gather more of them.
+
+        Reports of started processes are not urgent, and more reports usually follow soon. With many nodes
+        below, a longer delay pays off, because each frame wakes up every ancestor.
+        """
+        if not (self._output or self._ended or self._ready):
+            return limits.GATHER_MAX_S
+        return min(limits.GATHER_MAX_S, limits.GATHER_S + limits.GATHER_PER_RANK_S * ranks)
 
     def started(self, ranges: Ranges) -> None:
         """These ranks' processes run."""

@@ -15,6 +15,7 @@ from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
+from gexec.core.quiet import QuietRanks
 from gexec.core.saving import Savable
 from gexec.core.states import hold
 from gexec.core.subtree import Subtree
@@ -37,7 +38,7 @@ class Root(Savable):
     """
 
     SAVED: ClassVar[str] = "_client _client_here _heard_of _told_stdin _unheard _went finished"
-    PARTS: ClassVar[str] = "_patience _stdin _subtree ledger"
+    PARTS: ClassVar[str] = "_patience _quiet _stdin _subtree ledger"
 
     def __init__(self, *, job_id: bytes, spec: JobSpec, credential: bytes, blob: bytes, client: int) -> None:
         self.job_id = job_id
@@ -53,6 +54,7 @@ class Root(Savable):
         self._unheard = len(self._heard_of)
         self._told_stdin = 0
         self._patience = Patience()
+        self._quiet = QuietRanks(self._to_client)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
         self._subtree = Subtree(
             spec=spec,
@@ -88,7 +90,10 @@ class Root(Savable):
             self._heard_client(event.frame)
         elif isinstance(event, events.ChildReached):
             self._subtree.held.reached(event.child)
+        elif isinstance(event, events.ChildQuiet):
+            self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
+            self._quiet.lost(self._subtree.children.get(event.child), now_s)
             self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent, event.here)
         elif isinstance(event, events.ParentLost):
             self._client_here = False
@@ -163,7 +168,9 @@ class Root(Savable):
     # -- the tree -------------------------------------------------------------------------
 
     def _heard_child(self, child: int, frame: Frame, now_s: float) -> None:
+        self._quiet.child(self._subtree.children.get(child), False, now_s)
         passed = self._subtree.heard(child, frame, now_s)
+        self._quiet.passed(passed, now_s)
         if isinstance(passed, Output):
             self._output(passed, now_s)
         elif isinstance(passed, Ended):
@@ -222,6 +229,7 @@ class Root(Savable):
         return gaps
 
     def _decide(self, rank: int, outcome: Outcome) -> None:
+        self._quiet.decided(rank)
         unknown = frames.LENGTH_UNKNOWN
         self._end(Ended(((rank, rank + 1),), outcome, unknown, unknown))
 

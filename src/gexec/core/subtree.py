@@ -27,7 +27,7 @@ from gexec.core.taken import Taken
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
-from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Refused, Start, Stdin
+from gexec.wire.frames import Ended, Frame, Output, Refused, Start, Stdin
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
@@ -187,8 +187,8 @@ class Subtree(Savable):
             if not child.owes and self._stdin is not None:
                 self._stdin.took(number, Broadcast.ALL)
             return Ended(ranges, frame.outcome, frame.stdout_length, frame.stderr_length) if ranges else None
-        elif isinstance(frame, RanksStarted) and (ranges := child.owed(frame.ranks)):  # and Ready
-            return type(frame)(ranges)
+        elif isinstance(frame, frames.OfRanks):
+            return child.reported(frame)
         return None
 
     def _refused(self, child: Child, frame: Refused, now_s: float) -> None:

@@ -26,7 +26,7 @@ from gexec.gexecd.listening import tcp_listeners
 from gexec.gexecd.relay_user import relay_identity
 from gexec.gexecd.relaying import become_relay, refuse_files
 from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
-from gexec.posix import channel, identity, programs, sockets
+from gexec.posix import cgroups, channel, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
@@ -128,20 +128,34 @@ class Gexecd:
             ready_fds: a byte is written to each when links and clients can connect.
 
         Raises:
-            GexecError: it gets no certificate; nothing was started.
+            GexecError: it gets no certificate, or its control group is none; nothing was started.
         """
+        group = self._control_group()
         self._is_alone = True
         handed = self.begin(ready_fds)
         memfd = channel.sealed(handed.encode())
         for fd in (memfd, *handed.descriptors):
             os.set_inheritable(fd, True)
-        argv = programs.command("gexec.spawner.boot", str(memfd), *sys.argv)
+        argv = programs.command("gexec.spawner.boot", str(memfd), group, *sys.argv)
         try:
             os.execv(argv[0], argv)
         except OSError as error:
             os.kill(handed.relay_pid, signal.SIGKILL)
             self._close_listeners()
             raise ConfigError(f"{argv[0]}: cannot be executed for the spawner: {error.strerror}") from error
+
+    def _control_group(self) -> str:
+        """Return the directory of the control group that the starter may divide; "" if there is none."""
+        if os.geteuid() != 0:
+            return ""  # the starter starts its own user's tasks itself, in one group
+        try:
+            group, why = cgroups.divisible(self.settings.control_group)
+        except ConfigError:
+            self._close_listeners()
+            raise
+        if not group:
+            self._log.info(f"commands get no control groups of their own: {why}")
+        return group
 
     def begin(self, ready_fds: Sequence[int] = (), parent_fd: int = -1) -> Handover:
         """Get a certificate and fork the relay; return what the spawner needs.

@@ -87,6 +87,16 @@ def stat_of(pid: int) -> Stat | None:
     return Stat(int(fields[1]), int(fields[2]), int(fields[3]), state, int(fields[19]), name, int(fields[6]))
 
 
+def process_of(thread: int) -> int:
+    """Return the pid of the process that a thread belongs to.
+
+    Raises:
+        OSError: the thread has ended.
+    """
+    with open(f"/proc/{thread}/status", "rb", buffering=0) as file:
+        return int(file.read(4096).partition(b"\nTgid:")[2].split(maxsplit=1)[0])
+
+
 def children_of(pid: int) -> list[int]:
     """Return the children of all threads of another process; empty if it has ended."""
     found: list[int] = []

@@ -124,7 +124,12 @@ class FileOutlet(Outlet):
             self._fd = -1
 
     def _open(self) -> None:
-        fd = os.open(self.name, _OPEN, 0o600)
+        try:
+            fd = os.open(self.name, _OPEN, 0o600)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise OSError(errno.ENXIO, "no program reads this FIFO") from error
+            raise
         status = os.fstat(fd)
         if status.st_uid not in (0, os.geteuid()) and not stat.S_ISCHR(status.st_mode):
             os.close(fd)

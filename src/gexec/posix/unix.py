@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _UCRED = Struct("iII")
 PATH_MAX_BYTES = 107
 #: In hardened mode jobs are submitted on heads only.
-_HARDENED = ", or in hardened mode use a head"
 
 
 def connect(path: str, what: str, error: type[GexecError], timeout_s: float) -> _socket.socket:
@@ -113,9 +112,16 @@ def _connect(sock: _socket.socket, path: str, timeout_s: float) -> None:
 
 def _sentence(path: str, what: str, cause: OSError) -> str:
     if isinstance(cause, FileNotFoundError):
-        return f"{what} does not run here: no socket at {path}; start it with `{what} -d`{_HARDENED}"
+        return f"{what} does not run here: no socket at {path}; {_to_do(path, what)}"
     if isinstance(cause, ConnectionRefusedError):
-        return f"{what} does not run here: nobody listens at {path}; start it with `{what} -d`{_HARDENED}"
+        return f"{what} does not run here: nobody listens at {path}; {_to_do(path, what)}"
     if isinstance(cause, PermissionError):
         return f"{what}: you may not use its socket {path}: it serves another user, or ask for access to it"
     return f"{what}: cannot connect to {path}: {cause.strerror}"
+
+
+def _to_do(path: str, what: str) -> str:
+    cluster = os.environ.get("GEXEC_CLUSTER_DIR")
+    if cluster and path.startswith(cluster + "/"):
+        return "the local cluster has ended: `gexecctl cluster up N` starts one"
+    return f"start it with `{what} -d`, or in hardened mode use a head"

@@ -185,7 +185,7 @@ class Acceptor:
 
     def _refuse_client(self, sock: socket.socket, why: str) -> None:
         """Answer before the client has said anything: it reads this whenever it looks."""
-        hello = frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}")
+        hello = frames.Hello(limits.PROTOCOL_OLDEST, f"gexec {VERSION}")
         refused = frames.Refused(frames.REFUSED_BUSY, why)
         try:
             sock.setblocking(False)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Final
 
+from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import SteadyClock, earlier
 from gexec.core.node import Node
@@ -20,6 +20,7 @@ from gexec.posix.deadline import Deadline, Timer
 from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
+from gexec.relay.party import Party
 from gexec.relay.ports import LinkPort, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
@@ -31,25 +32,6 @@ from gexec.wire.jobspec import JobSpec
 NOT_NEEDED: Final = "no job needs it any more"
 #: Least time between two heartbeats.
 _BEAT_MIN_S: Final = 0.05
-
-
-class Party:
-    """The peer of one connection, and the jobs of its channels."""
-
-    __slots__ = ("children", "deadline", "numbers", "parents", "silent", "uid")
-
-    def __init__(self, uid: int | None = None) -> None:
-        #: The client's uid on a unix socket; None for a daemon.
-        self.uid = uid
-        #: Channels that the peer opened: (job, the peer's number as a parent).
-        self.parents: dict[int, tuple[RelayJob, int]] = {}
-        #: Channels that this daemon opened: (job, the child's number).
-        self.children: dict[int, tuple[RelayJob, int]] = {}
-        self.numbers = count(1)
-        #: Of a client: when its job must be here.
-        self.deadline: Deadline | None = None
-        #: The link is given up because nothing has come on it for too long.
-        self.silent = False
 
 
 class Jobs:
@@ -118,6 +100,7 @@ class Jobs:
         party = self.parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
+            party.quiet.discard(channel)
             if not (party.children or party.parents or link.reached or link.opened):
                 link.abort(NOT_NEEDED)  # its place is for others of its user, who may wait for it
 
@@ -221,6 +204,8 @@ class Jobs:
         self._beat = None
         settings = self._settings
         next_s = settings.link_idle_s
+        share = limits.NOT_RESPONDING_S / limits.LOST_AFTER_S
+        quiet_s = max(2 * settings.heartbeat_s, share * settings.lost_after_s)
         now_s = self._timers.time()
         paused_s = self._paused_s(now_s)
         for link, party in list(self.parties.items()):
@@ -238,8 +223,10 @@ class Jobs:
                     party.silent = True
                     link.abort(f"no answer for {silent_s:.0f} s")
                     continue
+                party.note_quiet(silent_s >= quiet_s)
                 # All jobs on the link may be waiting for this peer: not longer than they must.
-                next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, settings.lost_after_s - silent_s))
+                limit_s = settings.lost_after_s if party.quiet else quiet_s
+                next_s = min(next_s, settings.heartbeat_s, max(_BEAT_MIN_S, limit_s - silent_s))
                 if silent_s >= settings.heartbeat_s:
                     link.send(0, frames.Ping(0))
         self._end_unread()

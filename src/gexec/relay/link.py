@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from gexec import limits
-from gexec.core.states import States
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline
 from gexec.relay import tls
+from gexec.relay.linkstates import CLOSED, DIALLING, GREETING, LEAVING, OPENED, REACHED, STATES
 from gexec.relay.peer import Peer
 from gexec.relay.pieces import PIECE_BYTES, cut, write
 from gexec.relay.transports import ClientSocket, LinkProtocol
@@ -28,32 +28,6 @@ from gexec.wire.frames import Frame
 UNHURRIED_S: Final = 1.0
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
-
-DIALLING: Final = 0  #: it was dialled or accepted, and is not connected yet
-REACHED: Final = 1  #: a dialled peer's machine has answered (TCP); TLS follows
-GREETING: Final = 2  #: connected, with TLS; the peer's Hello has not arrived
-OPENED: Final = 3  #: Hello has arrived: frames go both ways
-LEAVING: Final = 4  #: the peer takes no new jobs (it sent Goodbye)
-CLOSED: Final = 5  #: it was open, and has ended
-FAILED: Final = 6  #: it ended before it was open
-
-STATES: Final = States(
-    "link",
-    ("dialling", "reached", "greeting", "opened", "leaving", "closed", "failed"),
-    (
-        (DIALLING, "machine answers", REACHED),
-        (DIALLING, "connected", GREETING),
-        (REACHED, "connected", GREETING),
-        (GREETING, "Hello", OPENED),
-        (OPENED, "Goodbye", LEAVING),
-        (LEAVING, "Goodbye", LEAVING),
-        (DIALLING, "end", FAILED),
-        (REACHED, "end", FAILED),
-        (GREETING, "end", FAILED),
-        (OPENED, "end", CLOSED),
-        (LEAVING, "end", CLOSED),
-    ),
-)
 
 
 class LinkOwner(Protocol):
@@ -90,6 +64,7 @@ class Link:
 
     Attributes:
         state: one of STATES; changed by ``become`` only.
+        version: of the protocol that both sides speak.
         heard_s, give_up_s: event loop times of the peer's last bytes, and when dialling it is given up.
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
@@ -116,10 +91,12 @@ class Link:
         self.refused = ""
         self.waiting = self.cut = False
         self.state = DIALLING
+        self.version = limits.PROTOCOL_VERSION
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.transport: asyncio.Transport | ClientSocket | None = None
         self._unfinished = unfinished
+        self._greeted = False
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._decoder = frames.Decoder(allowed, limits.UNAUTHENTICATED_MAX_BYTES)
@@ -203,8 +180,15 @@ class Link:
             self.label = f"{self.peer.names[0][1]} ({self.label})"
         elif self._deadline is None:
             self.expect_hello(self._hello_s)
-        self.send(0, frames.Hello(limits.PROTOCOL_VERSION, f"gexec {VERSION}"))
+        version = tls.version_of(transport)
+        if version is not None or not self._accepted:
+            self._greet(version or limits.PROTOCOL_VERSION)
         return True
+
+    def _greet(self, version: int) -> None:
+        self.version = version
+        self._greeted = True
+        self.send(0, frames.Hello(version, f"gexec {VERSION}"))
 
     def fileno(self) -> int:
         """Return the descriptor of a client's socket."""
@@ -217,6 +201,8 @@ class Link:
         return {
             "state": self.state,
             "label": self.label,
+            "version": self.version,
+            "greeted": self._greeted,
             "held": self._decoder.held,
             "unsent": [unsent, *self._pending],
             "unread_bytes": self._unread_bytes,
@@ -225,7 +211,7 @@ class Link:
     def continue_with(self, sock: socket.socket, saved: dict[str, Any]) -> None:
         """Continue with a client's socket and a state that ``save`` returned."""
         self.state = saved["state"]
-        self.label = saved["label"]
+        self.label, self.version, self._greeted = saved["label"], saved["version"], saved["greeted"]
         if self.opened:
             self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
             self.expect_nothing()
@@ -270,7 +256,12 @@ class Link:
     # -- frames ---------------------------------------------------------------------------
 
     def send(self, channel: int, frame: Frame, hurry: bool = True) -> None:
-        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S."""
+        """Send a frame in this turn of the loop; without ``hurry`` with the next one, within UNHURRIED_S.
+
+        What the peer's protocol version does not have is not sent: it only adds to what older peers know.
+        """
+        if self.version < frame.SINCE:
+            return
         self._pending += frames.encode_parts(channel, frame)
         if not hurry:
             if not self._flushing and self._unhurried is None:
@@ -346,10 +337,12 @@ class Link:
     def _hello(self, frame: frames.Hello) -> None:
         if self.opened:
             raise ProtocolError("a second Hello")
-        if frame.version != limits.PROTOCOL_VERSION:
+        if not self._greeted and frame.version >= limits.PROTOCOL_OLDEST:
+            self._greet(min(frame.version, limits.PROTOCOL_VERSION))  # a client, which does not wait for it
+        elif frame.version != self.version:
             raise ProtocolError(
                 f"it uses protocol {frame.version} ({frame.software}), "
-                f"this side uses protocol {limits.PROTOCOL_VERSION} (gexec {VERSION})"
+                f"this side uses protocol {self.version} (gexec {VERSION})"
             )
         self.become("Hello")
         self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES

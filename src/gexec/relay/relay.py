@@ -27,7 +27,8 @@ from gexec.relay.arriving import OVER_SHARE, NodeFrames
 from gexec.relay.context import RelayContext
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import NOT_NEEDED, Jobs
-from gexec.relay.link import OPENED, Link
+from gexec.relay.link import Link
+from gexec.relay.linkstates import OPENED
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults

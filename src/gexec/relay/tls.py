@@ -23,6 +23,10 @@ from gexec.security.signers import AUTHORITY_PREFIX
 if TYPE_CHECKING:
     from gexec.relay.transports import ClientSocket
 
+#: The protocol versions that this side speaks, newest first, as names for TLS to choose from (RFC 7301).
+_VERSIONS: Final = {
+    f"gexec/{version}": version for version in range(limits.PROTOCOL_VERSION, limits.PROTOCOL_OLDEST - 1, -1)
+}
 #: Added to the link's handshake timeout for the event loop's own, so that the link's comes first.
 HANDSHAKE_BACKSTOP_S: Final = 60.0
 
@@ -63,6 +67,7 @@ def link_contexts(key_pem: bytes, certificate_pem: bytes, authority_pem: bytes) 
     dial.check_hostname = False  # link.connected() does it, with ``refusal``
     for context in (dial, accept):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(list(_VERSIONS))
         bound_certificates(context)
         context.load_verify_locations(cadata=authority_pem.decode("ascii"))
         _load_pair(context, key_pem, certificate_pem)
@@ -118,6 +123,15 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
 def certificate_of(transport: asyncio.BaseTransport | ClientSocket) -> dict[str, Any]:
     """Return the peer's certificate as the ssl module shows it, {} if there is none."""
     return transport.get_extra_info("peercert") or {}
+
+
+def version_of(transport: asyncio.BaseTransport | ClientSocket) -> int | None:
+    """Return the protocol version of a link between daemons; None for a client's, which has no TLS.
+
+    Version 1 did not name itself in the handshake.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    return None if tls is None else _VERSIONS.get(tls.selected_alpn_protocol() or "", 1)
 
 
 def holds(names: Iterable[tuple[str, str]], wanted: str) -> bool:

@@ -77,6 +77,10 @@ class Jsonl(View):
         self._complete(ranks, is_of_this_job=False)
         self._each(b"started", ranks, b"")
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """See View."""
+        self._each(b"responding" if responds else b"not_responding", ranks, b"")
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         begun = self._begun.setdefault(stream, {})
@@ -125,7 +129,8 @@ class Jsonl(View):
             counts[NAMES[outcome.kind]] += 1
         tally = b",".join([b'"%b":%d' % (n.replace(" ", "_").encode(), c) for n, c in counts.items()])
         succeeded = sum([outcome.ok for outcome in outcomes])
-        head = b'{"event":"end","exit_status":%d,"succeeded":%d' % (self._status(outcomes), succeeded)
+        status = self._status(outcomes) if self.status is None else self.status
+        head = b'{"event":"end","exit_status":%d,"succeeded":%d' % (status, succeeded)
         self._write(head + b',"outcomes":{%b}}\n' % tally)
 
     def _complete(self, ranks: Ranges, is_of_this_job: bool = True) -> None:

@@ -37,6 +37,10 @@ class Part(Wrapped):
         """See View."""
         super().started(self._whole(ranks))
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """See View."""
+        super().responding(self._whole(ranks), responds)
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         super().output(stream, self._whole(ranks), data)

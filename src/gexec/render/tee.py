@@ -31,6 +31,11 @@ class Tee(Wrapped):
         self._copy.started(ranks)
         super().started(ranks)
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """See View."""
+        self._copy.responding(ranks, responds)
+        super().responding(ranks, responds)
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         self._copy.output(stream, ranks, data)

@@ -35,18 +35,23 @@ class View:
         held: there is more to write: call ``refill`` each time everything returned so far is written.
         error: one sentence that says why this view cannot continue, "" while it can. The job is then ended
             with 255; later output is taken and discarded.
+        status: gexec's exit status, where the outcomes do not determine it; else None.
     """
 
-    __slots__ = ("error", "held", "taken", "writes")
+    __slots__ = ("error", "held", "status", "taken", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
         self.taken: list[Credit] = []
         self.held = False
         self.error = ""
+        self.status: int | None = None
 
     def started(self, ranks: Ranges) -> None:
         """These ranks' processes run."""
+
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """Nothing has come from these ranks' nodes for some seconds; or something has come again."""
 
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """Each of these ranks next wrote ``data``, of any length, to the stream (STDOUT or STDERR)."""

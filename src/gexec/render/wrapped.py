@@ -29,6 +29,11 @@ class Wrapped(View):
         self._view.started(ranks)
         self._move()
 
+    def responding(self, ranks: Ranges, responds: bool) -> None:
+        """See View."""
+        self._view.responding(ranks, responds)
+        self._move()
+
     def output(self, stream: int, ranks: Ranges, data: bytes) -> None:
         """See View."""
         self._view.output(stream, ranks, data)
@@ -46,6 +51,7 @@ class Wrapped(View):
 
     def finish(self) -> None:
         """See View."""
+        self._view.status = self.status
         self._view.finish()
         self._move()
 

@@ -107,6 +107,8 @@ class GexecdSettings:
     unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer is authenticated
     jobs_max: int = limits.JOBS_MAX
     output_max_mib: int = limits.OUTPUT_MAX_BYTES // 1024 // 1024  #: that jobs may make this node keep
+    #: of cgroup v2, for the commands: "auto" = systemd's, if it has delegated one; "none"; or its directory
+    control_group: str = "auto"
     policy: PolicySettings = field(default_factory=PolicySettings)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,8 @@ class GexecdSettings:
                 _check_path(self, name)
         _check_audit(self)
         _check_keys(self.public_keys, self.signers)
+        if self.control_group not in ("auto", "none"):
+            _check_absolute("control_group", self.control_group)
         for path in self.authorities:
             _check_absolute("authorities", path)
         check_realm(self.realm)

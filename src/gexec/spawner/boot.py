@@ -11,9 +11,10 @@ def main(argv: list[str]) -> int:
     """Fork the starter, then run the spawner; return gexecd's exit status.
 
     Args:
-        argv: the handover's descriptor, then gexecd's own arguments, which only ps shows.
+        argv: the handover's descriptor, the directory of the control group that gexecd may divide ("" =
+            none), then gexecd's own arguments, which only ps shows.
     """
-    starter = fork_starter()  # first: its memory must not hold what is loaded and read below
+    starter = fork_starter(group=argv[1])  # first: its memory must not hold what is loaded and read below
 
     from gexec.posix import channel, identity
     from gexec.posix.readiness import announce

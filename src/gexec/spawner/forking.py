@@ -7,13 +7,14 @@ import resource
 import socket
 
 
-def fork_starter(descriptors: int | None = None) -> tuple[int, socket.socket]:
+def fork_starter(descriptors: int | None = None, group: str = "") -> tuple[int, socket.socket]:
     """Fork the starter; return its pid and the spawner's end of the channel to it.
 
     The calling process must have one thread. The child closes every descriptor that it inherits.
 
     Args:
         descriptors: the soft limit of descriptors that tasks get; None = this process's own.
+        group: the directory of the control group that it may divide for the tasks; "" = there is none.
 
     Raises:
         OSError: no process, memory or descriptor is available.
@@ -28,5 +29,5 @@ def fork_starter(descriptors: int | None = None) -> tuple[int, socket.socket]:
             if descriptors is not None:
                 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
-            be_starter(theirs.detach())
+            be_starter(theirs.detach(), group)
     return pid, ours

@@ -2,7 +2,8 @@
 
 The starter forks it (``spawner.starter``), so that each task costs a posix_spawn and not a fork of a
 Python process with setgroups, setresgid and setresuid (docs/decisions/0007-spawner.md). It holds
-no secret and only one descriptor, its channel to the spawner: it can do only what its user can do.
+no secret, and only its channels to the spawner and the starter: beside what its user can do, it can move
+itself between the control groups that the starter has made for its tasks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gexec.errors import ProtocolError
 from gexec.posix import clock, identity, session
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
+from gexec.spawner.cells import Cells
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.starting import Ways
 from gexec.wire import outcome
@@ -39,14 +41,21 @@ IDLE_S: Final = 300.0
 
 
 def be_helper(
-    fd: int, becoming: Becoming, why_fd: int, env: dict[bytes, bytes] | None = None, session_pid: int = 0
+    fd: int,
+    becoming: Becoming,
+    why_fd: int,
+    cells_fd: int,
+    env: dict[bytes, bytes] | None = None,
+    session_pid: int = 0,
 ) -> NoReturn:
     """Run a helper in a process that was just forked; never returns.
 
-    It closes every inherited descriptor but ``fd``, the channel to the spawner, before it becomes the user.
+    It closes every other inherited descriptor before it becomes the user.
 
     Args:
+        fd: its channel to the spawner.
         why_fd: a pipe, for the reason if it cannot become what it shall; it closes it.
+        cells_fd: its channel to the starter, for the control groups of its tasks; -1 = there are none.
         env: variables of a PAM session for all tasks.
         session_pid: the process of this session, its parent; 0 = none. The helper ends with it.
     """
@@ -68,9 +77,10 @@ def be_helper(
         os.close(why_fd)
 
     def make(sock: socket.socket) -> Helping:
-        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(permitted(becoming), env))
+        cells = Cells(socket.socket(fileno=cells_fd)) if cells_fd >= 0 else None
+        return Helping(sock, TO_HELPER, FROM_HELPER, IDLE_S, Ways(permitted(becoming), env), cells)
 
-    live(fd, "gexecd-helper", become, make, why_fd)
+    live(fd, "gexecd-helper", become, make, why_fd, cells_fd)
 
 
 def permitted(becoming: Becoming) -> Permitted | None:
@@ -111,7 +121,7 @@ def live(
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(signum, signal.SIG_IGN)  # it ends when its channel is closed
-        identity.close_inherited([fd, *keep])
+        identity.close_inherited([fd, *[each for each in keep if each >= 0]])
         identity.null_stdio()
         os.chdir("/")
         become()
@@ -137,12 +147,20 @@ class Helping:
         hears, says: the message tables of the spawner and of the helper.
         idle_s: the helper ends after this time without tasks; None = never.
         ways: how tasks are started.
+        cells: control groups for its tasks.
     """
 
     def __init__(
-        self, sock: socket.socket, hears: Table, says: Table, idle_s: float | None, ways: Ways | None = None
+        self,
+        sock: socket.socket,
+        hears: Table,
+        says: Table,
+        idle_s: float | None,
+        ways: Ways | None = None,
+        cells: Cells | None = None,
     ) -> None:
         self._ways = ways
+        self._cells = cells
         self._port = Port(sock, hears, says)
         self._launcher = self.make_launcher()
         self._idle_s = idle_s
@@ -153,7 +171,7 @@ class Helping:
 
     def make_launcher(self) -> Launcher:
         """Return the launcher of its tasks."""
-        return Launcher(self.say, ways=self._ways)
+        return Launcher(self.say, ways=self._ways, cells=self._cells)
 
     @property
     def is_busy(self) -> bool:

@@ -19,6 +19,7 @@ from gexec.core.deadlines import earlier
 from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
+from gexec.spawner.cells import Cell, Cells
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
@@ -48,6 +49,7 @@ class Launcher:
         not_orphans: returns the pids of children that are neither tasks nor leftovers (helpers).
         linger_s: how long after a task's end its leftovers are reported; see ``Leftovers``.
         ways: how tasks are started.
+        cells: control groups for the tasks; None = they get none.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Launcher:
         not_orphans: Callable[[], set[int]] = set,
         linger_s: float = LINGER_S,
         ways: Ways | None = None,
+        cells: Cells | None = None,
     ) -> None:
         self._emit = emit
         self._other_ended = other_ended
@@ -67,7 +70,8 @@ class Launcher:
         self._by_pid: dict[int, TaskProcess] = {}
         #: Started tasks whose start is not reported yet, oldest first, and when the report is due.
         self._held: dict[int, float] = {}
-        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s)
+        self._cells = cells
+        self._leftovers = Leftovers(self._by_pid, not_orphans, emit, linger_s, cells)
 
     @property
     def tasks(self) -> int:
@@ -97,7 +101,7 @@ class Launcher:
                 return
             since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid = starting.spawn(spec, fds, self._ways)
+            pid, cell = self._spawn(spec, fds)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -114,10 +118,31 @@ class Launcher:
             leaves=spec.leaves,
         )
         task.outputs = outputs
+        task.cell = cell
         self._tasks[number] = self._by_pid[pid] = task
         self._held[number] = clock.now_s() + _STARTED_HELD_S
         if len(self._held) > _HELD_MAX:
             self._tell_started(next(iter(self._held)))
+
+    def _spawn(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, Cell | None]:
+        """Start a task's program, in a cell if there is one; return its pid, and the cell.
+
+        Raises:
+            Refusal: as ``starting.spawn``.
+        """
+        cells = self._cells
+        cell = None if cells is None else cells.enter()
+        if cells is None or cell is None:
+            return starting.spawn(spec, fds, self._ways), None
+        started = is_out = False
+        try:
+            pid = starting.spawn(spec, fds, self._ways)
+            started = True
+        finally:
+            is_out = cells.back()
+            if is_out and not started:
+                cells.give(cell)
+        return pid, cell if is_out else None
 
     def _tell_started(self, number: int) -> None:
         if self._held.pop(number, None) is not None:
@@ -216,6 +241,9 @@ class Launcher:
                 descendants.send_tree([orphan.pid], GENTLE)
 
     def _kill_hard(self, task: TaskProcess) -> None:
+        # With a cell, the rest is for processes that have left it, which only root's can.
+        if self._leftovers.end_cell(task) and not task.sweeps:
+            return
         # Processes outside the group first, while they can still be found below the task's process.
         descendants.kill_tree([task.pid, *[orphan.pid for orphan in self._leftovers.of(task)]])
         _signal_group(task.pid, signal.SIGKILL)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from gexec.core.deadlines import earlier
-from gexec.posix import clock, descendants
-from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own
+from gexec.posix import cgroups, clock, descendants
+from gexec.spawner.cells import Cells
+from gexec.spawner.orphan import DUE, LEFT, OPEN, Orphan, Owners, could_own, what_is_left
 from gexec.spawner.task import TaskProcess
-from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
+from gexec.wire.messages import ProcessLeft
 
 #: Time between two rounds of SIGKILL.
 SWEEP_S: Final = 0.02
@@ -29,8 +30,6 @@ _ROUNDS_MAX: Final = 250
 #: Remembered tasks whose leftovers are left alone; the oldest are forgotten first.
 _MARKS_MAX: Final = 4096
 _PAST_MAX: Final = 1024
-#: Processes of one task that are examined for a report.
-_LOOKED_AT_MAX: Final = 1024
 
 
 class Leftovers:
@@ -42,6 +41,7 @@ class Leftovers:
         on_left: called ``linger_s`` after the end of a task that ended by itself and has leftovers.
         linger_s: how long to wait for the end of processes that still hold a task's output; if the
             policy ends leftovers, how long they may live.
+        cells: the control groups of the tasks; None = they have none.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class Leftovers:
         not_orphans: Callable[[], set[int]],
         on_left: Callable[[ProcessLeft], None],
         linger_s: float,
+        cells: Cells | None = None,
     ) -> None:
+        self._cells = cells
         self._running = running
         self._not_orphans = not_orphans
         self._on_left = on_left
@@ -91,8 +93,10 @@ class Leftovers:
             self._drop(orphan)
 
     def forget(self, task: TaskProcess) -> None:
-        """Leave this task's leftovers alone; it is detached."""
+        """Leave this task's leftovers alone."""
         self._remember(task.mark)
+        if self._cells is not None and task.cell is not None:
+            self._cells.leave(task.cell)
 
     def lost(
         self,
@@ -163,7 +167,8 @@ class Leftovers:
             for pid in fresh:
                 stat = descendants.stat_of(pid)
                 if stat is not None:
-                    orphan = self._orphans[pid] = Orphan(pid, stat)
+                    cell = "" if self._cells is None else cgroups.cell_of(pid)
+                    orphan = self._orphans[pid] = Orphan(pid, stat, cell)
                     self._judge(orphan, owners, now_s)
                     owners.add(orphan)
         self._reaped.clear()
@@ -184,7 +189,7 @@ class Leftovers:
             else:
                 orphan.state = LEFT
             return
-        if orphan.mark in self._left_marks or orphan.pid in self._left_pids:
+        if orphan.cell or orphan.mark in self._left_marks or orphan.pid in self._left_pids:
             orphan.state = LEFT
             return
         kin = owners.kin_of(orphan)
@@ -221,8 +226,10 @@ class Leftovers:
                 self._hunt_for(task, now_s)
                 for orphan in mine:
                     self._condemn_for(orphan, task, now_s)
-            elif mine:
+            elif mine or (task.cell is not None and task.cell.is_occupied):
                 self._let_be(task, mine, now_s)
+            else:
+                self._give(task)
         if self._ended and self._purge_s is None:
             self._purge_s = now_s + self._linger_s  # for tasks of a lost helper
 
@@ -240,13 +247,19 @@ class Leftovers:
             for orphan in mine:
                 self._condemn(orphan, now_s + self._linger_s, asked=False)
             return
-        self._remember(task.mark)
+        self.forget(task)
         if not task.detached:
             self._past[task.number] = task
             if len(self._past) > _PAST_MAX:
                 self._past.pop(next(iter(self._past)))
         for orphan in mine:
             self._leave(orphan)
+
+    def _give(self, task: TaskProcess) -> None:
+        """Give back the cell of a task that has left nothing."""
+        if self._cells is not None and task.cell is not None:
+            self._cells.give(task.cell)
+            task.cell = None
 
     def _hunt_for(self, task: TaskProcess, now_s: float) -> None:
         self._ended.append(task)
@@ -313,20 +326,40 @@ class Leftovers:
             orphan.asked, orphan.due_s = True, now_s + grace_s
             descendants.send_tree([orphan.pid], GENTLE)
             return
-        descendants.kill_tree([orphan.pid])
+        if not (orphan.cell and orphan.owner is not None and self.end_cell(orphan.owner)):
+            descendants.kill_tree([orphan.pid])
         orphan.rounds += 1
         orphan.due_s = now_s + SWEEP_S
         if orphan.rounds >= _ROUNDS_MAX:
             self._leave(orphan)
 
+    def end_cell(self, task: TaskProcess) -> bool:
+        """End everything in a task's cell with SIGKILL; False if it has none."""
+        if self._cells is None or task.cell is None:
+            return False
+        self._cells.end(task.cell)
+        return True
+
     def _purge(self, now_s: float) -> None:
         """Forget tasks that ended at least ``linger_s`` ago and have no leftovers that must be ended."""
         owners = {id(orphan.owner) for orphan in self._due.values()}
         before_s = now_s - self._linger_s
-        self._ended = [
-            task for task in self._ended if id(task) in owners or (task.ended_s or now_s) > before_s
-        ]
+        ended, self._ended = self._ended, []
+        for task in ended:
+            if id(task) in owners or (task.ended_s or now_s) > before_s or self._is_unfinished(task, now_s):
+                self._ended.append(task)
+            else:
+                self._give(task)
         self._purge_s = now_s + self._linger_s if self._ended else None
+
+    def _is_unfinished(self, task: TaskProcess, now_s: float) -> bool:
+        """Tell whether something in a task's cell has time left; end what was found among no orphans."""
+        if task.cell is None or not task.cell.is_due:
+            return False
+        until_s = max(task.hard_at_s or 0.0, self._reported_s(task) + task.kill_grace_s)
+        if now_s >= until_s:
+            self.end_cell(task)
+        return now_s < until_s
 
     def _reported_s(self, task: TaskProcess) -> float:
         return (task.ended_s or 0.0) + self._linger_s
@@ -335,25 +368,9 @@ class Leftovers:
         """Report a task's leftovers, if some still exist and their end was not requested since."""
         if task.ending:
             return
-        pids = [orphan.pid for orphan in self.of(task)]
-        found = holders = 0
-        shown: list[str] = []
-        for pid in pids:
-            if found >= _LOOKED_AT_MAX:
-                break
-            stat = descendants.stat_of(pid)
-            if stat is None:
-                continue
-            pids += descendants.children_of(pid)
-            if stat.state in "ZX":
-                continue
-            found += 1
-            if len(shown) < LEFT_SHOWN_MAX:
-                shown.append(f"{pid} {stat.name}")
-            if task.leaves and task.outputs & descendants.pipes_of(pid):
-                holders += 1
-        if found:
-            self._on_left(ProcessLeft(task.number, holders, found, tuple(shown)))
+        left = what_is_left(task, [orphan.pid for orphan in self.of(task)])
+        if left.processes:
+            self._on_left(left)
         else:
             self._past.pop(task.number, None)
 

@@ -1,8 +1,9 @@
 """A process below a task that outlived its parent, and how its task is found.
 
-Its task is found by the mark in its environment, by its process group, by the output pipe that it
-holds, or by the group or session that it shares with another such process. A process that hides all
-of these could be of any task that ran when it was started.
+Its task is found by its cell, the control group that each task has where gexecd may make some; else by the
+mark in its environment, by its process group, by the output pipe that it holds, or by the group or session
+that it shares with another such process. A process without a cell that hides all of these could be of any
+task that ran when it was started.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Final
 
 from gexec.posix import descendants
 from gexec.spawner.task import TaskProcess
+from gexec.wire.messages import LEFT_SHOWN_MAX, ProcessLeft
 
 OPEN: Final = "open"  #: the end of a task that still runs decides what is done with it
 DUE: Final = "due"  #: it is being ended
 LEFT: Final = "left"  #: it is left alone, unless the end of its task is requested later
+#: Processes of one task that are examined for a report.
+_LOOKED_AT_MAX: Final = 1024
 
 
 class Orphan:
@@ -24,6 +28,7 @@ class Orphan:
 
     Attributes:
         born: when it was started, in ``clock.ticks``.
+        cell: the name of its cell; "" = it has none.
         owner: its task; None = not known.
         state: OPEN, DUE or LEFT.
         due_s: when the next signal is due (state DUE, monotonic).
@@ -33,13 +38,14 @@ class Orphan:
     """
 
     __slots__ = (
-        "asked", "born", "due_s", "group", "guessed", "mark", "owner", "pid", "rounds", "session", "state",
-        "uid",
+        "asked", "born", "cell", "due_s", "group", "guessed", "mark", "owner", "pid", "rounds", "session",
+        "state", "uid",
     )  # fmt: skip
 
-    def __init__(self, pid: int, stat: descendants.Stat) -> None:
+    def __init__(self, pid: int, stat: descendants.Stat, cell: str = "") -> None:
         env = descendants.environ_of(pid)
         self.pid = pid
+        self.cell = cell
         self.uid = descendants.uid_of(pid)
         self.mark = _entry(env, b"GEXEC_JOB="), _entry(env, b"GEXEC_MY_VNN=")
         self.group = stat.group
@@ -54,10 +60,34 @@ class Orphan:
 
 
 def could_own(task: TaskProcess, orphan: Orphan) -> bool:
-    """Return whether a process that hides its task was started while this task ran, as the same user."""
-    if orphan.uid != task.uid or orphan.born < task.since:
+    """Return whether a process that hides its task was started while this task ran, as the same user.
+
+    A process in a cell hides nothing.
+    """
+    if orphan.cell or orphan.uid != task.uid or orphan.born < task.since:
         return False
     return task.until is None or orphan.born <= task.until
+
+
+def what_is_left(task: TaskProcess, pids: list[int]) -> ProcessLeft:
+    """Count a task's leftovers: these children of this process, and what is below them."""
+    found = holders = 0
+    shown: list[str] = []
+    for pid in pids:
+        if found >= _LOOKED_AT_MAX:
+            break
+        stat = descendants.stat_of(pid)
+        if stat is None:
+            continue
+        pids += descendants.children_of(pid)
+        if stat.state in "ZX":
+            continue
+        found += 1
+        if len(shown) < LEFT_SHOWN_MAX:
+            shown.append(f"{pid} {stat.name}")
+        if task.leaves and task.outputs & descendants.pipes_of(pid):
+            holders += 1
+    return ProcessLeft(task.number, holders, found, tuple(shown))
 
 
 class Owners:
@@ -69,10 +99,13 @@ class Owners:
     """
 
     def __init__(self, tasks: Iterable[TaskProcess], kin: Iterable[Orphan]) -> None:
+        self._cells: dict[str, TaskProcess] = {}
         self._marks: dict[tuple[bytes, bytes], TaskProcess] = {}
         self._groups: dict[int, TaskProcess] = {}
         self._outputs: dict[int, TaskProcess] = {}
         for task in tasks:
+            if task.cell is not None:
+                self._cells[task.cell.name] = task
             self._marks[task.mark] = task
             self._groups[task.pid] = task
             for inode in task.outputs:
@@ -97,6 +130,8 @@ class Owners:
 
     def task_of(self, orphan: Orphan) -> TaskProcess | None:
         """Return the task that the orphan certainly belongs to, or None."""
+        if orphan.cell:
+            return self._cells.get(orphan.cell)
         task = self._marks.get(orphan.mark) or self._groups.get(orphan.group)
         if task is None and self._outputs:
             for inode in descendants.pipes_of(orphan.pid):

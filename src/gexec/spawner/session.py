@@ -21,13 +21,13 @@ from gexec.wire.launches import DENIED_MARK, Becoming
 SIGNALS: Final = (signal.SIGCHLD, signal.SIGCONT, signal.SIGTERM)
 
 
-def be_session(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
+def be_session(fd: int, becoming: Becoming, why_fd: int, cells_fd: int) -> NoReturn:
     """Run a session and its helper in a process that was just forked; never returns.
 
     The caller has blocked ``SIGNALS``.
 
     Args:
-        fd, why_fd: as for ``be_helper``; a refusal of PAM begins with DENIED_MARK in ``why_fd``.
+        fd, why_fd, cells_fd: as for ``be_helper``; a refusal of PAM begins with DENIED_MARK in ``why_fd``.
     """
     status = 70
     try:
@@ -35,7 +35,7 @@ def be_session(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for signum in (signal.SIGHUP, signal.SIGINT):
             signal.signal(signum, signal.SIG_IGN)
-        identity.close_inherited([fd, why_fd])
+        identity.close_inherited([each for each in (fd, why_fd, cells_fd) if each >= 0])
         identity.null_stdio()
         os.chdir("/")
         os.umask(0o077)
@@ -43,14 +43,14 @@ def be_session(fd: int, becoming: Becoming, why_fd: int) -> NoReturn:
         identity.set_title("gexecd-session")
         os.setsid()
         session.leave_keyring()
-        status = _serve(fd, becoming, why_fd)
+        status = _serve(fd, becoming, why_fd, cells_fd)
     except OSError as error:
         os.write(why_fd, (error.strerror or str(error)).encode("utf-8", "backslashreplace"))
     finally:
         os._exit(status)
 
 
-def _serve(fd: int, becoming: Becoming, why_fd: int) -> int:
+def _serve(fd: int, becoming: Becoming, why_fd: int, cells_fd: int) -> int:
     try:
         pam = Pam(becoming.pam, becoming.user)
         pam.check_account()
@@ -62,9 +62,10 @@ def _serve(fd: int, becoming: Becoming, why_fd: int) -> int:
     me = os.getpid()
     pid = os.fork()
     if pid == 0:
-        be_helper(fd, becoming, why_fd, env, session_pid=me)
-    os.close(fd)
-    os.close(why_fd)
+        be_helper(fd, becoming, why_fd, cells_fd, env, session_pid=me)
+    for each in (fd, why_fd, cells_fd):
+        if each >= 0:
+            os.close(each)
     _wait(pid)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(int(limits.PAM_S))  # a module that does not answer is given up

@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 
 from gexec import limits
 from gexec.posix import clock, memory, session
+from gexec.posix.cgroups import CellTree
 from gexec.posix.channel import MessageLost
 from gexec.spawner.helper import Helping, be_helper, live
+from gexec.spawner.keeper import Keeper
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire.launches import (
@@ -34,12 +36,15 @@ from gexec.wire.launches import (
 )
 
 
-def be_starter(fd: int) -> NoReturn:
+def be_starter(fd: int, group: str) -> NoReturn:
     """Run the starter in a process that was just forked; never returns.
 
     It closes every inherited descriptor but ``fd``, the channel to the spawner.
+
+    Args:
+        group: the directory of the control group that it may divide; "" = there is none.
     """
-    live(fd, "gexecd-starter", memory.settle, _Starter)
+    live(fd, "gexecd-starter", memory.settle, lambda sock: _Starter(sock, group))
 
 
 class _Forked:
@@ -58,13 +63,19 @@ class _Forked:
 
 
 class _Starter(Helping):
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, group: str) -> None:
         #: The helpers by pid, and their pids by number.
         self._forked: dict[int, _Forked] = {}
         self._pids: dict[int, int] = {}
         super().__init__(sock, TO_STARTER, FROM_STARTER, None)
         if os.geteuid() == 0:
             self._leave_keyring()
+        self._keeper: Keeper | None = None
+        if group:
+            try:
+                self._keeper = Keeper(CellTree(group), self._loop, lambda text: self.say(StarterNote(text)))
+            except OSError as error:
+                self.say(StarterNote(f"no control groups for commands below {group}: {error.strerror}"))
 
     def _leave_keyring(self) -> None:
         """Leave the keyring of the session in which gexecd was started, also in tasks of root."""
@@ -80,7 +91,13 @@ class _Starter(Helping):
     @property
     def is_owing(self) -> bool:
         # When the spawner has ended, the helpers also end their tasks and exit.
-        return super().is_owing or bool(self._forked)
+        keeps = self._keeper is not None and self._keeper.is_owing
+        return super().is_owing or bool(self._forked) or keeps
+
+    def run(self) -> None:
+        super().run()
+        if self._keeper is not None:
+            self._keeper.close()
 
     def lost(self, lost: MessageLost) -> None:
         if lost.kind == NEW_HELPER:
@@ -102,15 +119,20 @@ class _Starter(Helping):
                 [mark_of(bytes.fromhex(job), rank) for job, rank in request.marks],
                 request.pids,
             )
+            self._dismiss(request.task, max([task.kill_grace_s for task in request.tasks], default=0.0))
         else:
             super().handle(request)
 
     def _fork(self, request: NewHelper) -> None:
         open_fds = list(request.fds)
+        cells_fd = -1
         try:
             open_fds += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             fd, why_fd, theirs = open_fds
-            pid = _forked(fd, request.becoming, theirs)
+            if self._keeper is not None:
+                cells_fd = self._keeper.admit(request.task)
+                open_fds += [cells_fd] if cells_fd >= 0 else []
+            pid = _forked(fd, request.becoming, theirs, cells_fd)
             open_fds.remove(why_fd)
             is_session = bool(request.becoming.pam)
             self._forked[pid] = forked = _Forked(request.task, why_fd, is_session)
@@ -119,10 +141,15 @@ class _Starter(Helping):
             if is_session:
                 self._loop.call_at(clock.now_s() + limits.PAM_S, lambda: self._is_overdue(pid, forked))
         except OSError as error:
+            self._dismiss(request.task, 0.0)
             self.say(HelperGone(request.task, error.strerror or "it cannot be forked"))
         finally:
             for each in open_fds:
                 os.close(each)
+
+    def _dismiss(self, helper: int, wait_s: float) -> None:
+        if self._keeper is not None:
+            self._keeper.dismiss(helper, wait_s)
 
     def _told_why(self, forked: _Forked) -> bool:
         """Read the reason of a helper that cannot begin; False if there is nothing more to read."""
@@ -149,6 +176,8 @@ class _Starter(Helping):
         denied = forked.why.startswith(DENIED_MARK)
         why = forked.why.removeprefix(DENIED_MARK)
         self.say(HelperGone(forked.number, why.decode(errors="replace"), denied))
+        if self._gone:  # else the spawner's answer says how long its tasks have
+            self._dismiss(forked.number, 0.0)
 
     def _is_overdue(self, pid: int, forked: _Forked) -> None:
         """End a session whose modules do not answer, with what they have started."""
@@ -159,12 +188,12 @@ class _Starter(Helping):
                     end(pid, signal.SIGKILL)
 
 
-def _forked(fd: int, becoming: Becoming, why_fd: int) -> int:
+def _forked(fd: int, becoming: Becoming, why_fd: int, cells_fd: int) -> int:
     """Fork a helper, or its session if it has one; return the pid."""
     if not becoming.pam:
         pid = os.fork()
         if pid == 0:
-            be_helper(fd, becoming, why_fd)
+            be_helper(fd, becoming, why_fd, cells_fd)
         return pid
     blocked = (signal.SIGCHLD, signal.SIGCONT, signal.SIGTERM)  # until the session can pass them on
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
@@ -173,7 +202,7 @@ def _forked(fd: int, becoming: Becoming, why_fd: int) -> int:
         if pid == 0:
             from gexec.spawner.session import be_session  # the starter itself never loads PAM
 
-            be_session(fd, becoming, why_fd)
+            be_session(fd, becoming, why_fd, cells_fd)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

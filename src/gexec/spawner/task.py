@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gexec.spawner.cells import Cell  # the starter has none
+
 
 def mark_of(job_id: bytes, rank: int) -> tuple[bytes, bytes]:
     """Return the environment entries by which a task's processes are recognised."""
@@ -27,12 +32,13 @@ class TaskProcess:
         detached: it reports only its end, and its leftovers are left alone.
         hard_at_s: when SIGKILL is due (monotonic); None = it is not being ended.
         sweeps: how often it was sent SIGKILL.
+        cell: the control group that it and all that it starts are in; None = it has none.
         signalled: it was sent a signal that requests its end (^C).
     """
 
     __slots__ = (
-        "detached", "ended_s", "hard_at_s", "kill_grace_s", "leaves", "mark", "number", "outputs", "pid",
-        "signalled", "since", "sweeps", "uid", "until",
+        "cell", "detached", "ended_s", "hard_at_s", "kill_grace_s", "leaves", "mark", "number", "outputs",
+        "pid", "signalled", "since", "sweeps", "uid", "until",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +66,7 @@ class TaskProcess:
         self.hard_at_s: float | None = None
         self.signalled = False
         self.sweeps = 0
+        self.cell: Cell | None = None
 
     @property
     def ending(self) -> bool:

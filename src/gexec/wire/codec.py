@@ -41,6 +41,8 @@ class Frame(Record):
 
     TYPE: ClassVar[int] = 0
     MAX_BYTES: ClassVar[int] = limits.FRAME_MAX_BYTES
+    #: The first protocol version that has it: a peer of an earlier one is not told.
+    SINCE: ClassVar[int] = 1
     #: It may carry much data.
     BULK: ClassVar[bool] = False
     __slots__: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Frames, which client and daemons exchange (docs/protocol.md, Frames).
 
-This module defines the frames about the connection, those that go up the tree, those of authd, and the tables
-of which side may send which frame. Frames that go down the tree are in wire/orders.py, the conversion to
-bytes is in wire/codec.py. Import all of them from this module.
+This module defines the frames about the connection, those that go up the tree, and the tables of which side
+may send which frame. Frames that go down the tree are in wire/orders.py, those of authd in
+wire/authdframes.py, the conversion to bytes is in wire/codec.py. Import all of them from this module.
 
 Part of the thin client: imports only struct and leaf modules.
 """
@@ -14,6 +14,7 @@ from struct import Struct
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import orders
+from gexec.wire.authdframes import Certified, Certify, Sign, Signed
 from gexec.wire.codec import (
     HEADER,
     HEADER_BYTES,
@@ -28,7 +29,6 @@ from gexec.wire.codec import (
     pack_ranges,
     pack_text,
     unpack_ranges,
-    unpack_sized,
     unpack_text,
 )  # fmt: skip
 from gexec.wire.orders import Ack, Close, Go, Kill, Release, Resync, Signal, Start, Stdin, Submit
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from gexec.wire.ranks import Ranges
 
 __all__ = [
-    "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Close", "Decoder", "Frame", "Go", "Kill",
-    "Release", "Resync", "Signal", "Start", "Stdin", "Submit", "encode", "encode_parts",
+    "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Certified", "Certify", "Close", "Decoder",
+    "Frame", "Go", "Kill", "Release", "Resync", "Sign", "Signal", "Signed", "Start", "Stdin", "Submit",
+    "encode", "encode_parts",
 ]  # fmt: skip
 
 _U64: Final = Struct("!Q")
@@ -180,10 +181,9 @@ REFUSED_BUSY: Final = 4  #: draining, or at a limit of this node: *not started*
 REFUSED_LAST: Final = 4
 
 
-class RanksStarted(Frame):
-    """These ranks' processes run."""
+class OfRanks(Frame):
+    """The base of frames whose content is a set of ranks."""
 
-    TYPE: ClassVar[int] = 34
     MAX_BYTES: ClassVar[int] = 2 + 8 * limits.RANGES_MAX
     __slots__ = ("ranks",)
 
@@ -201,10 +201,33 @@ class RanksStarted(Frame):
         return cls(ranks)
 
 
+class RanksStarted(OfRanks):
+    """These ranks' processes run."""
+
+    TYPE: ClassVar[int] = 34
+    __slots__ = ()
+
+
 class Ready(RanksStarted):
     """These ranks of a strict job can start."""
 
     TYPE: ClassVar[int] = 35
+    __slots__ = ()
+
+
+class NotResponding(OfRanks):
+    """Nothing has come from these ranks' nodes for NOT_RESPONDING_S; it is no outcome."""
+
+    TYPE: ClassVar[int] = 40
+    SINCE: ClassVar[int] = 2
+    __slots__ = ()
+
+
+class Responding(OfRanks):
+    """These ranks' nodes respond again."""
+
+    TYPE: ClassVar[int] = 41
+    SINCE: ClassVar[int] = 2
     __slots__ = ()
 
 
@@ -297,92 +320,6 @@ class Done(Frame):
     __slots__ = ()
 
 
-class Sign(Frame):
-    """To authd: sign a credential for ``audience`` that is bound to ``blob``."""
-
-    TYPE: ClassVar[int] = 64
-    MAX_BYTES: ClassVar[int] = limits.JOB_FRAME_MAX_BYTES
-    __slots__ = ("audience", "blob")
-
-    def __init__(self, audience: bytes, blob: bytes) -> None:
-        self.audience = audience
-        self.blob = blob
-
-    def pack(self) -> bytes:
-        return bytes((len(self.audience),)) + self.audience + self.blob
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Sign:
-        length = payload[0] if payload else 0
-        if not 1 <= length < len(payload) or length > 64:
-            raise ProtocolError("Sign: the audience is empty, too long or cut short")
-        return cls(payload[1 : 1 + length], payload[1 + length :])
-
-
-class Signed(Frame):
-    """authd's answer to Sign: the credential."""
-
-    TYPE: ClassVar[int] = 65
-    MAX_BYTES: ClassVar[int] = limits.CREDENTIAL_MAX_BYTES
-    __slots__ = ("credential",)
-
-    def __init__(self, credential: bytes) -> None:
-        self.credential = credential
-
-    def pack(self) -> bytes:
-        return self.credential
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Signed:
-        return cls(payload)
-
-
-class Certify(Frame):
-    """gexecd to authd: a certificate for this public key (DER) and these names and addresses."""
-
-    TYPE: ClassVar[int] = 66
-    MAX_BYTES: ClassVar[int] = 32 * 1024
-    __slots__ = ("names", "public_key")
-
-    def __init__(self, public_key: bytes, names: tuple[str, ...]) -> None:
-        self.public_key = public_key
-        self.names = names
-
-    def pack(self) -> bytes:
-        names = "\0".join(self.names).encode()
-        return U16.pack(len(self.public_key)) + self.public_key + names
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Certify:
-        public_key, rest = unpack_sized(payload, 0, 2048, "public key")
-        names = tuple(unpack_text(rest).split("\0"))
-        if not rest or len(names) > 256:
-            raise ProtocolError(f"Certify: {len(names)} names: expected 1 to 256")
-        return cls(public_key, names)
-
-
-class Certified(Frame):
-    """authd's answer to Certify: the leaf certificate and the cluster's CA certificate, both in DER."""
-
-    TYPE: ClassVar[int] = 67
-    MAX_BYTES: ClassVar[int] = 32 * 1024
-    __slots__ = ("authority", "certificate")
-
-    def __init__(self, certificate: bytes, authority: bytes) -> None:
-        self.certificate = certificate
-        self.authority = authority
-
-    def pack(self) -> bytes:
-        return U16.pack(len(self.certificate)) + self.certificate + self.authority
-
-    @classmethod
-    def unpack(cls, payload: bytes) -> Certified:
-        certificate, authority = unpack_sized(payload, 0, cls.MAX_BYTES, "certificate")
-        if not authority:
-            raise ProtocolError("Certified is cut short")
-        return cls(certificate, authority)
-
-
 def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
     return {frame.TYPE: frame for frame in classes}
 
@@ -391,7 +328,7 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
 FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
 FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close, orders.Upgrade)
-_REPORTS: Final = (Accepted, Refused, RanksStarted, Output, Ended, StdinTaken)
+_REPORTS: Final = (Accepted, Refused, RanksStarted, NotResponding, Responding, Output, Ended, StdinTaken)
 FROM_CHILD: Final = FROM_ANY | _table(*_REPORTS, Ready)
 FROM_ROOT: Final = FROM_ANY | _table(*_REPORTS, Done, orders.Upgraded)
 TO_AUTHD: Final = _table(Sign, Certify)

@@ -233,7 +233,7 @@ class Upgrade(Frame):
 class Upgraded(Frame):
     """The answer to Upgrade: whether the code that is installed runs now, and what was done, or why not."""
 
-    TYPE: ClassVar[int] = 40
+    TYPE: ClassVar[int] = 42
     MAX_BYTES: ClassVar[int] = limits.TEXT_MAX_BYTES + 1
     __slots__ = ("done", "text")
 

@@ -376,6 +376,10 @@ def _nobody(peer: Peer) -> None:
         ("file/x", "a part of its path is a file"),
         ("n" * 300, "its path is longer or deeper than can be copied"),
         ("nothing", "there is no such file or directory on this host"),
+        (
+            "node002:/tmp",
+            "there is no such file or directory on this host; -n gives nodes, --dest the directory there",
+        ),
     ],
 )
 def test_why_nothing_is_at_a_path(tmp_path: Path, path: str, why: str) -> None:

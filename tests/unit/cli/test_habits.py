@@ -19,6 +19,12 @@ def test_options_of_other_tools(command: str, option: str) -> None:
     assert instead(command, option) in str(told.value)
 
 
+@pytest.mark.parametrize("option", sorted(habits._COPIERS))
+def test_options_of_other_copiers(option: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown option {option}: "):
+        parse("ensync", [option, "x"], options_of("ensync"))
+
+
 def test_options_that_it_names_exist() -> None:
     options = options_of("gexec")
     names = {f"--{option.long}" for option in options} | {f"-{letter}" for o in options for letter in o.short}

@@ -23,11 +23,13 @@ from gexec.wire.frames import (
     Goodbye,
     Hello,
     Kill,
+    NotResponding,
     Output,
     Ping,
     Pong,
     RanksStarted,
     Refused,
+    Responding,
     Signal,
     Stdin,
     StdinTaken,
@@ -97,6 +99,26 @@ def test_another_version_is_told() -> None:
     session.submit(b"c", b"b")
     with pytest.raises(DaemonError, match="protocol version 99"):
         session.feed(encode(0, Hello(99, "x")))
+
+
+def test_a_gexecd_of_an_older_version_is_good_enough() -> None:
+    session = JobSession(1, WINDOW)
+    session.submit(b"c", b"b")
+    session.feed(encode(0, Hello(limits.PROTOCOL_OLDEST, "x")))
+    say(session, Accepted(b"j" * 16))
+    assert session.state == ACCEPTED
+
+
+def test_who_does_not_respond_is_known_until_it_does_or_ends() -> None:
+    session = accepted()
+    say(session, NotResponding(((0, 2),)))
+    assert session.quiet == {0, 1}
+    say(session, Responding(((0, 1),)))
+    assert session.quiet == {1}
+    say(session, Ended(((1, 2),), lost("no answer"), LENGTH_UNKNOWN, LENGTH_UNKNOWN))
+    assert session.quiet == set()
+    with pytest.raises(ProtocolError, match="rank 69 of a job"):
+        say(session, NotResponding(((0, 70),)))
 
 
 def test_pings_are_answered_and_goodbye_is_no_end() -> None:

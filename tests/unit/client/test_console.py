@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -278,13 +279,15 @@ def test_interrupt_twice_kills_and_says_so(tmp_path: Path) -> None:
     assert client[0].returncode == 137
 
 
-def test_a_gexecd_that_does_not_confirm_the_kill_is_left(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["--json", "--gather"])
+def test_a_gexecd_that_does_not_confirm_the_kill_is_left(tmp_path: Path, form: str) -> None:
     client: list[subprocess.Popen[bytes]] = []
     ready = threading.Event()
 
     def script(peer: Peer) -> None:
         peer.accept()
         peer.say(RanksStarted(ALL))
+        peer.say(Output(((0, 1),), STDOUT, 0, b"so far\n"))
         assert ready.wait(DEADLINE_S)
         while True:
             client[0].send_signal(signal.SIGINT)
@@ -296,13 +299,23 @@ def test_a_gexecd_that_does_not_confirm_the_kill_is_left(tmp_path: Path) -> None
 
     with daemons(tmp_path, script) as running:
         client.append(
-            subprocess.Popen(command("-v", "--no-stdin", "x/y"), env=running.env, stderr=subprocess.PIPE)
+            subprocess.Popen(
+                command("-v", form, "--no-stdin", "x/y"),
+                env=running.env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
         )
         wait_started(client[0])
         ready.set()
-        _, said = client[0].communicate(timeout=DEADLINE_S)
+        out, said = client[0].communicate(timeout=DEADLINE_S)
     assert b"the end of 3 of 3 processes is not confirmed" in said
     assert client[0].returncode == 130
+    assert b"so far" in out
+    if form == "--json":
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [event["rank"] for event in events if event["event"] == "lost"] == [0, 1, 2]
+        assert (events[-1]["event"], events[-1]["exit_status"]) == ("end", 130)
 
 
 def test_suspend_is_forwarded_and_stops_the_client_until_it_continues(tmp_path: Path) -> None:

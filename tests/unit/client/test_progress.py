@@ -105,6 +105,15 @@ def test_slow_nodes_are_named_when_they_are_few(screen: Screen) -> None:
     assert f"still running: node[1-{NAMED_MAX}]" in screen.new()
 
 
+def test_nodes_that_do_not_respond_are_counted_and_named(screen: Screen) -> None:
+    progress, session = progress_of(screen, 30)
+    session.quiet = {3, 4, 5, 9}
+    progress.tick(AFTER_S, True)
+    text = screen.new()
+    assert "4 not responding" in text
+    assert "not responding: node[3-5,9]" in text
+
+
 def test_batches_count_together(screen: Screen) -> None:
     session = session_of(2)
     progress = Progress([b"a", b"b", b"c", b"d"], 0.0, screen.fd)

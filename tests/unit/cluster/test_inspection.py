@@ -12,7 +12,7 @@ import pytest
 
 from gexec.cluster import inspection
 from gexec.cluster.findings import OK, PROBLEM, WARNING, Finding
-from gexec.posix import identity
+from gexec.posix import cgroups, identity
 
 UNITS = Path(__file__).parents[3] / "packaging/systemd"
 
@@ -39,7 +39,9 @@ def test_units_that_were_changed(tmp_path: Path) -> None:
             (place / unit.name).write_text(unit.read_text())
     drop_in = first / "gexecd.service.d"
     drop_in.mkdir()
-    (drop_in / "own.conf").write_text("[Service]\nKillMode=mixed\n# ProtectHome=yes\nNoNewPrivileges=yes\n")
+    (drop_in / "own.conf").write_text(
+        "[Service]\nKillMode=mixed\n# ProtectHome=yes\nNoNewPrivileges=yes\nDelegate=no\n"
+    )
     text = (first / "authd.service").read_text()
     (first / "authd.service").write_text(
         text.replace("PrivateNetwork=yes\n", "").replace("CapabilityBoundingSet=\n", "")
@@ -47,9 +49,30 @@ def test_units_that_were_changed(tmp_path: Path) -> None:
     (second / "authd.service").write_text("")  # not in force
     found = texts(inspection.units([str(first), str(second)]), WARNING)
     assert len(found) == 3
-    assert "gexecd.service lacks KillMode=process: copy packaging/systemd/gexecd.service again" in found[0]
+    assert "gexecd.service lacks KillMode=process, Delegate=pids: copy packaging/systemd/" in found[0]
     assert "gexecd.service sets NoNewPrivileges, which all jobs inherit" in found[1]
     assert "authd.service lacks CapabilityBoundingSet=, PrivateNetwork=yes: copy" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_divided", "level", "text"),
+    [
+        ("auto", True, OK, "each command is in a control group of its own"),
+        ("none", False, OK, "commands have no control groups of their own (control_group = none)"),
+        ("auto", False, WARNING, "set Delegate=pids in gexecd.service"),
+    ],
+)
+def test_commands_have_control_groups_or_not(
+    monkeypatch: pytest.MonkeyPatch, setting: str, is_divided: bool, level: str, text: str
+) -> None:
+    uids = {"5": "0\t0\t0\t0", "7": "0\t0\t0\t0", "9": "1000\t1000\t1000\t1000"}
+    starters = [{"Pid": pid, "PPid": "4", "Uid": uid} for pid, uid in uids.items()]
+    monkeypatch.setattr(inspection, "_processes", lambda: iter([("gexecd-starter", one) for one in starters]))
+    monkeypatch.setattr(inspection, "_is_executed", lambda pid: pid != 7)  # a local cluster's
+    monkeypatch.setattr(cgroups, "is_divided", lambda pid: is_divided)
+    [finding] = inspection.cells(setting)
+    assert finding.level == level
+    assert text in str(finding)
 
 
 @pytest.mark.root

@@ -456,3 +456,23 @@ def test_attack_89_whoever_is_closed_asks_nobody_again() -> None:
     run(node, events.TaskStarted(), events.ParentFrame(1, frames.Close()))
     effects = run(node, events.ParentFrame(1, frames.Resync(2**32 - 1)))
     assert effects == []
+
+
+def test_what_was_not_started_is_lost_once_another_parent_comes() -> None:
+    """The former parent may have asked the rank itself, when it heard nothing of this node."""
+    node, effects = node_of(spec_of(3))
+    [child, *_] = of(events.OpenChild, effects)
+    run(node, events.ChildLost(child.child, "no answer within 5 s", False))
+    effects = run(node, events.ParentLost(1, "reset"), events.ParentFrame(2, start(9, 0, 3)))
+    effects += node.handle(events.Tick(), 60.0)
+    ends = [frame for frame in told(effects, 2) if isinstance(frame, Ended) and frame.ranks[0][0] == 1]
+    assert [end.outcome for end in ends] == [outcomes.lost("no answer within 5 s")]
+    assert "decided: lost: no answer within 5 s" in node.story(1)
+
+
+def test_what_was_not_started_stays_so_for_the_same_parent() -> None:
+    node, effects = node_of(spec_of(3))
+    [child, *_] = of(events.OpenChild, effects)
+    run(node, events.ChildLost(child.child, "no answer within 5 s", False))
+    run(node, events.ParentFrame(1, start(9, 0, 3)))
+    assert "decided: not started: no answer within 5 s" in node.story(1)

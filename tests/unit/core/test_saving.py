@@ -15,6 +15,7 @@ from gexec.core.ledger import Ledger
 from gexec.core.node import Node
 from gexec.core.outbox import Outbox
 from gexec.core.patience import Patience
+from gexec.core.quiet import QuietRanks
 from gexec.core.root import Root
 from gexec.core.stall import Stall
 from gexec.core.subtree import Subtree
@@ -43,6 +44,7 @@ MADE_AGAIN = {
     Task: "_emit _outbox _ranges _spec _stdin rank",
     Child: "elder",
     Outbox: "_index",
+    QuietRanks: "_tell",
     Epochs: "_fanout _ranks",
 }
 
@@ -60,6 +62,7 @@ def machines() -> list[Any]:
         Ledger(1),
         Outbox(),
         Patience(),
+        QuietRanks(lambda frame: None),
         Stall(1.0, 0.0),
         Epochs(9, 2, 1, 9),
     ]

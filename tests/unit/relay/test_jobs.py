@@ -135,6 +135,30 @@ def test_silence_is_noticed_when_it_is_complete_and_not_at_the_next_beat() -> No
     assert parent.ended == "no answer for 15 s"
 
 
+def test_jobs_are_told_of_a_child_that_does_not_respond_and_of_its_return() -> None:
+    daemon = Daemon(job(ranks=2))
+    daemon.near = True
+    client = daemon.submit()
+    silent, other = daemon.dialled
+    other.heard_s = limits.NOT_RESPONDING_S
+    daemon.run_until(limits.NOT_RESPONDING_S - 0.1)
+    assert not any(isinstance(frame, frames.NotResponding) for frame in client.frames)
+    daemon.run_until(limits.NOT_RESPONDING_S + 0.1)
+    assert client.frames[-1] == frames.NotResponding(((0, 1),))
+    silent.heard_s = other.heard_s = 7.0
+    daemon.run_until(7.0 + limits.HEARTBEAT_S)
+    assert client.frames[-1] == frames.Responding(((0, 1),))
+
+
+def test_two_heartbeats_pass_before_a_child_counts_as_not_responding() -> None:
+    daemon = Daemon(job(), GexecdSettings(heartbeat_s=1.0, lost_after_s=1.5))
+    daemon.near = True
+    client = daemon.submit()
+    daemon.run_until(3.0)
+    assert daemon.dialled[0].ended == "no answer for 2 s"
+    assert not any(isinstance(frame, frames.NotResponding) for frame in client.frames)
+
+
 def test_a_link_that_was_idle_has_the_whole_time_to_answer() -> None:
     daemon = Daemon(job(ranks=2))
     daemon.near = True

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import pytest
+
+from gexec import limits
 from gexec.relay.link import Link
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer
+from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame, Start, Stdin
 
@@ -44,13 +48,15 @@ class Owner:
         self.all.set()
 
 
-async def pair(expected: int) -> tuple[Link, asyncio.Transport, Link, asyncio.Transport, Owner]:
+async def pair(
+    expected: int, allowed: dict[int, type[Frame]] = frames.FROM_PARENT
+) -> tuple[Link, asyncio.Transport, Link, asyncio.Transport, Owner]:
     """Return a sending and a receiving link over a socket, both opened, and who receives."""
     loop = asyncio.get_running_loop()
     here, there = socket.socketpair()
     sends, takes = Owner(0), Owner(expected)
     sender = Link(sends, frames.FROM_CHILD, "sender")
-    taker = Link(takes, frames.FROM_PARENT, "taker", accepted=True)
+    taker = Link(takes, allowed, "taker", accepted=True)
     ours, _ = await loop.connect_accepted_socket(lambda: sender.protocol, here)
     theirs, _ = await loop.connect_accepted_socket(lambda: taker.protocol, there)
     await sends.opened.wait()
@@ -141,3 +147,45 @@ def test_what_has_come_of_a_frame_stays_when_another_link_reads() -> None:
             sender.close("done")
 
     run(scenario())
+
+
+def test_a_peer_of_an_older_version_is_not_told_what_it_does_not_know() -> None:
+    async def go() -> None:
+        sender, _, taker, _, owner = await pair(1, frames.FROM_CHILD)
+        assert sender.version == taker.version == limits.PROTOCOL_VERSION
+        sender.version = 1
+        sender.send(1, frames.NotResponding(((0, 1),)))
+        sender.send(1, frames.RanksStarted(((0, 1),)))
+        await owner.all.wait()
+        assert (owner.came, owner.closed) == ([frames.RanksStarted(((0, 1),))], [])
+        sender.close("the end")
+
+    run(go())
+
+
+@pytest.mark.parametrize(
+    ("said", "answered"), [(1, 1), (2, 2), (3, 2), (0, None)], ids=["older", "same", "newer", "too old"]
+)
+def test_a_client_gets_the_version_that_both_have(said: int, answered: int | None) -> None:
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        owner = Owner(0)
+        link = Link(owner, frames.FROM_CLIENT, "client", accepted=True)
+        await loop.connect_accepted_socket(lambda: link.protocol, here)
+        there.setblocking(False)
+        await loop.sock_sendall(there, frames.encode(0, frames.Hello(said, "test")))
+        came = await loop.sock_recv(there, 4096)
+        if answered is None:
+            assert owner.closed == [
+                f"protocol violation: it uses protocol 0 (test), this side uses protocol 2 (gexec {VERSION})"
+            ]
+        else:
+            assert list(frames.Decoder(frames.FROM_ROOT).feed(came)) == [
+                (0, frames.Hello(answered, f"gexec {VERSION}"))
+            ]
+            assert link.version == answered
+        link.close("the end")
+        there.close()
+
+    run(go())

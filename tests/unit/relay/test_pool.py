@@ -11,7 +11,8 @@ import pytest
 
 from gexec.relay.arriving import NodeFrames
 from gexec.relay.dial import parse_address
-from gexec.relay.link import OPENED, Link
+from gexec.relay.link import Link
+from gexec.relay.linkstates import OPENED
 from gexec.relay.loop import run
 from gexec.relay.peer import Peer
 from gexec.relay.pool import Pool

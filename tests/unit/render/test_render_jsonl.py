@@ -30,6 +30,15 @@ def events(loop: Loop) -> list[dict[str, Any]]:
     return [json.loads(line) for line in loop.text[1].splitlines()]
 
 
+def test_who_does_not_respond_is_an_event() -> None:
+    loop = start()
+    loop.responding(((0, 2),), False)
+    loop.responding(one(1), True)
+    assert [(event["event"], event["rank"]) for event in events(loop)[1:]] == [
+        ("not_responding", 0), ("not_responding", 1), ("responding", 1),
+    ]  # fmt: skip
+
+
 def said(loop: Loop, rank: int, stream: str = "stdout") -> bytes:
     """Put a stream together again, as docs/output.md says it is done."""
     whole = b""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gexec import limits
 from gexec.errors import ProtocolError
-from gexec.wire import codec, frames, orders, outcome
+from gexec.wire import authdframes, codec, frames, orders, outcome
 from gexec.wire.frames import Decoder, Frame, Output, Stdin, encode
 from gexec.wire.outcome import Outcome
 
@@ -55,6 +55,8 @@ VECTORS: list[tuple[Frame, int, str]] = [
     (frames.Refused(frames.REFUSED_STALE, "no", 6), 1, "00000007 21 00000001 02 00000006 6e6f"),
     (frames.RanksStarted(((0, 3),)), 1, "0000000a 22 00000001 0001 00000000 00000003"),
     (frames.Ready(()), 1, "00000002 23 00000001 0000"),
+    (frames.NotResponding(((3, 4),)), 1, "0000000a 28 00000001 0001 00000003 00000004"),
+    (frames.Responding(((3, 4),)), 1, "0000000a 29 00000001 0001 00000003 00000004"),
     (
         frames.Output(((1, 2), (4, 6)), frames.STDERR, 10, b"a\n"),
         1,
@@ -73,10 +75,10 @@ VECTORS: list[tuple[Frame, int, str]] = [
     (frames.StdinTaken(frames.OFFSET_ALL), 1, "00000008 26 00000001 ffffffffffffffff"),
     (frames.Done(), 1, "00000000 27 00000001"),
     (orders.Upgrade(True), 1, "00000001 1a 00000001 01"),
-    (orders.Upgraded(False, "no"), 1, "00000003 28 00000001 00 6e6f"),
+    (orders.Upgraded(False, "no"), 1, "00000003 2a 00000001 00 6e6f"),
     (frames.Sign(b"gexec", b"blob"), 0, "0000000a 40 00000000 05 6765786563 626c6f62"),
     (frames.Signed(b"cred"), 0, "00000004 41 00000000 63726564"),
-    (frames.Certify(b"key", ("a", "b")), 0, "00000008 42 00000000 0003 6b6579 61 00 62"),
+    (authdframes.Certify(b"key", ("a", "b")), 0, "00000008 42 00000000 0003 6b6579 61 00 62"),
     (frames.Certified(b"leaf", b"ca"), 0, "00000008 43 00000000 0004 6c656166 6361"),
 ]
 
@@ -100,7 +102,7 @@ def test_every_type_has_a_vector_and_a_number_of_its_own() -> None:
     assert {type(frame) for frame, _, _ in VECTORS} == set(EVERY.values())
     everything = {**vars(orders), **vars(frames)}.values()
     defined = [item for item in everything if isinstance(item, type) and issubclass(item, Frame)]
-    assert sorted(item.TYPE for item in defined if item is not Frame) == sorted(EVERY)
+    assert sorted(item.TYPE for item in defined if item.TYPE) == sorted(EVERY)
 
 
 ranges_strategy = st.lists(st.integers(0, limits.RANKS_MAX), min_size=0, max_size=40, unique=True).map(
@@ -142,6 +144,8 @@ any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(frames.Refused, st.integers(1, frames.REFUSED_LAST), text, u32),
     st.builds(frames.RanksStarted, ranges_strategy),
     st.builds(frames.Ready, ranges_strategy),
+    st.builds(frames.NotResponding, ranges_strategy),
+    st.builds(frames.Responding, ranges_strategy),
     st.builds(frames.Output, ranges_strategy, stream, u64, st.binary(max_size=300)),
     st.builds(frames.Ended, ranges_strategy, outcomes(), u64, u64),
     st.builds(frames.StdinTaken, u64),
@@ -316,7 +320,15 @@ def test_attack_46_unknown_type(name: str) -> None:
 
 def test_attack_45_a_child_gives_no_orders_and_a_parent_reports_nothing() -> None:
     orders = {frames.Submit, frames.Start, frames.Stdin, frames.Signal, frames.Kill, frames.Go, frames.Ack}
-    reports = {frames.Output, frames.Ended, frames.RanksStarted, frames.Done, frames.Accepted}
+    reports = {
+        frames.NotResponding,
+        frames.Responding,
+        frames.Output,
+        frames.Ended,
+        frames.RanksStarted,
+        frames.Done,
+        frames.Accepted,
+    }
     assert not orders & set(frames.FROM_CHILD.values())
     assert not orders & set(frames.FROM_ROOT.values())
     assert not reports & set(frames.FROM_PARENT.values())

@@ -81,7 +81,7 @@ bench-disturbance: native-if-possible ## Measure jobs of one user beside attacks
 	@$(RUN) $(BIN)/python bench/disturbance.py $(ARGS)
 
 .PHONY: soak
-soak: native-if-possible ## Run large jobs of every kind, and see that daemons keep nothing of them (ARGS="--help")
+soak: native-if-possible ## Run 10,000 jobs, and see that daemons keep nothing of them (ARGS="--help")
 	@$(RUN) $(BIN)/python bench/soak.py $(ARGS)
 
 .PHONY: reliability

@@ -10,6 +10,7 @@ from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.saving import Saved
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
@@ -101,6 +102,19 @@ class SimMachine:
         self.frozen_until_s = 0.0
 
 
+class Outlasting:
+    """The host of what an upgrade does not end: the spawner's reports, the bytes of clients, the backlog."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        self.life = 0
+        self._daemon = daemon
+
+    @property
+    def frozen_until_s(self) -> float:
+        """The relay takes nothing while its daemon does not run."""
+        return self._daemon.frozen_until_s
+
+
 class SimDaemon:
     """One gexecd, as its jobs use it: a gexec.relay.ports.Surroundings."""
 
@@ -127,14 +141,18 @@ class SimDaemon:
         self.timers = SimTimers(self.world, self)
         #: How far its wall clock is ahead of the client's.
         self.wall_ahead_s = 0.0
+        self.outlasting = Outlasting(self)
         self.begin()
 
     def begin(self) -> None:
         """Begin with empty memory."""
+        self.processes = SimSpawner(self)
+        self._begin_relay()
+
+    def _begin_relay(self) -> None:
         self.entry = SimEntry(self)
         self.quotas = Quotas(SETTINGS)
         self.quotas.dials = Turns(Shares(self.cluster.dials))
-        self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
@@ -146,6 +164,7 @@ class SimDaemon:
         """The daemon, its processes and their memory are gone; with ``vanish`` the peers are not notified."""
         self.alive = False
         self.life += 1
+        self.outlasting.life += 1
         self.frozen_until_s = 0.0
         self.machine.life += 1
         self.machine.frozen_until_s = 0.0
@@ -158,8 +177,17 @@ class SimDaemon:
         self.ends.clear()
         # Nothing happens that its jobs, which heard of their processes' ends, have just planned.
         self.life += 1
+        self.outlasting.life += 1
         self.machine.life += 1
         self.world.news = True
+
+    def end_relay(self) -> None:
+        """The relay has ended, and another one begins, without jobs."""
+        self.life += 1
+        for end in self.ends.values():
+            end.gone()
+        self.ends.clear()
+        self._begin_relay()
 
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""
@@ -253,6 +281,17 @@ class SimDaemon:
             memory.at_output(self)
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
+
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> SimPipes:
+        """Return the pipes of a process that the relay before this one had."""
+
+        def check_and_tell(event: events.Event) -> None:
+            tell(event)
+            memory.at_output(self)
+
+        return self.processes.continue_pipes(saved["number"], check_and_tell)
 
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""

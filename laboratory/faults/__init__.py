@@ -46,6 +46,7 @@ from laboratory.faults import (
     stopped_reader,
     suspend,
     unresolved,
+    upgrade,
     vanish,
 )
 from laboratory.faults.kind import FaultKind
@@ -94,6 +95,7 @@ ALL: tuple[FaultKind, ...] = (
     stopped_reader.KIND,
     suspend.KIND,
     unresolved.KIND,
+    upgrade.KIND,
     vanish.KIND,
 )
 BY_NAME = {kind.name: kind for kind in ALL}

@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from gexec.cli.keys import add_keys
+from gexec.cli.upgrade import add_upgrade
 from gexec.cli.values import refuse_empty
 from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
@@ -51,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add_keys(topics.add_parser("keys", help="keys, and in hardened mode certificates and signers"))
     _add_cluster(topics.add_parser("cluster", help="a whole cluster on this machine"))
     _add_policy(topics.add_parser("policy", help="what this node's policy permits"))
+    upgrade = "start the code that is installed now, under running jobs"
+    add_upgrade(topics.add_parser("upgrade", help=upgrade))
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
     doctor.add_argument("--private-key", metavar="FILE", help="instead of the configured one")
     doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")

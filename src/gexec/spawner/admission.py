@@ -109,7 +109,7 @@ class Admission:
         self.skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
+        self.replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._account_s = account_s
@@ -168,7 +168,7 @@ class Admission:
         if refusal:
             raise CredentialError("policy", refusal)
         if claimed != (credential.job_key, rank):
-            self._replay.claim(
+            self.replay.claim(
                 credential.key_id,
                 credential.job_id,
                 rank,

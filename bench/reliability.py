@@ -80,7 +80,8 @@ class Measured:
         self._above = [[low for low, _ in lineage(total, FANOUT, rank)[:-1]] for rank in range(total)]
         inner = sorted({rank for above in self._above for rank in above} - {0})
         chosen = Random(seed)
-        silent_ones = chosen.sample(inner, silent)
+        below_top = [rank for rank in inner if len(self._above[rank]) == 1]
+        silent_ones = chosen.sample(below_top, min(len(below_top), silent))
         # What happens below a silent node is not seen before that is given up.
         seen = [rank for rank in inner if not {rank, *self._above[rank]}.intersection(silent_ones)]
         killed = chosen.sample(seen, min(len(seen), count))
@@ -142,6 +143,7 @@ class Measured:
         self._nodes.network.cut([rank])
 
     def _pause(self, rank: int, signum: int) -> None:
+        """Let a node's daemon stand still, or go on; an upgrade while jobs run will have its place here."""
         for process in self._nodes.daemon(self._nodes.names[rank]):
             self._nodes.signal(process, signum)
 
@@ -229,6 +231,8 @@ def main() -> int:
         print(f"reliability: {why}", file=sys.stderr)
         return 3
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    # In the background of a script it would be ignored, here and in every gexec that is interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     where = machine()
     print(f"{where['cores']} cores, {where['cpu']}, Linux {where['kernel']}, load {os.getloadavg()[0]:.1f}")
     print(f"daemons: {daemons()}")

@@ -53,7 +53,7 @@ class ClientEnd:
 
     def __init__(self, take: Callable[[Frame], None]) -> None:
         self.reached = self.opened = True
-        self.leaving = self.waiting = False
+        self.leaving = self.waiting = self.cut = False
         self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0
@@ -134,7 +134,7 @@ class SimClient:
 
     def _at_root(self, call: Callable[..., None], *arguments: object) -> None:
         if self._cluster.root.alive:
-            self._world.after(0.0001, self._cluster.root, call, *arguments)
+            self._world.after(0.0001, self._cluster.root.outlasting, call, *arguments)
 
     def _arrive(self, data: bytes) -> None:
         for channel, sent in self._to_root.feed(data):

@@ -10,6 +10,7 @@ from gexec import limits
 from gexec.core import events
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.saving import Saved
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
@@ -63,8 +64,8 @@ class Cluster:
         #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
-        self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
-        self.by_name = dict(zip(spec.names, self.nodes, strict=True))
+        self.nodes = NodeDaemons(self)
+        self.rank_of = {name: rank for rank, name in enumerate(spec.names)}
         self.link_numbers = 0
         #: Sends a frame of the client's.
         self.client_sends: Callable[[Frame], None] = _no_client
@@ -77,8 +78,20 @@ class Cluster:
 
     @property
     def daemons(self) -> list[SimDaemon]:
-        """All of them, the root's first."""
-        return [self.root, *self.nodes]
+        """All of them, the root's first, whether something has happened to them or not."""
+        return [self.root, *(self.nodes[rank] for rank in range(self.spec.ranks))]
+
+
+class NodeDaemons(dict[int, "SimDaemon"]):
+    """The nodes' daemons by rank. Each is made when it is first looked at: a large world has many others."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def __missing__(self, rank: int) -> SimDaemon:
+        self[rank] = daemon = SimDaemon(self._cluster, rank)
+        return daemon
 
 
 class SimMachine:
@@ -87,6 +100,19 @@ class SimMachine:
     def __init__(self) -> None:
         self.life = 0
         self.frozen_until_s = 0.0
+
+
+class Outlasting:
+    """The host of what an upgrade does not end: the spawner's reports, the bytes of clients, the backlog."""
+
+    def __init__(self, daemon: SimDaemon) -> None:
+        self.life = 0
+        self._daemon = daemon
+
+    @property
+    def frozen_until_s(self) -> float:
+        """The relay takes nothing while its daemon does not run."""
+        return self._daemon.frozen_until_s
 
 
 class SimDaemon:
@@ -108,19 +134,25 @@ class SimDaemon:
         self.captured = False
         self.refuses = False
         self.swallows = False
+        #: The last Start that came, and who sent it; it outlives the daemon's memory.
+        self.last_asked: tuple[Start, SimDaemon] | None = None
         #: Open ends of links, by the link's number.
         self.ends: dict[int, SimEnd] = {}
         self.timers = SimTimers(self.world, self)
         #: How far its wall clock is ahead of the client's.
         self.wall_ahead_s = 0.0
+        self.outlasting = Outlasting(self)
         self.begin()
 
     def begin(self) -> None:
         """Begin with empty memory."""
+        self.processes = SimSpawner(self)
+        self._begin_relay()
+
+    def _begin_relay(self) -> None:
         self.entry = SimEntry(self)
         self.quotas = Quotas(SETTINGS)
         self.quotas.dials = Turns(Shares(self.cluster.dials))
-        self.processes = SimSpawner(self)
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
@@ -132,6 +164,7 @@ class SimDaemon:
         """The daemon, its processes and their memory are gone; with ``vanish`` the peers are not notified."""
         self.alive = False
         self.life += 1
+        self.outlasting.life += 1
         self.frozen_until_s = 0.0
         self.machine.life += 1
         self.machine.frozen_until_s = 0.0
@@ -144,8 +177,17 @@ class SimDaemon:
         self.ends.clear()
         # Nothing happens that its jobs, which heard of their processes' ends, have just planned.
         self.life += 1
+        self.outlasting.life += 1
         self.machine.life += 1
         self.world.news = True
+
+    def end_relay(self) -> None:
+        """The relay has ended, and another one begins, without jobs."""
+        self.life += 1
+        for end in self.ends.values():
+            end.gone()
+        self.ends.clear()
+        self._begin_relay()
 
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""
@@ -214,7 +256,7 @@ class SimDaemon:
             if end.waiting and urgent and end.turn is not None:
                 self.quotas.dials.hurry(end.turn)
             return end
-        link = self.new_link(self.cluster.by_name[name.encode()])
+        link = self.new_link(self.cluster.nodes[self.cluster.rank_of[name.encode()]])
         self._dialled[name] = end = link.dialler
         end.waiting = True
         end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)
@@ -239,6 +281,17 @@ class SimDaemon:
             memory.at_output(self)
 
         return self.processes.open_pipes(check_and_tell, with_stdin, with_output)
+
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> SimPipes:
+        """Return the pipes of a process that the relay before this one had."""
+
+        def check_and_tell(event: events.Event) -> None:
+            tell(event)
+            memory.at_output(self)
+
+        return self.processes.continue_pipes(saved["number"], check_and_tell)
 
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""

@@ -71,7 +71,7 @@ class SimLink:
             return
         # A frozen daemon's kernel still accepts the connection; the handshake waits.
         self.world.at(self.arrives_s(self.acceptor), self.dialler.daemon, self._reached, timeout_s)
-        self.world.after(self.delay_s(), acceptor, self._accept)
+        self.world.after(self.delay_s(), acceptor.outlasting, self._accept)
 
     def _reached(self, timeout_s: float) -> None:
         end = self.dialler
@@ -87,7 +87,7 @@ class SimLink:
         end.begin()
         end.opened = True
         end.daemon.jobs.link_accepted(end, None)
-        self.world.at(self.arrives_s(end), self.dialler.daemon, self._connected)
+        end.after_what_was_sent(self._connected)
 
     def _connected(self) -> None:
         end = self.dialler
@@ -130,6 +130,7 @@ class SimEnd:
         self.reached = False
         self.opened = False
         self.leaving = False
+        self.cut = False
         self.heard_s = 0.0
         self.give_up_s = 0.0
         self.label = self.source = f"node{daemon.index}"
@@ -164,7 +165,7 @@ class SimEnd:
         """Send a frame; without ``hurry`` together with the next urgent one, or after UNHURRIED_S."""
         if not self.here or min(self.daemon.version, self.peer.daemon.version) < frame.SINCE:
             return
-        data = self._unhurried + encode(channel, frame)
+        data = self._unhurried + encode(channel, self._without_blob(frame))
         if hurry:
             self._flush(data)
             return
@@ -172,6 +173,12 @@ class SimEnd:
         if self._timer is None:
             late_s = self.daemon.timers.time() + UNHURRIED_S
             self._timer = self.daemon.timers.call_at(late_s, lambda: self._flush(self._unhurried))
+
+    def _without_blob(self, frame: Frame) -> Frame:
+        """Return a frame for the way: the job's blob, maybe megabytes, is put in at the other end."""
+        if type(frame) is frames.Start and frame.blob == self.daemon.cluster.blob:
+            return frames.Start(frame.epoch, frame.low, frame.high, frame.credential, b"", frame.attach_only)
+        return frame
 
     def answer(self, channel: int, frame: Frame) -> None:
         """Send an answer that the peer can request at any time."""
@@ -189,9 +196,10 @@ class SimEnd:
             data = data[: self._world.rng.randrange(len(data))]
             self._world.after(0.0, self.daemon, self.close, "the connection was reset")
         if data:
-            self._after_what_was_sent(self.peer._deliver, data)
+            self.after_what_was_sent(self.peer._deliver, data)
 
-    def _after_what_was_sent(self, call: object, *arguments: object) -> None:
+    def after_what_was_sent(self, call: object, *arguments: object) -> None:
+        """Make a call at the other end, when all that was sent before has arrived there."""
         assert callable(call)
         self._last_s = max(self._last_s, self.link.arrives_s(self))
         self._world.at(self._last_s, self.peer.daemon, call, *arguments)
@@ -218,6 +226,9 @@ class SimEnd:
 
     def _take(self, channel: int, frame: Frame) -> None:
         reached = self.daemon.cluster.moments.reached
+        if type(frame) is frames.Start and not frame.blob:
+            frame.blob = self.daemon.cluster.blob
+            self.daemon.last_asked = (frame, self.peer.daemon)
         if type(frame) is frames.Ack and reached(moments.BEFORE_ACK, self.daemon.index):
             return
         if type(frame) is frames.Start and frame.epoch > 1 and self.daemon.jobs.by_key:
@@ -255,7 +266,8 @@ class SimEnd:
         """This end is gone: let the other one detect it, unless this end is silent."""
         self.here = False
         if self.peer.here and not self.silent:
-            self._after_what_was_sent(self.peer.close, "the connection was reset")
+            self.peer.cut = True
+            self.after_what_was_sent(self.peer.close, "the connection was reset")
 
     def reset_peer(self) -> None:
         """The other end has sent something to this one, which is closed."""

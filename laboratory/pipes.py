@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.relay.taskio import WATCH_S
 from gexec.wire.frames import STDERR, STDOUT
 from laboratory import moments
@@ -46,7 +47,7 @@ class SimPipes:
         self._out = {STDOUT: bytearray(), STDERR: bytearray()} if with_output else {}
         #: Streams that the relay still has open, and whether it wants more of them.
         self._on = dict.fromkeys(self._out, True)
-        self._watching = False
+        self._started = self._watching = False
         self._reading: set[int] = set()
         self._held = True
         self._with_stdin = with_stdin
@@ -55,6 +56,21 @@ class SimPipes:
         self._stdin_eof = False
         self._stdin_ended = not with_stdin
         self._reader_gone = False
+
+    # -- for the next relay ---------------------------------------------------------------
+
+    def save(self, fds: list[int]) -> Saved:
+        """Return by what the next relay finds these pipes."""
+        return {"number": self.child_fds[0]}
+
+    def continue_with(self, tell: Callable[[events.Event], None]) -> None:
+        """Another relay reads and writes them from now on."""
+        self._tell = tell
+        self._reading.clear()
+        if self._started:
+            self.started()
+        if self._waiting:
+            self._writable_later()
 
     def _at_process(self, call: Callable[[], None]) -> None:
         self._world.after(self._world.rng.uniform(0.0002, 0.001), self._daemon.machine, call)
@@ -100,6 +116,7 @@ class SimPipes:
 
     def started(self) -> None:
         """The process runs: watch its output soon."""
+        self._started = True
         self._daemon.timers.call_at(self._daemon.timers.time() + WATCH_S, self.watch)
 
     def watch(self) -> None:

@@ -104,7 +104,7 @@ class SimProcess:
         """Send a report to the daemon, after the earlier reports."""
         at_s = max(self._reported_s, self._world.now_s + self._world.rng.uniform(0.0005, 0.0015))
         self._reported_s = at_s
-        self._world.at(at_s, self._daemon, self._daemon.processes.tell, self._task, event)
+        self._world.at(at_s, self._daemon.outlasting, self._daemon.processes.tell, self._task, event)
 
     def _started(self) -> None:
         self._report(messages.ProcessStarted(self._task, 1))

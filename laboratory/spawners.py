@@ -48,11 +48,20 @@ class SimSpawner:
         self._pipes[number] = SimPipes(self._daemon, number, tell, with_stdin, with_output)
         return self._pipes[number]
 
+    def continue_pipes(self, number: int, tell: Callable[[events.Event], None]) -> SimPipes:
+        """Return pipes for another relay."""
+        self._pipes[number].continue_with(tell)
+        return self._pipes[number]
+
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task."""
         self._tasks += 1
         self._told[self._tasks] = told
         return self._tasks
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Report the events of a task to another relay."""
+        self._told[task] = told
 
     def close_task(self, task: int) -> None:
         """Report no more events of a task."""
@@ -74,7 +83,8 @@ class SimSpawner:
         return self._cluster.plans[rank].refusal
 
     def _answer(self, task: int, event: ProcessEvent) -> None:
-        self._world.after(self._world.rng.uniform(0.0005, 0.003), self._daemon, self.tell, task, event)
+        outlasting = self._daemon.outlasting
+        self._world.after(self._world.rng.uniform(0.0005, 0.003), outlasting, self.tell, task, event)
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
         """Report whether a rank can be started."""

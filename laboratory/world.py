@@ -27,7 +27,10 @@ class Host(Protocol):
     """The host of an event: it may be gone, or frozen, when the event is due."""
 
     life: int
-    frozen_until_s: float
+
+    @property
+    def frozen_until_s(self) -> float:
+        """Until when it does nothing."""
 
 
 class World:

@@ -11,8 +11,8 @@ from laboratory.faults import kind
 from laboratory.script import Scenario, ancestors
 from laboratory.world import Violation
 
-#: Faults of a link, after which the rank below it is asked again.
-_OF_A_LINK = ("drop", "reset")
+#: Faults after which the rank is only asked again.
+_OF_A_LINK = ("drop", "reset", "upgrade")
 
 
 def untouched(made: Scenario) -> list[bool]:

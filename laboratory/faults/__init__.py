@@ -30,6 +30,7 @@ from laboratory.faults import (
     narrow_dials,
     older,
     partition,
+    replay,
     reset,
     restart,
     root_gone,
@@ -45,6 +46,7 @@ from laboratory.faults import (
     stopped_reader,
     suspend,
     unresolved,
+    upgrade,
     vanish,
 )
 from laboratory.faults.kind import FaultKind
@@ -77,6 +79,7 @@ ALL: tuple[FaultKind, ...] = (
     narrow_dials.KIND,
     older.KIND,
     partition.KIND,
+    replay.KIND,
     reset.KIND,
     restart.KIND,
     root_gone.KIND,
@@ -92,6 +95,7 @@ ALL: tuple[FaultKind, ...] = (
     stopped_reader.KIND,
     suspend.KIND,
     unresolved.KIND,
+    upgrade.KIND,
     vanish.KIND,
 )
 BY_NAME = {kind.name: kind for kind in ALL}

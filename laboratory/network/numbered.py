@@ -234,6 +234,8 @@ class NumberedJob:
             return [f"gexec does not end; {self._shown()}"]
         if b"Traceback" in self.errors:
             found.append(f"a traceback of the client: {self.errors[-1500:].decode(errors='replace')}")
+        if maybe == set(range(len(self.ranks))) and self._refused:
+            return found + self._left_over(orphan_grace_s)
         for number, rank in enumerate(self.ranks):
             found += [f"{self.names[number]}: {one}" for one in self._wrong(number, rank, lost, maybe)]
         if self.client.returncode != self.exit_status:
@@ -244,10 +246,19 @@ class NumberedJob:
         if self.client.returncode == 0 and any(rank.outcome != "exited" for rank in self.ranks):
             found.append("exit status 0 though not all succeeded")
         found += [f"rank {path.stem} was started twice" for path in self.marks.glob("*.again")]
+        return found + self._left_over(orphan_grace_s)
+
+    @property
+    def _refused(self) -> bool:
+        """True if the client gave a reason, and nothing began."""
+        nothing = not any(rank.started or rank.lines or rank.outcome for rank in self.ranks)
+        return nothing and self.client.returncode == 255 and bool(self.errors)
+
+    def _left_over(self, orphan_grace_s: float) -> list[str]:
+        """Return what is left after the orphans' grace, and what daemons logged."""
         until(lambda: not self.tasks(), orphan_grace_s + ORPHAN_MARGIN_S + _BUSY_S)
-        if left := self.tasks():
-            found.append(f"{len(left)} processes are left")
-        return found + self._nodes.defects()
+        left = [f"{len(self.tasks())} processes are left"] if self.tasks() else []
+        return left + self._nodes.defects()
 
     def _wrong(self, number: int, rank: Rank, lost: set[int], maybe: set[int]) -> list[str]:
         expected = self.lines or self._fed

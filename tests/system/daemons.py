@@ -27,18 +27,28 @@ RELAY_USER = ["--relay-user", "daemon"] if os.geteuid() == 0 else []
 
 
 class Service:
-    """A started daemon: the process that was called, and what it says on stderr."""
+    """A started daemon: the process that was called, and what it says on stderr.
 
-    def __init__(self, name: str, words: list[object], place: Path, **options: Any) -> None:
+    Args:
+        package: the code that it runs, a directory gexec; None = that of its command.
+    """
+
+    def __init__(
+        self, name: str, words: list[object], place: Path, package: Path | None = None, **options: Any
+    ) -> None:
         self.name = name
         self.err = Path(tempfile.mkstemp(prefix=f"{name}.err", dir=place)[1])
         reading, writing = os.pipe()
         options.setdefault("stdin", subprocess.DEVNULL)
         if name == "gexecd" and "--relay-user" not in words:
             words = [*RELAY_USER, *words]
+        argv = command(name, *words)
+        if package is not None:
+            runner = package / "posix" / "runner.py"
+            argv = [sys.executable, "-I", "-X", "utf8", str(runner), f"gexec.cli.{name}", *map(str, words)]
         with self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [*command(name, *words), "--ready-fd", str(writing)],
+                [*argv, "--ready-fd", str(writing)],
                 pass_fds=[writing, *options.pop("pass_fds", ())],
                 stderr=options.pop("stderr", err),
                 **options,

@@ -35,6 +35,7 @@ from gexec.wire import messages
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.messages import ProcessEnded, ProcessRefused, ProcessStarted
 from gexec.wire.outcome import Outcome
+from gexec.wire.upgrades import ToRelay
 
 DEADLINE_S = 30.0
 KEY = SigningKey.load(
@@ -58,7 +59,7 @@ class Rig:
         theirs.close()
         self.relay = RelayChannel(ours)
         self._sock = ours
-        self.events: list[messages.Event] = []
+        self.events: list[messages.Event | ToRelay] = []
         self.numbers = iter(range(1, 1000))
         self.fds: set[int] = set()
         self._reaped = False

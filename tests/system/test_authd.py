@@ -616,7 +616,7 @@ def test_sigterm_ends_and_takes_the_socket_away(authd: Authd) -> None:
 
 def test_a_local_cluster_that_has_ended_is_told(idle: Authd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEXEC_CLUSTER_DIR", str(idle.directory))
-    with pytest.raises(AuthError, match="the local cluster has ended: `gexecctl cluster up N` starts one"):
+    with pytest.raises(AuthError, match="local cluster has ended: start one with `gexecctl cluster up N`"):
         idle.sign()
     monkeypatch.setenv("GEXEC_CLUSTER_DIR", f"{idle.directory}x")
     with pytest.raises(AuthError, match="start it with `authd -d`"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
 from gexec.relay.ports import LinkPort, ProcessEvent
@@ -51,7 +52,7 @@ class Peer:
         self.names = names
         self.reached = self.opened = opened
         self.leaving = False
-        self.waiting = False
+        self.waiting = self.cut = False
         self.unsent_bytes = 0
         self.heard_s = 0.0
         self.give_up_s = 0.0
@@ -125,6 +126,10 @@ class Pipes:
     def close(self) -> None:
         self.asked.append("close")
 
+    def save(self, fds: list[int]) -> Saved:
+        fds += self.child_fds
+        return {"pipes": len(fds)}
+
 
 class Spawner:
     """A ProcessPort: what it was asked, as (what, task, ...)."""
@@ -139,6 +144,9 @@ class Spawner:
         task = len(self.told) + 1
         self.told[task] = told
         return task
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        self.told[task] = told
 
     def close_task(self, task: int) -> None:
         self.asked.append(("close", task))
@@ -198,6 +206,9 @@ class Keys:
     def shared(self, raw: bytes, blob: bytes) -> bytes:
         return blob
 
+    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+        return self.check(raw, blob)
+
     def keep(self, raw: bytes) -> None:
         self.lives += 1
 
@@ -253,6 +264,12 @@ class Daemon:
 
     def holds(self, name: str) -> bool:
         return name in self.names
+
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> Pipes:
+        self.pipes.append(Pipes())
+        return self.pipes[-1]
 
     def start_refusal(self, link: object, host: str) -> str:
         return self.standing

@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from gexec.cli.keys import add_keys
+from gexec.cli.upgrade import add_upgrade
 from gexec.cli.values import refuse_empty
 from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_policy(topics.add_parser("policy", help="what this node's policy permits"))
     for topic, help_ in JOB_TOPICS.items():
         topics.add_parser(topic, help=help_)  # parsed in ``main``
+    upgrade = "start the code that is installed now, under running jobs"
+    add_upgrade(topics.add_parser("upgrade", help=upgrade))
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")
     doctor.add_argument("--private-key", metavar="FILE", help="instead of the configured one")
     doctor.add_argument("--public-key", metavar="FILE", help="instead of the configured one")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
 
+from gexec.core.saving import Savable, Saved
 from gexec.core.states import States, hold
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
@@ -41,7 +43,7 @@ STATES: Final = States(
 )
 
 
-class Child:
+class Child(Savable):
     """One child: the range it was asked for and the ranks it still owes an outcome for.
 
     Attributes:
@@ -63,6 +65,11 @@ class Child:
         "again", "asked_s", "attach_only", "elder", "high", "losses", "low", "maybe_asked", "number", "owes",
         "reached", "silent", "state", "turn", "unreached",
     )  # fmt: skip
+    #: All but ``elder``, which is another child.
+    SAVED: ClassVar[str] = (
+        "again asked_s attach_only high losses low maybe_asked number owes "
+        "reached silent state turn unreached"
+    )
 
     def __init__(self, number: int, low: int, high: int, owes: set[int], turn: int, asked_s: float) -> None:
         self.number = number
@@ -148,6 +155,34 @@ class Child:
         told += [f"waits for child {self.elder.number}"] if self.elder is not None else []
         told += [f"not reached: {text}" for unreached, text in self.unreached if unreached == rank]
         return ", ".join(told)
+
+
+def saved_children(children: Iterable[Child]) -> list[Saved]:
+    """Return the state of these children, and of the elders on which their outcomes depend."""
+    known: dict[int, Child] = {}
+    waiting = list(children)
+    while waiting:
+        child = waiting.pop(0)
+        if child.number not in known:
+            known[child.number] = child
+            waiting += [child.elder] if child.elder is not None else []
+    return [
+        child.save() | {"elder": child.elder.number if child.elder is not None else None}
+        for child in known.values()
+    ]
+
+
+def restored_children(saved: list[Any]) -> dict[int, Child]:
+    """Return these children and elders, by their numbers."""
+    children: dict[int, Child] = {}
+    for each in saved:
+        child = Child(each["number"], each["low"], each["high"], each["owes"], each["turn"], each["asked_s"])
+        child.restore(each)
+        children[child.number] = child
+    for each in saved:
+        if each["elder"] is not None:
+            children[each["number"]].elder = children[each["elder"]]
+    return children
 
 
 def refusal(child: Child, frame: Refused, ending: bool) -> Outcome:

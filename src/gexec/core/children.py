@@ -10,6 +10,8 @@ from typing import Final
 from gexec import limits
 from gexec.core.child import ASKED, REACHED, Child
 from gexec.core.deadlines import earlier
+from gexec.core.flow import Broadcast
+from gexec.core.saving import Saved
 from gexec.core.states import hold
 from gexec.wire.frames import Ack
 
@@ -40,6 +42,23 @@ class Siblings:
         self._step_s: float | None = None
         #: The children by rank, for acknowledgements; None if it must be rebuilt.
         self._by_rank: tuple[list[int], list[Child]] | None = None
+
+    def save(self) -> Saved:
+        """Return its state; the children themselves are saved with ``child.saved_children``."""
+        numbers: Saved = {"all": list(self.all), "holding": list(self._holding), "slow": list(self._slow)}
+        return numbers | {"answers_s": self._answers_s, "inner": self._inner, "step_s": self._step_s}
+
+    def restore(self, saved: Saved, children: dict[int, Child]) -> None:
+        """Continue with a state that ``save`` returned, and these children.
+
+        ``all`` stays the same object, because others use it.
+        """
+        self._answers_s, self._inner, self._step_s = saved["answers_s"], saved["inner"], saved["step_s"]
+        self.all.clear()
+        self.all.update({number: children[number] for number in saved["all"]})
+        self._holding = {number: children[number] for number in saved["holding"]}
+        self._slow = {number: children[number] for number in saved["slow"]}
+        self._by_rank = None
 
     def add(self, child: Child) -> None:
         """Add a child that is asked."""
@@ -168,12 +187,15 @@ class Siblings:
 
     # -- checks and diagnosis --------------------------------------------------------------
 
-    def validate(self) -> None:
-        """Check what must always hold of the children, each and together."""
+    def validate(self, first: int = 0, high: int = limits.RANKS_MAX, stdin: Broadcast | None = None) -> None:
+        """Check what must always hold of the children of ranks in [first, high), each and together."""
         held = sorted(self.all.values(), key=lambda child: child.low)
         for child in held:
             child.validate()
             who = f"child {child.number}"
+            hold(first <= child.low and child.high <= high, who, "is within the range below")
+            taken = stdin is None or stdin.awaits(child.number)
+            hold(taken, who, "is counted among the takers of stdin")
             hold(self.all[child.number] is child, who, "is found by its number")
             holds = child.inner and child.state == ASKED
             hold((child.number in self._holding) == holds, who, "is waited for while it holds a subtree")

@@ -61,6 +61,15 @@ class SteadyClock:
         self._last_s = raw_s
         self._moves = 0
 
+    def save(self) -> float:
+        """Return its last reading."""
+        return self._last_s
+
+    def restore(self, saved_s: float, raw_s: float) -> None:
+        """Continue from a reading of another process's clock: what has passed since then is a pause."""
+        self.behind_s = raw_s - saved_s
+        self._last_s = saved_s
+
     def now(self, raw_s: float, due_s: float | None) -> float:
         """Return the steady time; set the clock back if a deadline shows that there was a pause.
 

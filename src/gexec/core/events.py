@@ -67,16 +67,18 @@ class ChildLost(Record):
     """A child could not be reached, or the connection to it ended.
 
     ``sent``: its Start may have arrived; if not, the command certainly did not run there. ``silent``: the
-    connection was given up because nothing came on it for LOST_AFTER_S.
+    connection was given up because nothing came on it for LOST_AFTER_S. ``here``: this daemon has ended it,
+    because it was upgraded, which says nothing about the child.
     """
 
-    __slots__ = ("child", "sent", "silent", "text")
+    __slots__ = ("child", "here", "sent", "silent", "text")
 
-    def __init__(self, child: int, text: str, sent: bool, silent: bool = False) -> None:
+    def __init__(self, child: int, text: str, sent: bool, silent: bool = False, here: bool = False) -> None:
         self.child = child
         self.text = text
         self.sent = sent
         self.silent = silent
+        self.here = here
 
 
 class TaskReady(Record):

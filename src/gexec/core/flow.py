@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from gexec import limits
+from gexec.core.saving import Savable
 from gexec.core.states import hold
 from gexec.errors import ProtocolError
 
@@ -18,7 +19,7 @@ MISFIT_ACKS: Final = "the client acknowledges output that it did not write"
 TOO_MUCH: Final = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
 
 
-class RetainedStream:
+class RetainedStream(Savable):
     """Output of one (rank, stream) at its node: kept until acknowledged end to end.
 
     Args:
@@ -26,6 +27,7 @@ class RetainedStream:
     """
 
     __slots__ = ("_chunks", "base", "closed", "end", "window_bytes")
+    SAVED: ClassVar[str] = "_chunks base closed end window_bytes"
 
     def __init__(self, window_bytes: int) -> None:
         self.window_bytes = window_bytes
@@ -63,6 +65,10 @@ class RetainedStream:
         """Return (offset, data) of everything that may have to be sent again, in order."""
         return list(self._chunks)
 
+    def story(self) -> str:
+        """Return what is known about the stream, in a few words."""
+        return f"{self.end} bytes, {self.base} acknowledged{', closed' if self.closed else ''}"
+
     def validate(self, who: str) -> None:
         """Check that everything is kept that may have to be sent again. Raises BrokenInvariantError."""
         hold(self.base <= self.end, who, "at most {} bytes are acknowledged", self.end)
@@ -74,7 +80,7 @@ class RetainedStream:
         hold(position == self.end, who, "bytes up to {} are kept", self.end)
 
 
-class Broadcast:
+class Broadcast(Savable):
     """stdin at one node: bytes for several takers, kept until the slowest has taken them.
 
     Takers are numbered; each has the offset up to which it has taken bytes, or ALL if it wants no more.
@@ -86,6 +92,7 @@ class Broadcast:
     __slots__ = ("_before", "_chunks", "_restarting", "_taken", "_takers", "base", "differs_at", "end", "eof")
 
     ALL: ClassVar[int] = 2**64 - 1
+    SAVED: ClassVar[str] = "_before _chunks _restarting _taken _takers base differs_at end eof"
 
     def __init__(self) -> None:
         self.base = 0
@@ -217,10 +224,11 @@ def _end_of(chunks: list[tuple[int, bytes]]) -> int:
     return offset + len(data)
 
 
-class Fed:
+class Fed(Savable):
     """The stdin that one process was given: the first ``end`` bytes, and its end of file or not."""
 
     __slots__ = ("end", "eof")
+    SAVED: ClassVar[str] = "end eof"
 
     def __init__(self) -> None:
         self.end = 0

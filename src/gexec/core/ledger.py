@@ -6,6 +6,9 @@ each outcome on exactly once.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from gexec.core.saving import Savable
 from gexec.wire import frames
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Output
@@ -13,10 +16,11 @@ from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, Outcome
 from gexec.wire.ranks import Ranges
 
 
-class Ledger:
+class Ledger(Savable):
     """Per-rank state of a whole job of ``count`` ranks."""
 
     __slots__ = ("_acknowledged", "_position", "_started", "outcomes", "remaining")
+    SAVED: ClassVar[str] = "_acknowledged _position _started outcomes remaining"
 
     def __init__(self, count: int) -> None:
         self.outcomes: list[Outcome | None] = [None] * count

@@ -10,7 +10,8 @@ and its children. Source: docs/protocol.md, Life of a job.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import events
@@ -19,6 +20,7 @@ from gexec.core.deadlines import earlier
 from gexec.core.flow import TOO_MUCH, Broadcast
 from gexec.core.outbox import Outbox
 from gexec.core.quiet import QuietRanks
+from gexec.core.saving import Savable
 from gexec.core.states import States, hold
 from gexec.core.subtree import Subtree
 from gexec.core.task import Task
@@ -49,7 +51,7 @@ STATES: Final = States(
 )
 
 
-class Node:
+class Node(Savable):
     """The machine for one (job, low) at one daemon.
 
     Args:
@@ -59,6 +61,11 @@ class Node:
         parent: the caller's number for the connection that it came from.
         orphan_grace_s: how long to wait for a new parent.
     """
+
+    SAVED: ClassVar[str] = (
+        "_decided _flush_at_s _maybe_asked _orphan_until_s _told_stdin epoch finished high parent state"
+    )
+    PARTS: ClassVar[str] = "_outbox _quiet _stdin _subtree _task"
 
     def __init__(
         self,
@@ -70,9 +77,7 @@ class Node:
         orphan_grace_s: float = limits.ORPHAN_GRACE_S,
     ) -> None:
         self.job_id = job_id
-        self.low = start.low
-        self.high = start.high
-        self.epoch = start.epoch
+        self.low, self.high, self.epoch = start.low, start.high, start.epoch
         self.parent: int | None = parent
         self.state = ATTACHED
         #: This machine is not used any more: it has finished, or its daemon gives it up.
@@ -86,11 +91,11 @@ class Node:
         # With epoch 1 no node can have asked this node's daemon before.
         self._maybe_asked = start.epoch != 1
         self._effects: list[events.Effect] = []
+        self._emit: Callable[[events.Effect], None] = self._effects.append
         self._outbox = Outbox()
         self._quiet = QuietRanks(self._to_parent)
         self._stdin = None if spec.flags & (jobspec.NO_STDIN | jobspec.DETACHED) else Broadcast()
-        emit = self._emit
-        self._task = Task(rank=self.low, spec=spec, emit=emit, outbox=self._outbox, stdin=self._stdin)
+        self._task = Task(rank=self.low, spec=spec, emit=self._emit, outbox=self._outbox, stdin=self._stdin)
         self._subtree = Subtree(
             spec=spec,
             first=start.low + 1,
@@ -98,13 +103,10 @@ class Node:
             credential=start.credential,
             blob=start.blob,
             epoch=start.epoch,
-            emit=emit,
+            emit=self._emit,
             decide=self._decide,
             stdin=self._stdin,
         )
-
-    def _emit(self, effect: events.Effect) -> None:
-        self._effects.append(effect)
 
     # -- driving --------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class Node:
             self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
             self._quiet.lost(self._subtree.children.get(event.child), now_s)
-            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
+            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent, event.here)
         elif event.parent == self.parent:
             self._orphaned(now_s)
         return self._leave(now_s)
@@ -191,7 +193,7 @@ class Node:
             self.finished = True
             self._emit(events.CloseOutput())
             self._emit(events.Finish())
-        effects, self._effects = self._effects, []
+        effects, self._effects[:] = list(self._effects), []
         return effects
 
     @property
@@ -248,12 +250,11 @@ class Node:
 
     def _attach(self, parent: int, start: Start, now_s: float) -> None:
         """A Start for a job that runs here already: a parent with a higher epoch takes this node."""
-        refused = None
-        if self.state >= CLOSING:
+        if self.state >= CLOSING or start.epoch <= self.epoch:
             refused = frames.Refused(frames.REFUSED_UNKNOWN, "the job is being ended on this node")
-        elif start.epoch <= (epoch := self.epoch):
-            refused = frames.Refused(frames.REFUSED_STALE, f"the job has a parent with epoch {epoch}", epoch)
-        if refused is not None:
+            if self.state < CLOSING:
+                text = f"the job has a parent with epoch {self.epoch}"
+                refused = frames.Refused(frames.REFUSED_STALE, text, self.epoch)
             self._emit(events.ToParent(parent, refused))
             return
         if self.parent is not None and self.parent != parent:
@@ -307,9 +308,7 @@ class Node:
             self._task.stdin(*passed, self._stdin.differs_at)
 
     def _tell_stdin(self) -> None:
-        if self._stdin is None:
-            return
-        taken = self._stdin.taken()
+        taken = self._stdin.taken() if self._stdin is not None else 0
         if taken > self._told_stdin and self.parent is not None:
             self._told_stdin = taken
             self._to_parent(StdinTaken(taken))

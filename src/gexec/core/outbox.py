@@ -6,20 +6,25 @@ A frame carries one content and the set of ranks that sent it, so an ancestor's 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gexec import limits
+from gexec.core.saving import Savable, Saved
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Frame, Output, RanksStarted, Ready
 from gexec.wire.outcome import Outcome
 from gexec.wire.ranks import Ranges
 
 
-class Outbox:
+class Outbox(Savable):
     """Collects reports; ``take`` returns them as frames in an order that keeps every stream's order.
 
     Order kept: Started before a rank's output, output of each (rank, stream) in order, Ended last.
     """
 
     __slots__ = ("_ended", "_index", "_last", "_output", "_ready", "_started", "size_bytes")
+    #: All but ``_index``, which follows from ``_output``.
+    SAVED: ClassVar[str] = "_ended _last _output _ready _started size_bytes"
 
     def __init__(self) -> None:
         self._reset()
@@ -34,6 +39,13 @@ class Outbox:
         #: (rank, stream) -> index of its newest record: it must never be joined to an older one.
         self._last: dict[tuple[int, int], int] = {}
         self._ended: dict[tuple[Outcome, int, int], list[tuple[int, int]]] = {}
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned."""
+        super().restore(saved)
+        self._index = {
+            (frame.stream, frame.offset, frame.data): index for index, (frame, _) in enumerate(self._output)
+        }
 
     def __bool__(self) -> bool:
         return bool(self._started or self._ready or self._output or self._ended)

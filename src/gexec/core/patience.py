@@ -6,11 +6,16 @@ the root, and all nodes on the way, send everything again without end.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gexec import limits
+from gexec.core.saving import Savable
 
 
-class Patience:
+class Patience(Savable):
     """RESENDS_MAX requests for each rank at once, and then one in RESEND_EVERY_S."""
+
+    SAVED: ClassVar[str] = "_counted"
 
     def __init__(self) -> None:
         #: Requests that are not forgotten yet, and when that was counted.

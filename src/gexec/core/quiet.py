@@ -9,10 +9,11 @@ Source: docs/protocol.md, Liveness.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from gexec.core.child import Child
 from gexec.core.outbox import portions
+from gexec.core.saving import Savable
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Frame, NotResponding, OfRanks, Output, Responding
 from gexec.wire.ranks import Ranges
@@ -21,12 +22,14 @@ from gexec.wire.ranks import Ranges
 _AGAIN_S: Final = 1.0
 
 
-class QuietRanks:
+class QuietRanks(Savable):
     """What a node has reported to its parent, or the root to its client.
 
     Args:
         tell: sends a frame there.
     """
+
+    SAVED: ClassVar[str] = "_heard_s ranks"
 
     def __init__(self, tell: Callable[[Frame], None]) -> None:
         self.ranks: set[int] = set()

@@ -7,6 +7,8 @@ Life of a job.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from gexec import limits
 from gexec.core import events
 from gexec.core.flow import TOO_MUCH, Broadcast
@@ -14,6 +16,7 @@ from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
 from gexec.core.quiet import QuietRanks
+from gexec.core.saving import Savable
 from gexec.core.states import hold
 from gexec.core.subtree import Subtree
 from gexec.errors import ProtocolError
@@ -25,7 +28,7 @@ from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
 
-class Root:
+class Root(Savable):
     """The machine for one job at the daemon to which the client submitted it.
 
     Args:
@@ -33,6 +36,9 @@ class Root:
         spec: the decoded ``blob``, whose credential the caller has verified.
         client: the caller's number for the client's connection (the ``parent`` of its events).
     """
+
+    SAVED: ClassVar[str] = "_client _client_here _heard_of _told_stdin _unheard _went finished"
+    PARTS: ClassVar[str] = "_patience _quiet _stdin _subtree ledger"
 
     def __init__(self, *, job_id: bytes, spec: JobSpec, credential: bytes, blob: bytes, client: int) -> None:
         self.job_id = job_id
@@ -88,7 +94,7 @@ class Root:
             self._quiet.child(self._subtree.children.get(event.child), event.quiet, now_s)
         elif isinstance(event, events.ChildLost):
             self._quiet.lost(self._subtree.children.get(event.child), now_s)
-            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent)
+            self._subtree.lost(event.child, event.text, event.sent, now_s, event.silent, event.here)
         elif isinstance(event, events.ParentLost):
             self._client_here = False
             self._close()

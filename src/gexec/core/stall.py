@@ -8,7 +8,9 @@ only while something is expected from it (docs/protocol.md, Flow).
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
+
+from gexec.core.saving import Savable
 
 #: Time between two measurements.
 LOOK_S: Final = 1.0
@@ -17,7 +19,7 @@ _STOPS: Final = (19, 20, 21, 22)
 _CONTINUES: Final = 18
 
 
-class Stall:
+class Stall(Savable):
     """The clock of one process, from the request for it to its end.
 
     Args:
@@ -29,6 +31,7 @@ class Stall:
     """
 
     __slots__ = ("_done", "_ending", "_limit_s", "_since_s", "_stopped", "look_s")
+    SAVED: ClassVar[str] = "_done _ending _limit_s _since_s _stopped look_s"
 
     def __init__(self, limit_s: float, now_s: float) -> None:
         self.look_s = now_s + LOOK_S

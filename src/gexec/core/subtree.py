@@ -13,16 +13,16 @@ below, either exactly one child owes the outcome, or the outcome is decided.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import child as childstates
 from gexec.core import events, tree
-from gexec.core.child import Child, refusal
+from gexec.core.child import Child, refusal, restored_children, saved_children
 from gexec.core.children import Siblings
 from gexec.core.deadlines import earlier
 from gexec.core.flow import Broadcast
-from gexec.core.states import hold
+from gexec.core.saving import Savable, Saved
 from gexec.core.taken import Taken
 from gexec.wire import frames
 from gexec.wire import outcome as outcomes
@@ -35,7 +35,7 @@ from gexec.wire.outcome import Outcome
 LOSSES_MAX: Final = 3
 
 
-class Subtree:
+class Subtree(Savable):
     """The children of one node (or the root) in one job.
 
     Args:
@@ -49,6 +49,9 @@ class Subtree:
     While ``active`` is false (the node has no parent) nothing is repaired or decided: another parent may have
     the children by now, and ``resync`` finds out what is left to do.
     """
+
+    SAVED: ClassVar[str] = "_ended_once _high _kill _maybe_asked _numbers _went active"
+    PARTS: ClassVar[str] = "_epochs"
 
     def __init__(
         self,
@@ -82,6 +85,19 @@ class Subtree:
         self._kill: frames.Kill | None = None
         self._went = False
         self._ended_once: set[int] = set()  #: reported through this node: they must never be started again
+
+    def save(self) -> Saved:
+        """Return its state, without the job's bytes."""
+        children = saved_children([*self.children.values(), *self._taken.children()])
+        others: Saved = {"children": children, "held": self.held.save(), "taken": self._taken.save()}
+        return super().save() | others
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned."""
+        super().restore(saved)
+        children = restored_children(saved["children"])
+        self.held.restore(saved["held"], children)
+        self._taken.restore(saved["taken"], children)
 
     def release(self) -> None:
         """Drop the job's bytes: the job is done, and holders of this machine do not need them."""
@@ -141,23 +157,6 @@ class Subtree:
                 heir.maybe_asked, heir.elder = maybe_asked, elder
                 self._open(heir)
 
-    def _cover(
-        self, first: int, high: int, owed: set[int], covered: set[int], turn: int, now_s: float
-    ) -> None:
-        """Open children for the ranks of ``owed``, without changing other children's ranks, ``covered``."""
-        for low, end in tree.split(first, high, self._fanout):
-            owes = owed.intersection(range(low, end))
-            if not owes:
-                continue
-            shared = not covered.isdisjoint(range(low, end))
-            if not shared or low in owes:
-                child = self._new(low, low + 1 if shared else end, {low} if shared else owes, turn, now_s)
-                child.maybe_asked = True
-                self._open(child)
-            if shared:
-                owes.discard(low)
-                self._cover(low + 1, end, owes, covered, turn, now_s)
-
     # -- frames from children --------------------------------------------------------------
 
     def heard(self, number: int, frame: Frame, now_s: float) -> Frame | None:
@@ -204,8 +203,10 @@ class Subtree:
 
     # -- loss -----------------------------------------------------------------------------
 
-    def lost(self, number: int, text: str, sent: bool, now_s: float, silent: bool = False) -> None:
-        """The connection to a child ended, because it was ``silent`` or not; or it could not be reached."""
+    def lost(
+        self, number: int, text: str, sent: bool, now_s: float, silent: bool = False, here: bool = False
+    ) -> None:
+        """The connection to a child ended, or it could not be reached (``events.ChildLost``)."""
         child = self.children.get(number)
         if child is None:
             return
@@ -217,8 +218,10 @@ class Subtree:
         self._settle_unreached(child, reached=True)
         if not self.active:
             return
-        losses = child.losses + 1 if now_s - child.asked_s < limits.LOST_AFTER_S else 1
-        if (child.again and not answered) or losses > LOSSES_MAX or self._epochs.is_last(child.turn):
+        soon = now_s - child.asked_s < limits.LOST_AFTER_S
+        losses = child.losses if here else child.losses + 1 if soon else 1
+        failed = bool(child.again) and not answered and not here
+        if failed or losses > LOSSES_MAX or self._epochs.is_last(child.turn):
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return
         # Perhaps only the connection is lost. Ask the child again: it answers, refuses at once, or the hedge
@@ -249,13 +252,12 @@ class Subtree:
         self._settle(child, outcome, now_s, maybe_asked=asked)
 
     def _settle_unreached(self, elder: Child, reached: bool) -> None:
-        """Decide what depended on whether this child was reached, and so whether it may have asked others."""
+        """Decide what depended on whether this child was reached, and so may have asked others."""
         if elder.reached is not None:
             return
         elder.reached = reached
-        for rank, text in elder.unreached:
-            if self.active:
-                self._decide(rank, outcomes.lost(text) if reached else outcomes.unreachable(text))
+        for rank, text in elder.unreached if self.active else ():
+            self._decide(rank, outcomes.lost(text) if reached else outcomes.unreachable(text))
         elder.unreached.clear()
 
     def _settle(self, child: Child, outcome: Outcome, now_s: float, maybe_asked: bool = True) -> None:
@@ -366,8 +368,11 @@ class Subtree:
                 anew.attach_only, anew.maybe_asked = child.attach_only, True
                 self._open(anew)
         # With the same epoch, these have ended and their nodes were lost; perhaps their reports, too.
-        if uncovered := set(range(self._first, high)).difference(decided, covered):
-            self._cover(self._first, high, uncovered, covered, turn, now_s)
+        uncovered = set(range(self._first, high)).difference(decided, covered)
+        for low, end, owes in tree.cover(self._first, high, self._fanout, uncovered, covered):
+            child = self._new(low, end, owes, turn, now_s)
+            child.maybe_asked = True
+            self._open(child)
 
     def _resync(self, child: Child) -> None:
         child.owes = set(range(child.low, child.high))
@@ -386,12 +391,7 @@ class Subtree:
 
     def validate(self) -> None:
         """Check what must always hold of the children. Raises BrokenInvariantError."""
-        self.held.validate()
-        for child in self.children.values():
-            who = f"child {child.number}"
-            hold(self._first <= child.low and child.high <= self._high, who, "is within the range below")
-            taken = self._stdin is None or self._stdin.awaits(child.number)
-            hold(taken, who, "is counted among the takers of stdin")
+        self.held.validate(self._first, self._high, self._stdin)
 
     def story(self, rank: int) -> list[str]:
         """Return what is known about a rank below, in a few lines."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from gexec import limits
 from gexec.core.child import Child
+from gexec.core.saving import Saved
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import LENGTH_UNKNOWN, Ended
@@ -26,6 +27,20 @@ class Taken:
         #: (when it is overdue, the child) in this order, and those that were reported.
         self._waiting: deque[tuple[float, Child]] = deque()
         self._told: list[tuple[float, Child]] = []
+
+    def children(self) -> list[Child]:
+        """Return all of these children."""
+        return [child for _, child in (*self._waiting, *self._told)]
+
+    def save(self) -> Saved:
+        """Return its state; the children themselves are saved with ``child.saved_children``."""
+        waiting = [(due_s, child.number) for due_s, child in self._waiting]
+        return {"waiting": waiting, "told": [(due_s, child.number) for due_s, child in self._told]}
+
+    def restore(self, saved: Saved, children: dict[int, Child]) -> None:
+        """Continue with a state that ``save`` returned, and these children."""
+        self._waiting = deque([(due_s, children[number]) for due_s, number in saved["waiting"]])
+        self._told = [(due_s, children[number]) for due_s, number in saved["told"]]
 
     def add(self, child: Child, now_s: float) -> None:
         """A child, already forgotten, has another parent."""

@@ -11,13 +11,14 @@ deadline comes; then everything that is there is read first, and the outcome is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
 from gexec.core.flow import MISFIT, MISFIT_ACKS, Broadcast, Fed, RetainedStream
 from gexec.core.outbox import Outbox
+from gexec.core.saving import Savable, Saved
 from gexec.core.stall import Stall
 from gexec.core.states import States, hold
 from gexec.wire import jobspec
@@ -40,28 +41,26 @@ STATES: Final = States(
     "task",
     ("waiting", "ready", "starting", "running", "draining", "ended"),
     (
-        (WAITING, "could start", READY),
-        (WAITING, "begin, Go", STARTING),
-        (READY, "begin, Go", STARTING),
-        (STARTING, "process runs", RUNNING),
-        (RUNNING, "process ended", DRAINING),
-        (DRAINING, "output closed or given up", ENDED),
-        (RUNNING, "detached", ENDED),
-        (WAITING, "cannot start", ENDED),
-        (READY, "cannot start", ENDED),
-        (STARTING, "cannot start", ENDED),
-        (RUNNING, "process lost", ENDED),
-        (STARTING, "given up", ENDED),
-        (RUNNING, "given up", ENDED),
-        (DRAINING, "given up", ENDED),
-        (WAITING, "Kill", ENDED),
-        (READY, "Kill", ENDED),
+        (WAITING, "could start", READY), (WAITING, "begin, Go", STARTING),
+        (READY, "begin, Go", STARTING), (STARTING, "process runs", RUNNING),
+        (RUNNING, "process ended", DRAINING), (DRAINING, "output closed or given up", ENDED),
+        (RUNNING, "detached", ENDED), (WAITING, "cannot start", ENDED),
+        (READY, "cannot start", ENDED), (STARTING, "cannot start", ENDED),
+        (RUNNING, "process lost", ENDED), (STARTING, "given up", ENDED),
+        (RUNNING, "given up", ENDED), (DRAINING, "given up", ENDED),
+        (WAITING, "Kill", ENDED), (READY, "Kill", ENDED),
     ),
-)
+)  # fmt: skip
 
 
-class Task:
+class Task(Savable):
     """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports."""
+
+    SAVED: ClassVar[str] = (
+        "_deadline_s _holders _missed_stdin _out_of_time _outcome _unread "
+        "_wants_stdin _written ended state was_started"
+    )
+    PARTS: ClassVar[str] = "_fed _stall _streams"
 
     def __init__(
         self,
@@ -98,6 +97,11 @@ class Task:
         self._stall: Stall | None = None
         if stdin is not None:
             stdin.add(OWN_TAKER)
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned; its node restores what they share."""
+        self._stall = None if saved["_stall"] is None else Stall(0.0, 0.0)
+        super().restore(saved)
 
     # -- life -----------------------------------------------------------------------------
 
@@ -208,9 +212,8 @@ class Task:
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` has something to do."""
-        if self._stall is not None and self.runs:
-            return earlier(self._deadline_s, self._stall.look_s)
-        return self._deadline_s
+        look_s = self._stall.look_s if self._stall is not None and self.runs else None
+        return earlier(self._deadline_s, look_s)
 
     def _finish_if_drained(self) -> None:
         if self.state == DRAINING and self._streams[STDOUT].closed and self._streams[STDERR].closed:
@@ -223,10 +226,12 @@ class Task:
     def _report(self, cause: str, outcome: Outcome) -> None:
         self._become(cause)
         self._deadline_s = None
-        lengths = [self._streams[stream].end for stream in (STDOUT, STDERR)]
-        self.ended = Ended(self._ranges, outcome, lengths[0], lengths[1])
+        self.ended = Ended(self._ranges, outcome, *self._lengths())
         self._outbox.ended(self.ended)
         self.stdin_broken()
+
+    def _lengths(self) -> tuple[int, int]:
+        return self._streams[STDOUT].end, self._streams[STDERR].end
 
     def _give_up(self, text: str) -> None:
         """Report it as lost at once, and end it: its end may come late, or never."""
@@ -357,10 +362,9 @@ class Task:
             return
         taken = self._written - unread
         waits = self._wants_stdin and taken < self._fed.end
-        streams = self._streams.values()
         # Whoever cannot write because the client does not read is not standing still.
-        expected = (waits or self._fed.eof) and not any(stream.full for stream in streams)
-        if stall.stands_still(taken + sum([stream.end for stream in streams]), expected, now_s):
+        expected = (waits or self._fed.eof) and not any(stream.full for stream in self._streams.values())
+        if stall.stands_still(taken + sum(self._lengths()), expected, now_s):
             # Its end may never be reported: a process whose storage hangs cannot be killed.
             self._give_up(stall.told(ended=not waits))
 
@@ -382,19 +386,15 @@ class Task:
         if self.ended is not None and self.ended.outcome.kind in outcomes.ENDS:
             detached = self._spec.flags & jobspec.DETACHED != 0
             hold(closed or detached, who, "nothing comes after its end")
-            lengths = (self._streams[STDOUT].end, self._streams[STDERR].end)
-            told = (self.ended.stdout_length, self.ended.stderr_length)
-            hold(detached or told == lengths, who, "its end has the lengths of its output")
-        for retained in self._streams.values():
-            retained.validate(who)
+            same = (self.ended.stdout_length, self.ended.stderr_length) == self._lengths()
+            hold(detached or same, who, "its end has the lengths of its output")
+        self._streams[STDOUT].validate(who)
+        self._streams[STDERR].validate(who)
 
     def story(self) -> str:
         """Return what is known about the process, on one line."""
         told = [f"task {STATES.names[self.state]}"]
         told += [f"to end it at {self._deadline_s:.3f} s"] if self._deadline_s is not None else []
         told += [f"it {self._outcome.describe()}"] if self._outcome is not None else []
-        for stream, name in ((STDOUT, "stdout"), (STDERR, "stderr")):
-            retained = self._streams[stream]
-            closed = ", closed" if retained.closed else ""
-            told.append(f"{name} {retained.end} bytes, {retained.base} acknowledged{closed}")
+        told += [f"stdout {self._streams[STDOUT].story()}", f"stderr {self._streams[STDERR].story()}"]
         return "; ".join(told)

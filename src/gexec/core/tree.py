@@ -7,7 +7,9 @@ ranges (docs/protocol.md, Loss). Replaces a part of the original's libe (docs/py
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
+
+from gexec.core.saving import Savable
 
 #: Epochs are u32 on the wire; one is left so that the last turn of the last level fits.
 _EPOCHS: Final = 2**32 - 2
@@ -42,6 +44,27 @@ def split(low: int, high: int, fanout: int) -> list[tuple[int, int]]:
 def children(low: int, high: int, fanout: int) -> list[tuple[int, int]]:
     """Return the ranges of the children of the node that has [low, high) and is ``low`` itself."""
     return split(low + 1, high, fanout)
+
+
+def cover(
+    first: int, high: int, fanout: int, owed: set[int], covered: set[int]
+) -> list[tuple[int, int, set[int]]]:
+    """Return ranges for new children that owe the ranks of ``owed``, in [first, high): (low, high, owes).
+
+    They contain none of ``covered``, the ranks of other children, and are parts of the usual split.
+    """
+    found: list[tuple[int, int, set[int]]] = []
+    for low, end in split(first, high, fanout) if owed else ():
+        owes = owed.intersection(range(low, end))
+        if not owes:
+            continue
+        if covered.isdisjoint(range(low, end)):
+            found.append((low, end, owes))
+            continue
+        if low in owes:
+            found.append((low, low + 1, {low}))
+        found += cover(low + 1, end, fanout, owes - {low}, covered)
+    return found
 
 
 def lineage(ranks: int, fanout: int, rank: int) -> list[tuple[int, int]]:
@@ -104,7 +127,7 @@ def turns(ranks: int, below: int, fanout: int) -> tuple[int, int]:
     return (per_level, per_level**exponent) if per_level > 1 else (1, 0)
 
 
-class Epochs:
+class Epochs(Savable):
     """The epochs that a node gives to its children, in turns (see :func:`turns`).
 
     Args:
@@ -114,6 +137,7 @@ class Epochs:
     """
 
     __slots__ = ("_fanout", "_ranks", "_stride", "_turns", "_used", "given")
+    SAVED: ClassVar[str] = "_stride _turns _used given"
 
     def __init__(self, ranks: int, fanout: int, given: int, below: int) -> None:
         self.given = given

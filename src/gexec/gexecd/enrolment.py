@@ -105,17 +105,17 @@ def enrol(source: CertificateSource, *, patience_s: float) -> Enrolment:
     )
 
 
-def enrol_apart(source: CertificateSource) -> Enrolment:
-    """Return what ``enrol`` returns for a node's key; the key is read in a child that then ends.
+def enrol_apart(source: CertificateSource, patience_s: float = 0) -> Enrolment:
+    """Return what ``enrol`` returns; a node's key is read in a child that then ends.
 
     Raises:
-        GexecError: a file cannot be used.
+        GexecError: as for ``enrol``.
     """
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        _tell(write, source)
+        _tell(write, source, patience_s)
     os.close(write)
     with os.fdopen(read, "rb") as file:
         answer = file.read()
@@ -132,11 +132,11 @@ def enrol_apart(source: CertificateSource) -> Enrolment:
     return Enrolment(key, certificate, authority, told["expires_s"])
 
 
-def _tell(write: int, source: CertificateSource) -> NoReturn:
+def _tell(write: int, source: CertificateSource, patience_s: float) -> NoReturn:
     """In a child: write the enrolment, or why there is none, and end."""
     told: dict[str, object] = {"error": "the certificate was not made"}
     try:
-        enrolment = enrol(source, patience_s=0)
+        enrolment = enrol(source, patience_s=patience_s)
         told = {"pems": [pem.decode() for pem in enrolment[:3]], "expires_s": enrolment.expires_s}
     except GexecError as error:
         told = {"error": str(error)}

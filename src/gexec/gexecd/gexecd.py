@@ -19,14 +19,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NoReturn
 
-from gexec import limits
 from gexec.errors import ConfigError, GexecError
+from gexec.gexecd import succession
 from gexec.gexecd.enrolment import CertificateSource, Enrolment, enrol, enrol_apart
 from gexec.gexecd.listening import tcp_listeners
 from gexec.gexecd.relay_user import relay_identity
+from gexec.gexecd.relaying import become_relay, refuse_files
 from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
 from gexec.gexecd.spooling import prepared
-from gexec.posix import cgroups, channel, confinement, identity, programs, sockets
+from gexec.posix import cgroups, channel, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
 from gexec.relay.context import RelayContext
@@ -36,6 +37,7 @@ from gexec.spawner.forking import fork_starter
 from gexec.spawner.handover import Handover, policy_fields
 from gexec.spawner.program import SpawnerProcess
 from gexec.spawner.spawner import SIGNALS
+from gexec.version import VERSION
 
 #: How long gexecd waits at its start for authd.
 _AUTHD_PATIENCE_S: Final = 15.0
@@ -96,6 +98,8 @@ class Gexecd:
         self._listeners = given or tcp_listeners(settings.bind, settings.port)
         for sock in inherited:
             sock.setblocking(False)
+        #: It shares no memory with a local cluster, so it can be upgraded.
+        self._is_alone = False
         self._made_socket = settings.submissions and not clients
         try:
             self._clients: list[socket.socket] = []
@@ -128,6 +132,7 @@ class Gexecd:
             GexecError: it gets no certificate, or its control group is none; nothing was started.
         """
         group = self._control_group()
+        self._is_alone = True
         handed = self.begin(ready_fds)
         memfd = channel.sealed(handed.encode())
         for fd in (memfd, *handed.descriptors):
@@ -223,6 +228,12 @@ class Gexecd:
             log_fd=self.log_fd,
             renewal=renewal_command(settings, self._names),
             rereading=rereading_command(settings, self._names, policy, self.config, self.given),
+            succession=programs.command("gexec.gexecd.succession") if self._is_alone else [],
+            relay=succession.argument(settings, self._names, self._relay_user),
+            again=programs.command("gexec.spawner.again"),
+            version=VERSION,
+            code=programs.code_digest() if self._is_alone else "",
+            argv=sys.argv,
             **made,
         )
 
@@ -232,13 +243,6 @@ class Gexecd:
         status = 70
         log = self._log.named("gexecd-relay")
         try:
-            for signum in (signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(signum, signal.SIG_DFL)
-            # ^C in a terminal and SIGHUP are for the spawner, which decides what the relay does.
-            for signum in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(signum, signal.SIG_IGN)
-            signal.set_wakeup_fd(-1)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             # Only the relay needs asyncio; after the drop of privileges its files may not be readable.
             import encodings.idna  # noqa: F401  for host names in TLS
 
@@ -246,11 +250,7 @@ class Gexecd:
 
             own = [listener.fileno() for listener in (*self._listeners, *self._clients)]
             log_fd = [] if self.log_fd < 0 else [self.log_fd]
-            identity.close_inherited([*own, *log_fd, sock.fileno(), ready_write])
-            identity.null_stdio((0, 1))
-            identity.raise_descriptors(limits.DESCRIPTORS_MAX)
-            identity.set_title("gexecd-relay")
-            self._confine(log)
+            become_relay([*own, *log_fd, sock.fileno(), ready_write], self._relay_user, log)
             status = run_relay(self._context(sock, ready_write, enrolment, log))
         except GexecError as error:
             log.error(str(error))
@@ -261,23 +261,10 @@ class Gexecd:
         finally:
             os._exit(status)
 
-    def _confine(self, log: Log) -> None:
-        """Give up in the relay what it never needs: root, and most system calls (0025-hardening.md)."""
-        missing = []
-        if self._relay_user is not None:
-            missing = confinement.give_up_capabilities()
-            identity.drop_to(*self._relay_user, ())
-            confinement.drop_inheritable()
-            identity.forbid_tracing()
-        identity.forbid_new_privileges()
-        for sentence in [*missing, *confinement.refuse_calls()]:
-            log.warning(f"the relay is less confined: {sentence}")
-
     def _context(self, sock: socket.socket, ready_write: int, enrolment: Enrolment, log: Log) -> RelayContext:
         def told() -> None:
             # Everything is loaded and open, and nothing from the network has been read.
-            for sentence in confinement.refuse_files([os.devnull]):
-                log.warning(f"the relay is less confined: {sentence}")
+            refuse_files(log)
             os.write(ready_write, b"1")
             os.close(ready_write)
             if self.log_fd >= 0:

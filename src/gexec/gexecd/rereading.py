@@ -23,6 +23,7 @@ from gexec.settings.config import LEAVE, GexecdSettings, PolicySettings, read_ge
 from gexec.settings.keyfiles import read_trust
 from gexec.settings.terms import RuleSettings, umask_of
 from gexec.spawner.handover import policy_fields
+from gexec.version import VERSION
 
 #: Settings of whom the node trusts, and as whom it is trusted.
 _READ_AGAIN: Final = (
@@ -35,7 +36,8 @@ _WITHIN_S = 30
 def main(argv: list[str]) -> int:
     """Read signers and policy and write them to stdout as JSON; return 1 if they cannot be used.
 
-    It also writes the command that gets the next certificate: other files may be named for it now.
+    It also writes the command that gets the next certificate, for which other files may be named now, and
+    which code is installed.
 
     Args:
         argv: one argument, JSON, from ``wanted``.
@@ -55,12 +57,18 @@ def main(argv: list[str]) -> int:
         settings = replace(settings, **fixed)
         names = tuple(wanted["names"])
         trust = read_trust(settings.public_keys, settings.signers, names)
-    except GexecError as error:
+        told = {
+            "trust": trust.encode(),
+            "policy": policy,
+            "renewal": renewal_command(settings, names),
+            "version": VERSION,
+            "code": programs.code_digest(),
+        }
+    except (GexecError, OSError) as error:
         stderr_log("gexecd").error(f"reload: {error}")
         return 1
     finally:
         signal.alarm(0)
-    told = {"trust": trust.encode(), "policy": policy, "renewal": renewal_command(settings, names)}
     sys.stdout.write(json.dumps(told))
     return 0
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii
-from typing import Final
+from typing import Any, Final
 
 from gexec.core.deadlines import earlier
 from gexec.posix import clock
@@ -80,6 +80,22 @@ class AuditLog:
             except OSError as error:
                 self._complain(outlet, error)
             self._report(outlet)
+
+    def save(self) -> dict[str, Any]:
+        """Return, in types that JSON can represent, what the next program needs so that no line is broken."""
+        outlets = [(outlet.rest.hex(), outlet.lost, outlet.reason) for outlet in self._outlets]
+        return {"seq": self._seq, "outlets": outlets}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue with what ``save`` of a log with the same destinations returned."""
+        self._seq = saved["seq"]
+        for outlet, (rest, lost, reason) in zip(self._outlets, saved["outlets"], strict=True):
+            outlet.rest, outlet.lost, outlet.reason = bytes.fromhex(rest), lost, reason
+
+    def settle(self) -> None:
+        """Report refusals that were left out, because this object will not be used any more."""
+        for by, throttle in self._throttles.items():
+            self._suppressed(by, throttle)
 
     def close(self) -> None:
         """Close all destinations."""
@@ -190,12 +206,14 @@ class AuditLog:
         now_s = clock.now_s()
         for by, throttle in self._throttles.items():
             if throttle.due_s is not None and throttle.due_s <= now_s:
-                for source, codes in throttle.take_left_out().items():
-                    count = sum(codes.values())
-                    self.write("suppressed", by=by, source=source, count=count, codes=codes)
+                self._suppressed(by, throttle)
         if self._retry_s is not None and self._retry_s <= now_s:
             self._retry_s = None
             self.is_writable()
+
+    def _suppressed(self, by: str, throttle: Throttle) -> None:
+        for source, codes in throttle.take_left_out().items():
+            self.write("suppressed", by=by, source=source, count=sum(codes.values()), codes=codes)
 
     def _moment(self) -> str:
         now_s = time.time()

@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from gexec import limits
@@ -177,6 +178,18 @@ class Endpoint:
             _close_all(fds)
         self._queue.clear()
         self._sock.close()
+
+    def save(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the queued messages: their bytes in hexadecimal digits, and their descriptors."""
+        return [(data.hex(), fds) for data, fds in self._queue]
+
+    def restore(self, saved: Iterable[Any]) -> None:
+        """Queue the messages that ``save`` returned; this endpoint owns their descriptors."""
+        for text, fds in saved:
+            data = bytes.fromhex(text)
+            self._queue.append((data, tuple(fds)))
+            self._queued_fds += len(fds)
+            self._queued_bytes += len(data)
 
     def _send(self, data: bytes, fds: tuple[int, ...], size: int) -> None:
         if self._queue or not self._sent(data, fds):

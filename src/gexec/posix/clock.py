@@ -26,6 +26,11 @@ def awake(due_s: float | None) -> float:
     return _CLOCK.now(time.monotonic(), due_s)
 
 
+def resume(saved_s: float) -> None:
+    """Continue from the time of the program that this process has executed before: the rest was a pause."""
+    _CLOCK.restore(saved_s, time.monotonic())
+
+
 def ticks() -> int:
     """Return the time since boot in the kernel's clock ticks, the unit of process start times in /proc."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * _TICKS_PER_S)

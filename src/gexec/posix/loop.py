@@ -46,6 +46,13 @@ class PollLoop:
             signal.signal(signum, _noted)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
+    @property
+    def has_signals(self) -> bool:
+        """True if a signal has arrived that the next turn will report."""
+        poller = select.poll()
+        poller.register(self._wake_read, _READ)
+        return bool(poller.poll(0))
+
     def watch(self, fd: int, handler: Callable[[], object]) -> None:
         """Call ``handler`` whenever the descriptor is readable or at end of file, and, after
         ``want_write``, when it is writable."""

@@ -27,14 +27,14 @@ class Outlet:
         name: as the setting has it.
         lost: lines that it has not taken and that are not reported yet.
         reason: why it did not take the last of them.
+        rest: the part of a line that was not written: it comes first, so that each line is whole.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lost = 0
         self.reason = ""
-        #: The part of a line that was not written: it comes first, so that each line is whole.
-        self._rest = b""
+        self.rest = b""
 
     def put(self, raw: bytes, event: str, job: str) -> bool:
         """Write a line. Returns False if a part of it is not written yet; it will come before the next line.
@@ -46,22 +46,22 @@ class Outlet:
         Raises:
             OSError: the line is lost.
         """
-        if self._rest:
-            written = self._push(self._rest)
-            self._rest = self._rest[written:]
-            if self._rest:
+        if self.rest:
+            written = self._push(self.rest)
+            self.rest = self.rest[written:]
+            if self.rest:
                 raise OSError(errno.EAGAIN, self.reason)
         written = self._push(raw)
         if written == len(raw):
             return True
-        self._rest = raw[written:]
+        self.rest = raw[written:]
         self.reason = "only a part of a line was written"
         return False
 
     @property
     def is_behind(self) -> bool:
         """Part of the last line is not written yet."""
-        return bool(self._rest)
+        return bool(self.rest)
 
     def _push(self, raw: bytes) -> int:
         """Write what can be written without waiting; return the number of bytes."""
@@ -100,7 +100,7 @@ class FileOutlet(Outlet):
         """Write a line; see :class:`Outlet`."""
         if self._fd < 0:
             self._open()
-        if self._limit and self._is_file and not self._rest:
+        if self._limit and self._is_file and not self.rest:
             size = os.fstat(self._fd).st_size
             if size and size + len(raw) > self._limit:
                 self._rotate()
@@ -116,8 +116,8 @@ class FileOutlet(Outlet):
 
     def close(self) -> None:
         """Close the file. A line that is not complete stays so, and counts as lost."""
-        if self._rest:
-            self._rest = b""
+        if self.rest:
+            self.rest = b""
             self.lost += 1
         if self._fd >= 0:
             os.close(self._fd)

@@ -123,5 +123,7 @@ def _sentence(path: str, what: str, cause: OSError) -> str:
 def _to_do(path: str, what: str) -> str:
     cluster = os.environ.get("GEXEC_CLUSTER_DIR")
     if cluster and path.startswith(cluster + "/"):
-        return "the local cluster has ended: `gexecctl cluster up N` starts one"
-    return f"start it with `{what} -d`, or in hardened mode use a head"
+        do = "the local cluster has ended: start one with `gexecctl cluster up N`"
+    else:
+        do = f"start it with `{what} -d`"
+    return f"{do}, or in hardened mode use a head"

@@ -25,6 +25,7 @@ from gexec.relay.link import Link, LinkOwner
 from gexec.relay.peerlog import PeerErrors
 from gexec.relay.quotas import Quotas
 from gexec.relay.tls import LinkContexts
+from gexec.relay.transports import ClientSocket
 from gexec.version import VERSION
 from gexec.wire import frames
 
@@ -82,6 +83,10 @@ class Acceptor:
             listener.setblocking(False)
             is_client = listener in self._client_listeners
             self._loop.add_reader(listener.fileno(), self._readable, listener, is_client)
+
+    def listeners(self) -> list[tuple[str, list[socket.socket]]]:
+        """Return the listening sockets, as they are named in ``RelayContext``."""
+        return [("listeners", self._listeners), ("client_listeners", self._client_listeners)]
 
     def stop(self) -> None:
         """Accept no more connections; existing ones stay."""
@@ -143,6 +148,18 @@ class Acceptor:
             )
             return
         sock.setblocking(False)
+        link = self._client_link(label, uid)
+        link.connected(ClientSocket(sock, link))
+
+    def resume_client(self, sock: socket.socket, uid: int, saved: dict[str, Any]) -> Link:
+        """Return the link of a client that the relay before this one had accepted."""
+        sock.setblocking(False)
+        self._shares.charge(uid, 1)
+        link = self._client_link(saved["label"], uid)
+        link.continue_with(sock, saved)
+        return link
+
+    def _client_link(self, label: str, uid: int) -> Link:
         link = Link(
             self._owner,
             frames.FROM_CLIENT,
@@ -154,7 +171,7 @@ class Acceptor:
         )
         self._clients[link] = uid
         self._owner.link_accepted(link, uid)
-        self._start(self._loop.connect_accepted_socket(lambda: link.protocol, sock), link)
+        return link
 
     def _unfinished(self, link: Link, size: int) -> None:
         """A client's submission needs ``size`` bytes until it is complete; 0: nothing is incomplete."""

@@ -57,6 +57,13 @@ class CredentialVerifier:
             self._drop(raw)
         checked.lives += 1
 
+    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+        """Return the content of a credential that the relay before this one has verified, for ``keep``."""
+        checked = self._live.get(raw) or self._known.get(raw)
+        if checked is None:
+            checked = self._remember(raw, blob, credentials.content(raw))
+        return checked.credential, checked.spec
+
     def release(self, raw: bytes) -> None:
         """One of the jobs with this credential has ended; after the last one it is forgotten."""
         checked = self._live[raw]
@@ -94,16 +101,19 @@ class CredentialVerifier:
             runs_here=runs_here,
         )
         credentials.bound_to(credential, blob)
+        return credential, self._remember(raw, blob, credential).spec
+
+    def _remember(self, raw: bytes, blob: bytes, credential: Credential) -> _Checked:
         spec = JobSpec.decode(blob, words=False)
         spec.env = []  # for the spawner, which reads it from the blob
         self._drop(raw)
-        self._known[raw] = _Checked(blob, credential, spec)
+        checked = self._known[raw] = _Checked(blob, credential, spec)
         self._known_bytes += len(blob)
         while len(self._known) > 1 and (
             len(self._known) > _REMEMBERED or self._known_bytes > _REMEMBERED_MAX_BYTES
         ):
             self._drop(next(iter(self._known)))
-        return credential, spec
+        return checked
 
     def shared(self, raw: bytes, blob: bytes) -> bytes:
         """Return the shared copy of a blob that was just checked: many ranks of a job may be on one node."""

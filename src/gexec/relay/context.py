@@ -24,11 +24,14 @@ class RelayContext:
         trust: the accepted signers, and the revoked nodes.
         ready: call it once, when both listeners are served.
         log: the relay's own.
+        predecessor: the state of the relay before this one comes on this socket; None = there was none.
+            Then also the listeners come with it.
+        expires_s: of a successor: until when its certificate is valid, UNIX time.
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listeners", "listeners", "log", "names", "ready",
-        "settings", "superuser", "trust",
+        "certificates", "channel_socket", "client_listeners", "expires_s", "listeners", "log", "names",
+        "predecessor", "ready", "settings", "superuser", "trust",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +47,8 @@ class RelayContext:
         trust: Trust,
         ready: Callable[[], None],
         log: Log,
+        predecessor: socket.socket | None = None,
+        expires_s: int = 0,
     ) -> None:
         self.listeners = tuple(listeners)
         self.client_listeners = tuple(client_listeners)
@@ -55,3 +60,5 @@ class RelayContext:
         self.trust = trust
         self.ready = ready
         self.log = log
+        self.predecessor = predecessor
+        self.expires_s = expires_s

@@ -17,8 +17,10 @@ from gexec.core import events, tree
 from gexec.core.deadlines import wake_s
 from gexec.core.node import Node
 from gexec.core.root import Root
+from gexec.core.saving import Saved
 from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
+from gexec.relay.children import ChildLink
 from gexec.relay.openings import Openings
 from gexec.relay.ports import LinkPort
 from gexec.relay.process import JobProcess
@@ -30,49 +32,10 @@ from gexec.wire.jobspec import JobSpec
 if TYPE_CHECKING:
     from gexec.relay.jobs import Jobs
 
+#: Why links to other nodes have ended.
+UPGRADED = "gexecd was upgraded there"
 #: A root's key has this instead of a rank.
 ROOT = -1
-
-
-class ChildLink:
-    """A child's channel, and what waits for its link to be requested and to open."""
-
-    __slots__ = ("answer_by", "channel", "heard_s", "link", "sent", "silent", "start", "waiting", "within_s")
-
-    def __init__(self, start: Start, silent: bool) -> None:
-        self.link: LinkPort | None = None
-        self.channel = 0
-        self.start: Start = start
-        self.silent = silent
-        self.waiting: list[Frame] = []
-        self.sent = False
-        #: When it is given up if its link is not open by then, or nothing has come on it since ``heard_s``.
-        self.answer_by: Deadline | None = None
-        #: The time for that from its dial on; None = none.
-        self.within_s: float | None = None
-        self.heard_s = 0.0
-
-    def close(self) -> None:
-        """Cancel the timer: it is no longer a child."""
-        if self.answer_by is not None:
-            self.answer_by.cancel()
-
-    def send(self, frame: Frame, hurry: bool) -> None:
-        """Send, or keep until the link is open."""
-        if self.link is not None and self.sent:
-            self.link.send(self.channel, frame, hurry)
-        else:
-            self.waiting.append(frame)
-
-    def open(self) -> None:
-        """The link is open: send the Start and the frames after it."""
-        if self.sent or self.link is None:
-            return
-        self.sent = True
-        self.link.send(self.channel, self.start)
-        for frame in self.waiting:
-            self.link.send(self.channel, frame)
-        self.waiting.clear()
 
 
 class RelayJob:
@@ -108,6 +71,10 @@ class RelayJob:
         self._queue: deque[events.Event] = deque()
         self._process = JobProcess(self, jobs)
         self._openings = Openings(self._timers, self._open_later, jobs.opens_at_once)
+        #: Children of the job in the relay before this one.
+        self._postponed: dict[int, Saved] = {}
+        #: Children whose first link was cut before it was open.
+        self._dialled_again: set[int] = set()
         self._busy = False
         self._timer: Timer | None = None
         #: When the machine has something to do, and when the timer expires, in steady time.
@@ -127,6 +94,47 @@ class RelayJob:
             and start.credential == self.credential
             and start.blob == self.blob
         )
+
+    # -- for the next relay ---------------------------------------------------------------
+
+    def save(self, fds: list[int]) -> Saved:
+        """Return its state, without the job's bytes; its descriptors are added to ``fds``."""
+        children = {
+            number: {
+                "start": (child.start.epoch, child.start.low, child.start.high, child.start.attach_only),
+                "waiting": child.waiting,
+                "sent": child.sent,
+            }
+            for number, child in self.children.items()
+        }
+        return {
+            "low": self.key[1],
+            "uid": self.uid,
+            "machine": self.machine.save(),
+            "process": self._process.save(fds),
+            "children": children,
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned, whose machine this job has; ``go_on`` follows."""
+        self._process.restore(saved["process"])
+        self._postponed = saved["children"]
+
+    def go_on(self) -> None:
+        """Begin after ``restore``: all links to other nodes are lost."""
+        postponed, self._postponed = self._postponed, {}
+        if isinstance(self.machine, Node) and self.machine.parent is not None:
+            self.tell(events.ParentLost(self.machine.parent, UPGRADED))
+        self._process.go_on()
+        for number, child in postponed.items():
+            if child["sent"]:
+                self.tell(events.ChildLost(number, UPGRADED, True, here=True))
+                continue
+            epoch, low, high, attach_only = child["start"]
+            start = Start(epoch, low, high, self.credential, self.blob, attach_only)
+            self._dial_again(number, start, child["waiting"])
+        if not self.machine.finished:
+            self._arm()
 
     # -- driving --------------------------------------------------------------------------
 
@@ -298,6 +306,9 @@ class RelayJob:
         hurry = silent and (prompt or self.spec.stall_s > 0)  # in other jobs it may take its time
         if hurry or start.attach_only or prompt:
             child.within_s = min(timeout_s, limits.ASK_SILENT_S) if hurry else timeout_s
+            if start.attach_only and not silent and not prompt:
+                # Its gexecd has closed the link itself, and listens: it may be being upgraded.
+                child.within_s = max(timeout_s, limits.LOST_AFTER_S)
             if not link.waiting:
                 self.child_link_begun(number)
 
@@ -338,9 +349,22 @@ class RelayJob:
         """The link to a child ended, because the child was ``silent`` or not; or it could not be made."""
         child = self.children.pop(number, None)
         self._openings.begun(number)
-        if child is not None:
-            child.close()
+        if child is None:
+            return
+        child.close()
+        cut = child.link is not None and child.link.cut
+        if cut and not child.sent and number not in self._dialled_again:
+            # Its gexecd may have been upgraded while the link was being made.
+            self._dialled_again.add(number)
+            self._dial_again(number, child.start, child.waiting)
+        else:
             self.tell(events.ChildLost(number, text, child.sent, silent))
+
+    def _dial_again(self, number: int, start: Start, waiting: list[Frame]) -> None:
+        """Dial a child whose Start was not sent once more."""
+        self._open_child(number, start, False, start.attach_only)
+        for frame in waiting if number in self.children else ():
+            self.children[number].send(frame, True)
 
     def _drop_child(self, number: int) -> None:
         child = self.children.pop(number, None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count
 from typing import Final
 
 from gexec import limits
@@ -43,6 +42,7 @@ class Jobs:
 
     Attributes:
         by_key: existing jobs, by (job id, low), or (job id, ROOT).
+        parties: the peers, by their links.
         draining: no new job is accepted.
         opens_at_once: links that a job requests in one step.
     """
@@ -60,10 +60,11 @@ class Jobs:
         self.opens_at_once = openings.STEP_MAX
         self._timers = around.timers
         self._settings = settings
+        self.orphan_grace_s = settings.orphan_grace_s
         self.by_key: dict[tuple[bytes, int], RelayJob] = {}
         self.stepped = stepped
-        self._parties: dict[LinkPort, Party] = {}
-        self._parent_numbers = count(1)
+        self.parties: dict[LinkPort, Party] = {}
+        self.last_parent = 0
         self._beat: Timer | None = None
         #: When it is due, in the clock's time, and how far the clock was behind at the last one.
         self._beat_due_s = 0.0
@@ -76,7 +77,7 @@ class Jobs:
     def drain(self) -> None:
         """Take no new jobs, and inform all peers."""
         self.draining = True
-        for link in self._parties:
+        for link in self.parties:
             link.send(0, frames.Goodbye("gexecd is shutting down"))
 
     # -- links ----------------------------------------------------------------------------
@@ -86,7 +87,7 @@ class Jobs:
     ) -> tuple[LinkPort, int]:
         """Return a link to a node, and a channel on it. ValueError: something is not an address."""
         link = self.around.dial(name, addresses, timeout_s, job.uid, urgent)
-        party = self._parties.setdefault(link, Party())
+        party = self.parties.setdefault(link, Party())
         if not (party.children or party.parents):
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
         channel = next(party.numbers) & 0xFFFFFFFF
@@ -96,7 +97,7 @@ class Jobs:
 
     def close_channel(self, link: LinkPort, channel: int) -> None:
         """Stop handling a child's channel."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             party.children.pop(channel, None)
             party.quiet.discard(channel)
@@ -105,34 +106,34 @@ class Jobs:
 
     def is_idle(self, link: LinkPort) -> bool:
         """Tell whether no job uses a link."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         return party is None or not (party.children or party.parents)
 
     def links(self) -> list[LinkPort]:
         """Return all links that were accepted, or are or were used by a job."""
-        return list(self._parties)
+        return list(self.parties)
 
     def link_accepted(self, link: LinkPort, uid: int | None) -> None:
         """A peer has connected: a daemon, or a client of this uid."""
-        self._parties[link] = Party(uid)
+        self.parties[link] = Party(uid)
 
     def link_begun(self, link: LinkPort) -> None:
         """It is a link's turn to be dialled."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             for job, number in list(party.children.values()):
                 job.child_link_begun(number)
 
     def link_reached(self, link: LinkPort) -> None:
         """A dialled peer's machine has answered."""
-        party = self._parties.get(link)
+        party = self.parties.get(link)
         if party is not None:
             for job, number in list(party.children.values()):
                 job.child_link_reached(number)
 
     def link_opened(self, link: LinkPort) -> None:
         """The peer's Hello has come."""
-        party = self._parties[link]
+        party = self.parties[link]
         if party.uid is not None:
             within_s = self._settings.unauthenticated_max_s
             overdue = partial(link.abort, f"protocol violation: no Submit within {within_s:g} s")
@@ -142,7 +143,7 @@ class Jobs:
 
     def link_closed(self, link: LinkPort, text: str) -> bool:
         """A link has ended: inform every job on it. Return whether the link was known."""
-        party = self._parties.pop(link, None)
+        party = self.parties.pop(link, None)
         if party is None:
             return False
         if party.deadline is not None:
@@ -156,7 +157,7 @@ class Jobs:
 
     def link_frame(self, link: LinkPort, channel: int, frame: Frame) -> None:
         """A frame of a job has come."""
-        party = self._parties[link]
+        party = self.parties[link]
         parent = party.parents.get(channel)
         if parent is not None:
             if isinstance(frame, Submit):
@@ -207,7 +208,7 @@ class Jobs:
         quiet_s = max(2 * settings.heartbeat_s, share * settings.lost_after_s)
         now_s = self._timers.time()
         paused_s = self._paused_s(now_s)
-        for link, party in list(self._parties.items()):
+        for link, party in list(self.parties.items()):
             # During its own pause this process could not receive anything.
             link.heard_s = min(now_s, link.heard_s + paused_s)
             silent_s = now_s - link.heard_s
@@ -234,7 +235,7 @@ class Jobs:
     def _end_unread(self) -> None:
         """End the jobs of clients that leave more output unread than their user's share, largest first."""
         unread: dict[int, list[tuple[int, LinkPort]]] = {}
-        for link, party in self._parties.items():
+        for link, party in self.parties.items():
             if party.uid is not None and party.parents:
                 unread.setdefault(party.uid, []).append((link.unsent_bytes, link))
         for uid in self.around.quotas.over_unread(
@@ -299,9 +300,9 @@ class Jobs:
         if text:
             self._refuse(link, channel, Refused(frames.REFUSED_DENIED, text), denials.PARENT, credential)
             return
-        parent = next(self._parent_numbers)
+        self.last_parent = parent = self.last_parent + 1
         if job is not None:
-            self._join(job, link, party, channel, parent)
+            self.join(job, link, channel, parent)
             job.tell(events.ParentFrame(parent, start))
             return
         if start.attach_only:
@@ -317,10 +318,10 @@ class Jobs:
             spec=spec,
             start=start,
             parent=parent,
-            orphan_grace_s=self._settings.orphan_grace_s,
+            orphan_grace_s=self.orphan_grace_s,
         )
         job = RelayJob(self, key, node, spec, start.credential, start.blob, credential.uid)
-        self._begin(job, link, party, channel, parent)
+        self._begin(job, link, channel, parent)
 
     def _submit(self, link: LinkPort, party: Party, channel: int, submit: Submit) -> None:
         """A client of this host submits a job."""
@@ -330,6 +331,7 @@ class Jobs:
             raise ProtocolError("a second job on one connection")
         if party.deadline is not None:
             party.deadline.cancel()
+            party.deadline = None
         checked = self._checked(link, channel, submit)
         if checked is None:
             return
@@ -348,24 +350,26 @@ class Jobs:
             code = denials.CLIENT if refusal.code == frames.REFUSED_DENIED else denials.BUSY
             self._refuse(link, channel, refusal, code, credential)
             return
-        parent = next(self._parent_numbers)
+        self.last_parent = parent = self.last_parent + 1
         blob = submit.blob
         root = Root(
             job_id=credential.job_id, spec=spec, credential=submit.credential, blob=blob, client=parent
         )
         job = RelayJob(self, key, root, spec, submit.credential, blob, credential.uid)
-        self._begin(job, link, party, channel, parent)
+        self._begin(job, link, channel, parent)
 
-    def _join(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+    def join(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
+        """A channel of this link leads to a parent of this job, or to its client."""
+        party = self.parties[link]
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
 
-    def _begin(self, job: RelayJob, link: LinkPort, party: Party, channel: int, parent: int) -> None:
+    def _begin(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:
             self.around.quotas.take_rank(job.uid, job.spec)
         self.around.entry.keep(job.credential)
-        self._join(job, link, party, channel, parent)
+        self.join(job, link, channel, parent)
         job.begin()
 
     def job_finished(self, job: RelayJob) -> None:
@@ -375,7 +379,7 @@ class Jobs:
                 self.around.quotas.give_rank(job.uid, job.spec)
             self.around.entry.release(job.credential)
         for link, channel in job.parents.values():
-            party = self._parties.get(link)
+            party = self.parties.get(link)
             if party is not None:
                 party.parents.pop(channel, None)
         self.around.jobs_changed()

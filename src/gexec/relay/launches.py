@@ -32,6 +32,10 @@ class Launches:
         if not begin():
             self.done(uid)
 
+    def resume(self, uid: int) -> None:
+        """The relay before this one had a launch of this user under way: ``done`` must follow."""
+        self._under_way[uid] = self._under_way.get(uid, 0) + 1
+
     def done(self, uid: int) -> None:
         """The spawner has answered a launch of this user, or it was given up."""
         waiting = self._waiting.get(uid)

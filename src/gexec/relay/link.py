@@ -8,8 +8,9 @@ the same link. Bytes that a peer does not take yet are kept here.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from gexec import limits
 from gexec.errors import ProtocolError
@@ -18,14 +19,13 @@ from gexec.relay import tls
 from gexec.relay.linkstates import CLOSED, DIALLING, GREETING, LEAVING, OPENED, REACHED, STATES
 from gexec.relay.peer import Peer
 from gexec.relay.pieces import PIECE_BYTES, cut, write
+from gexec.relay.transports import ClientSocket, LinkProtocol
 from gexec.version import VERSION
 from gexec.wire import frames
 from gexec.wire.frames import Frame
 
 #: How long a frame that is not urgent may be delayed for the next one.
 UNHURRIED_S: Final = 1.0
-#: All links of a process read into one buffer: the event loop fills and delivers it in one step.
-_BUFFER: Final = memoryview(bytearray(256 * 1024))
 #: Answers (Pong, Refused) that a peer may leave unread, because no job's window bounds them.
 ANSWERS_MAX_BYTES: Final = 1024 * 1024
 
@@ -69,6 +69,7 @@ class Link:
         address: the ``ip:port`` that was dialled.
         refused: why the last dialled peer is not the wanted one, "" if it is.
         waiting: it waits for its turn to be dialled.
+        cut: the peer has ended it.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class Link:
         self.wanted = wanted
         self.address = ""
         self.refused = ""
-        self.waiting = False
+        self.waiting = self.cut = False
         self.state = DIALLING
         self.version = limits.PROTOCOL_VERSION
         self.heard_s = 0.0
         self.give_up_s = 0.0
-        self.transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | ClientSocket | None = None
         self._unfinished = unfinished
         self._greeted = False
         self._owner = owner
@@ -143,9 +144,9 @@ class Link:
         return self.state >= CLOSED
 
     @property
-    def protocol(self) -> _Protocol:
+    def protocol(self) -> LinkProtocol:
         """A protocol object for the event loop, for one connection."""
-        return _Protocol(self)
+        return LinkProtocol(self)
 
     def expect_hello(self, within_s: float) -> None:
         """Give a dialled peer, whose machine has answered, ``within_s`` for TLS and its Hello."""
@@ -159,7 +160,7 @@ class Link:
             self._deadline.cancel()
             self._deadline = None
 
-    def connected(self, transport: asyncio.Transport) -> bool:
+    def connected(self, transport: asyncio.Transport | ClientSocket) -> bool:
         """The connection is made, with TLS. Return whether it is used: it may lead to another node."""
         if self._closed:  # given up while it was dialling
             transport.abort()
@@ -189,6 +190,44 @@ class Link:
         self._greeted = True
         self.send(0, frames.Hello(version, f"gexec {VERSION}"))
 
+    def fileno(self) -> int:
+        """Return the descriptor of a client's socket."""
+        return self.transport.fileno() if isinstance(self.transport, ClientSocket) else -1
+
+    def save(self) -> dict[str, Any]:
+        """Return the state of a client's link, with what was half read and what was not sent."""
+        sock = self.transport
+        unsent = sock.unsent if isinstance(sock, ClientSocket) else b""
+        return {
+            "state": self.state,
+            "label": self.label,
+            "version": self.version,
+            "greeted": self._greeted,
+            "held": self._decoder.held,
+            "unsent": [unsent, *self._pending],
+            "unread_bytes": self._unread_bytes,
+        }
+
+    def continue_with(self, sock: socket.socket, saved: dict[str, Any]) -> None:
+        """Continue with a client's socket and a state that ``save`` returned."""
+        self.state = saved["state"]
+        self.label, self.version, self._greeted = saved["label"], saved["version"], saved["greeted"]
+        if self.opened:
+            self._decoder.limit_bytes = limits.JOB_FRAME_MAX_BYTES
+            self.expect_nothing()
+        for _ in self._decoder.feed(saved["held"]):
+            raise ValueError("a client's unfinished frame is a whole one")
+        if self._unfinished is not None:
+            self._unfinished(self, self._decoder.unfinished)
+        self._unread_bytes = saved["unread_bytes"]
+        self.heard_s = self._loop.time()
+        self.transport = ClientSocket(sock, self, saved["unsent"][0])
+        self.transport.set_write_buffer_limits(high=PIECE_BYTES)
+        self._paused = self.transport.is_paused
+        self._pending = saved["unsent"][1:]
+        self._flushing = True
+        self._loop.call_soon(self._flush)
+
     def received(self, data: memoryview) -> None:
         """Bytes from the peer have arrived; ``data`` is valid until this returns."""
         self.heard_s = self._loop.time()
@@ -211,6 +250,7 @@ class Link:
         """The connection has ended, from either side."""
         if error is not None and not self._reason:
             self._reason = tls.failure(error)
+        self.cut = error is None or tls.is_cut(error)
         self._end()
 
     # -- frames ---------------------------------------------------------------------------
@@ -347,43 +387,3 @@ class Link:
         if self._deadline is not None:
             self._deadline.cancel()
         self._owner.link_closed(self, self._reason)
-
-
-class _Protocol(asyncio.BufferedProtocol):
-    """The event loop's side of a link; a separate class, because subclasses of asyncio's compile badly."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        #: False for a connection that leads to another node: the link gets none of its events.
-        self._taken = False
-
-    @property
-    def label(self) -> str:
-        """The peer, for reports of the event loop (``relay.peerlog``)."""
-        return self._link.label
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are not subclasses of asyncio's.
-        self._taken = self._link.connected(cast(asyncio.Transport, transport))
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _BUFFER
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if self._taken:
-            self._link.received(_BUFFER[:nbytes])
-
-    def pause_writing(self) -> None:
-        if self._taken:
-            self._link.pause()
-
-    def resume_writing(self) -> None:
-        if self._taken:
-            self._link.resume()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._taken:
-            self._link.disconnected(exc)

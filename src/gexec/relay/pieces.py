@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from gexec.relay.transports import ClientSocket
 
 #: TLS encrypts into a buffer that never shrinks, so it gets pieces of this size, and no more while that much
 #: waits there; otherwise a link would keep megabytes after a large job.
@@ -12,7 +15,7 @@ PIECE_BYTES: Final = 256 * 1024
 _JOINED_BYTES: Final = 16 * 1024
 
 
-def write(transport: asyncio.Transport, parts: list[bytes], size: int) -> None:
+def write(transport: asyncio.Transport | ClientSocket, parts: list[bytes], size: int) -> None:
     """Write parts of ``size`` bytes at once, without copying the large ones."""
     if size <= _JOINED_BYTES:
         transport.write(b"".join(parts))

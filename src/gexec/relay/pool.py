@@ -163,6 +163,7 @@ class Pool:
         """Use a connection for a link; return why that failed, "" if it did not."""
         loop = asyncio.get_running_loop()
         within_s = patience_s(timeout_s)
+        link.cut = False
         link.address = address
         link.label = f"{link.wanted} ({address})"
         link.give_up_s = loop.time() + within_s
@@ -181,6 +182,7 @@ class Pool:
                 ssl_handshake_timeout=within_s + tls.HANDSHAKE_BACKSTOP_S,
             )
         except (OSError, ValueError) as error:
+            link.cut = tls.is_cut(error)
             return tls.failure(error)
         finally:
             if link.transport is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.posix.deadline import Timers
 from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
@@ -27,6 +28,8 @@ class LinkPort(Protocol):
     give_up_s: float
     label: str
     source: str
+    #: The peer has ended it.
+    cut: bool
 
     def holds(self, name: str) -> bool:
         """Tell whether the peer's certificate holds a name or address; a client has no certificate."""
@@ -105,6 +108,9 @@ class PipesPort(Protocol):
     def close(self) -> None:
         """Close everything."""
 
+    def save(self, fds: list[int]) -> Saved:
+        """Return its state, for ``Surroundings.continue_pipes``; its descriptors are added to ``fds``."""
+
 
 class ProcessPort(Protocol):
     """The spawner (``relay.spawning.Spawning``).
@@ -114,6 +120,9 @@ class ProcessPort(Protocol):
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task, whose events are passed to ``told``."""
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Pass on the events of a task that another relay has opened."""
 
     def close_task(self, task: int) -> None:
         """Pass on no more events of a task."""
@@ -149,6 +158,9 @@ class EntryPort(Protocol):
 
     def keep(self, raw: bytes) -> None:
         """Keep this credential, just checked, because a job with it begins here."""
+
+    def known(self, raw: bytes, blob: bytes) -> tuple[Credential, JobSpec]:
+        """Return the content of a credential that was accepted here before, and keep it for ``keep``."""
 
     def release(self, raw: bytes) -> None:
         """One of the jobs with this credential has ended."""
@@ -190,6 +202,11 @@ class Surroundings(Protocol):
 
         OSError: no descriptors are left.
         """
+
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> PipesPort:
+        """Return the pipes that another relay has saved; nothing happens before this turn has ended."""
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.relay.ports import PipesPort, ProcessEvent
 from gexec.wire import jobspec, messages
 from gexec.wire import outcome as outcomes
+from gexec.wire.record import field_names
 
 if TYPE_CHECKING:
     from gexec.relay.job import RelayJob
@@ -42,8 +44,44 @@ class JobProcess:
         self._over = False
         #: The spawner has a launch that it has not answered.
         self._launching = False
-        #: Effects for the process while its launch waits for its turn; None if none waits.
+        #: Its launch and the effects after it, while the launch waits for its turn; None if none waits.
         self._waiting: list[events.Effect] | None = None
+        #: The same, from the relay before this one.
+        self._postponed: list[events.Effect] | None = None
+
+    # -- for the next relay -----------------------------------------------------------------
+
+    def save(self, fds: list[int]) -> Saved:
+        """Return its state; its descriptors are added to ``fds``."""
+        return {
+            "task": self._task,
+            "checked": self._checked,
+            "launching": self._launching,
+            "pipes": None if self._pipes is None else self._pipes.save(fds),
+            "charged": self._charged,
+            "waiting": None if self._waiting is None else [_written(effect) for effect in self._waiting],
+        }
+
+    def restore(self, saved: Saved) -> None:
+        """Continue with a state that ``save`` returned; ``go_on`` follows."""
+        uid = self._job.uid
+        self._task, self._checked = saved["task"], saved["checked"]
+        if self._task is not None:
+            self._around.processes.hear_task(self._task, self.told)
+        self._launching = saved["launching"]
+        if self._launching:
+            self._launches.resume(uid)
+        if saved["pipes"] is not None:
+            self._pipes = self._around.continue_pipes(self._job.tell, saved["pipes"], self._freed)
+        self._charged = saved["charged"]
+        self._around.quotas.pipes.charge(uid, self._charged)
+        self._postponed = None if saved["waiting"] is None else [_read(each) for each in saved["waiting"]]
+
+    def go_on(self) -> None:
+        """Request the launch that waited for its turn, with what was to follow it."""
+        for effect in self._postponed or ():
+            self.carry_out(effect)
+        self._postponed = None
 
     def next_event(self) -> events.Event | None:
         """Return the next event of a process whose pipes are being emptied."""
@@ -62,9 +100,9 @@ class JobProcess:
     def carry_out(self, effect: events.Effect) -> None:
         """Carry out an effect on the process; nothing if it no longer exists."""
         if isinstance(effect, events.RunTask):
-            self._in_turn(self._run)
+            self._in_turn(effect, self._run)
         elif isinstance(effect, events.CheckTask):
-            self._in_turn(self._check)
+            self._in_turn(effect, self._check)
         elif self._waiting is not None:
             if isinstance(effect, events.MeasureStdin):
                 self._job.tell(events.StdinMeasured(0))
@@ -105,9 +143,9 @@ class JobProcess:
         elif isinstance(effect, events.DropStdin):
             pipes.drop_stdin()
 
-    def _in_turn(self, launch: Callable[[], None]) -> None:
+    def _in_turn(self, first: events.Effect, launch: Callable[[], None]) -> None:
         """Request a launch from the spawner, now or when this user has fewer launches under way."""
-        asked: list[events.Effect] = []
+        asked = [first]
         self._waiting = asked
 
         def begin() -> bool:
@@ -117,7 +155,7 @@ class JobProcess:
             self._launching = True
             try:
                 launch()
-                for effect in asked:
+                for effect in asked[1:]:
                     self.carry_out(effect)
             except Exception as error:
                 # This may run during another job's turn, which must not fail because of it.
@@ -228,3 +266,32 @@ class JobProcess:
             self._pipes.close()
         self._pipes = None
         self._free_all()
+
+
+#: The effects that can wait for a launch, by their names.
+_EFFECTS: Final[dict[str, Any]] = {
+    kind.__name__: kind
+    for kind in (
+        events.RunTask,
+        events.CheckTask,
+        events.SignalTask,
+        events.KillTask,
+        events.ReadOutput,
+        events.CloseOutput,
+        events.WriteStdin,
+        events.CloseStdin,
+        events.DropStdin,
+    )
+}
+
+
+def _written(effect: events.Effect) -> tuple[str, dict[str, Any]]:
+    """Return an effect as plain values."""
+    names = field_names(type(effect))
+    return type(effect).__name__, {name: getattr(effect, name) for name in names}
+
+
+def _read(saved: tuple[str, dict[str, Any]]) -> events.Effect:
+    """Return the effect that ``_written`` returned. KeyError: there is none of this name."""
+    made: events.Effect = _EFFECTS[saved[0]](**saved[1])
+    return made

@@ -8,19 +8,24 @@ frame; this module provides the sockets, the spawner and the clock.
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.posix import memory
 from gexec.posix.deadline import Deadline
+from gexec.relay import carrying, handing
 from gexec.relay.accept import Acceptor
 from gexec.relay.admission import CredentialVerifier
 from gexec.relay.arriving import OVER_SHARE, NodeFrames
 from gexec.relay.context import RelayContext
+from gexec.relay.job import RelayJob
 from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import Link
 from gexec.relay.linkstates import OPENED
@@ -30,7 +35,7 @@ from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
 from gexec.relay.ports import LinkPort, PipesPort
 from gexec.relay.quotas import Quotas
-from gexec.relay.spawning import Spawning
+from gexec.relay.spawning import News, RelayChannel, Spawning
 from gexec.relay.taskio import TaskIO
 from gexec.relay.tls import bound_certificates, link_contexts
 from gexec.security.credential import Credential
@@ -38,7 +43,18 @@ from gexec.security.names import normal
 from gexec.security.signers import Trust
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
-from gexec.wire.frames import Frame
+from gexec.wire.frames import REFUSED_DENIED, Frame, Refused
+from gexec.wire.orders import Upgrade, Upgraded
+from gexec.wire.upgrades import (
+    GoOn,
+    HandOver,
+    HandoverEnds,
+    HandoverFailed,
+    StateTaken,
+    SuccessorReady,
+    UpgradeEnded,
+    UpgradeWanted,
+)
 
 
 def run_relay(context: RelayContext) -> int:
@@ -49,13 +65,42 @@ def run_relay(context: RelayContext) -> int:
 async def _serve(context: RelayContext) -> int:
     loop = asyncio.get_running_loop()
     tell_faults(loop, context.log)
-    relay = RelayService(context)
+    relay = RelayService(context) if context.predecessor is None else succeed(context)
     loop.add_signal_handler(signal.SIGTERM, relay.drain)
     loop.add_signal_handler(signal.SIGINT, relay.drain)
     relay.begin()
     memory.settle()
-    context.ready()
+    if context.predecessor is None:
+        context.ready()
     return await relay.stopped
+
+
+def succeed(context: RelayContext) -> RelayService:
+    """Return a relay with all that the relay before it had, when that one has ended.
+
+    Raises:
+        SystemExit: it cannot continue with that; the other relay does.
+    """
+    assert context.predecessor is not None
+    channel = RelayChannel(context.channel_socket)
+    channel.tell(SuccessorReady(context.expires_s))
+    try:
+        with context.predecessor as sock:
+            state, fds = handing.receive(sock)
+        context.listeners = tuple([socket.socket(fileno=fds[index]) for index in state["listeners"]])
+        context.client_listeners = tuple(
+            [socket.socket(fileno=fds[index]) for index in state["client_listeners"]]
+        )
+        relay = RelayService(context)
+        taken = relay.restore(state, fds)
+    except Exception as error:
+        channel.tell(HandoverFailed(f"{type(error).__name__}: {error}"))
+        channel.await_upgrade()
+        raise SystemExit(1) from error
+    relay.processes.tell(StateTaken(taken))
+    if not isinstance(relay.processes.await_upgrade(), GoOn):
+        raise SystemExit(1)
+    return relay
 
 
 #: How long after a job its free memory is returned to the system, if nothing runs then.
@@ -85,6 +130,12 @@ class RelayService:
         self._pool = Pool(self, contexts, self.quotas, self._arriving)
         self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas, self._arriving)
         self._jobs = Jobs(self, context.settings)
+        #: Descriptors of pipes and clients, from the relay before this one.
+        self.inherited: list[int] = []
+        self._resumed: list[RelayJob] = []
+        #: Clients that wait for the end of an upgrade, with their channels.
+        self._upgrade_askers: dict[Link, int] = {}
+        self._superuser = context.superuser
         self._tidying: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -92,6 +143,9 @@ class RelayService:
         self.processes.begin()
         self._acceptor.begin()
         self._jobs.begin()
+        for job in self._resumed:
+            job.go_on()
+        self._resumed.clear()
 
     # -- the end --------------------------------------------------------------------------
 
@@ -119,10 +173,14 @@ class RelayService:
         if not self.stopped.done():
             self.stopped.set_result(status)
 
-    def _news(self, event: messages.Certificates | messages.AcceptedSigners) -> None:
+    def _news(self, event: News) -> None:
         if isinstance(event, messages.Certificates):
             self._renew(event)
-        else:
+        elif isinstance(event, HandOver):
+            self._hand_over(event.fds[0])
+        elif isinstance(event, UpgradeEnded):
+            self._upgrade_ended(event)
+        elif isinstance(event, messages.AcceptedSigners):
             trust = Trust.decode(event.trust)
             self.entry.reload(trust.signers)
             self._standing = Standing(trust, self._standing.authority_ids)
@@ -141,6 +199,70 @@ class RelayService:
         self._acceptor.contexts = contexts
         self._log.info("certificate renewed")
 
+    # -- upgrades -------------------------------------------------------------------------
+
+    def _hand_over(self, fd: int) -> None:
+        """Send everything to the successor; return only if that fails, and nothing has changed."""
+        with socket.socket(fileno=fd) as sock:
+            try:
+                fds: list[int] = []
+                handing.send(sock, self._save(fds), fds)
+            except Exception as error:
+                self.processes.tell(HandoverFailed(f"{type(error).__name__}: {error}"))
+        verdict = self.processes.await_upgrade()
+        if not (isinstance(verdict, HandoverEnds) and verdict.stays):
+            os._exit(0)  # nothing may be written any more: the successor goes on
+
+    def _upgrade_wanted(self, link: Link, channel: int, frame: Upgrade) -> None:
+        party = self._jobs.parties[link]
+        if party.uid not in (0, self._superuser):
+            text = f"uid {party.uid} may not upgrade gexecd: only root or its own user may"
+            link.answer(channel, Refused(REFUSED_DENIED, text))
+            return
+        if party.deadline is not None:  # there will be no Submit
+            party.deadline.cancel()
+            party.deadline = None
+        self._upgrade_askers[link] = channel
+        self.processes.tell(UpgradeWanted(frame.forced))
+
+    def _upgrade_ended(self, event: UpgradeEnded) -> None:
+        for link, channel in self._upgrade_askers.items():
+            link.send(channel, Upgraded(event.done, event.text))
+        self._upgrade_askers.clear()
+
+    def _save(self, fds: list[int]) -> Saved:
+        if self._jobs.draining:
+            raise OSError("gexecd is shutting down")
+        clients = []
+        for link in carrying.clients(self._jobs):
+            assert isinstance(link, Link)
+            if link.fileno() < 0:
+                link.abort("the connection was closed")  # its end is not known yet in this turn
+                continue
+            uid = self._jobs.parties[link].uid
+            asks = self._upgrade_askers.get(link)
+            clients.append({"fd": len(fds), "uid": uid, "link": link.save(), "asks": asks})
+            fds.append(link.fileno())
+        saved: Saved = {"clients": clients, "last_task": self.processes.last_task}
+        for name, listeners in self._acceptor.listeners():
+            saved[name] = list(range(len(fds), len(fds) + len(listeners)))
+            fds += [listener.fileno() for listener in listeners]
+        return saved | {"jobs": carrying.save(self._jobs, fds)}
+
+    def restore(self, state: Saved, fds: list[int]) -> int:
+        """Take the clients and jobs of the relay before this one; return how many jobs. ``begin`` follows."""
+        self.inherited = fds
+        self.processes.last_task = state["last_task"]
+        clients: list[LinkPort] = []
+        for each in state["clients"]:
+            sock = socket.socket(fileno=fds[each["fd"]])
+            link = self._acceptor.resume_client(sock, each["uid"], each["link"])
+            clients.append(link)
+            if each["asks"] is not None:
+                self._upgrade_askers[link] = each["asks"]
+        self._resumed = carrying.restore(self._jobs, state["jobs"], clients)
+        return len(self._resumed)
+
     # -- what jobs need -------------------------------------------------------------------
 
     def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> LinkPort:
@@ -156,6 +278,12 @@ class RelayService:
     ) -> PipesPort:
         """Return pipes for a process."""
         return TaskIO(tell, with_stdin, with_output, freed)
+
+    def continue_pipes(
+        self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
+    ) -> PipesPort:
+        """Return the pipes of a process of the relay before this one."""
+        return TaskIO(tell, False, False, freed, saved, self.inherited)
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""
@@ -219,11 +347,15 @@ class RelayService:
         return self._jobs.is_idle(link)
 
     def link_frame(self, link: Link, channel: int, frame: Frame) -> None:
-        """A frame of a job has arrived."""
-        self._jobs.link_frame(link, channel, frame)
+        """A frame of a job has arrived, or the wish for an upgrade."""
+        if isinstance(frame, Upgrade):
+            self._upgrade_wanted(link, channel, frame)
+        else:
+            self._jobs.link_frame(link, channel, frame)
 
     def link_closed(self, link: Link, text: str) -> None:
         """A link has ended."""
+        self._upgrade_askers.pop(link, None)
         self._pool.forget(link)
         self._acceptor.forget(link)
         self._arriving.ended(link)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
-from itertools import count
 
 from gexec.errors import ProtocolError
 from gexec.posix.channel import MessageLost, Port
@@ -13,7 +13,11 @@ from gexec.posix.log import Log
 from gexec.relay.ports import ProcessEvent
 from gexec.wire import messages
 from gexec.wire.denials import PeerDenied
-from gexec.wire.messages import FROM_RELAY, FROM_SPAWNER, U32_MAX, Request
+from gexec.wire.messages import U32_MAX, Request
+from gexec.wire.upgrades import FROM_RELAY, FROM_SPAWNER, OfRelay, ToRelay
+
+#: Messages that concern no task.
+News = messages.Certificates | messages.AcceptedSigners | ToRelay
 
 
 class RelayChannel:
@@ -69,13 +73,29 @@ class RelayChannel:
         """Leave the task running and hear no more of it (a detached job)."""
         self._ask(messages.ForgetProcess(task))
 
-    def receive(self) -> messages.Event | None:
+    def receive(self) -> messages.Event | ToRelay | None:
         """Return the next event, None if there is none now.
 
         ConnectionError or ProtocolError: the spawner is gone.
         """
-        event: messages.Event | None = self._port.receive()
+        event: messages.Event | ToRelay | None = self._port.receive()
         return event
+
+    def await_upgrade(self) -> ToRelay:
+        """Block until the spawner has sent a message about an upgrade, and return it.
+
+        Raises:
+            ConnectionError, ProtocolError: the spawner is gone, or has sent another message.
+        """
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLIN)
+        while True:
+            poller.poll()
+            event = self.receive()
+            if isinstance(event, ToRelay):
+                return event
+            if event is not None:
+                raise ProtocolError(f"{type(event).__name__} during an upgrade")
 
     def close(self) -> None:
         """Close the channel; the spawner then ends all attached tasks and itself."""
@@ -93,7 +113,11 @@ class RelayChannel:
         self._unreported = 0
         self._ask(denied)
 
-    def _ask(self, request: Request | PeerDenied) -> None:
+    def tell(self, said: OfRelay) -> None:
+        """Send a message about an upgrade."""
+        self._ask(said)
+
+    def _ask(self, request: Request | PeerDenied | OfRelay) -> None:
         self._port.say(request)
         self.asked()
 
@@ -103,18 +127,19 @@ class Spawning(RelayChannel):
 
     Args:
         sock: the channel's socket.
-        news: called with messages that concern no task: certificates and keys.
+        news: called with messages that concern no task: certificates, keys and upgrades.
         stop: called with an exit status when the spawner cannot be reached any more.
 
     Attributes:
         draining: the spawner's end is expected now.
+        last_task: the number of the last task.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         log: Log,
-        news: Callable[[messages.Certificates | messages.AcceptedSigners], None],
+        news: Callable[[News], None],
         stop: Callable[[int], None],
     ) -> None:
         super().__init__(sock)
@@ -124,7 +149,7 @@ class Spawning(RelayChannel):
         self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._told: dict[int, Callable[[ProcessEvent], None]] = {}
-        self._numbers = count(1)
+        self.last_task = 0
         self._writing = False
 
     def begin(self) -> None:
@@ -133,9 +158,14 @@ class Spawning(RelayChannel):
 
     def open_task(self, told: Callable[[ProcessEvent], None]) -> int:
         """Return a number for a new task, whose events are passed to ``told``."""
-        task = next(self._numbers) & U32_MAX
+        self.last_task = task = (self.last_task + 1) & U32_MAX
         self._told[task] = told
         return task
+
+    def hear_task(self, task: int, told: Callable[[ProcessEvent], None]) -> None:
+        """Pass the events of a task of an earlier relay to ``told``; new tasks get higher numbers."""
+        self._told[task] = told
+        self.last_task = max(self.last_task, task)
 
     def close_task(self, task: int) -> None:
         """Pass on no more events of a task."""
@@ -171,7 +201,7 @@ class Spawning(RelayChannel):
             self._loop.remove_reader(self.fileno())
             self._stop(0 if self.draining else 1)
             return
-        if isinstance(event, messages.Certificates | messages.AcceptedSigners):
+        if isinstance(event, News):
             self._news(event)
         elif event is not None:
             told = self._told.get(event.task)

@@ -12,12 +12,13 @@ import os
 import select
 import termios
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.saving import Saved
 from gexec.wire.frames import STDERR, STDOUT
 
 #: A command shorter than this needs no registration with the event loop.
@@ -33,6 +34,9 @@ class TaskIO:
         with_stdin: a pipe for stdin; else the process gets /dev/null.
         with_output: pipes for stdout and stderr; else /dev/null too, for a detached process.
         freed: called for each pipe when this side's end of it is closed.
+        saved: what ``save`` of another relay returned, whose pipes are continued; the other arguments do not
+            count then.
+        fds: its descriptors.
 
     ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
     they have been passed on.
@@ -47,6 +51,8 @@ class TaskIO:
         with_stdin: bool,
         with_output: bool = True,
         freed: Callable[[], None] = lambda: None,
+        saved: Saved | None = None,
+        fds: Sequence[int] = (),
     ) -> None:
         self._tell = tell
         self._freed = freed
@@ -58,6 +64,15 @@ class TaskIO:
         self._outputs: dict[int, int] = {}
         self._on = {STDOUT: True, STDERR: True}
         self._watched: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._watching = False
+        self.child_fds = (-1, -1, -1)
+        if saved is None:
+            self._open(with_stdin, with_output)
+        else:
+            self._continue(saved, fds)
+
+    def _open(self, with_stdin: bool, with_output: bool) -> None:
         opened: list[int] = []
         try:
             if with_stdin:
@@ -83,8 +98,35 @@ class TaskIO:
                 os.close(fd)
             raise
         self.child_fds = (child_fds[0], child_fds[1], child_fds[2])
-        self._timer: asyncio.TimerHandle | None = None
-        self._watching = False
+
+    # -- for the next relay ---------------------------------------------------------------
+
+    def save(self, fds: list[int]) -> Saved:
+        """Return its state; its descriptors are added to ``fds``."""
+        outputs = {stream: len(fds) + index for index, stream in enumerate(self._outputs)}
+        fds += self._outputs.values()
+        if self._stdin is not None:
+            fds.append(self._stdin)
+        return {
+            "outputs": outputs,
+            "on": self._on,
+            "watched": self._watching or self._timer is not None,
+            "stdin": None if self._stdin is None else len(fds) - 1,
+            "waiting": list(self._waiting),
+            "stdin_eof": self._stdin_eof,
+        }
+
+    def _continue(self, saved: Saved, fds: Sequence[int]) -> None:
+        self._outputs = {stream: fds[index] for stream, index in saved["outputs"].items()}
+        self._on = saved["on"]
+        self._stdin = None if saved["stdin"] is None else fds[saved["stdin"]]
+        self._waiting.extend(saved["waiting"])
+        self._stdin_eof = saved["stdin_eof"]
+        if saved["watched"]:
+            self.started()
+        if self._waiting and self._stdin is not None:
+            self._stdin_watched = True
+            self._loop.add_writer(self._stdin, self._writable)
 
     def close_child_ends(self) -> None:
         """Close the process's ends; the spawner has its own."""

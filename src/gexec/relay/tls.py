@@ -14,11 +14,14 @@ import os
 import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gexec import limits
 from gexec.security.names import certified, is_everybodys, normal
 from gexec.security.signers import AUTHORITY_PREFIX
+
+if TYPE_CHECKING:
+    from gexec.relay.transports import ClientSocket
 
 #: The protocol versions that this side speaks, newest first, as names for TLS to choose from (RFC 7301).
 _VERSIONS: Final = {
@@ -117,12 +120,12 @@ def _load_pair(context: ssl.SSLContext, key_pem: bytes, certificate_pem: bytes) 
         os.close(memfd)
 
 
-def certificate_of(transport: asyncio.BaseTransport) -> dict[str, Any]:
+def certificate_of(transport: asyncio.BaseTransport | ClientSocket) -> dict[str, Any]:
     """Return the peer's certificate as the ssl module shows it, {} if there is none."""
     return transport.get_extra_info("peercert") or {}
 
 
-def version_of(transport: asyncio.BaseTransport) -> int | None:
+def version_of(transport: asyncio.BaseTransport | ClientSocket) -> int | None:
     """Return the protocol version of a link between daemons; None for a client's, which has no TLS.
 
     Version 1 did not name itself in the handshake.
@@ -167,6 +170,11 @@ _REASONS = {
     "UNEXPECTED_EOF_WHILE_READING": "it closed the connection",
     "EXCESSIVE_MESSAGE_SIZE": f"its certificates are over {limits.CERTIFICATES_MAX_BYTES} bytes",
 }
+
+
+def is_cut(error: BaseException) -> bool:
+    """Tell whether a connection has failed because the peer has ended it."""
+    return isinstance(error, ConnectionError | ssl.SSLEOFError)
 
 
 def failure(error: BaseException) -> str:

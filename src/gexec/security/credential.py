@@ -150,6 +150,18 @@ def verify(
     return credential
 
 
+def content(raw: bytes) -> Credential:
+    """Return the content of a credential that this gexecd has verified before (its relay was upgraded).
+
+    Raises:
+        CredentialError: code ``malformed``.
+    """
+    if len(raw) < HEAD.size:
+        raise CredentialError("malformed", "the credential is cut short")
+    _, key_id, _, length = HEAD.unpack_from(raw)
+    return _parsed(raw[HEAD.size : HEAD.size + length], key_id)
+
+
 def bound_to(credential: Credential, blob: bytes) -> None:
     """Check that ``blob`` is the job that the credential was signed for.
 

@@ -8,6 +8,7 @@ of a credential is kept as long as the credential could be accepted.
 from __future__ import annotations
 
 import heapq
+from typing import Any
 
 from gexec import limits
 from gexec.errors import CredentialError
@@ -66,6 +67,26 @@ class ReplayCache:
             )
         self._entries[key] = uid
         heapq.heappush(self._expiries, (expires_s, key[0], rank))
+
+    def save(self) -> dict[str, Any]:
+        """Return its entries in types that JSON can represent, for the program that continues this one."""
+        entries = [
+            (expires_s, of_job.hex(), rank, self._entries[(of_job, rank)])
+            for expires_s, of_job, rank in self._expiries
+        ]
+        # JSON has no infinity.
+        until_s = None if self._forgotten_until_s == float("-inf") else self._forgotten_until_s
+        return {"entries": entries, "forgotten_until_s": until_s}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take the entries that ``save`` returned, into a cache that has none."""
+        for expires_s, of_job, rank, uid in saved["entries"]:
+            key = (bytes.fromhex(of_job), int(rank))
+            self._entries[key] = uid
+            heapq.heappush(self._expiries, (float(expires_s), *key))
+            self._shares.charge(uid, 1)
+        if saved["forgotten_until_s"] is not None:
+            self._forgotten_until_s = saved["forgotten_until_s"]
 
     def _expire(self, now_s: float) -> None:
         while self._expiries and self._expiries[0][0] < now_s:

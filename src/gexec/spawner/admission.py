@@ -127,7 +127,7 @@ class Admission:
         self.skew_s = skew_s
         self._ttl_max_s = ttl_max_s
         self._own_uid = os.geteuid() if own_uid is None else own_uid
-        self._replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
+        self.replay = ReplayCache(superuser=self._own_uid) if replay is None else replay
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._account_s = account_s
@@ -190,7 +190,7 @@ class Admission:
             text = f"this node keeps no background jobs: {self._spool.why}; --keep=0 discards their output"
             raise CredentialError("background", text)
         if claimed != (credential.job_key, rank):
-            self._replay.claim(
+            self.replay.claim(
                 credential.key_id,
                 credential.job_id,
                 rank,

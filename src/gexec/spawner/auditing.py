@@ -35,6 +35,14 @@ class EndedTask:
         self.told = False
         self.helper = helper
 
+    @classmethod
+    def restored(cls, job_hex: str, rank: int, leaves: bool, uid: int, told: bool, helper: int) -> EndedTask:
+        """Return one with these attributes."""
+        launch = LaunchSpec(b"", [], [], b"", 0, False, 0.0, bytes.fromhex(job_hex), rank, leaves)
+        task = cls(launch, uid, helper)
+        task.told = told
+        return task
+
 
 class AuditRecords:
     """One line for each decision and event of a task; ``task`` is the relay's number of the task."""

@@ -18,6 +18,7 @@ def main(argv: list[str]) -> int:
 
     from gexec.posix import channel, identity
     from gexec.posix.readiness import announce
+    from gexec.spawner.again import execute
     from gexec.spawner.handover import Handover
     from gexec.spawner.program import SpawnerProcess
 
@@ -27,6 +28,8 @@ def main(argv: list[str]) -> int:
     kept = [starter[1].fileno(), *handed.descriptors]
     identity.close_inherited(kept)
     identity.keep_from_programs()
-    process = SpawnerProcess(handed, lambda: starter, lambda: announce(*handed.ready_fds), is_clean=True)
+    process = SpawnerProcess(
+        handed, lambda: starter, lambda: announce(*handed.ready_fds), is_clean=True, execute=execute
+    )
     process.spawner.begin_starter()
     return process.run()

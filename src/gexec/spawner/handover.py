@@ -35,6 +35,12 @@ class Handover:
         socket, socket_inode: the socket that gexecd made and removes at its end; "" = none.
         expires_s: until when the certificate is valid, UNIX time.
         renewal, rereading: the argv of the programs that get a certificate, and read keys and policy.
+        succession: the beginning of the argv of the program that is a relay's successor; [] = there is none,
+            because this gexecd shares its memory with a local cluster.
+        relay: what a relay's successor must know, beside trust and the source of its certificate: JSON.
+        again: the beginning of the argv with which the spawner executes itself anew.
+        version, code: of the code that runs: its version, and a digest of its files.
+        argv: gexecd's own arguments.
     """
 
     realm: str
@@ -59,6 +65,12 @@ class Handover:
     expires_s: float
     renewal: list[str]
     rereading: list[str]
+    succession: list[str]
+    relay: str
+    again: list[str]
+    version: str
+    code: str
+    argv: list[str]
 
     @property
     def descriptors(self) -> list[int]:

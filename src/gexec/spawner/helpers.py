@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable
-from itertools import count
+from functools import partial
 from typing import Final
 
 from gexec.core.deadlines import earlier
@@ -18,7 +18,7 @@ from gexec.errors import ProtocolError
 from gexec.posix import channel, clock
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.loop import PollLoop
-from gexec.spawner.launching import STARTER, Helper
+from gexec.spawner.launching import STARTER, Helper, Saved
 from gexec.wire.launches import (
     FROM_HELPER,
     FROM_STARTER,
@@ -31,7 +31,7 @@ from gexec.wire.launches import (
     NewHelper,
     StarterNote,
 )
-from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted
+from gexec.wire.messages import U32_MAX, ProcessLeft, ProcessStarted, Table
 
 #: A helper gets no new tasks after this time.
 _AGE_MAX_S: Final = 600.0
@@ -72,12 +72,45 @@ class Helpers:
         self._is_clean = is_clean
         self._by_number: dict[int, Helper] = {}
         self._current: dict[int, Helper] = {}  # by uid: the one that takes new tasks
-        self._numbers = count(STARTER + 1)
+        self._last = STARTER
         self._starter: Helper | None = None
         self._identity = (os.geteuid(), os.getegid(), frozenset(os.getgroups()) | {os.getegid()})
 
     def __len__(self) -> int:
         return len(self._by_number)
+
+    # -- for the program that continues this one ---------------------------------------------
+
+    def save(self) -> Saved:
+        """Return all helpers in types that JSON can represent; their channels are inherited."""
+        return {
+            "starter": None if self._starter is None else self._starter.save(),
+            "helpers": [helper.save() for helper in self._by_number.values()],
+            "current": [helper.number for helper in self._current.values()],
+            "last": self._last,
+        }
+
+    def restore(self, saved: Saved) -> dict[int, Helper]:
+        """Continue with what ``save`` returned; return starter and helpers by their numbers."""
+        self._last = saved["last"]
+        if saved["starter"] is None:
+            return {}
+        port = _port_of(saved["starter"]["fd"], FROM_STARTER, TO_STARTER)
+        self._starter = starter = Helper(STARTER, port, _becoming_of(saved["starter"]["becoming"]), port)
+        if port.endpoint.fileno() >= 0:
+            self._loop.watch(port.endpoint.fileno(), self._from_starter)
+        known = {STARTER: starter}
+        for each in saved["helpers"]:
+            port = _port_of(each["fd"], FROM_HELPER, TO_HELPER)
+            helper = Helper(each["number"], port, _becoming_of(each["becoming"]), starter.port)
+            known[helper.number] = self._by_number[helper.number] = helper
+            if each["number"] in saved["current"]:
+                self._current[helper.uid] = helper
+            if port.endpoint.fileno() >= 0:
+                self._loop.watch(port.endpoint.fileno(), partial(self._heard, helper))
+        for each in (saved["starter"], *saved["helpers"]):
+            known[each["number"]].restore(each, known)
+        return known
 
     def begin(self) -> Helper:
         """Return the starter; start it if it does not run yet."""
@@ -121,7 +154,7 @@ class Helpers:
 
     def _made(self, becoming: Becoming, starter: Port) -> Helper:
         # Its channel can be used at once: the helper reads the requests when it runs.
-        number = next(self._numbers) & U32_MAX
+        self._last = number = (self._last + 1) & U32_MAX
         ours, theirs = channel.pair()
         try:
             starter.say(NewHelper(number, becoming, (theirs.fileno(),)))
@@ -279,3 +312,21 @@ class Helpers:
                 endpoint.flush()
             self._loop.unwatch(endpoint.fileno())
             endpoint.close()
+
+
+def _port_of(fd: int, hears: Table, says: Table) -> Port:
+    """Return the port of an inherited channel; a closed one if there is none."""
+    if fd >= 0:
+        return Port(socket.socket(fileno=fd), hears, says, bounded=True)
+    ours, theirs = channel.pair()
+    theirs.close()
+    port = Port(ours, hears, says, bounded=True)
+    port.endpoint.close()
+    return port
+
+
+def _becoming_of(saved: Saved) -> Becoming:
+    """Return what a helper has become, from ``Helper.save``."""
+    given: Saved = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+    given["limits"] = tuple([(name, soft, hard) for name, soft, hard in saved["limits"]])
+    return Becoming(**given)

@@ -4,8 +4,9 @@ The caller waits until the keeper has started the command, or says why not: so a
 *not started*, as that of any other job. Like a ``chdir`` to a file system that does not answer, that can stop
 the tasks of one user only.
 
-A helper loads this with its user's first background job, and with it all that a keeper needs: keepers share
-these pages. The starter of root's gexecd never does.
+All that a keeper needs is loaded before the fork, and by the starter: keepers share its pages, and after an
+upgrade starter, helpers and keepers run the code with which the starter began
+(docs/decisions/0030-upgrades.md).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
 from gexec.spawner.cells import Cell, Cells
+from gexec.spawner.keeping import spawn_kept
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
@@ -149,8 +150,6 @@ class Launcher:
         if spec.keeping is None:
             pid = starting.spawn(spec, fds, self._ways)
             return pid, pid
-        from gexec.spawner.keeping import spawn_kept  # few users have background jobs
-
         return spawn_kept(spec, spec.keeping, fds[0], self._ways)
 
     def _tell_started(self, number: int) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
 
 from gexec.errors import ProtocolError
 from gexec.limits import LINGER_S
@@ -25,6 +26,8 @@ from gexec.wire.launches import (
 )
 from gexec.wire.messages import U32_MAX, ProcessLeft
 
+#: State in types that JSON can represent.
+Saved = dict[str, Any]
 #: The number of the starter, which is treated as a helper; the helpers have other numbers.
 STARTER: Final = 0
 #: Maximum of one helper's ended tasks that are remembered, and of their leftovers.
@@ -61,6 +64,26 @@ class LaunchedTask:
         """Job id and rank, by which its processes are recognised."""
         return self.launch.job_hex, self.launch.rank
 
+    def save(self) -> Saved:
+        """Return it in types that JSON can represent, for ``restored``; of its account only the identity."""
+        launch, account = self.launch, self.account
+        return {
+            "account": (account.name, account.uid, account.gid),
+            "launch": (launch.job_hex, launch.rank, launch.kill_grace_s, launch.leaves),
+            "helper": self.helper.number,
+            "times": (self.pid, self.kill_by_s, self.since, self.started_s, self.told_kills),
+        }
+
+    @classmethod
+    def restored(cls, saved: Saved, helpers: Mapping[int, Helper]) -> LaunchedTask:
+        """Return the task that ``save`` returned."""
+        name, uid, gid = saved["account"]
+        job_hex, rank, kill_grace_s, leaves = saved["launch"]
+        launch = LaunchSpec(b"", [], [], b"", 0, False, kill_grace_s, bytes.fromhex(job_hex), rank, leaves)
+        task = cls(Account(name, uid, gid), launch, helpers[saved["helper"]])
+        task.pid, task.kill_by_s, task.since, task.started_s, task.told_kills = saved["times"]
+        return task
+
 
 class _EndedTask:
     """A task that has ended, by itself or not, and may have leftovers."""
@@ -72,6 +95,10 @@ class _EndedTask:
         self.task = task
         self.ending = ending
         self.until, self.ended_s = clock.ticks(), clock.now_s()
+
+    def save(self) -> list[Any]:
+        """Return it in types that JSON can represent."""
+        return [self.number, self.task.save(), self.ending, self.until, self.ended_s]
 
     def told(self) -> OldTask:
         """Return the task as the starter gets it."""
@@ -112,6 +139,39 @@ class Helper:
         self.left_pids: dict[int, None] = {}
         self.quiet_s = 0.0
         self._starter = starter
+
+    def save(self) -> Saved:
+        """Return it in types that JSON can represent, for ``restore``; its channel is inherited."""
+        return {
+            "number": self.number,
+            "fd": self.port.endpoint.fileno(),
+            "queue": self.port.endpoint.save(),
+            "becoming": asdict(self.becoming),
+            "launches_left": self.launches_left,
+            "made_s": self.made_s,
+            "tasks": list(self.tasks),
+            "unanswered": list(self.unanswered.items()),
+            "detached": list(self.detached.items()),
+            "ended": list(self.ended.items()),
+            "doomed": [ended.save() for ended in self.doomed],
+            "left_pids": list(self.left_pids),
+            "quiet_s": self.quiet_s,
+        }
+
+    def restore(self, saved: Saved, helpers: Mapping[int, Helper]) -> None:
+        """Continue with what ``save`` returned, beside number, channel and ``becoming``."""
+        self.port.endpoint.restore(saved["queue"])
+        self.launches_left, self.made_s = saved["launches_left"], saved["made_s"]
+        self.quiet_s = saved["quiet_s"]
+        self.tasks = set(saved["tasks"])
+        self.unanswered = dict(saved["unanswered"])
+        self.detached = {number: (job, rank) for number, (job, rank) in saved["detached"]}
+        self.ended = {number: (job, rank) for number, (job, rank) in saved["ended"]}
+        self.left_pids = dict.fromkeys(saved["left_pids"])
+        for number, task, ending, until, ended_s in saved["doomed"]:
+            ended = _EndedTask(number, LaunchedTask.restored(task, helpers), ending)
+            ended.until, ended.ended_s = until, ended_s
+            self.doomed.append(ended)
 
     def ask(self, request: HelperRequest | LostTasks) -> None:
         """Send a request. End a helper that does not read its messages.

@@ -7,7 +7,7 @@ cancels the checks of ranks that will not start; other checks expire with their 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from gexec.security.quota import ROOT, Shares
 
@@ -88,6 +88,18 @@ class Places:
         """A rank that is only checked will not start; nothing if it was started or has no place."""
         if self.claimed(task) is not None:
             self.give(task)
+
+    def save(self) -> list[Any]:
+        """Return the places in types that JSON can represent, for ``restore``."""
+        return [
+            (task, place.uid, place.claimed[0].hex(), place.claimed[1], place.until_s)
+            for task, place in self._by_task.items()
+        ]
+
+    def restore(self, saved: list[Any]) -> None:
+        """Take the places that ``save`` returned."""
+        for task, uid, job_key, rank, until_s in saved:
+            self.take(task, uid, (bytes.fromhex(job_key), rank), until_s)
 
     def jobs_of(self, uid: int, but: bytes) -> int:
         """Return how many jobs of a user have a place here, without the job ``but``."""

@@ -25,7 +25,9 @@ from gexec.spawner.admission import Admission, Spool
 from gexec.spawner.asking import ask
 from gexec.spawner.handover import Handover, audit_log, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
+from gexec.spawner.upgrades import Upgrades
 from gexec.wire.messages import AcceptedSigners
+from gexec.wire.upgrades import UpgradeWanted
 
 #: Time that a draining relay gets beyond drain_s.
 _DRAIN_PATIENCE_S: Final = 5.0
@@ -42,6 +44,11 @@ class SpawnerProcess:
         ready: called once, when links and clients can connect.
         log: the daemon's log; None = on stderr.
         is_clean: as for ``Helpers``.
+        execute: as for ``Upgrades``, with this object.
+
+    Attributes:
+        handed: the data from start-up, as far as it is known to be true now.
+        upgrades: the upgrades of this gexecd.
     """
 
     def __init__(
@@ -51,8 +58,9 @@ class SpawnerProcess:
         ready: Callable[[], None],
         log: Log | None = None,
         is_clean: bool = False,
+        execute: Callable[[SpawnerProcess, str], None] = lambda process, told: None,
     ) -> None:
-        self._handed = handed
+        self.handed = handed
         self._ready = ready
         self._log = (log or stderr_log("gexecd")).named("gexecd-spawner")
         self._terms = 0
@@ -60,10 +68,10 @@ class SpawnerProcess:
         self._is_rereading = self._is_stale = False
         #: How many renewals were scheduled or begun; only the last one counts.
         self._renewals = 0
-        self._audit = audit_log(handed.audit, self._log)
+        self.audit = audit_log(handed.audit, self._log)
         trust = Trust.decode(handed.trust)
         self._tell_if_nobody(trust)
-        self._admission = Admission(
+        self.admission = Admission(
             signers=trust.signers,
             realm=handed.realm,
             names=handed.names,
@@ -77,15 +85,17 @@ class SpawnerProcess:
         self.spawner = Spawner(
             relay=socket.socket(fileno=handed.channel_fd),
             start=start,
-            admission=self._admission,
-            audit=self._audit,
+            admission=self.admission,
+            audit=self.audit,
             audited_only=handed.audit["failure"] == "refuse",
             log=self._log,
             relay_pid=handed.relay_pid,
             tasks_max=handed.tasks_max,
             on_signal=self._signalled,
+            on_wish=self._upgrade_wanted,
             is_clean=is_clean,
         )
+        self.upgrades = Upgrades(self.spawner, handed, self._log, self._ask, partial(execute, self))
         self._loop = self.spawner.loop
 
     def run(self) -> int:
@@ -93,10 +103,11 @@ class SpawnerProcess:
         identity.become_subreaper()
         identity.set_title("gexecd-spawner")
         identity.raise_descriptors(limits.DESCRIPTORS_MAX)
-        self._loop.watch(self._handed.relay_ready_fd, self._relay_ready)
-        if self._handed.parent_fd >= 0:
-            self._loop.watch(self._handed.parent_fd, self._parent_gone)
-        self.renew_before(self._handed.expires_s)
+        if self.handed.relay_ready_fd >= 0:
+            self._loop.watch(self.handed.relay_ready_fd, self._relay_ready)
+        if self.handed.parent_fd >= 0:
+            self._loop.watch(self.handed.parent_fd, self._parent_gone)
+        self.renew_before(self.handed.expires_s)
         self.spawner.install_handlers()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         memory.settle()
@@ -113,20 +124,22 @@ class SpawnerProcess:
     def _remove_socket(self) -> None:
         """Remove the clients' socket, unless another gexecd has made one there since."""
         try:
-            if os.lstat(self._handed.socket).st_ino == self._handed.socket_inode:
-                os.unlink(self._handed.socket)
+            if os.lstat(self.handed.socket).st_ino == self.handed.socket_inode:
+                os.unlink(self.handed.socket)
         except OSError:
             pass  # there is none
 
     def _relay_ready(self) -> None:
-        fd = self._handed.relay_ready_fd
+        fd = self.handed.relay_ready_fd
         self._loop.unwatch(fd)
         told = os.read(fd, 1)
         os.close(fd)
         if told:
             self._ready()
-            if self._handed.log_fd >= 0:
-                identity.take_stderr(self._handed.log_fd)
+            if self.handed.log_fd >= 0:
+                identity.take_stderr(self.handed.log_fd)
+        self.handed.relay_ready_fd = self.handed.log_fd = -1
+        self.handed.ready_fds = []
 
     # -- signals -----------------------------------------------------------------------------
 
@@ -135,16 +148,18 @@ class SpawnerProcess:
             self._reload()
             return
         self._terms += 1
+        if self.spawner.upgrade is not None:
+            self.spawner.upgrade.give_up("gexecd ends")
         if self._terms == 1 and self.spawner.relay_pid:
             os.kill(self.spawner.relay_pid, signal.SIGTERM)
-            bound_s = self._handed.drain_s + _DRAIN_PATIENCE_S
+            bound_s = self.handed.drain_s + _DRAIN_PATIENCE_S
             self._loop.call_at(clock.now_s() + bound_s, lambda: self.spawner.shut_down(now=False))
         else:
             self.spawner.shut_down(now=True)
 
     def _parent_gone(self) -> None:
-        if not os.read(self._handed.parent_fd, 4096):
-            self._loop.unwatch(self._handed.parent_fd)
+        if not os.read(self.handed.parent_fd, 4096):
+            self._loop.unwatch(self.handed.parent_fd)
             self._terms += 1
             self.spawner.shut_down(now=True)
 
@@ -152,15 +167,16 @@ class SpawnerProcess:
 
     def _reload(self) -> None:
         """Start a program that reads keys and policy. If it fails, the old ones stay in force."""
-        self._audit.reopen()
+        self.audit.reopen()
         if self._is_rereading:
             self._is_stale = True  # it may have read a file before the file was changed
             return
         try:
-            self._ask(self._handed.rereading, self._reread)
+            self._ask(self.handed.rereading, self._reread)
             self._is_rereading = True
         except OSError as error:
             self._log.error(f"reload: {error.strerror}; the old settings stay in force")
+            self.upgrades.fail(f"the new code cannot be started: {error.strerror}")
 
     def _reread(self, answer: bytes) -> None:
         self._is_rereading = False
@@ -173,18 +189,26 @@ class SpawnerProcess:
             trust = Trust.decode(told["trust"])
             policy = policy_from(told["policy"])
             renewal = [str(word) for word in told["renewal"]]
+            version, code = str(told["version"]), str(told["code"])
         except (ValueError, KeyError, TypeError, KeyFileError):
             # The program has logged why, unless it was ended.
             self._log.error("reload: keys and policy were not read; the old settings stay in force")
+            self.upgrades.fail("keys and policy were not read: see the log")
             return
-        self._admission.reload(trust.signers, policy)
+        self.admission.reload(trust.signers, policy)
         self.spawner.retire_helpers()
         self.spawner.tell(AcceptedSigners(told["trust"].encode()))
         self._log.info(f"reloaded: {len(trust.signers)} public keys accepted")
         self._tell_if_nobody(trust)
         # Its key, its certificate or the authorities may be other ones, too.
-        self._handed.renewal = renewal
-        self.renew()
+        self.handed.renewal = renewal
+        self.handed.trust, self.handed.policy = told["trust"], told["policy"]
+        if not self.upgrades.installed(version, code):  # a new relay gets its own certificate
+            self.renew()
+
+    def _upgrade_wanted(self, wish: UpgradeWanted) -> None:
+        self.upgrades.want(wish.forced)
+        self._reload()
 
     def _tell_if_nobody(self, trust: Trust) -> None:
         if not trust.signers:
@@ -197,6 +221,7 @@ class SpawnerProcess:
 
         It is due after half of the remaining time, up to 10 % earlier or later at random, for each node.
         """
+        self.handed.expires_s = expires_s
         half_s = (expires_s - time.time()) / 2
         self._renew_in(max(_SOONEST_S, half_s * (0.9 + 0.2 * os.urandom(1)[0] / 255)))
 
@@ -218,7 +243,7 @@ class SpawnerProcess:
         number = self._renewals
         try:
             memfd = os.memfd_create("gexec-certificate", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            self._ask(self._handed.renewal, lambda answer: self._renewed(memfd, answer, number), memfd)
+            self._ask(self.handed.renewal, lambda answer: self._renewed(memfd, answer, number), memfd)
         except OSError as error:
             if memfd >= 0:
                 os.close(memfd)

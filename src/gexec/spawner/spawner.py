@@ -6,6 +6,7 @@ per user start the tasks (``spawner.helpers``). It ends when its relay and all a
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -25,16 +26,17 @@ from gexec.spawner.admission import Admission
 from gexec.spawner.auditing import AuditRecords
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.tasks import HELPER_PATIENCE_S, Tasks
+from gexec.spawner.upgrading import ENDING, RelayUpgrade
 from gexec.wire import outcome
 from gexec.wire.denials import PeerDenied
-from gexec.wire.messages import (
-    CERTIFICATES,
-    CHECK,
+from gexec.wire.messages import CERTIFICATES, CHECK, RUN, Event, Request
+from gexec.wire.upgrades import (
     FROM_RELAY,
     FROM_SPAWNER,
-    RUN,
-    Event,
-    Request,
+    HandoverFailed,
+    OfRelay,
+    UpgradeEnded,
+    UpgradeWanted,
 )
 
 #: Turns of the loop that fail in succession before all tasks are ended: they take five seconds.
@@ -56,11 +58,14 @@ class Spawner:
         audited_only: start no task while the audit log cannot be written.
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
+        on_wish: called when the relay passes on the wish for an upgrade.
         is_clean: as for ``Helpers``.
 
     Attributes:
         relay_pid, starter_pid: our children; 0 after they were reaped, or if there are none (tests).
         loop: the descriptors, signals and timers of this process.
+        upgrade: the relay's last upgrade.
+        port, tasks, helpers: the channel to the relay, and what it asks for.
     """
 
     def __init__(
@@ -75,27 +80,32 @@ class Spawner:
         relay_pid: int = 0,
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
+        on_wish: Callable[[UpgradeWanted], None] = lambda wish: None,
         is_clean: bool = False,
     ) -> None:
-        self._port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
+        self.port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
         self.relay_pid = relay_pid
         self.starter_pid = 0
         self._start = start
         self._log = log
         self._on_signal = on_signal
+        self._on_wish = on_wish
+        self.upgrade: RelayUpgrade | None = None
+        #: What is to be sent to the relay, while that is being upgraded.
+        self._held: list[Event | UpgradeEnded] | None = None
         self._trail = AuditRecords(audit, audited_only)
-        self._tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
+        self.tasks = Tasks(admission, self._trail, log, self.tell, tasks_max)
         self.loop = PollLoop(self._signalled, self._fault)
-        self._helpers = Helpers(
+        self.helpers = Helpers(
             self.loop,
             self._started,
-            self._tasks.from_helper,
-            self._tasks.helper_gone,
+            self.tasks.from_helper,
+            self.tasks.helper_gone,
             self._starter_gone,
             note=log.warning,
             is_clean=is_clean,
         )
-        self._tasks.helpers = self._helpers
+        self.tasks.helpers = self.helpers
         self._others: dict[int, Callable[[int], None]] = {}
         self._ending = False
         self._end_by_s = float("inf")
@@ -110,7 +120,7 @@ class Spawner:
         Returns 0, or 1 if it ended because turn after turn failed or because the starter ended.
         """
         self.install_handlers()
-        self.loop.watch(self._port.endpoint.fileno(), self._from_relay)
+        self.loop.watch(self.port.endpoint.fileno(), self._from_relay)
         self._reap()  # children that ended before the handler was installed
         faults = 0
         while not self._finished() and faults < 2 * _FAULTS_MAX:
@@ -122,7 +132,7 @@ class Spawner:
                     self._fault(error)
             faults = faults + 1 if self._is_faulty else 0
             if faults == _FAULTS_MAX:
-                self._log.error(f"{faults} turns in succession have failed: ending {len(self._tasks)} tasks")
+                self._log.error(f"{faults} turns in succession have failed: ending {len(self.tasks)} tasks")
                 self._has_failed = True
                 self.shut_down(now=True)
             elif faults > 1:
@@ -145,11 +155,13 @@ class Spawner:
         """Reap this child, too, and call ``ended`` with its wait status."""
         self._others[pid] = ended
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event | UpgradeEnded) -> None:
         """Send an event to the relay, unless the spawner is ending."""
-        if not self._ending:
+        if self._held is not None:
+            self._held.append(event)
+        elif not self._ending:
             try:
-                self._port.say(event)
+                self.port.say(event)
             except ProtocolError as error:
                 self._relay_gone(str(error))
 
@@ -159,56 +171,97 @@ class Spawner:
         Raises:
             OSError: the memfd cannot be sent.
         """
+        if self._held is not None:
+            raise OSError(errno.EAGAIN, "the relay is being upgraded")
         if not self._ending:
-            self._port.endpoint.pass_on(CERTIFICATES, memfd)
+            self.port.endpoint.pass_on(CERTIFICATES, memfd)
+
+    @property
+    def is_settled(self) -> bool:
+        """True if no program that this process has asked for something still runs."""
+        return not self._others
+
+    @property
+    def is_ending(self) -> bool:
+        """True once it takes no more requests."""
+        return self._ending
+
+    # -- upgrades of the relay ---------------------------------------------------------------
+
+    @property
+    def is_upgrading(self) -> bool:
+        """True while the relay is being upgraded."""
+        return self.upgrade is not None and self.upgrade.is_under_way
+
+    def hold_events(self) -> Port:
+        """Keep what is to be sent to the relay from now on; return the port to it."""
+        self._held = []
+        return self.port
+
+    def take_relay(self, port: Port, pid: int) -> None:
+        """From now on this is the relay; the one before it has ended."""
+        self.loop.unwatch(self.port.endpoint.fileno())
+        self.port.endpoint.close()
+        self.port = port
+        self._others.pop(pid)
+        self.relay_pid = pid
+        self.loop.watch(port.endpoint.fileno(), self._from_relay)
+
+    def release_events(self) -> None:
+        """Send what was kept to the relay."""
+        held, self._held = self._held or [], None
+        for event in held:
+            self.tell(event)
 
     def shut_down(self, now: bool) -> None:
         """End all attached tasks, then the loop; if ``now``, with SIGKILL at once."""
         first = not self._ending
+        if self.upgrade is not None:
+            self.upgrade.give_up("gexecd ends")
         self._ending = True
-        self._end_by_s = clock.now_s() + (1.0 if now else self._tasks.grace_s) + 2 * HELPER_PATIENCE_S
+        self._end_by_s = clock.now_s() + (1.0 if now else self.tasks.grace_s) + 2 * HELPER_PATIENCE_S
         if first:
-            self.loop.unwatch(self._port.endpoint.fileno())
-            self._port.endpoint.close()
-        self._tasks.kill_all(now)
-        self._helpers.dismiss_all()
+            self.loop.unwatch(self.port.endpoint.fileno())
+            self.port.endpoint.close()
+        self.tasks.kill_all(now)
+        self.helpers.dismiss_all()
 
     def begin_starter(self) -> None:
         """Start the starter now, not with the first task."""
-        self._helpers.begin()
+        self.helpers.begin()
 
     def retire_helpers(self) -> None:
         """Give new tasks to new helpers; the existing ones end when their tasks have ended."""
-        self._helpers.retire_all()
+        self.helpers.retire_all()
 
     def _finished(self) -> bool:
         if not self._ending:
             return False
         overdue = clock.now_s() > self._end_by_s
-        if not self._helpers and (overdue or not self._tasks):
-            self._helpers.close_starter()
+        if not self.helpers and (overdue or not self.tasks):
+            self.helpers.close_starter()
         if overdue:
-            self._helpers.kill_all()
-            if not self._helpers and self.starter_pid:
+            self.helpers.kill_all()
+            if not self.helpers and self.starter_pid:
                 os.kill(self.starter_pid, signal.SIGKILL)
             self._end_by_s += HELPER_PATIENCE_S
-        return not self._helpers and not self.starter_pid
+        return not self.helpers and not self.starter_pid
 
     def _due_s(self) -> float | None:
-        due_s = earlier(self._helpers.wake_s(), self._tasks.next_deadline_s())
+        due_s = earlier(self.helpers.wake_s(), self.tasks.next_deadline_s())
         due_s = earlier(due_s, self._trail.next_deadline_s())
         return earlier(due_s, clock.now_s() + 0.1) if self._ending else due_s
 
     def _tick(self) -> None:
-        self._helpers.wake()
+        self.helpers.wake()
         self._trail.tick()
-        if self._tasks.tick():
+        if self.tasks.tick():
             memory.trim()
 
     def _flush(self) -> None:
-        self._helpers.flush()
+        self.helpers.flush()
         if not self._ending:
-            endpoint = self._port.endpoint
+            endpoint = self.port.endpoint
             if endpoint.wants_write:
                 try:
                     endpoint.flush()
@@ -229,26 +282,34 @@ class Spawner:
 
     def _from_relay(self) -> None:
         try:
-            request: Request | PeerDenied | None = self._port.receive()
+            request: Request | PeerDenied | OfRelay | None = self.port.receive()
         except ConnectionError:
-            self._relay_gone("the relay has ended")
+            if self.upgrade is not None and self.upgrade.state == ENDING:
+                self.loop.unwatch(self.port.endpoint.fileno())  # its successor goes on when it is reaped
+            else:
+                self._relay_gone("the relay has ended")
             return
         except MessageLost as lost:
             # No descriptor or memory was available for it.
             if lost.kind in (RUN, CHECK):
-                self._tasks.give_up(lost.task, lost.value, outcome.no_room(str(lost)))
+                self.tasks.give_up(lost.task, lost.value, outcome.no_room(str(lost)))
             return
         except ProtocolError as broken:
             self._relay_gone(f"protocol violation by the relay: {broken}")
             return
         if isinstance(request, PeerDenied):
             self._trail.peer_denied(request)
+        elif isinstance(request, UpgradeWanted):
+            self._on_wish(request)
+        elif isinstance(request, OfRelay):
+            if self.upgrade is not None and isinstance(request, HandoverFailed):
+                self.upgrade.relay_failed(request.text)
         elif request is not None:
-            self._tasks.handle(request)
+            self.tasks.handle(request)
 
     def _relay_gone(self, why: str) -> None:
         if not self._ending:
-            self._log.info(f"{why}: ending {len(self._tasks)} tasks")
+            self._log.info(f"{why}: ending {len(self.tasks)} tasks")
             self.shut_down(now=False)
             if self.relay_pid:
                 try:
@@ -268,10 +329,12 @@ class Spawner:
                 return
             if pid == self.relay_pid:
                 self.relay_pid = 0
+                if self.upgrade is not None and not self._ending and self.upgrade.relay_reaped():
+                    continue
                 self._relay_gone(f"the relay has ended (wait status {status})")
             elif pid == self.starter_pid:
                 self.starter_pid = 0
-                self._tasks.starter_reaped()
+                self.tasks.starter_reaped()
             elif pid in self._others:
                 self._others.pop(pid)(status)
 
@@ -281,11 +344,11 @@ class Spawner:
 
     def _starter_gone(self, why: str) -> None:
         if not self._ending:
-            self._log.error(f"the starter has ended ({why}): ending {len(self._tasks)} tasks")
+            self._log.error(f"the starter has ended ({why}): ending {len(self.tasks)} tasks")
             self._has_failed = True
             self.shut_down(now=False)
         # Its tasks are killed once it was reaped, which is before or after the end of its channel.
         if self.starter_pid:
             os.kill(self.starter_pid, signal.SIGKILL)
         else:
-            self._tasks.starter_reaped()
+            self.tasks.starter_reaped()

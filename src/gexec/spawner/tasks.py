@@ -56,13 +56,13 @@ class Tasks:
 
     Args:
         admission: decides who may run what.
-        trail: the audit log.
-        log: the daemon's log, for the administrator.
+        trail, log: the audit log, and the daemon's log, for the administrator.
         tell: sends an event to the relay.
         tasks_max: places for processes of all ordinary users together (``spawner.places``).
 
     Attributes:
         helpers: the processes that start the tasks; set before the first request.
+        running, detached, ended: the tasks, by the relay's numbers.
     """
 
     helpers: Helpers
@@ -79,21 +79,21 @@ class Tasks:
         self._trail = trail
         self._log = log
         self._tell = tell
-        self._places = Places(tasks_max, os.geteuid())
-        self._tasks: dict[int, LaunchedTask] = {}
-        self._detached: dict[int, LaunchedTask] = {}
-        self._tidy_by_s: float | None = None
-        self._ended: dict[int, EndedTask] = {}
+        self.places = Places(tasks_max, os.geteuid())
+        self.running: dict[int, LaunchedTask] = {}
+        self.detached: dict[int, LaunchedTask] = {}
+        self.tidy_by_s: float | None = None
+        self.ended: dict[int, EndedTask] = {}
         #: Processes of the starter's tasks when the starter ended.
-        self._left_by_starter: list[int] = []
+        self.left_by_starter: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.running)
 
     @property
     def grace_s(self) -> float:
         """The longest grace of the running tasks."""
-        return max([task.launch.kill_grace_s for task in self._tasks.values()], default=0.0)
+        return max([task.launch.kill_grace_s for task in self.running.values()], default=0.0)
 
     # -- the relay's requests ----------------------------------------------------------------
 
@@ -108,11 +108,11 @@ class Tasks:
 
     def give_up(self, number: int, rank: int, refused: Outcome) -> None:
         """Refuse a task that cannot be handled; end what was started for it."""
-        task = self._tasks.get(number)
+        task = self.running.get(number)
         if task is not None:
             self._kill(number, task, True, refused.text)
             return  # its end is reported like that of any other task
-        self._places.give_check(number)
+        self.places.give_check(number)
         self._refuse(number, rank, "resources", refused.text, refused)
 
     def _handle(self, request: Request) -> None:
@@ -124,11 +124,11 @@ class Tasks:
         elif isinstance(request, SignalProcess):
             self._signal(number, request.signum)
         elif isinstance(request, KillProcess):
-            task = self._tasks.get(number)
+            task = self.running.get(number)
             if task is not None:
                 self._kill(number, task, request.now, "asked for")
             else:
-                self._places.give_check(number)
+                self.places.give_check(number)
                 self._ask_ended(request)
         elif isinstance(request, ForgetProcess):
             self._forget(number)
@@ -155,26 +155,26 @@ class Tasks:
 
     def _admitted(self, number: int, rank: int, credential: bytes, blob: bytes) -> Admitted | None:
         """Return the rank that may be launched, or refuse it and return None."""
-        if number in self._tasks or number in self._detached:
+        if number in self.running or number in self.detached:
             self._refuse(number, rank, "task", f"task {number} already runs", None)
             return None
-        before = self._places.claimed(number)
-        if self._tidy_by_s is None:
-            self._tidy_by_s = clock.now_s() + _TIDY_S
+        before = self.places.claimed(number)
+        if self.tidy_by_s is None:
+            self.tidy_by_s = clock.now_s() + _TIDY_S
         try:
             admitted = self._admission.admit(
                 credential,
                 blob,
                 rank,
                 now_s=time.time(),
-                jobs_of=self._places.jobs_of,
+                jobs_of=self.places.jobs_of,
                 claimed=before,
             )
         except CredentialError as error:
-            self._places.give(number)
+            self.places.give(number)
             self._refuse(number, rank, error.code, str(error), None, self._admission.verified)
             return None
-        full = None if before is not None else self._places.refusal(admitted.credential.uid)
+        full = None if before is not None else self.places.refusal(admitted.credential.uid)
         if full is not None:
             self._refuse(number, rank, "busy", full, outcome.not_started(full), admitted.credential)
             return None
@@ -202,19 +202,19 @@ class Tasks:
         self, number: int, admitted: Admitted, fds: tuple[int, ...], checked_until_s: float | None
     ) -> None:
         account, launch = admitted.account, admitted.launch
-        self._places.take(number, account.uid, admitted.claim, checked_until_s)
+        self.places.take(number, account.uid, admitted.claim, checked_until_s)
         try:
             helper = self.helpers.for_tasks(admitted.becoming)
             helper.launch(Launch(number, launch, fds) if fds else LaunchCheck(number, launch))
         except (OSError, ProtocolError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self._places.give(number)
+            self.places.give(number)
             self._no_process(number, account, launch, reason)
             return
         finally:
             close_all(fds)
         launch.argv = launch.env = []  # the helper has them: a user's tasks must not keep a MiB each here
-        self._tasks[number] = LaunchedTask(account, launch, helper)
+        self.running[number] = LaunchedTask(account, launch, helper)
 
     def _no_process(
         self, number: int, account: Account, launch: LaunchSpec, reason: str, denied: bool = False
@@ -227,7 +227,7 @@ class Tasks:
         self._tell(ProcessRefused(number, refused))
 
     def _signal(self, number: int, signum: int) -> None:
-        task = self._tasks.get(number)
+        task = self.running.get(number)
         if task is None:
             self._ask_ended(SignalProcess(number, signum))
         else:
@@ -244,19 +244,19 @@ class Tasks:
         task.helper.ask(KillProcess(number, now))
 
     def _forget(self, number: int) -> None:
-        task = self._tasks.pop(number, None)
+        task = self.running.pop(number, None)
         if task is None:
             self._ask_ended(ForgetProcess(number))
             return
         task.helper.tasks.discard(number)
         task.helper.unanswered.pop(number, None)
         task.helper.detached[number] = task.mark
-        self._detached[number] = task
+        self.detached[number] = task
         task.helper.ask(ForgetProcess(number))
 
     def _ask_ended(self, request: SignalProcess | KillProcess | ForgetProcess) -> None:
         """Pass on a request about a task that has ended, for its leftovers."""
-        ended = self._ended.get(request.task)
+        ended = self.ended.get(request.task)
         helper = None if ended is None else self.helpers.of_number(ended.helper)
         if helper is not None:
             helper.resume()
@@ -265,9 +265,9 @@ class Tasks:
     def from_helper(self, said: HelperEvent) -> None:
         """Handle an event that a helper reports: write it to the audit log, and send it to the relay."""
         event: ProcessEvent
-        detached = self._detached.pop(said.task, None)
+        detached = self.detached.pop(said.task, None)
         if detached is not None:
-            self._places.give(said.task)
+            self.places.give(said.task)
             if not isinstance(said, ProcessStarted | ProcessReady | ProcessLeft):
                 self._trail.ended(said.task, detached, said.outcome)
             return
@@ -279,39 +279,39 @@ class Tasks:
         if isinstance(event, ProcessStarted):
             self._started(event.task, event.pid)
         elif isinstance(event, ProcessEnded):
-            self._places.give(event.task)
-            done = self._tasks.pop(event.task, None)
+            self.places.give(event.task)
+            done = self.running.pop(event.task, None)
             if done is not None:
                 self._trail.ended(event.task, done, event.outcome)
                 self._remember(event, done)
         elif isinstance(event, ProcessRefused):
-            gone = self._tasks.pop(event.task, None)
-            self._places.give(event.task)
+            gone = self.running.pop(event.task, None)
+            self.places.give(event.task)
             about = (gone.account, gone.launch) if gone else None
             self._trail.not_started(event.task, about, "start", event.outcome.text)
         elif isinstance(event, ProcessReady):
-            self._tasks.pop(event.task, None)  # a check makes no task in the helper
+            self.running.pop(event.task, None)  # a check makes no task in the helper
         elif isinstance(event, ProcessLeft):
             self._left(event)
             return
         self._tell(event)
 
     def _started(self, number: int, pid: int) -> None:
-        task = self._tasks[number]
+        task = self.running[number]
         task.pid = pid
         task.started_s = clock.now_s()
         self._trail.started(number, task)
 
     def _remember(self, event: ProcessEnded, task: LaunchedTask) -> None:
         """Keep what is needed to handle the leftovers of an ended task."""
-        self._ended[event.task] = EndedTask(task.launch, task.account.uid, task.helper.number)
+        self.ended[event.task] = EndedTask(task.launch, task.account.uid, task.helper.number)
         task.helper.task_ended(event.task, task, event.ending)
-        if len(self._ended) > _ENDED_MAX:
-            self._ended.pop(next(iter(self._ended)))
+        if len(self.ended) > _ENDED_MAX:
+            self.ended.pop(next(iter(self.ended)))
 
     def _left(self, event: ProcessLeft) -> None:
         """Record a task's leftovers; report to the relay how many of them hold the task's output."""
-        ended = self._ended.get(event.task)
+        ended = self.ended.get(event.task)
         if ended is not None and not ended.told:
             ended.told = True
             self._trail.left(event, ended)
@@ -323,19 +323,19 @@ class Tasks:
 
         Returns its tasks for the starter.
         """
-        running = [(number, task) for number, task in self._tasks.items() if task.helper is helper]
+        running = [(number, task) for number, task in self.running.items() if task.helper is helper]
         lost = helper.lost_tasks([] if why else running)
         for number in helper.detached:  # they continue, and nobody reports their ends any more
-            self._detached.pop(number, None)
-            self._places.give(number)
+            self.detached.pop(number, None)
+            self.places.give(number)
         for number, task in running:
             if why:
-                del self._tasks[number]
-                self._places.give(number)
+                del self.running[number]
+                self.places.give(number)
                 self._no_process(number, task.account, task.launch, why, denied)
             else:
                 if helper.number == STARTER and task.pid:
-                    self._left_by_starter.append(task.pid)
+                    self.left_by_starter.append(task.pid)
                 text = f"the helper process of {task.account.name} was ended"
                 self.from_helper(ProcessEnded(number, outcome.lost(text), True))
         return lost
@@ -345,25 +345,25 @@ class Tasks:
 
         Not before: a process that ends closes its channel before it gives its children away.
         """
-        for pid in self._left_by_starter:
+        for pid in self.left_by_starter:
             try:
                 # The pid is certain only for an unreaped child of this process.
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 os.killpg(pid, signal.SIGKILL)
             except OSError:
                 pass  # it has ended
-        self._left_by_starter.clear()
+        self.left_by_starter.clear()
 
     # -- time --------------------------------------------------------------------------------
 
     def kill_all(self, now: bool) -> None:
         """End all tasks because gexecd ends."""
-        for number, task in list(self._tasks.items()):
+        for number, task in list(self.running.items()):
             self._kill(number, task, now, "gexecd ends")
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` is due (``posix.clock``), or None."""
-        return earlier(self._tidy_by_s, self._kill_deadline_s())
+        return earlier(self.tidy_by_s, self._kill_deadline_s())
 
     def tick(self) -> bool:
         """Do what is due. Returns True if no task runs and free memory may be returned to the kernel."""
@@ -371,16 +371,16 @@ class Tasks:
         overdue_s = self._kill_deadline_s()
         if overdue_s is not None and overdue_s <= now_s:
             self._end_overdue(now_s)
-        if self._tidy_by_s is None or self._tidy_by_s > now_s:
+        if self.tidy_by_s is None or self.tidy_by_s > now_s:
             return False
         unix_s = time.time()
         self._admission.expire(unix_s)
-        self._places.expire(unix_s)
-        self._tidy_by_s = now_s + _TIDY_S if self._tasks or self._places.checked else None
-        return not self._tasks
+        self.places.expire(unix_s)
+        self.tidy_by_s = now_s + _TIDY_S if self.running or self.places.checked else None
+        return not self.running
 
     def _end_overdue(self, now_s: float) -> None:
-        for task in self._tasks.values():
+        for task in self.running.values():
             if task.kill_by_s is not None and task.kill_by_s <= now_s:
                 task.kill_by_s = None
                 user = task.account.name
@@ -395,6 +395,6 @@ class Tasks:
 
     def _kill_deadline_s(self) -> float | None:
         due_s: float | None = None
-        for task in self._tasks.values():
+        for task in self.running.values():
             due_s = earlier(due_s, task.kill_by_s)
         return due_s

@@ -158,6 +158,11 @@ class Decoder:
         """Bytes that the frame will have of which some are held; 0 if none are."""
         return self._needed_bytes if self._held_bytes else 0
 
+    @property
+    def held(self) -> bytes:
+        """The bytes of a frame that is not complete yet."""
+        return b"".join(self._pieces)
+
     def feed(self, data: bytes | memoryview) -> Iterator[tuple[int, Frame]]:
         """Take bytes and yield each complete (channel, frame), in order.
 

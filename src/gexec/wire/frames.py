@@ -13,6 +13,7 @@ from struct import Struct
 
 from gexec import limits
 from gexec.errors import ProtocolError
+from gexec.wire import orders
 from gexec.wire.authdframes import Certified, Certify, Sign, Signed
 from gexec.wire.codec import (
     HEADER,
@@ -29,7 +30,7 @@ from gexec.wire.codec import (
     pack_text,
     unpack_ranges,
     unpack_text,
-)
+)  # fmt: skip
 from gexec.wire.orders import Ack, Close, Go, Kill, Release, Resync, Signal, Start, Stdin, Submit
 from gexec.wire.outcome import Outcome, is_known
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from gexec.wire.ranks import Ranges
 
-#: Defined elsewhere, exported from here.
 __all__ = [
     "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Certified", "Certify", "Close", "Decoder",
     "Frame", "Go", "Kill", "Release", "Resync", "Sign", "Signal", "Signed", "Start", "Stdin", "Submit",
@@ -327,12 +327,9 @@ def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:
 #: The frames that each side may send. Any other frame ends the connection before it is parsed.
 FROM_ANY: Final = _table(Hello, Ping, Pong, Goodbye)
 FROM_PARENT: Final = FROM_ANY | _table(Start, Resync, Stdin, Signal, Ack, Kill, Go, Close, Release)
-FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close)
-FROM_CHILD: Final = FROM_ANY | _table(
-    Accepted, Refused, RanksStarted, Ready, NotResponding, Responding, Output, Ended, StdinTaken
-)
-FROM_ROOT: Final = FROM_ANY | _table(
-    Accepted, Refused, RanksStarted, NotResponding, Responding, Output, Ended, StdinTaken, Done
-)
+FROM_CLIENT: Final = FROM_ANY | _table(Submit, Stdin, Signal, Ack, Kill, Close, orders.Upgrade)
+_REPORTS: Final = (Accepted, Refused, RanksStarted, NotResponding, Responding, Output, Ended, StdinTaken)
+FROM_CHILD: Final = FROM_ANY | _table(*_REPORTS, Ready)
+FROM_ROOT: Final = FROM_ANY | _table(*_REPORTS, Done, orders.Upgraded)
 TO_AUTHD: Final = _table(Sign, Certify)
 FROM_AUTHD: Final = _table(Signed, Certified, Refused)

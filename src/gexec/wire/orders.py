@@ -1,5 +1,7 @@
 """Frames that go down the tree: requests of a client to its gexecd, and of a parent to its child.
 
+And the request for an upgrade, with its answer.
+
 Part of the thin client, like wire/frames.py, from which all frames are imported.
 """
 
@@ -9,7 +11,7 @@ from struct import Struct
 
 from gexec import limits
 from gexec.errors import ProtocolError
-from gexec.wire.codec import U16, Frame, check_stream, unpack_sized
+from gexec.wire.codec import U16, Frame, check_stream, pack_text, unpack_sized, unpack_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -206,3 +208,44 @@ class Release(Frame):
     TYPE: ClassVar[int] = 25
     MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
+
+
+class Upgrade(Frame):
+    """gexecctl to the gexecd of its host: start the code that is installed now; ``forced``: even the same."""
+
+    TYPE: ClassVar[int] = 26
+    MAX_BYTES: ClassVar[int] = 1
+    __slots__ = ("forced",)
+
+    def __init__(self, forced: bool) -> None:
+        self.forced = forced
+
+    def pack(self) -> bytes:
+        return bytes((self.forced,))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Upgrade:
+        if payload not in (b"\0", b"\1"):
+            raise ProtocolError("Upgrade: expected one byte, 0 or 1")
+        return cls(payload == b"\1")
+
+
+class Upgraded(Frame):
+    """The answer to Upgrade: whether the code that is installed runs now, and what was done, or why not."""
+
+    TYPE: ClassVar[int] = 42
+    MAX_BYTES: ClassVar[int] = limits.TEXT_MAX_BYTES + 1
+    __slots__ = ("done", "text")
+
+    def __init__(self, done: bool, text: str) -> None:
+        self.done = done
+        self.text = text
+
+    def pack(self) -> bytes:
+        return bytes((self.done,)) + pack_text(self.text)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Upgraded:
+        if payload[:1] not in (b"\0", b"\1"):
+            raise ProtocolError("Upgraded: expected 0 or 1")
+        return cls(payload[0] == 1, unpack_text(payload[1:]))

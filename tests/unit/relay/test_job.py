@@ -109,13 +109,25 @@ def test_a_lost_child_that_does_not_attach_in_time_is_lost() -> None:
     daemon = Daemon(job(connect_timeout_s=TIMEOUT_S))
     client = daemon.submit()
     again = lost_child_that_had_answered(daemon)
-    daemon.jobs.link_reached(again)  # the kernel of a stopped daemon still accepts
-    daemon.run_until(TIMEOUT_S - 0.1)
+    daemon.jobs.link_reached(again)  # perhaps it is being upgraded
+    daemon.run_until(limits.LOST_AFTER_S - 0.1)
     assert ended(client) == {}
-    daemon.run_until(TIMEOUT_S + 0.1)
+    daemon.run_until(limits.LOST_AFTER_S + 0.1)
     assert ended(client) == {0: outcomes.lost("the connection was reset")}
     daemon.open(again)
     assert again.sent == []
+
+
+def test_a_child_whose_link_is_cut_before_it_is_open_is_dialled_once_more() -> None:
+    """Its gexecd may have been upgraded at that moment; its Start was not sent."""
+    daemon = Daemon(job())
+    client = daemon.submit()
+    for number in (1, 2):
+        link = daemon.dialled[-1]
+        link.cut = True
+        daemon.jobs.link_closed(link, "connection reset")
+        assert len(daemon.dialled) == min(2, number + 1)
+    assert ended(client) == {0: outcomes.unreachable("connection reset")}
 
 
 @pytest.mark.parametrize(

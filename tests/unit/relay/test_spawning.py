@@ -15,7 +15,7 @@ from gexec.posix.channel import Port
 from gexec.posix.log import Log
 from gexec.relay.loop import run
 from gexec.relay.ports import ProcessEvent
-from gexec.relay.spawning import Spawning
+from gexec.relay.spawning import News, Spawning
 from gexec.wire import denials, messages, outcome
 from gexec.wire.denials import PeerDenied
 from gexec.wire.messages import FROM_RELAY, FROM_SPAWNER
@@ -31,7 +31,7 @@ class Both:
     def __init__(self) -> None:
         ours, theirs = channel.pair()
         self.spawner = Port(theirs, hears=FROM_RELAY, says=FROM_SPAWNER)
-        self.news: list[messages.Certificates | messages.AcceptedSigners] = []
+        self.news: list[News] = []
         self.stops: list[int] = []
         self._log = os.memfd_create("log", os.MFD_CLOEXEC)
         self.relay = Spawning(ours, Log("relay", self._log), self.news.append, self.stops.append)

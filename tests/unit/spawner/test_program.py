@@ -85,6 +85,12 @@ class Place:
             expires_s=time.time() + 86400,
             renewal=["/bin/false"],
             rereading=["/bin/false"],
+            succession=["/bin/false"],
+            relay="{}",
+            again=["/bin/false"],
+            version="1",
+            code="0123456789",
+            argv=[],
         )
         self.process = SpawnerProcess(
             self.handed, lambda: (0, self._starter[1]), lambda: None, Log("gexecd", self._fd)
@@ -104,7 +110,7 @@ class Place:
         spawner = self.process.spawner
         for pid in spawner._others:
             os.waitpid(pid, 0)
-        spawner._port.endpoint.close()
+        spawner.port.endpoint.close()
         self.relay.close()
         for end in self._starter:
             end.close()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gexec import limits
 from gexec.errors import ProtocolError
-from gexec.wire import authdframes, codec, frames, outcome
+from gexec.wire import authdframes, codec, frames, orders, outcome
 from gexec.wire.frames import Decoder, Frame, Output, Stdin, encode
 from gexec.wire.outcome import Outcome
 
@@ -74,6 +74,8 @@ VECTORS: list[tuple[Frame, int, str]] = [
     ),
     (frames.StdinTaken(frames.OFFSET_ALL), 1, "00000008 26 00000001 ffffffffffffffff"),
     (frames.Done(), 1, "00000000 27 00000001"),
+    (orders.Upgrade(True), 1, "00000001 1a 00000001 01"),
+    (orders.Upgraded(False, "no"), 1, "00000003 2a 00000001 00 6e6f"),
     (frames.Sign(b"gexec", b"blob"), 0, "0000000a 40 00000000 05 6765786563 626c6f62"),
     (frames.Signed(b"cred"), 0, "00000004 41 00000000 63726564"),
     (authdframes.Certify(b"key", ("a", "b")), 0, "00000008 42 00000000 0003 6b6579 61 00 62"),
@@ -98,7 +100,8 @@ def test_bytes_on_the_wire(frame: Frame, channel: int, text: str) -> None:
 
 def test_every_type_has_a_vector_and_a_number_of_its_own() -> None:
     assert {type(frame) for frame, _, _ in VECTORS} == set(EVERY.values())
-    defined = [item for item in vars(frames).values() if isinstance(item, type) and issubclass(item, Frame)]
+    everything = {**vars(orders), **vars(frames)}.values()
+    defined = [item for item in everything if isinstance(item, type) and issubclass(item, Frame)]
     assert sorted(item.TYPE for item in defined if item.TYPE) == sorted(EVERY)
 
 

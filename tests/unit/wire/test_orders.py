@@ -8,9 +8,9 @@ from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import orders
 from gexec.wire.codec import HEADER, Frame, encode
-from gexec.wire.frames import FROM_CLIENT, FROM_PARENT, STDERR, STDOUT, Decoder
+from gexec.wire.frames import FROM_CLIENT, FROM_PARENT, FROM_ROOT, STDERR, STDOUT, Decoder
 
-TABLE = FROM_CLIENT | FROM_PARENT
+TABLE = FROM_CLIENT | FROM_PARENT | FROM_ROOT
 CHANNEL = 3
 ORDERS: list[Frame] = [
     orders.Submit(b"credential", b"blob"),
@@ -27,6 +27,10 @@ ORDERS: list[Frame] = [
     orders.Go(),
     orders.Close(),
     orders.Release(),
+    orders.Upgrade(True),
+    orders.Upgrade(False),
+    orders.Upgraded(True, "from 1 to 2"),
+    orders.Upgraded(False, ""),
 ]
 
 

@@ -167,6 +167,7 @@ system-packages:
 	command -v gmond >/dev/null || missing="$$missing ganglia-monitor"; \
 	command -v ssh >/dev/null || missing="$$missing openssh-client"; \
 	command -v sshd >/dev/null || missing="$$missing openssh-server"; \
+	ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$$missing libfaketime"; \
 	if [ -n "$$missing" ] && [ -d /run/systemd/system ]; then \
 	  echo "make: tests that need$$missing skip: not installed here, since that would start services" >&2; \
 	elif [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -64,8 +64,8 @@ class Cluster:
         #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
-        self.nodes = [SimDaemon(self, rank) for rank in range(len(plans))]
-        self.by_name = dict(zip(spec.names, self.nodes, strict=True))
+        self.nodes = NodeDaemons(self)
+        self.rank_of = {name: rank for rank, name in enumerate(spec.names)}
         self.link_numbers = 0
         #: Sends a frame of the client's.
         self.client_sends: Callable[[Frame], None] = _no_client
@@ -78,8 +78,20 @@ class Cluster:
 
     @property
     def daemons(self) -> list[SimDaemon]:
-        """All of them, the root's first."""
-        return [self.root, *self.nodes]
+        """All of them, the root's first, whether something has happened to them or not."""
+        return [self.root, *(self.nodes[rank] for rank in range(self.spec.ranks))]
+
+
+class NodeDaemons(dict[int, "SimDaemon"]):
+    """The nodes' daemons by rank. Each is made when it is first looked at: a large world has many others."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__()
+        self._cluster = cluster
+
+    def __missing__(self, rank: int) -> SimDaemon:
+        self[rank] = daemon = SimDaemon(self._cluster, rank)
+        return daemon
 
 
 class SimMachine:
@@ -122,6 +134,8 @@ class SimDaemon:
         self.captured = False
         self.refuses = False
         self.swallows = False
+        #: The last Start that came, and who sent it; it outlives the daemon's memory.
+        self.last_asked: tuple[Start, SimDaemon] | None = None
         #: Open ends of links, by the link's number.
         self.ends: dict[int, SimEnd] = {}
         self.timers = SimTimers(self.world, self)
@@ -242,7 +256,7 @@ class SimDaemon:
             if end.waiting and urgent and end.turn is not None:
                 self.quotas.dials.hurry(end.turn)
             return end
-        link = self.new_link(self.cluster.by_name[name.encode()])
+        link = self.new_link(self.cluster.nodes[self.cluster.rank_of[name.encode()]])
         self._dialled[name] = end = link.dialler
         end.waiting = True
         end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)

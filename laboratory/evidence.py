@@ -23,3 +23,10 @@ class Evidence:
     cluster: Cluster
     client: SimClient
     untouched: list[bool]
+
+    @property
+    def unable(self) -> list[int]:
+        """The ranks that could not start, and of which no captured relay could report that they can."""
+        dead = [fault.rank for fault in self.made.faults if fault.kind == "dead"]
+        refused = [rank for rank, plan in enumerate(self.made.plans) if plan.refusal is not None]
+        return [rank for rank in dead + refused if rank not in self.cluster.betrayed]

@@ -165,7 +165,7 @@ class SimEnd:
         """Send a frame; without ``hurry`` together with the next urgent one, or after UNHURRIED_S."""
         if not self.here or min(self.daemon.version, self.peer.daemon.version) < frame.SINCE:
             return
-        data = self._unhurried + encode(channel, frame)
+        data = self._unhurried + encode(channel, self._without_blob(frame))
         if hurry:
             self._flush(data)
             return
@@ -173,6 +173,12 @@ class SimEnd:
         if self._timer is None:
             late_s = self.daemon.timers.time() + UNHURRIED_S
             self._timer = self.daemon.timers.call_at(late_s, lambda: self._flush(self._unhurried))
+
+    def _without_blob(self, frame: Frame) -> Frame:
+        """Return a frame for the way: the job's blob, maybe megabytes, is put in at the other end."""
+        if type(frame) is frames.Start and frame.blob == self.daemon.cluster.blob:
+            return frames.Start(frame.epoch, frame.low, frame.high, frame.credential, b"", frame.attach_only)
+        return frame
 
     def answer(self, channel: int, frame: Frame) -> None:
         """Send an answer that the peer can request at any time."""
@@ -220,6 +226,9 @@ class SimEnd:
 
     def _take(self, channel: int, frame: Frame) -> None:
         reached = self.daemon.cluster.moments.reached
+        if type(frame) is frames.Start and not frame.blob:
+            frame.blob = self.daemon.cluster.blob
+            self.daemon.last_asked = (frame, self.peer.daemon)
         if type(frame) is frames.Ack and reached(moments.BEFORE_ACK, self.daemon.index):
             return
         if type(frame) is frames.Start and frame.epoch > 1 and self.daemon.jobs.by_key:

@@ -79,7 +79,8 @@ def ancestors(spec: JobSpec, rank: int) -> list[int]:
 
 def betrayed(made: Scenario) -> frozenset[int]:
     """Return the ranks of captured relays, and those below them: an attacker may do everything to these."""
-    captured = {fault.rank for fault in made.faults if fault.kind == "capture"}
+    # Only an attacker sends a Start again on another connection to a daemon that has forgotten it.
+    captured = {fault.rank for fault in made.faults if fault.kind in ("capture", "replay")}
     if not captured:
         return frozenset()
     return frozenset(

@@ -101,9 +101,10 @@ class Simulation:
         """Run until something is over; False if it is not by the deadline."""
         while not over():
             self.world.news = False
-            if not self.world.run(deadline_s, liveness.EVENTS_MAX):
-                if self.world.events > liveness.EVENTS_MAX:
-                    raise Violation(f"it does not settle in {liveness.EVENTS_MAX} events ({self._left()})")
+            events_max = liveness.events_max(self.made)
+            if not self.world.run(deadline_s, events_max):
+                if self.world.events > events_max:
+                    raise Violation(f"it does not settle in {events_max} events ({self._left()})")
                 return False
         return True
 

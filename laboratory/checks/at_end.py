@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from laboratory.checks import expected, honesty, output, stalls, starts, stdin, truth
+from laboratory.checks import expected, honesty, output, stalls, starts, stdin, strict, truth
 
 ALL = (
     starts.at_end,
     truth.at_end,
     output.at_end,
     stdin.at_end,
+    strict.at_end,
     honesty.at_end,
     stalls.at_end,
     expected.at_end,

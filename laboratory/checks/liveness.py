@@ -14,14 +14,20 @@ if TYPE_CHECKING:
 ENDS_WITHIN_S = 150.0
 #: From the end of the job to the end of its last process on any node.
 GONE_WITHIN_S = limits.LOST_AFTER_S + limits.ORPHAN_GRACE_S + limits.KILL_GRACE_S + limits.LINGER_S + 5.0
-#: A job that does not settle by then never will.
-EVENTS_MAX = 3_000_000
+#: A job that does not settle by then never will: for all, and for each rank.
+_EVENTS_MAX = 3_000_000
+_EVENTS_EACH = 1000
 
 
 def gone_by_s(made: Scenario, ended_s: float) -> float:
     """Return when nothing may be left of a job that ended at this time."""
     # A process that not even SIGKILL ends is given up after the stall time.
     return max(ended_s, made.quiet_s) + GONE_WITHIN_S + made.spec.stall_s
+
+
+def events_max(made: Scenario) -> int:
+    """Return how many events a simulation may have."""
+    return _EVENTS_MAX + _EVENTS_EACH * made.spec.ranks
 
 
 class Remains:
@@ -47,4 +53,5 @@ class Remains:
 
     def _is_left(self, rank: int) -> bool:
         running = self._cluster.records[rank].running and not self._made.plans[rank].hangs
-        return bool(running or self._cluster.nodes[rank].jobs.by_key)
+        daemon = self._cluster.nodes.get(rank)
+        return bool(running or (daemon is not None and daemon.jobs.by_key))

@@ -24,4 +24,4 @@ def strike(cluster: Cluster, fault: Fault) -> None:
         parent.send_apart(daemon, start)
 
 
-KIND = FaultKind("duplicate", plan, strike, detected=kind.HARMLESS)
+KIND = FaultKind("duplicate", plan, strike, weight=2, detected=kind.HARMLESS)

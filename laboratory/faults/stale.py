@@ -27,4 +27,4 @@ def strike(cluster: Cluster, fault: Fault) -> None:
         parent.send_apart(daemon, old)
 
 
-KIND = FaultKind("stale", plan, strike, detected=kind.HARMLESS)
+KIND = FaultKind("stale", plan, strike, weight=2, detected=kind.HARMLESS)

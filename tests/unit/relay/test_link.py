@@ -105,6 +105,39 @@ def test_a_link_that_is_closed_sends_what_waits_first() -> None:
     run(scenario())
 
 
+def test_what_is_not_urgent_is_sent_when_it_is_hastened() -> None:
+    async def scenario() -> None:
+        sender, ours, _, theirs, takes = await pair(1)
+        sender.send(1, Stdin(0, b"x"), hurry=False)
+        await turn()
+        assert sender.unsent_bytes  # it waits for another frame
+        sender.hasten()
+        assert not sender.unsent_bytes
+        await takes.all.wait()
+        assert takes.came == [Stdin(0, b"x")]
+        for transport in (ours, theirs):
+            transport.abort()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_who_dials_is_told_that_the_log_of_a_peer_that_says_no_hello_has_the_reason(accepted: bool) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        here, there = socket.socketpair()
+        owner = Owner(1)
+        link = Link(owner, frames.FROM_CHILD, "link", accepted=accepted)
+        await loop.connect_accepted_socket(lambda: link.protocol, here)
+        there.shutdown(socket.SHUT_WR)
+        await owner.all.wait()
+        there.close()
+        hint = "" if accepted else " before Hello: the log of its gexecd has the reason"
+        assert owner.closed == [f"the connection was closed{hint}"]
+
+    run(scenario())
+
+
 def test_frames_of_all_sizes_arrive_unchanged_and_in_order() -> None:
     """Small ones are joined, large ones written as they are, and a job's frame in pieces."""
     sizes = [0, 1, 3, 20_000, 16_384, 16_383, 200_000, 7, 7, 250_000, 90_000, 90_000, 90_000, 5]

@@ -20,6 +20,7 @@ from gexec.core.node import Node
 from gexec.core.task import Task
 from gexec.posix.deadline import Deadline
 from gexec.relay.jobs import Jobs
+from laboratory import faults
 from laboratory.scenario import scenario
 from laboratory.simulator import Simulation
 from laboratory.spawners import SimSpawner
@@ -38,6 +39,8 @@ class PutBack(NamedTuple):
     right: str
     wrong: str
     within: int
+    #: Each of these seeds has just these faults; none: as it is drawn.
+    kinds: tuple[str, ...] = ()
 
 
 #: The first seed that is tried.
@@ -53,7 +56,7 @@ ALL = (
         400,
     ),
     # A node does not compare epochs: a former parent takes it back.
-    PutBack("forgotten epoch", Node, "_attach", "elif start.epoch <= (epoch :=", "elif 0 > (epoch :=", 400),
+    PutBack("forgotten epoch", Node, "_attach", " or start.epoch <= self.epoch:", ":", 400),
     # A new daemon accepts credentials that were issued before it started.
     PutBack("replay after restart", SimSpawner, "_refusal", "if self.born_s > 0:", "if False:", 400),
     # A node acknowledges the output of those below it before the client has it.
@@ -95,7 +98,8 @@ ALL = (
         "_due",
         "if self._countdown.over(self._timers.time()):",
         "if True:",
-        400,
+        100,
+        ("suspend", "freeze"),
     ),
     # Output is not sent again to a new parent. (State lost in a planned restart comes with such restarts.)
     PutBack(
@@ -129,10 +133,10 @@ def put_in(defect: PutBack) -> Iterator[None]:
         setattr(defect.owner, defect.method, method)
 
 
-def found(seed: int) -> str:
-    """Return what a seed violates, "" if nothing."""
+def found(seed: int, kinds: tuple[str, ...] = ()) -> str:
+    """Return what a seed, or a seed with just these faults, violates; "" if nothing."""
     try:
-        Simulation(seed, scenario(seed)).run()
+        Simulation(seed, scenario(seed, tuple(faults.BY_NAME[kind] for kind in kinds) or None)).run()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""
@@ -142,7 +146,7 @@ def first_found(defect: PutBack, within: int) -> tuple[int, str]:
     """Return how many seeds it takes to find a defect, and what they violate; (0, "") if they do not."""
     with put_in(defect):
         for seed in range(FIRST, FIRST + within):
-            wrong = found(seed)
+            wrong = found(seed, defect.kinds)
             if wrong:
                 return seed - FIRST + 1, wrong
     return 0, ""

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
             "version": VERSION,
             "code": programs.code_digest(),
         }
-    except (GexecError, OSError) as error:
+    except GexecError as error:
         stderr_log("gexecd").error(f"reload: {error}")
         return 1
     finally:

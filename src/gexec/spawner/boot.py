@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from gexec.spawner.forking import fork_starter
+
+if TYPE_CHECKING:
+    from gexec.spawner.program import SpawnerProcess
 
 
 def main(argv: list[str]) -> int:
@@ -18,7 +22,6 @@ def main(argv: list[str]) -> int:
 
     from gexec.posix import channel, identity
     from gexec.posix.readiness import announce
-    from gexec.spawner.again import execute
     from gexec.spawner.handover import Handover
     from gexec.spawner.program import SpawnerProcess
 
@@ -29,7 +32,14 @@ def main(argv: list[str]) -> int:
     identity.close_inherited(kept)
     identity.keep_from_programs()
     process = SpawnerProcess(
-        handed, lambda: starter, lambda: announce(*handed.ready_fds), is_clean=True, execute=execute
+        handed, lambda: starter, lambda: announce(*handed.ready_fds), is_clean=True, execute=_execute
     )
     process.spawner.begin_starter()
     return process.run()
+
+
+def _execute(process: SpawnerProcess, told: str) -> None:
+    """Execute the spawner's installed code, in an upgrade; loaded only then."""
+    from gexec.spawner.again import execute
+
+    execute(process, told)

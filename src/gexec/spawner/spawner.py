@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gexec import limits
 from gexec.core.deadlines import earlier
@@ -26,7 +26,6 @@ from gexec.spawner.admission import Admission
 from gexec.spawner.auditing import AuditRecords
 from gexec.spawner.helpers import Helpers
 from gexec.spawner.tasks import HELPER_PATIENCE_S, Tasks
-from gexec.spawner.upgrading import ENDING, RelayUpgrade
 from gexec.wire import outcome
 from gexec.wire.denials import PeerDenied
 from gexec.wire.messages import CERTIFICATES, CHECK, RUN, Event, Request
@@ -38,6 +37,9 @@ from gexec.wire.upgrades import (
     UpgradeEnded,
     UpgradeWanted,
 )
+
+if TYPE_CHECKING:
+    from gexec.spawner.upgrading import RelayUpgrade
 
 #: Turns of the loop that fail in succession before all tasks are ended: they take five seconds.
 _FAULTS_MAX: Final = 100
@@ -284,7 +286,7 @@ class Spawner:
         try:
             request: Request | PeerDenied | OfRelay | None = self.port.receive()
         except ConnectionError:
-            if self.upgrade is not None and self.upgrade.state == ENDING:
+            if self.upgrade is not None and self.upgrade.awaits_end:
                 self.loop.unwatch(self.port.endpoint.fileno())  # its successor goes on when it is reaped
             else:
                 self._relay_gone("the relay has ended")

@@ -18,7 +18,6 @@ from gexec.posix import clock
 from gexec.posix.log import Log
 from gexec.spawner.handover import Handover
 from gexec.spawner.spawner import Spawner
-from gexec.spawner.upgrading import RelayUpgrade
 from gexec.wire.upgrades import UpgradeEnded
 
 #: The form of the spawner's saved state: raise it when it changes.
@@ -117,6 +116,8 @@ class Upgrades:
                 "stop gexecd and start it again",
             )
             return
+        from gexec.spawner.upgrading import RelayUpgrade  # loaded only when there is an upgrade
+
         handed = self._handed
         upgrade = self._spawner.upgrade = RelayUpgrade(self._spawner, self._relay_ended)
         given = json.loads(handed.relay) | {"trust": handed.trust, "certificate": handed.renewal[-1]}

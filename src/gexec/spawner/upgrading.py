@@ -92,6 +92,11 @@ class RelayUpgrade:
         """True from ``begin`` until ``ended`` is called."""
         return self.state != OVER
 
+    @property
+    def awaits_end(self) -> bool:
+        """True while the running relay ends, because its successor has all of its state."""
+        return self.state == ENDING
+
     def begin(self, argv: list[str], told: bytes) -> None:
         """Start the successor's program.
 

@@ -43,7 +43,8 @@ def some_trust() -> str:
 
 def answer(trust: str, **more: Any) -> dict[str, Any]:
     """Return what the program answers that reads signers and policy again."""
-    return {"trust": trust, "policy": policy_fields(Policy()), "renewal": ["/bin/false"]} | more
+    told = {"trust": trust, "policy": policy_fields(Policy()), "renewal": ["/bin/false"]}
+    return told | {"version": "1", "code": "0123456789"} | more
 
 
 class Place:

@@ -1,8 +1,8 @@
 """Frames, which client and daemons exchange (docs/protocol.md, Frames).
 
-This module defines the frames about the connection, those that go up the tree, and the tables of which side
-may send which frame. Frames that go down the tree are in wire/orders.py, those of authd in
-wire/authdframes.py, the conversion to bytes is in wire/codec.py. Import all of them from this module.
+This module defines the frames about the connection, those that go up the tree, authd's answers, and the
+tables of which side may send which frame. Frames that go down the tree, or to authd, are in wire/orders.py,
+the conversion to bytes is in wire/codec.py. Import all of them from this module.
 
 Part of the thin client: imports only struct and leaf modules.
 """
@@ -14,7 +14,6 @@ from struct import Struct
 from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import orders
-from gexec.wire.authdframes import Certified, Certify, Sign, Signed
 from gexec.wire.codec import (
     HEADER,
     HEADER_BYTES,
@@ -29,9 +28,23 @@ from gexec.wire.codec import (
     pack_ranges,
     pack_text,
     unpack_ranges,
+    unpack_sized,
     unpack_text,
 )  # fmt: skip
-from gexec.wire.orders import Ack, Close, Go, Kill, Release, Resync, Signal, Start, Stdin, Submit
+from gexec.wire.orders import (
+    Ack,
+    Certify,
+    Close,
+    Go,
+    Kill,
+    Release,
+    Resync,
+    Sign,
+    Signal,
+    Start,
+    Stdin,
+    Submit,
+)
 from gexec.wire.outcome import Outcome, is_known
 
 TYPE_CHECKING = False
@@ -41,8 +54,8 @@ if TYPE_CHECKING:
     from gexec.wire.ranks import Ranges
 
 __all__ = [
-    "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Certified", "Certify", "Close", "Decoder",
-    "Frame", "Go", "Kill", "Release", "Resync", "Sign", "Signal", "Signed", "Start", "Stdin", "Submit",
+    "HEADER", "HEADER_BYTES", "STDERR", "STDOUT", "Ack", "Certify", "Close", "Decoder",
+    "Frame", "Go", "Kill", "Release", "Resync", "Sign", "Signal", "Start", "Stdin", "Submit",
     "encode", "encode_parts",
 ]  # fmt: skip
 
@@ -318,6 +331,49 @@ class Done(Frame):
     TYPE: ClassVar[int] = 39
     MAX_BYTES: ClassVar[int] = 0
     __slots__ = ()
+
+
+# -- from authd -------------------------------------------------------------------------------
+
+
+class Signed(Frame):
+    """authd's answer to Sign: the credential."""
+
+    TYPE: ClassVar[int] = 65
+    MAX_BYTES: ClassVar[int] = limits.CREDENTIAL_MAX_BYTES
+    __slots__ = ("credential",)
+
+    def __init__(self, credential: bytes) -> None:
+        self.credential = credential
+
+    def pack(self) -> bytes:
+        return self.credential
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Signed:
+        return cls(payload)
+
+
+class Certified(Frame):
+    """authd's answer to Certify: the leaf certificate and the cluster's CA certificate, both in DER."""
+
+    TYPE: ClassVar[int] = 67
+    MAX_BYTES: ClassVar[int] = 32 * 1024
+    __slots__ = ("authority", "certificate")
+
+    def __init__(self, certificate: bytes, authority: bytes) -> None:
+        self.certificate = certificate
+        self.authority = authority
+
+    def pack(self) -> bytes:
+        return U16.pack(len(self.certificate)) + self.certificate + self.authority
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Certified:
+        certificate, authority = unpack_sized(payload, 0, cls.MAX_BYTES, "certificate")
+        if not authority:
+            raise ProtocolError("Certified is cut short")
+        return cls(certificate, authority)
 
 
 def _table(*classes: type[Frame]) -> dict[int, type[Frame]]:

@@ -1,6 +1,6 @@
 """Frames that go down the tree: requests of a client to its gexecd, and of a parent to its child.
 
-And the request for an upgrade, with its answer.
+And requests to authd, and the one for an upgrade, with its answer.
 
 Part of the thin client, like wire/frames.py, from which all frames are imported.
 """
@@ -249,3 +249,52 @@ class Upgraded(Frame):
         if payload[:1] not in (b"\0", b"\1"):
             raise ProtocolError("Upgraded: expected 0 or 1")
         return cls(payload[0] == 1, unpack_text(payload[1:]))
+
+
+# -- to authd ---------------------------------------------------------------------------------
+
+
+class Sign(Frame):
+    """To authd: sign a credential for ``audience`` that is bound to ``blob``."""
+
+    TYPE: ClassVar[int] = 64
+    MAX_BYTES: ClassVar[int] = limits.JOB_FRAME_MAX_BYTES
+    __slots__ = ("audience", "blob")
+
+    def __init__(self, audience: bytes, blob: bytes) -> None:
+        self.audience = audience
+        self.blob = blob
+
+    def pack(self) -> bytes:
+        return bytes((len(self.audience),)) + self.audience + self.blob
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Sign:
+        length = payload[0] if payload else 0
+        if not 1 <= length < len(payload) or length > 64:
+            raise ProtocolError("Sign: the audience is empty, too long or cut short")
+        return cls(payload[1 : 1 + length], payload[1 + length :])
+
+
+class Certify(Frame):
+    """gexecd to authd: a certificate for this public key (DER) and these names and addresses."""
+
+    TYPE: ClassVar[int] = 66
+    MAX_BYTES: ClassVar[int] = 32 * 1024
+    __slots__ = ("names", "public_key")
+
+    def __init__(self, public_key: bytes, names: tuple[str, ...]) -> None:
+        self.public_key = public_key
+        self.names = names
+
+    def pack(self) -> bytes:
+        names = "\0".join(self.names).encode()
+        return U16.pack(len(self.public_key)) + self.public_key + names
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Certify:
+        public_key, rest = unpack_sized(payload, 0, 2048, "public key")
+        names = tuple(unpack_text(rest).split("\0"))
+        if not rest or len(names) > 256:
+            raise ProtocolError(f"Certify: {len(names)} names: expected 1 to 256")
+        return cls(public_key, names)

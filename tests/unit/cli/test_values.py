@@ -17,4 +17,7 @@ def test_an_empty_value_is_refused_with_its_name(options: dict[str, object]) -> 
 
 
 def test_what_is_absent_or_may_be_empty_is_none() -> None:
-    refuse_empty(Namespace(count=0, dir=None, flag=False, names=[], arguments=[""]), "arguments")
+    options = Namespace(count=0, dir=None, flag=False, names=[], arguments=[""])
+    refuse_empty(options, "arguments")
+    with pytest.raises(UsageError, match=r"^arguments: "):
+        refuse_empty(options)

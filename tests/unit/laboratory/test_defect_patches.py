@@ -10,5 +10,7 @@ from laboratory.defects import PutBack
 
 @pytest.mark.parametrize("defect", defects.ALL, ids=lambda defect: defect.name)
 def test_patch_fits(defect: PutBack) -> None:
+    right = getattr(defect.owner, defect.method)
     with defects.put_in(defect):
-        pass
+        assert getattr(defect.owner, defect.method) is not right
+    assert getattr(defect.owner, defect.method) is right

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gexec import limits
 from gexec.errors import ProtocolError
-from gexec.wire import authdframes, codec, frames, orders, outcome
+from gexec.wire import codec, frames, orders, outcome
 from gexec.wire.frames import Decoder, Frame, Output, Stdin, encode
 from gexec.wire.outcome import Outcome
 
@@ -78,7 +78,7 @@ VECTORS: list[tuple[Frame, int, str]] = [
     (orders.Upgraded(False, "no"), 1, "00000003 2a 00000001 00 6e6f"),
     (frames.Sign(b"gexec", b"blob"), 0, "0000000a 40 00000000 05 6765786563 626c6f62"),
     (frames.Signed(b"cred"), 0, "00000004 41 00000000 63726564"),
-    (authdframes.Certify(b"key", ("a", "b")), 0, "00000008 42 00000000 0003 6b6579 61 00 62"),
+    (frames.Certify(b"key", ("a", "b")), 0, "00000008 42 00000000 0003 6b6579 61 00 62"),
     (frames.Certified(b"leaf", b"ca"), 0, "00000008 43 00000000 0004 6c656166 6361"),
 ]
 

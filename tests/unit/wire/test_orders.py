@@ -8,9 +8,9 @@ from gexec import limits
 from gexec.errors import ProtocolError
 from gexec.wire import orders
 from gexec.wire.codec import HEADER, Frame, encode
-from gexec.wire.frames import FROM_CLIENT, FROM_PARENT, FROM_ROOT, STDERR, STDOUT, Decoder
+from gexec.wire.frames import FROM_CLIENT, FROM_PARENT, FROM_ROOT, STDERR, STDOUT, TO_AUTHD, Decoder
 
-TABLE = FROM_CLIENT | FROM_PARENT | FROM_ROOT
+TABLE = FROM_CLIENT | FROM_PARENT | FROM_ROOT | TO_AUTHD
 CHANNEL = 3
 ORDERS: list[Frame] = [
     orders.Submit(b"credential", b"blob"),
@@ -31,6 +31,8 @@ ORDERS: list[Frame] = [
     orders.Upgrade(False),
     orders.Upgraded(True, "from 1 to 2"),
     orders.Upgraded(False, ""),
+    orders.Sign(b"gexec", b"job"),
+    orders.Certify(b"key", ("node001", "10.0.0.1")),
 ]
 
 

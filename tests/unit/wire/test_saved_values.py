@@ -14,7 +14,7 @@ VALUES: list[Any] = [
     "\udcff h\u00e9", [], [1, [2]], (), ((0, 3), (5, 9)), {}, {(1, 2): [b"x", None]}, set(), {3, 1},
     bytearray(b"\0\1"),
     outcome.exited(3), outcome.output_cut(outcome.killed(9), "held"), Kill(True), Ack(((1, 2, 3),)),
-    Stdin(7, b"data", True), Output(((0, 2),), 1, 2**40, b"x" * 60_000),
+    Stdin(7, b"data", True), Output(((0, 2),), 1, 2**40, b"x" * 65_536),
     Ended(((3, 4),), outcome.lost("gone"), 2**64 - 1, 0),
 ]  # fmt: skip
 

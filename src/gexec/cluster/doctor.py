@@ -349,7 +349,7 @@ def _nodes(what: Subject) -> Iterator[Finding]:
     from gexec.client.nodes import choose
     from gexec.client.resolve import resolve
     from gexec.select.sources import Selection
-    from gexec.wire.jobspec import why_unresolved
+    from gexec.wire.outcome import why_unresolved
 
     told: list[str] = []
     try:

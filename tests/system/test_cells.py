@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from gexec.posix import cgroups
 from gexec.spawner import keeper
 from gexec.wire.outcome import KILLED, LOST
 from system.conftest import wait_until
-from system.daemons import Host, children_of, is_gone, status_of
+from system.daemons import Host, children_of, command, is_gone, status_of
 from system.groups import cells_of, own_group
 from system.rig import NOBODY, Rig, gone, rigs
 
@@ -305,6 +306,31 @@ def test_what_gexecd_could_not_end_is_ended_by_the_next_one(host: Host, told: Pa
     assert again.stop() == 0
     assert not is_gone(survivor)
     assert list(cells_of(group).values()) == [[survivor]]
+
+
+@pytest.mark.root
+def test_a_background_job_lives_on_in_its_cell(host: Host, group: str) -> None:
+    """Also when gexecd ends and another one ends what the first one has left running."""
+    host.start_authd()
+    config = host.config(f'control_group = "{group}"\nspool = "{host.dir}/spool"\ndrain_s = 0\n')
+    service = host.gexecd("--config", config)
+    started = host.gexec("-d", "sh", "-c", "sleep 1000; sleep 1000")
+    assert started.returncode == 0, started.stderr
+    wait_until(lambda: len(running(group)) == 3, "keeper, shell and sleep are not in the cell")
+    before = running(group)
+    assert service.stop() == 0
+    assert running(group) == before
+    host.gexecd("--config", config)
+    assert host.gexec("true").returncode == 0
+    assert running(group) == before
+    done = subprocess.run(
+        command("gexecctl", "kill", "--now", started.stdout.strip()),
+        env=host.env,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: not running(group), "something is left")
 
 
 @pytest.mark.root

@@ -92,7 +92,7 @@ def _be_keeper(spec: LaunchSpec, keeping: Keeping, stdin: int, ways: Ways, told_
         identity.close_inherited([stdin, told_fd])
         identity.null_stdio()
         identity.become_subreaper()
-        identity.set_title("gexecd-keeper")
+        identity.set_title("gexec-keeper")  # none of gexecd's processes: it outlives them
         keeper = _begun(spec, keeping, stdin, ways, told_fd)
         if keeper is not None:
             os.close(stdin)

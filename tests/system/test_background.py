@@ -435,6 +435,18 @@ def test_a_job_goes_on_while_gexecd_is_stopped_and_started(host: Host) -> None:
     assert service.stop(signal.SIGKILL) == 0
 
 
+def test_a_job_goes_on_under_an_upgrade(host: Host) -> None:
+    config = host.config(f'spool = "{host.dir}/spool"\ndrain_s = 0\n')
+    host.gexecd("--config", config)
+    before = host.gexec("-d", "sleep", "1000").stdout.strip()
+    assert on(host, "upgrade", "--force", "--config", config).returncode == 0
+    after = host.gexec("-d", "sh", "-c", "exit 3").stdout.strip()
+    assert on(host, "wait", after).returncode == 3
+    assert on(host, "kill", before).returncode == 0
+    told = on(host, "jobs", "--json", before)
+    assert json.loads(told.stdout)["states"] == {"killed by signal 1": 1}
+
+
 def test_a_node_without_a_spool_says_so(host: Host) -> None:
     host.gexecd("--config", host.config('spool = ""\n'))
     done = host.gexec("-d", "true")

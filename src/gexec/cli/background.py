@@ -9,7 +9,7 @@ import os
 
 from gexec import limits
 from gexec.cli.flow import Run
-from gexec.errors import UsageError
+from gexec.errors import GexecError, UsageError
 from gexec.render.prefix import prefixes
 from gexec.render.view import Prefixed
 from gexec.render.wrapped import Wrapped
@@ -76,7 +76,11 @@ def run_attached(call: Call, job: JobSpec, choice: Choice, view: View | None, su
     run = Run(call, job, choice, view, several=True, detaches=(_DETACHING, farewell))
     with run:
         if started and not starting.is_over:
-            reading = submit(program_of(job, started, ["attach", job_hex, ranks, "--hold"]))
+            try:
+                reading = submit(program_of(job, started, ["attach", job_hex, ranks, "--hold"]))
+            except GexecError as error:
+                call.say(f"{error}; {farewell}")
+                return 255
             run.one(reading, ranks=started, again=hides_outcome)
             ended = reading.session.ended_outcomes()
             if run.status is None:

@@ -12,8 +12,8 @@ from gexec.jobs.control import MESSAGE_MAX_BYTES, News
 from gexec.jobs.segments import Segment
 from gexec.posix.loop import PollLoop
 
-#: Connections at a time; others are closed at once.
-_MAX: Final = 64
+#: Connections at a time; others are closed at once. A policy may limit descriptors to 64.
+_MAX: Final = 32
 _UCRED: Final = Struct("iII")
 
 

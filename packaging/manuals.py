@@ -16,7 +16,7 @@ from gexec.cli.manual import shown  # noqa: E402
 from gexec.cli.options import Option  # noqa: E402
 from gexec.cli.table import options_of  # noqa: E402
 
-MANUALS = ("gexec.md", "enexec.md", "ensh.md", "ensync.md", "files.md")
+MANUALS = ("gexec.md", "enexec.md", "ensh.md", "ensync.md", "files.md", "gexecctl.md")
 #: What explains the options below a heading.
 _SEE = {
     "Which nodes": " ([choosing nodes](nodes.md))",

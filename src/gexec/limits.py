@@ -269,6 +269,25 @@ FILES_FROM_MAX: Final = 1_000_000
 #: Messages of one receiver; a full disk could cause 10,000.
 ARCHIVE_SAID_MAX: Final = 50
 
+# -- background jobs -------------------------------------------------------------------------
+#: The part of a job blob about the background: it has a name of up to 64 bytes.
+BACKGROUND_MAX_BYTES: Final = 128
+#: Bytes that a node keeps of each stream of a background job, without --keep.
+KEEP_BYTES: Final = 5 * 1024 * 1024
+#: The least: a fifth of it is a file. The most: a file system's.
+KEEP_MIN_BYTES: Final = 64 * 1024
+KEEP_MAX_BYTES: Final = 2**40
+#: How long a node keeps output and outcome of a background job after its end, without --lease.
+LEASE_S: Final = 86_400.0
+#: The most: systemd-tmpfiles removes what has not changed for a day longer.
+LEASE_MAX_S: Final = 30 * 86_400.0
+#: Ranks of background jobs of one user that a node keeps, without the setting spool_jobs_max.
+KEPT_JOBS_MAX: Final = 1000
+#: MiB that a node keeps of them, without the setting spool_max_mib.
+KEPT_MAX_MIB: Final = 4096
+#: How long a job of --detach-on-hup waits for its first reader before it discards output.
+HOLD_S: Final = 30.0
+
 
 def window_bytes(ranks: int) -> int:
     """Return the window of one (rank, stream) in a job of ``ranks`` processes.

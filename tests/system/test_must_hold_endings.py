@@ -382,7 +382,7 @@ def test_a_detached_process_lives_on_after_its_daemons_job_is_over(cluster: Clus
     os.chmod(tmp_path, 0o777)
     mark = marker()
     script = "echo lost output; echo $GEXEC_MY_VNN >$1/started.$GEXEC_MY_VNN; exec sleep $0"
-    ended = cluster.gexec("-d", "sh", "-c", script, mark, tmp_path)
+    ended = cluster.gexec("-d", "--keep=0", "sh", "-c", script, mark, tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
     try:
         wait_until(lambda: len(list(tmp_path.glob("started.*"))) == 8, "not all were started")

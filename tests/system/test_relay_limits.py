@@ -174,6 +174,7 @@ def test_attack_59_clients_past_the_limit_of_one_user(cluster: Cluster) -> None:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             sock.settimeout(DEADLINE_S)
             sock.connect(str(cluster.place.socket("node001")))
+            sock.sendall(frames.encode(0, frames.Hello(limits.PROTOCOL_VERSION, "test")))
             refused += b"clients, and no room for more than" in sock.recv(4096)
         assert refused >= 1
         go_on()

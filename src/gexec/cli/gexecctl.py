@@ -16,9 +16,24 @@ from gexec.cluster.layout import Layout, State
 from gexec.errors import GexecError, UsageError
 from gexec.version import VERSION
 
+#: Topics about background jobs, with options of their own (``cli.table``), and their help.
+JOB_TOPICS = {
+    "jobs": "list background jobs (gexec -d) on the nodes",
+    "attach": "show a background job's output while it comes",
+    "wait": "wait for the end of a background job",
+    "output": "show what the nodes have kept of a background job's output",
+    "signal": "send a signal to the processes of a background job",
+    "kill": "end a background job, and all that it has started",
+    "forget": "remove output and outcome of a background job that has ended",
+}
+
 
 def main(argv: list[str]) -> int:
     """Run gexecctl with these arguments (without the program's name); return its exit status."""
+    if argv[:1] and argv[0] in JOB_TOPICS:
+        from gexec.cli.jobs import main as jobs
+
+        return jobs(argv)
     options = _parser().parse_args(argv)
     try:
         refuse_empty(options, "program", "arguments")
@@ -52,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add_keys(topics.add_parser("keys", help="keys, and in hardened mode certificates and signers"))
     _add_cluster(topics.add_parser("cluster", help="a whole cluster on this machine"))
     _add_policy(topics.add_parser("policy", help="what this node's policy permits"))
+    for topic, help_ in JOB_TOPICS.items():
+        topics.add_parser(topic, help=help_)  # parsed in ``main``
     upgrade = "start the code that is installed now, under running jobs"
     add_upgrade(topics.add_parser("upgrade", help=upgrade))
     doctor = topics.add_parser("doctor", help="check keys, sockets, clocks, ports and names")

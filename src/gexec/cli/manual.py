@@ -69,6 +69,41 @@ carries them. Owner, group, mode and times are kept (owner and group as root).
         "nodes not-here dest parents delete backup checksum dry-run via bwlimit strict failed-to",
         "Status: 0; 1 a file failed or differs; 3 cut short; 130 ^C; 255 a node failed.",
     ),
+    "gexecctl-jobs": (
+        """\
+Usage: gexecctl jobs [OPTIONS] [JOB]...
+List your background jobs (gexec -d) on the nodes. JOB is the beginning of an
+id, or a name.
+
+  gexecctl jobs                      on all nodes
+  gexecctl jobs -w node[1-9] --json  on these, a JSON object for each job
+""",
+        "nodes exclude nprocs json all-users complete connect-timeout fanout port",
+        "Exit status: 0; 255 not all nodes answered.",
+    ),
+    "gexecctl-job": (
+        """\
+Usage: gexecctl ACTION [OPTIONS] JOB [SIGNAL]
+Do something with a background job. JOB is the beginning of its id, or its name.
+
+  attach JOB         its last output, then what comes; ^C detaches
+  wait JOB           wait for its end
+  output JOB         what the nodes have kept of its output
+  signal JOB TERM    send a signal to its processes
+  kill JOB           end its processes and what they have started
+  forget JOB         remove output and outcome of a job that has ended
+""",
+        "nodes exclude prefix-type gather json tail now all-users failed-to",
+        "Status: of attach and wait that of the job; 255 a node did not answer.",
+    ),
+    "gexec-job": (
+        """\
+Usage: gexec-job list | ACTION JOB RANKS [SIGNAL]
+What a node has of a user's background jobs; gexecctl starts it on the nodes.
+""",
+        "all-users uid tail now hold",
+        "Status: 0; 1 it failed; 2 usage error; of attach and wait that of the command.",
+    ),
     "gexec-send": (
         """\
 Usage: python -m gexec.cli.send [OPTIONS] PATH... >STREAM

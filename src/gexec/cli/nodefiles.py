@@ -14,7 +14,7 @@ from gexec.render.failed import failed_lines
 from gexec.render.text import printable
 from gexec.select.lists import uncommented
 from gexec.select.nodes import spelled
-from gexec.wire.jobspec import why_unresolved
+from gexec.wire.outcome import why_unresolved
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

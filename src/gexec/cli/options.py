@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SECONDS_MAX = 4_000_000
 #: Bytes of a size's letter, as a shift.
 _UNITS = {"k": 10, "K": 10, "m": 20, "M": 20, "g": 30, "G": 30}
+#: Seconds of a time's letter.
+_SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Option:
@@ -83,6 +85,10 @@ class Option:
             if _is_decimal(text.replace(".", "", 1)) and float(text) <= _SECONDS_MAX:
                 return text
             expected = f"seconds from 0 to {_SECONDS_MAX}"
+        elif self.argument == "N[smhd]":
+            if _is_decimal(text[:-1] if text[-1:] in _SPANS else text):
+                return text
+            expected = "a time such as 90, 30m, 24h or 7d"
         elif self.argument == "N[kMG]":
             if _is_decimal(text[:-1] if text[-1:] in _UNITS else text):
                 return text
@@ -155,6 +161,13 @@ class Parsed:
     def seconds(self, long: str, default: float = 0.0) -> float:
         """Return the seconds of an option."""
         return float(self.values[long][-1]) if long in self.values else default
+
+    def span(self, long: str, default: float) -> float:
+        """Return the seconds of an option whose value may end in a unit."""
+        text = self.last(long)
+        if text is None:
+            return default
+        return float(text[:-1]) * _SPANS[text[-1]] if text[-1] in _SPANS else float(text)
 
     def size(self, long: str) -> int:
         """Return the bytes of an option, 0 if it was not given."""

@@ -1,4 +1,4 @@
-"""The options of gexec, enexec, ensh, ensync, gexec-send and gexec-receive: declared here, and only here.
+"""The options of all commands for jobs and files, and of their programs on the nodes: declared only here.
 
 Parsing, ``--help``, ``--help-all``, the option sections of the manuals (packaging/manuals.py) and the
 errors about combinations come from these tables. Part of the thin client: rows are constants.
@@ -20,6 +20,12 @@ _DAEMON = "gexec enexec"
 _RECEIVE = "ensync gexec-receive"
 _SEND = "ensync gexec-send"
 _FILTER = "gexec ensync gexec-send"
+#: ``gexecctl jobs``, and its actions with one job: attach, wait, signal, kill, output, forget.
+_JOB = "gexecctl-job"
+_CTL = "gexecctl-jobs gexecctl-job"
+_NODES = f"{_ALL} {_CTL}"
+_SHOW = f"{_RUN} {_JOB}"
+_ONE = f"{_ALL} {_JOB}"
 #: Headings, and below each: name, letters, argument, commands, help.
 #:
 #: Letters are those of all commands, or before a slash gexec's and behind it the others'. An argument
@@ -28,35 +34,36 @@ _FILTER = "gexec ensync gexec-send"
 # fmt: off
 GROUPS = (
     ("Which nodes", (
-        ("nodes", "w/nw", "NAMES", _ALL,
+        ("nodes", "w/nw", "NAMES", _NODES,
          "these nodes: names, 'node[1-9]', @group; - reads them from stdin; may be repeated"),
-        ("exclude", "x/", "NAMES", _ALL, "exclude these nodes; may be repeated"),
+        ("exclude", "x/", "NAMES", _NODES, "exclude these nodes; may be repeated"),
         ("not-here", "/x", "", "enexec ensh ensync", "exclude this host"),
-        ("nprocs", "n/", "N", _ALL, "the first N nodes; 0, the default: all"),
-        ("pick", "", "N", _ALL, "N random nodes"),
-        ("nodelist", "", "FILE", _ALL, "the nodes in a file, a name on each line"),
-        ("hosts-file", "", "FILE", _ALL, "the nodes in a file in the form of pssh: host or host:port"),
-        ("rerun", "", "FILE", _ALL,
+        ("nprocs", "n/", "N", _NODES, "the first N nodes; 0, the default: all"),
+        ("pick", "", "N", _NODES, "N random nodes"),
+        ("nodelist", "", "FILE", _NODES, "the nodes in a file, a name on each line"),
+        ("hosts-file", "", "FILE", _NODES, "the nodes in a file in the form of pssh: host or host:port"),
+        ("rerun", "", "FILE", _NODES,
          "the nodes in a file that --failed-to wrote; if it names none, nothing runs: status 0"),
-        ("skip-down", "", "", _ALL,
+        ("skip-down", "", "", _NODES,
          "exclude nodes that gmond reports as dead or that were not reached lately"),
     )),
     ("What is shown", (
         ("prefix-type", "p", "T", "gexec",
          "before each line: none, vnn (rank), host (name) or ip; default vnn"),
-        ("prefix-type", "p", "T", "enexec",
+        ("prefix-type", "p", "T", f"enexec {_JOB}",
          "before each line: none, vnn (rank), host (name) or ip; default host"),
         ("prefix-type", "p", "T", "ensh", "before each line: none, vnn (rank) or host (name); default host"),
-        ("gather", "b", "", _RUN, "equal output once, below the names of its nodes"),
-        ("live", "", "", _RUN, "with --gather: each group as soon as its first node has ended"),
-        ("diff", "", "[=NODE]", _RUN, "differences from the output of most nodes, or of NODE"),
-        ("json", "", "", _ALL, "one JSON object on a line for each event"),
-        ("output-dir", "", "DIR", _RUN, "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
-        ("quiet", "q", "", _RUN, "no output of the processes"),
+        ("gather", "b", "", _SHOW, "equal output once, below the names of its nodes"),
+        ("live", "", "", _SHOW, "with --gather: each group as soon as its first node has ended"),
+        ("diff", "", "[=NODE]", _SHOW, "differences from the output of most nodes, or of NODE"),
+        ("json", "", "", _ONE, "one JSON object on a line for each event"),
+        ("json", "", "", "gexecctl-jobs", "one JSON object on a line for each job"),
+        ("output-dir", "", "DIR", _SHOW, "also a file for each node: DIR/NODE.out, DIR/NODE.err"),
+        ("quiet", "q", "", _SHOW, "no output of the processes"),
         ("quiet", "q", "", "ensync", "only failures; of --checksum and --dry-run only the status"),
-        ("summary", "", "", _ALL, "at the end, how all nodes ended; also those that succeeded"),
-        ("color", "", "WHEN", _ALL, "auto (on a terminal, unless NO_COLOR is set), always or never"),
-        ("no-progress", "", "", _ALL, "do not show the progress on the terminal"),
+        ("summary", "", "", _ONE, "at the end, how all nodes ended; also those that succeeded"),
+        ("color", "", "WHEN", _ONE, "auto (on a terminal, unless NO_COLOR is set), always or never"),
+        ("no-progress", "", "", _ONE, "do not show the progress on the terminal"),
     )),
     ("Which files", (
         ("fetch", "", "PATH", "gexec", "copy PATH from the nodes to here; no command runs; may be repeated"),
@@ -110,9 +117,9 @@ GROUPS = (
         ("via", "", "WAY", "ensync", "gexec, ssh, or auto (default): ssh where gexecd fails"),
     )),
     ("When something fails", (
-        ("exit-policy", "", "P", _ALL,
+        ("exit-policy", "", "P", _ONE,
          "exit status 0 if: worst (all succeed, the default), any, 'ok-if N', 'ok-if N%'"),
-        ("failed-to", "", "FILE", _ALL, "write to FILE which nodes failed, and why"),
+        ("failed-to", "", "FILE", _ONE, "write to FILE which nodes failed, and why"),
         ("batch", "", "N|P%", _RUN, "so many nodes at a time; the next batch when this one has ended"),
         ("batch-delay", "", "S", _RUN, "with --batch: wait S seconds between two batches"),
         ("max-failures", "", "N|P%", _RUN,
@@ -124,29 +131,47 @@ GROUPS = (
     )),
     ("How it runs", (
         ("timeout", "", "S", _ALL, "end processes that run longer than S seconds"),
-        ("connect-timeout", "", "S", _ALL, "do not start on a node that is silent for S seconds; default 5"),
+        ("connect-timeout", "", "S", _NODES,
+         "do not start on a node that is silent for S seconds; default 5"),
         ("chdir", "", "DIR", _DAEMON, "working directory on the nodes; default: this one"),
         ("chdir", "", "DIR", "ensh", "working directory on the nodes; default: the home directory"),
         ("no-stdin", "", "", _RUN, "the processes read /dev/null"),
-        ("detached", "d/", "", _DAEMON, "exit when all have started; output is discarded"),
+        ("detached", "d/", "", _DAEMON, "exit when all have started; `gexecctl jobs` shows what runs"),
+        ("name", "", "NAME", _DAEMON, "with --detached: call the job NAME"),
+        ("detach-on-hup", "", "", _DAEMON,
+         "as --detached, but show the output; SIGHUP and ^Z detach; no stdin"),
+        ("keep", "", "N[kMG]", _DAEMON,
+         "with --detached: bytes of stdout, and of stderr, that a node keeps; default 5M; 0: none"),
+        ("lease", "", "N[smhd]", _DAEMON,
+         "with --detached: for how long nodes keep output and outcome; default 24h after the end"),
         ("remote-path", "", "", _DAEMON, "search for the program in PATH on each node, not here"),
         ("serial", "s", "", "ensh", "one node after the other, in their order"),
-        ("fanout", "f", "N", _DAEMON, "children of a node in the tree, 1 to 1024; default 16"),
+        ("fanout", "f", "N", f"{_DAEMON} {_CTL}", "children of a node in the tree, 1 to 1024; default 16"),
         ("fanout", "f", "N", "ensh", "number of ssh at a time; default 64"),
         ("fanout", "f", "N", "ensync",
          "nodes to which each node sends; default 1, beyond 32 nodes 2; with --via=ssh: ssh at a time, all"),
-        ("port", "P", "N", _DAEMON, "port of gexecd where a name has none; default $GEXEC_PORT, 2875"),
+        ("port", "P", "N", f"{_DAEMON} {_CTL}",
+         "port of gexecd where a name has none; default $GEXEC_PORT, 2875"),
         ("port", "P", "N", "ensh", "port of sshd where a name has none; default: that of ssh"),
         ("port", "P", "N", "ensync", "port of gexecd where a name has none; with --via=ssh: of sshd"),
         ("user", "l", "USER", "ensh ensync", "user on the nodes, over ssh"),
         ("ssh-option", "o", "OPT", "ensh ensync", "an option for ssh, as ssh -o; may be repeated"),
         ("ask", "", "", "ensh ensync", "ssh may ask for passwords and host keys on the terminal"),
     )),
+    ("Which jobs", (
+        ("all-users", "a", "", f"{_CTL} gexec-job", "as root: jobs of all users"),
+        ("complete", "", "", "gexecctl-jobs", "ids and names only, to complete command lines"),
+        ("tail", "", "N[kMG]", f"{_JOB} gexec-job",
+         "of attach and output: the last N bytes of each stream; default of attach 64k, of output all"),
+        ("now", "", "", f"{_JOB} gexec-job", "of kill: SIGKILL at once"),
+        ("hold", "", "", "gexec-job", "of attach: discard nothing unread; signals are the command's"),
+        ("uid", "", "N", "gexec-job", "as root: of this user"),
+    )),
     ("Other", (
-        ("verbose", "v", "", _ALL, "report on stderr which nodes, their source, the start and the end"),
-        ("help", "h", "", f"{_ALL} gexec-send gexec-receive", "one page of help"),
-        ("help-all", "", "", _ALL, "every option"),
-        ("version", "V", "", _ALL, "the version"),
+        ("verbose", "v", "", _NODES, "report on stderr which nodes, their source, the start and the end"),
+        ("help", "h", "", f"{_NODES} gexec-send gexec-receive gexec-job", "one page of help"),
+        ("help-all", "", "", _NODES, "every option"),
+        ("version", "V", "", _NODES, "the version"),
     )),
 )
 _RANGES = {
@@ -156,6 +181,7 @@ _RANGES = {
     "total": (0, 1_000_000),
     "sign": (0, 1_000_000),
     "max-delete": (0, 1_000_000_000),
+    "uid": (0, 2**32 - 2),
     "fanout": (limits.FANOUT_MIN, limits.FANOUT_MAX),
     "port": (1, 65535),
 }
@@ -176,11 +202,15 @@ EXCLUDES = (
     ("prefix-type", "gather diff json quiet", "prefixes are of lines that are shown as they come"),
     ("color=always", "json quiet", "nothing of it has colours"),
     ("live", "diff", "--diff shows all nodes at the end"),
-    ("detached", "gather diff output-dir", "the output of detached processes is discarded"),
+    ("detached", "gather diff output-dir", "the nodes keep the output of detached processes"),
     ("detached", "batch", "a batch ends with its processes, and nothing waits for detached ones"),
+    ("detached detach-on-hup", "retries", "each attempt would be a job with an id of its own"),
+    ("detached", "detach-on-hup", "one shows the output, the other one does not"),
+    ("detach-on-hup", "batch", "a batch is a job with an id of its own"),
+    ("complete", "json", "output has one form"),
     ("strict", "batch", "whether all nodes can start is only known of one batch at a time"),
-    ("fetch", "prefix-type gather live diff json output-dir quiet color detached batch batch-delay"
-     " max-failures retries remote-path", "files are fetched, and no command runs"),
+    ("fetch", "prefix-type gather live diff json output-dir quiet color detached detach-on-hup batch"
+     " batch-delay max-failures retries remote-path", "files are fetched, and no command runs"),
     ("checksum", "dry-run", "neither writes anything"),
     ("xattrs", "no-xattrs", "one is the opposite of the other"),
     ("no-target-directory", "relative", "the path is PATH itself"),
@@ -219,11 +249,12 @@ NEEDS = (
 def options_of(command: str) -> tuple[Option, ...]:
     """Return the options of a command, in the order of the table."""
     options = []
+    is_gexecs = command == "gexec" or command.startswith("gexecctl")
     for heading, rows in GROUPS:
         for long, letters, argument, commands, meaning in rows:
             if command in commands.split():
                 own, slash, others = letters.partition("/")
-                short = others if slash and command != "gexec" else own
+                short = others if slash and not is_gexecs else own
                 options.append(
                     Option(short, long, argument, meaning, heading, _RANGES.get(long), _CHOICES.get(long, ()))
                 )
@@ -240,6 +271,15 @@ def check_combination(parsed: Parsed) -> None:
     for one, needed, why in NEEDS:
         if parsed.given(one) and parsed.knows(needed.partition("=")[0]) and not _given(parsed, needed):
             raise UsageError(f"option --{one} needs --{needed}: {why}; give both, or neither")
+    _check_background(parsed)
+
+
+def _check_background(parsed: Parsed) -> None:
+    """Raise UsageError for an option about a background job of a job that is none."""
+    if not (parsed.flag("detached") or parsed.flag("detach-on-hup")):
+        for name in ("name", "keep", "lease"):
+            if parsed.given(name):
+                raise UsageError(f"option --{name} needs --detached or --detach-on-hup: no other job is kept")
 
 
 def _given(parsed: Parsed, name: str) -> bool:

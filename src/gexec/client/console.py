@@ -45,6 +45,7 @@ class Console:
         names: of this job's ranks, for the list of those that still run; None = it is not written.
         progress: draws on the terminal, or None.
         interrupt: what the processes get at ^C; None = SIGINT.
+        detaches: see ``Ending``.
 
     Attributes:
         ending: whether and how the job was ended early.
@@ -63,6 +64,7 @@ class Console:
         names: Sequence[bytes] | None = None,
         progress: Progress | None = None,
         interrupt: int | None = None,
+        detaches: tuple[frozenset[int], str] | None = None,
     ) -> None:
         self._connection = connection
         self._session = connection.session
@@ -76,7 +78,7 @@ class Console:
         self._progress = progress
         self._poll = select.poll()
         self._masks: dict[int, int] = {}
-        self.ending = Ending(connection, interrupts, self.say, names, last, interrupt)
+        self.ending = Ending(connection, interrupts, self.say, names, last, interrupt, detaches)
 
     def run(self) -> None:
         """Return when the job is over and all output is written, or it is time to leave.

@@ -5,6 +5,7 @@ Every signal is passed on to the processes, and then:
 - ^C twice within a second kills the job at once.
 - TERM and HUP ask for the end: what has not ended KILL_GRACE_S later, or when such a signal comes again
   (or ^C) after a second, is killed at once.
+- Of a background job, some signals end only gexec, which detaches.
 - LEAVE_AFTER_S after a kill at once, or when ^C follows it, gexec exits without gexecd's confirmation,
   with 128 + the signal.
 
@@ -47,12 +48,14 @@ class Ending:
         names: of the job's ranks, for the list of those that still run; None = it is not written.
         last: no other job follows in the same run.
         interrupt: what the processes get at ^C; None = SIGINT.
+        detaches: signals that end only this client, and what it then says; None = there are none.
 
     Attributes:
         status: an exit status that overrides the job's own, or None.
         farewell: why gexec left before the job's end, or "".
         asked_to_end: the user has asked for the end, by ^C, TERM or HUP.
         signum: the first of them that came, or 0.
+        killed: it was killed at once.
         left: gexec waits for nothing any more.
     """
 
@@ -64,6 +67,7 @@ class Ending:
         names: Sequence[bytes] | None,
         last: bool,
         interrupt: int | None = None,
+        detaches: tuple[frozenset[int], str] | None = None,
     ) -> None:
         self._connection = connection
         self._session = connection.session
@@ -72,12 +76,13 @@ class Ending:
         self._names = names
         self._last = last
         self._interrupt_with = interrupt or _signal.SIGINT
+        self._detaches = detaches
         self._interrupted_s = -DOUBLE_INTERRUPT_S
         #: The first TERM or HUP, and when it came.
         self._ended_by = 0
         self._ended_at_s = 0.0
         self._leave_s = 0.0
-        self._killed = False
+        self.killed = False
         self.status: int | None = None
         self.farewell = ""
         self.asked_to_end = False
@@ -100,7 +105,7 @@ class Ending:
     @property
     def _kill_due_s(self) -> float:
         """When the grace after TERM or HUP is over; 0 if none runs."""
-        is_running = self._ended_by and not self._killed and self._session.state == ACCEPTED
+        is_running = self._ended_by and not self.killed and self._session.state == ACCEPTED
         return self._ended_at_s + limits.KILL_GRACE_S if is_running else 0.0
 
     def on_time(self, now_s: float) -> None:
@@ -131,18 +136,21 @@ class Ending:
             os.kill(os.getpid(), _signal.SIGSTOP)
 
     def _on_signal(self, signum: int) -> None:
-        if signum == _signal.SIGINT:
+        if self._detaches is not None and signum in self._detaches[0]:
+            self.status, self.farewell = 128 + signum, self._detaches[1]
+            self._leave()
+        elif signum == _signal.SIGINT:
             self._interrupt()
         elif signum in (_signal.SIGTERM, _signal.SIGHUP):
             self._asked_to_end(signum)
         else:
             self._session.signal(signum)
-        if signum == _signal.SIGTSTP:
+        if signum == _signal.SIGTSTP and not self.left:
             self._connection.send()
             os.kill(os.getpid(), _signal.SIGSTOP)
 
     def _interrupt(self) -> None:
-        if self._killed:
+        if self.killed:
             self._leave()
             return
         self._asked(_signal.SIGINT)
@@ -170,7 +178,7 @@ class Ending:
         if not self._ended_by:
             self._ended_by, self._ended_at_s = signum, now_s
         elif now_s - self._ended_at_s > SAME_REQUEST_S:
-            if self._killed:
+            if self.killed:
                 self._leave()
             else:
                 self._kill_at_once(f"{_name(signum)} came again")
@@ -182,7 +190,7 @@ class Ending:
         self.signum = self.signum or signum
 
     def _kill_at_once(self, why: str) -> None:
-        self._killed = True
+        self.killed = True
         self._say(f"{why}: the job is being killed on all nodes")
         self.kill(now=True)
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
 #: Set on the nodes, so the caller's own values would only confuse.
-_NODE_VARIABLES = frozenset(b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_NPROCS GEXEC_GPID".split())
+_NODE_VARIABLES = frozenset(
+    b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_SPOOL GEXEC_NPROCS GEXEC_GPID".split()
+)
 #: Variables that describe this host's shell, terminal or login, and mislead on another one
 #: (docs/gexec.md, Environment). PWD is set to the directory that the process gets.
 _HERE_ONLY = _NODE_VARIABLES.union(
@@ -51,14 +53,15 @@ class Request(Selection):
         argv: program and arguments, at least one.
         port: of names without one; 0 = GEXEC_PORT, else 2875.
         env: the environment that is propagated, None = this process's own.
+        background: of a detached job that the nodes keep (``wire.background``), encoded; b"" = none.
         chdir: working directory on the nodes, "" = this process's own.
         stall_s: a process that makes no progress with its stdin for so long is given up; 0 = never.
         umask: None = this process's own.
     """
 
     __slots__ = (
-        "argv", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port", "remote_path", "stall_s",
-        "stdin", "timeout_s", "umask",
+        "argv", "background", "chdir", "connect_timeout_s", "detached", "env", "fanout", "port",
+        "remote_path", "stall_s", "stdin", "timeout_s", "umask",
     )  # fmt: skip
 
     def __init__(self, argv: Sequence[str | bytes]) -> None:
@@ -72,6 +75,7 @@ class Request(Selection):
         self.env: Mapping[str, str] | None = None
         self.chdir: str | bytes = ""
         self.umask: int | None = None
+        self.background = b""
         self.detached = False
         self.stdin = True
         self.remote_path = False
@@ -134,6 +138,7 @@ def build(request: Request) -> tuple[JobSpec, Choice]:
         stall_s=request.stall_s,
         window=limits.window_bytes(count),
         salt=int.from_bytes(os.urandom(8), "big"),
+        background=request.background,
     )
     return job, choice
 
@@ -157,6 +162,7 @@ def part(job: JobSpec, ranks: Sequence[int]) -> JobSpec:
         stall_s=job.stall_s,
         window=limits.window_bytes(len(ranks)),
         salt=int.from_bytes(os.urandom(8), "big"),
+        background=job.background,
     )
 
 

@@ -7,6 +7,7 @@
     DIR/hosts                              names and addresses, in the format of /etc/hosts
     DIR/state.json                         what runs: pids with start times, addresses, port
     DIR/logs/NODE.log                      each daemon's log; DIR/audit/NODE.log its audit log
+    DIR/spool/NODE                         each node's background jobs
 
 Computes the paths and reads or writes these files; starts and ends no processes.
 """
@@ -112,6 +113,10 @@ class Layout:
         """Return the audit log of a node's gexecd, or of ``authd``."""
         return self.dir / f"audit/{name}.log"
 
+    def spool(self, name: str) -> Path:
+        """Return the directory of a node's background jobs."""
+        return self.dir / f"spool/{name}"
+
     def check(self, count: int) -> None:
         """Raise UsageError if a cluster of ``count`` nodes cannot be in this directory."""
         if not 1 <= count <= NODES_MAX:
@@ -139,6 +144,7 @@ class Layout:
                 (self.dir / "run", mode),
                 (self.dir / "logs", 0o700),
                 (self.dir / "audit", 0o700),
+                (self.dir / "spool", mode),
             ):
                 if not path.is_dir():
                     path.mkdir(mode=its_mode, parents=True)
@@ -161,7 +167,7 @@ class Layout:
         for path in (self.lock, self.hosts, self.log("supervisor")):
             path.unlink(missing_ok=True)
         try:
-            for name in ("keys", "run", "logs", "audit", "."):
+            for name in ("keys", "run", "logs", "audit", "spool", "."):
                 if (self.dir / name).is_dir():
                     os.rmdir(self.dir if name == "." else self.dir / name)
         except OSError:

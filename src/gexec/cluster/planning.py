@@ -111,6 +111,7 @@ def _settings_of(
         find_names=False,
         hosts=str(place.hosts),
         audit_log=(str(place.audit(node.name)),),
+        spool=str(place.spool(node.name)),
     )
     if not wanted.hardened:
         return settings

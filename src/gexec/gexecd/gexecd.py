@@ -26,6 +26,7 @@ from gexec.gexecd.listening import tcp_listeners
 from gexec.gexecd.relay_user import relay_identity
 from gexec.gexecd.relaying import become_relay, refuse_files
 from gexec.gexecd.rereading import policy_of, renewal_command, rereading_command
+from gexec.gexecd.spooling import prepared
 from gexec.posix import cgroups, channel, identity, programs, sockets
 from gexec.posix.hostnames import node_names
 from gexec.posix.log import Log, stderr_log
@@ -223,6 +224,7 @@ class Gexecd:
             },
             drain_s=settings.drain_s,
             tasks_max=settings.jobs_max,
+            spool=list(prepared(settings, self._log)),
             log_fd=self.log_fd,
             renewal=renewal_command(settings, self._names),
             rereading=rereading_command(settings, self._names, policy, self.config, self.given),

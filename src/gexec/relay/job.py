@@ -25,6 +25,7 @@ from gexec.relay.openings import Openings
 from gexec.relay.ports import LinkPort
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
+from gexec.wire import outcome as outcomes
 from gexec.wire.frames import Frame, Start
 from gexec.wire.jobspec import JobSpec
 
@@ -260,7 +261,7 @@ class RelayJob:
             else:
                 child.start = start
             return
-        unresolved = jobspec.why_unresolved(self.spec.addresses[start.low])
+        unresolved = outcomes.why_unresolved(self.spec.addresses[start.low])
         if unresolved:
             self.tell(events.ChildLost(number, unresolved, False))
             return

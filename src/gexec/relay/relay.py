@@ -103,6 +103,8 @@ def succeed(context: RelayContext) -> RelayService:
     return relay
 
 
+#: How long it takes until what was sent has left.
+_SETTLE_S: Final = 0.02
 #: How long after a job its free memory is returned to the system, if nothing runs then.
 _TIDY_S: Final = 6.0
 
@@ -177,7 +179,7 @@ class RelayService:
         if isinstance(event, messages.Certificates):
             self._renew(event)
         elif isinstance(event, HandOver):
-            self._hand_over(event.fds[0])
+            self._settle(event.fds[0])
         elif isinstance(event, UpgradeEnded):
             self._upgrade_ended(event)
         elif isinstance(event, messages.AcceptedSigners):
@@ -200,6 +202,13 @@ class RelayService:
         self._log.info("certificate renewed")
 
     # -- upgrades -------------------------------------------------------------------------
+
+    def _settle(self, fd: int) -> None:
+        """Send what was not urgent, such as the Close of jobs that are over; then hand over."""
+        for link in self._jobs.links():
+            if isinstance(link, Link):
+                link.hasten()
+        self._loop.call_later(_SETTLE_S, self._hand_over, fd)
 
     def _hand_over(self, fd: int) -> None:
         """Send everything to the successor; return only if that fails, and nothing has changed."""

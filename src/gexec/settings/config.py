@@ -26,6 +26,8 @@ AUTHD_SOCKET = "/run/gexec/authd.sock"
 PRIVATE_KEY = "/etc/auth_priv.pem"
 PUBLIC_KEY = "/etc/auth_pub.pem"
 REALM = "gexec"
+#: The directory of background jobs; of an ordinary user's gexecd, ``spool`` beside its socket.
+SPOOL = "/var/spool/gexec"
 #: Values of [policy] leftovers.
 LEAVE = "leave"
 KILL = "kill"
@@ -107,6 +109,9 @@ class GexecdSettings:
     unauthenticated_max_s: float = limits.UNAUTHENTICATED_MAX_S  #: until a peer is authenticated
     jobs_max: int = limits.JOBS_MAX
     output_max_mib: int = limits.OUTPUT_MAX_BYTES // 1024 // 1024  #: that jobs may make this node keep
+    spool: str = SPOOL  #: the directory of background jobs; empty = none are kept here
+    spool_jobs_max: int = limits.KEPT_JOBS_MAX  #: kept ranks of one user
+    spool_max_mib: int = limits.KEPT_MAX_MIB  #: output of them
     #: of cgroup v2, for the commands: "auto" = systemd's, if it has delegated one; "none"; or its directory
     control_group: str = "auto"
     policy: PolicySettings = field(default_factory=PolicySettings)
@@ -117,7 +122,7 @@ class GexecdSettings:
         _check_between(self, "port", 0, 65535)
         for name in ("socket", "authd_socket"):
             _check_path(self, name, socket=True)
-        for name in ("hosts", "signers", "node_key", "node_certificate"):
+        for name in ("hosts", "signers", "node_key", "node_certificate", "spool"):
             if getattr(self, name):
                 _check_path(self, name)
         _check_audit(self)
@@ -141,6 +146,8 @@ class GexecdSettings:
         _check_between(self, "credential_ttl_max_s", 1, 3600)
         _check_between(self, "jobs_max", 1, limits.RANKS_MAX)
         _check_between(self, "output_max_mib", 4, 1024 * 1024)
+        _check_between(self, "spool_jobs_max", 1, 1_000_000)
+        _check_between(self, "spool_max_mib", 1, 1024 * 1024)
         if not self.heartbeat_s < self.lost_after_s:
             raise ConfigError("expected heartbeat_s < lost_after_s")
 

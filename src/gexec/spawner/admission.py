@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple
 
 from gexec import limits
 from gexec.errors import CredentialError, ProtocolError
@@ -21,8 +21,9 @@ from gexec.security.credential import Credential
 from gexec.security.policy import Account, Policy, Terms, disagreement
 from gexec.security.replay import ReplayCache
 from gexec.security.signers import Signer
+from gexec.wire.background import Background
 from gexec.wire.jobspec import REMOTE_PATH, JobSpec
-from gexec.wire.launches import Becoming, LaunchSpec
+from gexec.wire.launches import Becoming, Keeping, LaunchSpec
 
 AUDIENCE: Final = "gexec"
 #: Verified jobs that are kept for the next rank of the same job on this node, and for how long.
@@ -33,8 +34,23 @@ _KNOWN_S: Final = 5.0
 ACCOUNT_S: Final = 30.0
 _ACCOUNTS_MAX: Final = 1024
 #: Variables that the node sets itself; entries of the job with these names are removed.
-_NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=")
+_NODES_OWN: Final = (b"GEXEC_MY_VNN=", b"GEXEC_NODE=", b"GEXEC_SVRS=", b"GEXEC_JOB=", b"GEXEC_SPOOL=")
 _LOOPBACK: Final = frozenset({b"localhost"})
+
+
+class Spool(NamedTuple):
+    """Where this node keeps background jobs, and how much of one user's.
+
+    Attributes:
+        directory: "" = nowhere.
+        jobs_max, bytes_max: of one user.
+        why: the reason if it is nowhere.
+    """
+
+    directory: str = ""
+    jobs_max: int = 0
+    bytes_max: int = 0
+    why: str = "it has no spool (gexecd.toml)"
 
 
 class Admitted:
@@ -82,6 +98,7 @@ class Admission:
         skew_s, ttl_max_s: as for ``security.credential.verify``.
         own_uid: the daemon's uid; if it is not 0, the daemon serves that uid only.
         account_s: account facts are read again after this time.
+        spool: for background jobs.
     """
 
     def __init__(
@@ -98,6 +115,7 @@ class Admission:
         own_uid: int | None = None,
         replay: ReplayCache | None = None,
         account_s: float = ACCOUNT_S,
+        spool: Spool = Spool(),  # noqa: B008  immutable
     ) -> None:
         self._signers = signers
         self._realm = realm
@@ -113,6 +131,7 @@ class Admission:
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._known_bytes = 0
         self._account_s = account_s
+        self._spool = spool
         self._accounts: dict[int, tuple[float, Account | None]] = {}
         self._rights: dict[int, tuple[Account, Terms, Becoming]] = {}
         #: The credential of the last ``admit``, once it is verified: for the audit log.
@@ -167,6 +186,9 @@ class Admission:
         )
         if refusal:
             raise CredentialError("policy", refusal)
+        if job.background and not self._spool.directory:
+            text = f"this node keeps no background jobs: {self._spool.why}; --keep=0 discards their output"
+            raise CredentialError("background", text)
         if claimed != (credential.job_key, rank):
             self.replay.claim(
                 credential.key_id,
@@ -177,7 +199,7 @@ class Admission:
                 now_s=now_s,
             )
         terms, becoming = self._rights_of(account)
-        launch = self._launch(known, rank, terms)
+        launch = self._launch(known, rank, terms, account)
         return Admitted(credential, job, account, becoming, launch)
 
     def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
@@ -202,6 +224,8 @@ class Admission:
             )
         try:
             job = JobSpec.decode(blob)
+            if job.background:
+                Background.decode(job.background)
         except ProtocolError as error:
             raise CredentialError("malformed", str(error)) from error
         known = _Known(blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self.skew_s))
@@ -273,16 +297,19 @@ class Admission:
         if len(self._rights) >= _ACCOUNTS_MAX:
             self._rights.clear()
         terms = self._policy.terms_of(account)
-        becoming = becoming_of(account, terms)
+        becoming = becoming_of(account, terms, self._spool.directory)
         self._rights[account.uid] = (account, terms, becoming)
         return terms, becoming
 
-    def _launch(self, known: _Known, rank: int, terms: Terms) -> LaunchSpec:
+    def _launch(self, known: _Known, rank: int, terms: Terms, account: Account) -> LaunchSpec:
         job = known.job
+        own = [b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]]
+        if self._spool.directory:
+            own.append(b"GEXEC_SPOOL=" + os.fsencode(self._spool.directory))
         return LaunchSpec(
             program=job.program,
             argv=job.argv,
-            env=[*known.env, b"GEXEC_MY_VNN=%d" % rank, b"GEXEC_NODE=" + job.names[rank]],
+            env=[*known.env, *own],
             cwd=job.cwd,
             umask=job.umask | terms.umask,
             remote_path=bool(job.flags & REMOTE_PATH),
@@ -290,10 +317,27 @@ class Admission:
             job_id=known.credential.job_id,
             rank=rank,
             leaves=self._policy.leave_leftovers,
+            keeping=self._keeping(job, rank, account) if job.background else None,
+        )
+
+    def _keeping(self, job: JobSpec, rank: int, account: Account) -> Keeping:
+        spool, background = self._spool, Background.decode(job.background)
+        return Keeping(
+            spool=spool.directory,
+            jobs_max=spool.jobs_max,
+            bytes_max=spool.bytes_max,
+            name=background.name.decode(),
+            keep_bytes=background.keep_bytes,
+            lease_s=background.lease_s,
+            holds=background.holds,
+            timeout_s=job.timeout_s,
+            node=os.fsdecode(job.names[rank]),
+            ranks=job.ranks,
+            user=account.name,
         )
 
 
-def becoming_of(account: Account, terms: Terms) -> Becoming:
+def becoming_of(account: Account, terms: Terms, spool: str = "") -> Becoming:
     """Return what the helper of an account becomes."""
     return Becoming(
         uid=account.uid,
@@ -304,6 +348,7 @@ def becoming_of(account: Account, terms: Terms) -> Becoming:
         pam=terms.pam,
         allow_commands=terms.allow_commands,
         deny_commands=terms.deny_commands,
+        spool=spool,
     )
 
 

@@ -26,6 +26,7 @@ class Handover:
         audit: the settings of the audit log, see ``audit_log``; ``failure`` is "continue" or "refuse".
         started_s: UNIX time; credentials that were not issued after it are refused.
         tasks_max: places for processes of all ordinary users together.
+        spool: the fields of ``admission.Spool``.
         relay_pid, channel_fd: the relay, and the channel to it.
         relay_ready_fd: the relay writes a byte to this pipe when it is ready.
         ready_fds: descriptors that the spawner then writes a byte to.
@@ -52,6 +53,7 @@ class Handover:
     audit: dict[str, Any]
     drain_s: float
     tasks_max: int
+    spool: list[Any]
     relay_pid: int
     channel_fd: int
     relay_ready_fd: int

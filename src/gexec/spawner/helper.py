@@ -103,7 +103,25 @@ def become_user(becoming: Becoming) -> None:
     if becoming.nice:
         os.nice(becoming.nice)
     if os.geteuid() == 0:  # else it is the user already, and nobody else is served
+        if becoming.spool:
+            make_user_spool(becoming.spool, becoming.uid, becoming.gids[0])
         identity.drop_to(becoming.uid, becoming.gids[0], becoming.gids[1:])
+
+
+def make_user_spool(spool: str, uid: int, gid: int) -> None:
+    """Make a user's directory of background jobs, as root: nobody else may create entries there.
+
+    What is in its place can only be root's doing. Nothing is raised: the keeper reports what is missing.
+    """
+    path = f"{spool}/{uid}"
+    try:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        os.chown(path, uid, gid, follow_symlinks=False)
+    except OSError:
+        pass  # the keeper reports why it is not there
 
 
 def live(

@@ -20,6 +20,7 @@ from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
 from gexec.spawner import starting
 from gexec.spawner.cells import Cell, Cells
+from gexec.spawner.keeping import spawn_kept
 from gexec.spawner.leftovers import GENTLE, SWEEP_S, Leftovers
 from gexec.spawner.starting import Refusal, Ways
 from gexec.spawner.task import TaskProcess, mark_of
@@ -101,7 +102,7 @@ class Launcher:
                 return
             since = clock.ticks()
             outputs = descendants.pipe_inodes(fds[1:])
-            pid, cell = self._spawn(spec, fds)
+            pid, shown_pid, cell = self._spawn(spec, fds)
         except Refusal as refusal:
             self._emit(ProcessRefused(number, refusal.outcome))
             return
@@ -117,6 +118,7 @@ class Launcher:
             kill_grace_s=spec.kill_grace_s,
             leaves=spec.leaves,
         )
+        task.shown_pid = shown_pid
         task.outputs = outputs
         task.cell = cell
         self._tasks[number] = self._by_pid[pid] = task
@@ -124,8 +126,8 @@ class Launcher:
         if len(self._held) > _HELD_MAX:
             self._tell_started(next(iter(self._held)))
 
-    def _spawn(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, Cell | None]:
-        """Start a task's program, in a cell if there is one; return its pid, and the cell.
+    def _spawn(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, int, Cell | None]:
+        """Start a task, if possible in a cell; return the pids of our child and its program, and the cell.
 
         Raises:
             Refusal: as ``starting.spawn``.
@@ -133,20 +135,26 @@ class Launcher:
         cells = self._cells
         cell = None if cells is None else cells.enter()
         if cells is None or cell is None:
-            return starting.spawn(spec, fds, self._ways), None
+            return *self._spawn_here(spec, fds), None
         started = is_out = False
         try:
-            pid = starting.spawn(spec, fds, self._ways)
+            pid, shown_pid = self._spawn_here(spec, fds)
             started = True
         finally:
             is_out = cells.back()
             if is_out and not started:
                 cells.give(cell)
-        return pid, cell if is_out else None
+        return pid, shown_pid, cell if is_out else None
+
+    def _spawn_here(self, spec: LaunchSpec, fds: tuple[int, ...]) -> tuple[int, int]:
+        if spec.keeping is None:
+            pid = starting.spawn(spec, fds, self._ways)
+            return pid, pid
+        return spawn_kept(spec, spec.keeping, fds[0], self._ways)
 
     def _tell_started(self, number: int) -> None:
         if self._held.pop(number, None) is not None:
-            self._emit(ProcessStarted(number, self._tasks[number].pid))
+            self._emit(ProcessStarted(number, self._tasks[number].shown_pid))
 
     def check(self, number: int, spec: LaunchSpec) -> None:
         """Check whether a task could be started; emits ProcessReady or ProcessRefused."""
@@ -280,7 +288,7 @@ class Launcher:
         if self._held.pop(task.number, None) is None:
             self._emit(ProcessEnded(task.number, _outcome(status), task.ending))
         else:
-            self._emit(ProcessRan(task.number, task.pid, _outcome(status), task.ending))
+            self._emit(ProcessRan(task.number, task.shown_pid, _outcome(status), task.ending))
 
     # -- time --------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from gexec.posix import clock, identity, memory
 from gexec.posix.log import Log, stderr_log
 from gexec.security.signers import Trust
 from gexec.spawner.accounts import account_of
-from gexec.spawner.admission import Admission
+from gexec.spawner.admission import Admission, Spool
 from gexec.spawner.asking import ask
 from gexec.spawner.handover import Handover, audit_log, policy_from
 from gexec.spawner.spawner import SIGNALS, Spawner
@@ -80,6 +80,7 @@ class SpawnerProcess:
             account_of=account_of,
             skew_s=handed.clock_skew_s,
             ttl_max_s=handed.credential_ttl_max_s,
+            spool=Spool(*handed.spool),
         )
         self.spawner = Spawner(
             relay=socket.socket(fileno=handed.channel_fd),

@@ -18,7 +18,7 @@ from gexec.posix import clock, memory, session
 from gexec.posix.cgroups import CellTree
 from gexec.posix.channel import MessageLost
 from gexec.spawner.helper import Helping, be_helper, live
-from gexec.spawner.keeper import Keeper
+from gexec.spawner.keeper import CellKeeper
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire.launches import (
@@ -70,10 +70,12 @@ class _Starter(Helping):
         super().__init__(sock, TO_STARTER, FROM_STARTER, None)
         if os.geteuid() == 0:
             self._leave_keyring()
-        self._keeper: Keeper | None = None
+        self._keeper: CellKeeper | None = None
         if group:
             try:
-                self._keeper = Keeper(CellTree(group), self._loop, lambda text: self.say(StarterNote(text)))
+                self._keeper = CellKeeper(
+                    CellTree(group), self._loop, lambda text: self.say(StarterNote(text))
+                )
             except OSError as error:
                 self.say(StarterNote(f"no control groups for commands below {group}: {error.strerror}"))
 

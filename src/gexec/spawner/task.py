@@ -28,6 +28,7 @@ class TaskProcess:
     Attributes:
         until: when its process was reaped, in ticks; None = it runs.
         ended_s: the same, monotonic.
+        shown_pid: the process that is reported: the command's, also if ``pid`` is its keeper.
         outputs: the inodes of its stdout and stderr, if they are pipes.
         detached: it reports only its end, and its leftovers are left alone.
         hard_at_s: when SIGKILL is due (monotonic); None = it is not being ended.
@@ -38,7 +39,7 @@ class TaskProcess:
 
     __slots__ = (
         "cell", "detached", "ended_s", "hard_at_s", "kill_grace_s", "leaves", "mark", "number", "outputs",
-        "pid", "signalled", "since", "sweeps", "uid", "until",
+        "pid", "shown_pid", "signalled", "since", "sweeps", "uid", "until",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +54,7 @@ class TaskProcess:
         leaves: bool = True,
     ) -> None:
         self.number = number
-        self.pid = pid
+        self.pid = self.shown_pid = pid
         self.mark = mark
         self.uid = uid
         self.since = since

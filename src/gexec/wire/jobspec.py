@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 MAGIC: Final = b"GXJ1"
 #: Of a job with ``stall_s``. Any other job stays in the first form, which every gexecd reads.
 MAGIC_STALL: Final = b"GXJ2"
+#: Of a job with ``background``.
+MAGIC_BACKGROUND: Final = b"GXJ3"
 _LENGTH: Final = Struct("!I")
 _OPTIONS: Final = Struct("!IHHIIIIQ")
 _STALL: Final = Struct("!I")
 
-DETACHED: Final = 1  #: the client exits when all have started; output is discarded
+DETACHED: Final = 1  #: the client exits when all have started; output is kept on the nodes, or discarded
 STRICT: Final = 2  #: no process starts unless every node can start one
 NO_STDIN: Final = 4  #: processes get /dev/null
 REMOTE_PATH: Final = 8  #: the program is looked up in PATH on each node
@@ -89,7 +91,7 @@ class JobSpec:
     Attributes:
         names: node names in rank order, unchanged, duplicate names allowed (bytes).
         addresses: ``ip:port`` or ``[ip6%interface]:port`` for each rank, several separated by commas, in the
-            order in which they are tried; none: see ``why_unresolved``.
+            order in which they are tried; none: see ``outcome.why_unresolved``.
         program: absolute path, or with REMOTE_PATH a name to look up in the job's PATH.
         argv: at least one element.
         env: ``NAME=value`` entries as the processes get them (the node adds its own GEXEC_*); not checked
@@ -103,10 +105,11 @@ class JobSpec:
             (core/stall.py); 0 = never, else STALL_MIN_S to STALL_MAX_S.
         window: bytes of unacknowledged output for each (rank, stream); None = the largest allowed.
         salt: 64 bits from the client that make two equal jobs differ.
+        background: of a detached job whose output the nodes keep (``wire.background``); b"" = none.
     """
 
     __slots__ = (
-        "addresses", "argv", "connect_timeout_s", "cwd", "env", "fanout", "flags",
+        "addresses", "argv", "background", "connect_timeout_s", "cwd", "env", "fanout", "flags",
         "kill_grace_s", "names", "program", "salt", "stall_s", "timeout_s", "umask", "window",
     )  # fmt: skip
 
@@ -128,6 +131,7 @@ class JobSpec:
         stall_s: float = 0.0,
         window: int | None = None,
         salt: int = 0,
+        background: bytes = b"",
     ) -> None:
         self.names = names
         self.addresses = addresses
@@ -144,6 +148,7 @@ class JobSpec:
         self.stall_s = stall_s
         self.window = limits.window_bytes(len(names)) if window is None else window
         self.salt = salt
+        self.background = background
 
     @property
     def ranks(self) -> int:
@@ -202,6 +207,10 @@ class JobSpec:
             raise UsageError(f"window {self.window}: expected {limits.WINDOW_MIN_BYTES} to {widest}")
         if not 0 <= self.salt < 2**64:
             raise UsageError(f"salt {self.salt}: expected 64 bits")
+        if self.background and (self.stall_s or not self.flags & DETACHED):
+            raise UsageError("only a detached job without a stall time is kept in the background")
+        if len(self.background) > limits.BACKGROUND_MAX_BYTES:
+            raise UsageError(f"{len(self.background)} bytes about the background are over the limit")
 
     def _check_words(self) -> None:
         """Check arguments and environment; first as whole lists, because every node does this."""
@@ -276,6 +285,9 @@ class JobSpec:
         if self.stall_s:
             parts = [MAGIC_STALL]
             options += _STALL.pack(round(self.stall_s * 1000))
+        elif self.background:
+            parts = [MAGIC_BACKGROUND]
+            options += self.background
         for field in (
             options,
             b"\0".join(self.names),
@@ -302,8 +314,8 @@ class JobSpec:
         """
         if len(blob) > limits.JOB_BLOB_MAX_BYTES:
             raise ProtocolError(f"job blob of {len(blob)} bytes is over the limit")
-        stalls = blob[:4] == MAGIC_STALL
-        if blob[:4] != MAGIC and not stalls:
+        stalls, lasts = blob[:4] == MAGIC_STALL, blob[:4] == MAGIC_BACKGROUND
+        if not (stalls or lasts or blob[:4] == MAGIC):
             raise ProtocolError(_unknown_form(blob))
         fields = []
         position = 4
@@ -319,7 +331,8 @@ class JobSpec:
         if position != len(blob):
             raise ProtocolError("job blob has bytes after its end")
         options, stall_ms = fields[0], 0
-        if len(options) != _OPTIONS.size + (_STALL.size if stalls else 0):
+        more = len(options) - _OPTIONS.size
+        if more < 1 if lasts else more != (_STALL.size if stalls else 0):
             raise ProtocolError("job blob has options of the wrong size")
         if stalls:
             (stall_ms,) = _STALL.unpack_from(options, _OPTIONS.size)
@@ -342,6 +355,7 @@ class JobSpec:
             stall_s=stall_ms / 1000,
             window=window,
             salt=salt,
+            background=options[_OPTIONS.size :] if lasts else b"",
         )
         try:
             job.check()
@@ -350,27 +364,12 @@ class JobSpec:
         return job
 
 
-def why_unresolved(entry: bytes) -> str:
-    """Return why a rank has no address, "" if it has one, from an entry of ``JobSpec.addresses``.
-
-    Empty: the name does not exist. ``?``: no name server answers. ``?N``: no answer within N seconds.
-    """
-    if not entry:
-        return "the name does not resolve"
-    if not entry.startswith(b"?"):
-        return ""
-    within = entry[1:].decode("ascii", "replace")
-    if within.isdigit() and len(within) <= 6:
-        return f"the name did not resolve within {within} s"
-    return "the name does not resolve: its name server does not answer"
-
-
 def _unknown_form(blob: bytes) -> str:
     """Return why a blob that begins with no known magic is refused."""
     if blob[:3] != MAGIC[:3]:
         return "job blob does not start with its magic"
     return (
-        f"job blob of form {blob[3:4].decode('ascii', 'replace')}: this gexecd reads the forms 1 and 2; "
+        f"job blob of form {blob[3:4].decode('ascii', 'replace')}: this gexecd reads the forms 1 to 3; "
         "install the client's version of gexec on this node"
     )
 

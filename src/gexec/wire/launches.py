@@ -30,7 +30,7 @@ from gexec.wire.messages import (
 )
 from gexec.wire.outcome import Outcome
 
-_SPEC: Final = Struct("!BHI16sIIIII")
+_SPEC: Final = Struct("!BHI16sIIIIII")
 _REMOTE_PATH: Final = 1
 _LEAVES: Final = 2
 #: Maximum of one user's groups: NGROUPS_MAX of Linux.
@@ -38,10 +38,49 @@ _GROUPS_MAX: Final = 65_536
 
 
 @dataclass(slots=True)
+class Keeping:
+    """What the keeper of a background job's rank gets beside the launch itself.
+
+    Attributes:
+        spool: the node's directory of background jobs.
+        jobs_max, bytes_max: the node's limits of one user's kept ranks.
+        name, keep_bytes, lease_s, holds: see ``wire.background``; the name as a text.
+        timeout_s: the command is ended after this time; 0 = never.
+        node: the node's name in the job.
+        ranks: how many the job has.
+        user: the login name of its user.
+    """
+
+    spool: str
+    jobs_max: int
+    bytes_max: int
+    name: str
+    keep_bytes: int
+    lease_s: float
+    holds: bool
+    timeout_s: float
+    node: str
+    ranks: int
+    user: str
+
+    def encode(self) -> bytes:
+        """Return its bytes: one JSON object."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Keeping:
+        """Return what ``encode`` wrote. Raises ProtocolError for anything else."""
+        try:
+            return cls(**json.loads(raw.decode()))
+        except (ValueError, TypeError) as error:
+            raise ProtocolError(f"what a keeper gets is malformed: {error}") from error
+
+
+@dataclass(slots=True)
 class LaunchSpec:
     """One task, ready to be started: the part of a checked job that the start needs.
 
-    ``leaves``: if the task ends by itself, its leftovers are left alone.
+    ``leaves``: if the task ends by itself, its leftovers are left alone. ``keeping``: of a background job.
     """
 
     program: bytes
@@ -54,6 +93,7 @@ class LaunchSpec:
     job_id: bytes
     rank: int
     leaves: bool = True
+    keeping: Keeping | None = None
 
     @property
     def job_hex(self) -> str:
@@ -64,18 +104,19 @@ class LaunchSpec:
         """Return the spec as bytes."""
         argv = b"\0".join(self.argv)
         env = b"\0".join(self.env)
+        keeping = b"" if self.keeping is None else self.keeping.encode()
         flags = (_REMOTE_PATH if self.remote_path else 0) | (_LEAVES if self.leaves else 0)
         head = _SPEC.pack(
             flags, self.umask, self.rank, self.job_id, int(self.kill_grace_s * 1000),
-            len(self.program), len(argv), len(env), len(self.cwd),
+            len(self.program), len(argv), len(env), len(self.cwd), len(keeping),
         )  # fmt: skip
-        return b"".join((head, self.program, argv, env, self.cwd))
+        return b"".join((head, self.program, argv, env, self.cwd, keeping))
 
     @classmethod
     def unpack(cls, payload: bytes) -> LaunchSpec:
         """Return the spec that ``pack`` wrote."""
         flags, umask, rank, job_id, grace_ms, *lengths = _SPEC.unpack_from(payload)
-        program, argv, env, cwd = fields(payload, _SPEC.size, lengths)
+        program, argv, env, cwd, keeping = fields(payload, _SPEC.size, lengths)
         return cls(
             program,
             argv.split(b"\0"),
@@ -87,6 +128,7 @@ class LaunchSpec:
             job_id,
             rank,
             bool(flags & _LEAVES),
+            Keeping.decode(keeping) if keeping else None,
         )
 
 
@@ -169,6 +211,7 @@ class Becoming:
         nice: added to the nice value.
         pam: the PAM service that checks the account and opens a session; "" = none.
         allow_commands, deny_commands: programs that it starts (``spawner.commands``).
+        spool: the node's directory of background jobs, in which it gets one of its own; "" = none.
     """
 
     uid: int
@@ -179,6 +222,7 @@ class Becoming:
     pam: str = ""
     allow_commands: tuple[str, ...] = ()
     deny_commands: tuple[str, ...] = ()
+    spool: str = ""
 
     @property
     def is_plain(self) -> bool:

@@ -127,6 +127,21 @@ def unreachable(text: str) -> Outcome:
     return not_started(text, UNREACHABLE)
 
 
+def why_unresolved(entry: bytes) -> str:
+    """Return why a rank has no address, "" if it has one, from an entry of ``JobSpec.addresses``.
+
+    Empty: the name does not exist. ``?``: no name server answers. ``?N``: no answer within N seconds.
+    """
+    if not entry:
+        return "the name does not resolve"
+    if not entry.startswith(b"?"):
+        return ""
+    within = entry[1:].decode("ascii", "replace")
+    if within.isdigit() and len(within) <= 6:
+        return f"the name did not resolve within {within} s"
+    return "the name does not resolve: its name server does not answer"
+
+
 def shown_path(path: bytes) -> str:
     """Return a path for the text of an outcome, at most 300 bytes of it."""
     return path[:300].decode("utf-8", "backslashreplace")

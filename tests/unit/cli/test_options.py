@@ -17,7 +17,17 @@ from gexec.cli.table import EXCLUDES, GROUPS, NEEDS, check_combination, options_
 from gexec.errors import UsageError
 
 OPTIONS = GEXEC.options
-NAMES = ("gexec", "enexec", "ensh", "ensync", "gexec-send", "gexec-receive")
+NAMES = (
+    "gexec",
+    "enexec",
+    "ensh",
+    "ensync",
+    "gexec-send",
+    "gexec-receive",
+    "gexec-job",
+    "gexecctl-jobs",
+    "gexecctl-job",
+)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +162,8 @@ def test_help_fits_one_screen_and_shows_options_as_they_are(name: str) -> None:
     if name.startswith("gexec-"):
         assert shown.keys() == there.keys() - {"help"}
     else:
-        assert {"nodes", "exclude" if name == "gexec" else "not-here", "help", "help-all"} <= shown.keys()
+        own = "exclude" if name == "gexec" or name.startswith("gexecctl") else "not-here"
+        assert {"nodes", own, "help", "help-all"} <= shown.keys()
 
 
 @EVERY

@@ -79,6 +79,9 @@ def test_every_setting_can_be_in_the_file(tmp_path: Path) -> None:
         credential_ttl_max_s = 60
         jobs_max = 10
         output_max_mib = 100
+        spool = "/srv/spool"
+        spool_jobs_max = 7
+        spool_max_mib = 8
         control_group = "none"
         [policy]
         root = false

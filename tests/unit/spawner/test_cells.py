@@ -13,7 +13,7 @@ from gexec.posix import channel, clock, descendants
 from gexec.posix.loop import PollLoop
 from gexec.spawner import keeper
 from gexec.spawner.cells import END, FAILED, HOME, LEAVE, MORE, NO_CELL, REQUEST, Cell, Cells
-from gexec.spawner.keeper import Keeper
+from gexec.spawner.keeper import CellKeeper
 
 
 def file() -> int:
@@ -149,7 +149,7 @@ class Kept:
         self.tree = tree
         self.notes: list[str] = []
         self.loop = PollLoop(lambda signum: None)
-        self.keeper = Keeper(tree, self.loop, self.notes.append)  # type: ignore[arg-type]
+        self.keeper = CellKeeper(tree, self.loop, self.notes.append)  # type: ignore[arg-type]
         self.sock = socket.socket(fileno=self.keeper.admit(7))
         self.sock.setblocking(False)
 

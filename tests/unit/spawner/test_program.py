@@ -73,6 +73,7 @@ class Place:
                 "common": {"daemon": "gexecd", "node": "node1", "realm": "test"},
             },
             drain_s=60.0,
+            spool=[],
             tasks_max=8,
             relay_pid=0,
             channel_fd=theirs.detach(),

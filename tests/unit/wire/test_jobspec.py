@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gexec import limits
 from gexec.errors import ProtocolError, UsageError
 from gexec.wire import jobspec
+from gexec.wire import outcome as outcomes
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.record import field_names
 
@@ -60,8 +61,8 @@ def test_bytes_of_a_job_with_a_stall_time() -> None:
 
 
 def test_a_form_that_is_not_known_here_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ProtocolError, match=r"form 3: this gexecd reads the forms 1 and 2; install"):
-        JobSpec.decode(b"GXJ3" + job().encode()[4:])
+    with pytest.raises(ProtocolError, match=r"form 4: this gexecd reads the forms 1 to 3; install"):
+        JobSpec.decode(b"GXJ4" + job().encode()[4:])
     with pytest.raises(ProtocolError, match="options of the wrong size"):
         JobSpec.decode(b"GXJ2" + job().encode()[4:])
     blob = job(stall_s=1.0).encode()
@@ -186,11 +187,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 def test_why_a_rank_has_no_address() -> None:
-    assert jobspec.why_unresolved(b"") == "the name does not resolve"
-    assert jobspec.why_unresolved(b"?30") == "the name did not resolve within 30 s"
+    assert outcomes.why_unresolved(b"") == "the name does not resolve"
+    assert outcomes.why_unresolved(b"?30") == "the name did not resolve within 30 s"
     for entry in (b"?", b"?x", b"?" + b"9" * 5000, b"?\xff"):
-        assert jobspec.why_unresolved(entry).endswith("its name server does not answer")
-    assert jobspec.why_unresolved(b"10.0.0.1:1,10.0.0.2:1") == ""
+        assert outcomes.why_unresolved(entry).endswith("its name server does not answer")
+    assert outcomes.why_unresolved(b"10.0.0.1:1,10.0.0.2:1") == ""
 
 
 @pytest.mark.parametrize(("changed", "sentence"), WRONG, ids=[sentence for _, sentence in WRONG])

@@ -1,0 +1,1 @@
+"""Background jobs on a node: keepers, and what reads what they keep (docs/decisions/0029)."""

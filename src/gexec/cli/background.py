@@ -138,6 +138,7 @@ def _announcement(call: Call, job: JobSpec, session: JobSession) -> Callable[[],
             return job_hex[:SHOWN_DIGITS].encode() + b"\n"
         from json import dumps
 
-        return dumps({"event": "background", "job": job_hex, "name": name.decode()}).encode() + b"\n"
+        told = {"event": "background", "job": job_hex, "name": name.decode()}
+        return dumps(told, separators=(",", ":")).encode() + b"\n"
 
     return line

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/run/gexec/gexecd.sock"
 #: Set on the nodes, so the caller's own values would only confuse.
-_NODE_VARIABLES = frozenset(b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_NPROCS GEXEC_GPID".split())
+_NODE_VARIABLES = frozenset(
+    b"GEXEC_SVRS GEXEC_MY_VNN GEXEC_NODE GEXEC_JOB GEXEC_SPOOL GEXEC_NPROCS GEXEC_GPID".split()
+)
 #: Variables that describe this host's shell, terminal or login, and mislead on another one
 #: (docs/gexec.md, Environment). PWD is set to the directory that the process gets.
 _HERE_ONLY = _NODE_VARIABLES.union(

@@ -43,6 +43,7 @@ KNOWN_VARIABLES = {
     "GEXEC_GPID",
     "GEXEC_NODE",
     "GEXEC_JOB",
+    "GEXEC_SPOOL",
     "GEXEC_NATIVE",
     "GEXEC_SSH",
     "GEXEC_TRACEBACK",
@@ -67,6 +68,7 @@ class Subject:
     environ: Mapping[str, str]
     relay_user: str = ""
     logs: tuple[str, ...] = ()
+    spool: str = ""
     #: As configured; None = nothing of hardened mode.
     gexecd: GexecdSettings | None = None
 
@@ -117,6 +119,7 @@ def subject(
         environ=environ,
         relay_user=gexecd.relay_user,
         logs=tuple(path for path in (*gexecd.audit_log, *authd.audit_log) if path.startswith("/")),
+        spool=gexecd.spool,
         gexecd=gexecd if gexecd.signers or gexecd.node_key else None,
     ), findings
 
@@ -232,7 +235,7 @@ def _host(what: Subject) -> Iterator[Finding]:
     configurations = [config.GEXECD_CONFIG, config.AUTHD_CONFIG]
     sockets = [what.gexecd_socket, what.authd_socket]
     yield from inspection.relay_user(what.relay_user)
-    yield from inspection.files([*configurations, *sockets, LOG_DIRECTORY, *what.logs])
+    yield from inspection.files([*configurations, *sockets, LOG_DIRECTORY, *what.logs, what.spool])
     yield from inspection.units()
     yield from inspection.cells(what.gexecd.control_group if what.gexecd is not None else "auto")
     yield from inspection.clock()

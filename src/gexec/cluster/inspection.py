@@ -122,7 +122,7 @@ def _why_loose(status: dict[str, str]) -> str:
 
 
 def files(paths: Iterable[str]) -> Iterator[Finding]:
-    """Check that only root can change the program, its settings, sockets and logs, and what is above them."""
+    """Check that only root can change the program, its settings, sockets, logs and spool, and all above."""
     program = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.realpath(sys.executable)]
     found = False
     for path in (*program, *paths):
@@ -131,7 +131,7 @@ def files(paths: Iterable[str]) -> Iterator[Finding]:
                 found = True
                 yield finding
     if not found:
-        yield Finding(OK, "only root can change gexec's program, settings, sockets and logs")
+        yield Finding(OK, "only root can change gexec's program, settings, sockets, logs and spool")
 
 
 def _changeable(path: str) -> Iterator[Finding]:

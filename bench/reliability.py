@@ -1,11 +1,11 @@
-"""Measures what a cluster of real daemons does when nodes die, stop and fall silent (docs/reliability.md).
+"""Measures real daemons while nodes die, are upgraded and fall silent (docs/reliability.md).
 
 Usage: python bench/reliability.py [--nodes 200] [--seconds 30] [--seed 1] [--scenarios all|quick|none]
 
 A job streams numbered lines from all nodes, each in a network namespace of its own, while inner nodes are
-killed, others stand still for 5 s, and the network of others is cut without a reset. Then the scenarios of
-laboratory.network run, one after another. Needs root. Exit status: 0 everything holds, 1 something does not,
-2 usage error, 3 this kernel lacks what is needed.
+killed, the gexecd of others is upgraded, and the network of others is cut without a reset. Then the scenarios
+of laboratory.network run, one after another. Needs root. Exit status: 0 everything holds, 1 something does
+not, 2 usage error, 3 this kernel lacks what is needed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from gexec import limits
 from gexec.core.tree import lineage
 from laboratory.network import namespaces
 from laboratory.network.matrix import QUICK, SCENARIOS, missing
-from laboratory.network.nodes import NetworkedNodes, until
+from laboratory.network.nodes import BIN, NetworkedNodes, until
 from laboratory.network.numbered import NumberedJob
 from laboratory.network.scenarios import NODES, SETTINGS, FaultScenario, Trial
 
@@ -40,8 +41,10 @@ PER_S = 5
 #: Targets, in seconds. A silent node is asked once more for the connect timeout, while others run on.
 KILL_SEEN_S, SILENCE_SEEN_S, ATTACHED_S = 1.0, limits.LOST_AFTER_S, 2.0
 SILENCE_LOST_S = SILENCE_SEEN_S + limits.CONNECT_TIMEOUT_S + KILL_SEEN_S
-#: How long the nodes that are not killed stand still: less than what makes a node lost.
-PAUSE_S = 5.0
+#: An upgrade must be over by then, on a machine that does everything at once.
+UPGRADED_S = 60.0
+#: Of the job, at its end, nothing is done any more: what was lost must come back while it lasts.
+QUIET_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Measured:
     """The measured job: plans who is harmed, from the seed, and collects the figures.
 
     Args:
-        count: killed nodes, and as many others that stand still.
+        count: killed nodes, and as many others that are upgraded.
         silent: further nodes, whose packets are dropped.
     """
 
@@ -87,7 +90,8 @@ class Measured:
         killed = chosen.sample(seen, min(len(seen), count))
         hit = killed + silent_ones
         others = [rank for rank in range(1, total) if rank not in hit]
-        self.paused = chosen.sample(others, min(len(others), count))
+        self.upgraded = chosen.sample(others, min(len(others), count))
+        self._upgrades: dict[int, subprocess.Popen[str]] = {}
         self.harms = [
             Harm("kill -9", killed, KILL_SEEN_S, KILL_SEEN_S, lambda rank: nodes.kill(nodes.names[rank])),
             Harm(
@@ -102,6 +106,9 @@ class Measured:
     def run(self) -> list[str]:
         """Run the job; return what does not hold."""
         lines = int(self._seconds * PER_S)
+        for rank in self.upgraded:  # daemons of a local cluster share one image, and refuse upgrades
+            self._nodes.kill(self._nodes.names[rank])
+            self._nodes.restart(self._nodes.names[rank])
         with NumberedJob(self._nodes, lines, 1 / PER_S, ["-f", str(FANOUT)]) as job:
             began_s = time.monotonic()
             if not job.all_started():
@@ -110,7 +117,11 @@ class Measured:
             self._harm(job)
             job.wait(self._seconds + 120)
             lost = [rank for harm in self.harms for rank in harm.ranks]
-            findings = job.findings(lost)
+            findings = job.findings(lost) + self._upgrade_findings()
+            well = [rank for rank in self.upgraded if not set(self._above[rank]).intersection(lost)]
+            print(f"{len(self.upgraded)} nodes were upgraded; {len(well)} of them below no harmed node")
+            if well:
+                print(f"  without output: {_spread([job.longest_gap_s(rank) for rank in well])}")
             for harm in self.harms:
                 findings += self._judged(harm, job)
             for rank in lost:
@@ -121,31 +132,44 @@ class Measured:
         return findings
 
     def _harm(self, job: NumberedJob) -> None:
-        """Cut the silent ones off; then, one after another, kill a node and let another stand still."""
+        """Cut the silent ones off; then, one after another, kill a node and upgrade another one."""
         killed, silent = self.harms
         # Within half of the job: what was lost must come back while it lasts.
-        step_s = max(0.1, (self._seconds / 2 - PAUSE_S) / len(killed.ranks))
+        step_s = max(0.1, (self._seconds / 2 - QUIET_S) / len(killed.ranks))
         plan: list[tuple[float, Callable[[], None]]] = [
             *((0.0, partial(silent.do, rank)) for rank in silent.ranks),
             *((step_s * number, partial(killed.do, rank)) for number, rank in enumerate(killed.ranks)),
         ]
-        for number, rank in enumerate(self.paused):
-            at_s = step_s * number
-            plan.append((at_s, partial(self._pause, rank, signal.SIGSTOP)))
-            plan.append((at_s + PAUSE_S, partial(self._pause, rank, signal.SIGCONT)))
+        plan += [(step_s * number, partial(self._upgrade, rank)) for number, rank in enumerate(self.upgraded)]
         began_s = time.monotonic()
         for at_s, action in sorted(plan, key=lambda one: one[0]):
             due_s = began_s + at_s
-            until(partial(_is_over, due_s), at_s + PAUSE_S)
+            until(partial(_is_over, due_s), at_s + QUIET_S)
             action()
 
     def _cut(self, rank: int) -> None:
         self._nodes.network.cut([rank])
 
-    def _pause(self, rank: int, signum: int) -> None:
-        """Let a node's daemon stand still, or go on; an upgrade while jobs run will have its place here."""
-        for process in self._nodes.daemon(self._nodes.names[rank]):
-            self._nodes.signal(process, signum)
+    def _upgrade(self, rank: int) -> None:
+        """Have a node's daemon replaced by the same code, as `gexecctl upgrade` does it."""
+        socket = self._nodes.place.socket(self._nodes.names[rank])
+        self._upgrades[rank] = subprocess.Popen(
+            [sys.executable, BIN / "gexecctl", "upgrade", "--force"],
+            env=os.environ | {"GEXEC_SOCKET": str(socket)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _upgrade_findings(self) -> list[str]:
+        """Wait for all upgrades; return those that failed."""
+        findings = []
+        for rank, asking in self._upgrades.items():
+            _, told = asking.communicate(timeout=UPGRADED_S)
+            if asking.returncode:
+                findings.append(f"the upgrade of {self._nodes.names[rank]} failed: {told.strip()}")
+        return findings
 
     def _judged(self, harm: Harm, job: NumberedJob) -> list[str]:
         """Print when the harmed nodes were noticed, and how long those below them were not heard."""
@@ -168,7 +192,7 @@ class Measured:
 
     def _harmer(self, rank: int) -> Harm | None:
         """Return what happened to an ancestor of a node to which nothing happened."""
-        if {rank, *self._above[rank]}.intersection(self.paused) or any(
+        if {rank, *self._above[rank]}.intersection(self.upgraded) or any(
             rank in one.ranks for one in self.harms
         ):
             return None

@@ -24,7 +24,7 @@ from gexec.wire import outcome
 from gexec.wire.frames import FROM_ROOT, Decoder, Frame, Hello, encode
 from gexec.wire.orders import Upgrade
 
-from .conftest import DEADLINE_S, wait_until
+from .conftest import DEADLINE_S, Cluster, gexecctl, wait_until
 from .daemons import RELAY_USER, Host, Service, children_of, command, ended, relay_of, status_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -431,6 +431,13 @@ def test_the_running_code_goes_on_if_the_new_one_cannot(
     job.wait_for_more()
     job.check()
     assert machines.gexec("--", "/bin/true").returncode == 0
+
+
+def test_a_local_cluster_is_not_upgraded(cluster: Cluster) -> None:
+    told = gexecctl("upgrade", "--force", env=cluster.env)
+    assert told.returncode == 1
+    assert "a local cluster shares its code: use `gexecctl cluster down`" in told.stderr
+    assert cluster.gexec("-n", 0, "true").returncode == 0
 
 
 def test_sigterm_ends_an_upgraded_gexecd_as_any_other(one: Machines) -> None:

@@ -18,7 +18,13 @@ from gexec import native
 
 ROOT = Path(__file__).resolve().parents[2]
 #: What the small gexec consists of, besides files __init__.py.
-SMALL = ("version.py", "native.py", *(f"{name}.py" for name in native.MODULES), "core/tree.py")
+SMALL = (
+    "version.py",
+    "native.py",
+    *(f"{name}.py" for name in native.MODULES),
+    "core/saving.py",
+    "core/tree.py",
+)
 _LOOK = """
 from gexec import native
 print(native.prefer(), native.manner())

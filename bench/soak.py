@@ -166,7 +166,7 @@ class Soak:
             "strict, a dead node": lambda: self.run(255, "--strict", "-w", self.everyone, "true"),
             "not started": lambda: self.run(127, "-w", some, "--remote-path", "no-such-program"),
             "timed out": lambda: self.run(124, "-w", some, "--timeout", "0.3", "sleep", "600"),
-            "detached": lambda: self.run(0, "-d", "-w", some, "true"),
+            "detached": lambda: self.run(0, "-d", "--lease=1", "-w", some, "true"),
             "interrupted": self.interrupt,
             "client killed": self.leave,
             "output": lambda: self.run(0, "-w", some, "head", "-c", str(4 * MIB), "/dev/zero"),

@@ -177,7 +177,7 @@ WRONG = [
     (["--retries", "x"], "option --retries: expected a whole number from 0 to 100, not 'x'"),
     (["--retries", "101"], "option --retries: expected a whole number from 0 to 100"),
     (["-d", "--batch", "2"], "options --detached and --batch: "),
-    (["-d", "-b"], "options --detached and --gather: the output of detached processes is discarded"),
+    (["-d", "-b"], "options --detached and --gather: the nodes keep the output of detached processes"),
     (["-d", "--output-dir", "x"], "options --detached and --output-dir: "),
     (["--strict", "--batch", "2"], "options --strict and --batch: "),
     (["--timeout", "x"], "option --timeout: expected seconds"),

@@ -298,7 +298,11 @@ Event = ProcessEvent | Certificates | AcceptedSigners
 
 
 def _pack_outcome(outcome: Outcome) -> bytes:
-    return _OUTCOME.pack(outcome.kind, outcome.value) + outcome.text.encode("utf-8", "backslashreplace")
+    text = outcome.text.encode("utf-8", "backslashreplace")
+    if len(text) > limits.TEXT_MAX_BYTES:
+        # What came as other bytes than UTF-8 is longer now: the receiver must not take that for a violation.
+        text = text[: limits.TEXT_MAX_BYTES].decode("utf-8", "ignore").encode()
+    return _OUTCOME.pack(outcome.kind, outcome.value) + text
 
 
 def _unpack_outcome(payload: bytes) -> tuple[Outcome]:

@@ -215,9 +215,14 @@ def parse(command: str, words: Sequence[str], table: Sequence[Option], anywhere:
     return parsed
 
 
+def _length(option: Option) -> int:
+    return len(option.long)
+
+
 def _find(command: str, name: str, table: Sequence[Option]) -> Option:
     matches = [option for option in table if option.long.startswith(name)]
-    exact = [option for option in matches if option.long == name]
+    # One node is `--node`, which is no mistake though --nodelist begins like that, too.
+    exact = sorted([option for option in matches if option.long in (name, f"{name}s")], key=_length)
     if exact or (name and len(matches) == 1):
         return (exact or matches)[0]
     if matches:

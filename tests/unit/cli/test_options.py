@@ -48,6 +48,11 @@ def test_all_spellings_of_a_value_are_equal(words: list[str]) -> None:
     assert parsed.rest == ["hostname"]
 
 
+def test_one_node_is_written_without_the_plural() -> None:
+    assert parse("gexec", ["--node=n1", "ls"], OPTIONS).all("nodes") == ["n1"]
+    assert parse("gexec", ["--nodelist=f", "ls"], OPTIONS).last("nodelist") == "f"
+
+
 def test_the_first_word_that_is_no_option_ends_them() -> None:
     parsed = parse("gexec", ["-v", "ls", "-l", "-n", "4", "--", "-p"], OPTIONS)
     assert parsed.rest == ["ls", "-l", "-n", "4", "--", "-p"]

@@ -32,7 +32,8 @@ def plan(rng: Random, made: Scenario) -> None:
 
 def strike(cluster: Cluster, fault: Fault) -> None:
     daemon = cluster.daemon(fault.rank)
-    if not daemon.alive:
+    # A relay that stands still hands nothing over, and one that is being replaced is not replaced again.
+    if not daemon.alive or daemon.frozen_until_s > cluster.world.now_s:
         return
     clients = carrying.clients(daemon.jobs)
     raw = b"".join(values.encode(carrying.save(daemon.jobs, [])))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gexec import native
 from gexec.core import saving
 from gexec.core.child import Child
 from gexec.core.continuing import continued
@@ -69,6 +70,7 @@ def machines() -> list[Any]:
     return [node, root, node._task, node._subtree, child, *parts]
 
 
+@pytest.mark.skipif(native.in_use(), reason="a compiled class does not tell its slots")
 @pytest.mark.parametrize("machine", machines(), ids=lambda machine: type(machine).__name__)
 def test_every_attribute_is_saved_or_made_again(machine: Any) -> None:
     has = set(vars(machine)) if hasattr(machine, "__dict__") else set(type(machine).__slots__)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gexec import native
 from laboratory import defects
 from laboratory.defects import PutBack
+
+pytestmark = pytest.mark.skipif(native.in_use(), reason="a patch needs the source of what it changes")
 
 
 @pytest.mark.parametrize("defect", defects.ALL, ids=lambda defect: defect.name)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from gexec import native
 from gexec.errors import ConfigError
 from gexec.posix import cgroups, descendants
 from gexec.posix.cgroups import CellTree
 
 
+@pytest.mark.skipif(native.in_use(), reason="compiled code takes no stand-in for its paths")
 def test_settings_decide_where_groups_may_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cgroups.divisible("none") == ("", "the settings forbid it")
     with pytest.raises(ConfigError, match="control_group = '/tmp': it is no group of cgroup v2"):
@@ -40,6 +42,7 @@ def test_settings_decide_where_groups_may_be_made(tmp_path: Path, monkeypatch: p
     assert cgroups.divisible("auto") == ("", "cgroup v2 is not mounted")
 
 
+@pytest.mark.skipif(native.in_use(), reason="compiled code takes no stand-in for its paths")
 def test_the_cell_of_a_process_is_in_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cgroups.cell_of(os.getpid()) == ""
     for path, cell in (

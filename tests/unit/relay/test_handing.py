@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gexec import native
 from gexec.core import saving
 from gexec.posix import channel
 from gexec.relay import handing
@@ -53,6 +54,7 @@ def test_a_sender_that_ends_early_is_an_error(pair: Pair) -> None:
         handing.receive(pair[1])
 
 
+@pytest.mark.skipif(native.in_use(), reason="compiled code takes no None for a dict")
 def test_a_sender_that_ends_before_its_descriptors_is_an_error(pair: Pair) -> None:
     memfd = channel.sealed(b"N")
     handing._send(pair[0], handing._HEAD.pack(handing._MAGIC, saving.VERSION, 5), [memfd])

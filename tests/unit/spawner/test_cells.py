@@ -9,11 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from gexec import native
 from gexec.posix import channel, clock, descendants
 from gexec.posix.loop import PollLoop
 from gexec.spawner import keeper
 from gexec.spawner.cells import END, FAILED, HOME, LEAVE, MORE, NO_CELL, REQUEST, Cell, Cells
 from gexec.spawner.keeper import CellKeeper
+
+pytestmark = pytest.mark.skipif(native.in_use(), reason="compiled code takes no stand-in for a CellTree")
 
 
 def file() -> int:

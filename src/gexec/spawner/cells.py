@@ -155,8 +155,12 @@ class Cells:
                 if name == HOME:
                     self._home = fd
                 else:
-                    self._free.append(Cell(name.decode("ascii", "replace"), fd))
+                    cell = Cell(name.decode("ascii", "replace"), fd)
                     self._room -= 1
+                    if self._room < 0:  # the answers to several requests came together
+                        self.end(cell)
+                    else:
+                        self._free.append(cell)
 
     def _ask(self, request: int, number: int) -> None:
         try:

@@ -60,17 +60,17 @@ def receive(sock: socket.socket) -> tuple[Saved, list[int]]:
     if len(head) != _HEAD.size or len(fds) != 1:
         raise ValueError("the relay has sent no state")
     magic, version, count = _HEAD.unpack(head)
-    if magic != _MAGIC or version != VERSION:
-        raise ValueError(f"the running relay's state has the form {version}, the new code needs {VERSION}")
     (memfd,) = fds
-    state = _read(memfd)
     got: list[int] = []
     while len(got) < count:
         word, more = _receive(sock)
         if word != b"+":
             raise ValueError("the relay has not sent all of its descriptors")
         got += more
-    return state, got
+    # Only now: the relay must have sent everything, or its failure to do so would be reported instead.
+    if magic != _MAGIC or version != VERSION:
+        raise ValueError(f"the running relay's state has the form {version}, the new code needs {VERSION}")
+    return _read(memfd), got
 
 
 def _write(memfd: int, parts: list[bytes]) -> None:

@@ -77,6 +77,7 @@ def restore(jobs: Jobs, saved: Saved, links: Sequence[LinkPort]) -> list[RelayJo
                 jobs.join(job, links[number], channel, parent)
             job.restore(state)
             made.append(job)
+            jobs.beat_soon()  # a pause before ``go_on`` must show before the job sets a deadline
     for link, awaited in zip(links, saved["awaited"], strict=True):
         if awaited:
             jobs.link_opened(link)  # its job must still come

@@ -74,6 +74,10 @@ class Jobs:
         """Start the heartbeats."""
         self._beat_within(self._settings.link_idle_s)
 
+    def beat_soon(self) -> None:
+        """Something of a job begins or goes on here: from now on a missed heartbeat shows a pause."""
+        self._beat_within(self._settings.heartbeat_s)
+
     def drain(self) -> None:
         """Take no new jobs, and inform all peers."""
         self.draining = True
@@ -92,7 +96,7 @@ class Jobs:
             link.heard_s = self._timers.time()  # an idle link is not pinged: what it is silent for begins now
         channel = next(party.numbers) & 0xFFFFFFFF
         party.children[channel] = (job, child)
-        self._beat_within(self._settings.heartbeat_s)
+        self.beat_soon()
         return link, channel
 
     def close_channel(self, link: LinkPort, channel: int) -> None:
@@ -283,7 +287,7 @@ class Jobs:
         """A parent wants this node to take part in a job."""
         if party.uid is not None:
             raise ProtocolError("Start from a client")
-        self._beat_within(self._settings.heartbeat_s)
+        self.beat_soon()
         checked = self._checked(link, channel, start)
         if checked is None:
             return

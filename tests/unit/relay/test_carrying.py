@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gexec import limits
 from gexec.core.events import OutputClosed, OutputRead
 from gexec.relay import carrying
 from gexec.wire import frames, jobspec, messages, values
@@ -27,9 +28,9 @@ def carried(old: Daemon, *clients: Peer) -> Daemon:
     return new
 
 
-def started(flags: int = jobspec.NO_STDIN) -> tuple[Daemon, Peer]:
-    """Return a daemon with a rank that runs, and the link to its parent."""
-    daemon = Daemon(job(3, flags))
+def started(flags: int = jobspec.NO_STDIN, **more: object) -> tuple[Daemon, Peer]:
+    """Return a daemon with a rank that runs, and the link to its parent; ``more``: as for ``job``."""
+    daemon = Daemon(job(3, flags, **more))
     parent = Peer(True, "head")
     daemon.jobs.link_accepted(parent, None)
     daemon.jobs.link_frame(parent, 1, Start(1, 0, 1, CREDENTIAL, daemon.blob))
@@ -55,6 +56,20 @@ def test_a_rank_waits_for_its_parent_and_sends_what_is_not_acknowledged() -> Non
     (end,) = (frame for frame in again.frames if isinstance(frame, Ended))
     assert (end.outcome, end.stdout_length) == (outcomes.exited(3), 11)
     assert [what for what in new.processes.asked if what[0] == "run"] == []
+
+
+def test_a_pause_before_it_goes_on_does_not_delay_the_end_of_a_job_without_parent() -> None:
+    """Seed 238590219: a relay was replaced, and its machine suspended before it went on."""
+    old, _ = started(0, stall_s=5.0)  # its progress is measured every second: that shows the pause, too late
+    raw = b"".join(values.encode(carrying.save(old.jobs, [])))
+    new = Daemon(old.entry.spec)
+    (made,) = carrying.restore(new.jobs, values.decode(raw), [])
+    new.frozen_until_s = 100.0
+    new.world.at(1.0, new, made.go_on)
+    new.run_until(100.0 + limits.ORPHAN_GRACE_S - 1.0)
+    assert not [what for what in new.processes.asked if what[0] == "kill"]
+    new.run_until(100.0 + limits.ORPHAN_GRACE_S + 1.0)
+    assert [what for what in new.processes.asked if what[0] == "kill"] == [("kill", 1, False)]
 
 
 def test_a_submitted_job_keeps_its_client_and_dials_again() -> None:

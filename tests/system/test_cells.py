@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gexec.posix import cgroups
-from gexec.spawner import keeper
+from gexec.spawner import cellmaker
 from gexec.wire.outcome import KILLED, LOST
 from system.conftest import wait_until
 from system.daemons import Host, children_of, command, is_gone, status_of
@@ -245,7 +245,7 @@ def test_a_cell_of_a_detached_command_is_left_alone(rig: Rig, told: Path, group:
 def test_a_helper_that_has_no_more_cells_starts_commands_without(
     make: Callable[..., Rig], group: str
 ) -> None:
-    rig = make(constants=[(keeper, "CELLS_MAX", 2)])
+    rig = make(constants=[(cellmaker, "CELLS_MAX", 2)])
     tasks = [rig.sh("echo $$; exec sleep 1000", user=USER) for _ in range(4)]
     cells = [cgroups.cell_of(int(task.line())) for task in tasks]
     assert cells.count("") == 2

@@ -32,6 +32,7 @@ from gexec.cluster import processes
 from gexec.cluster.daemon import REPORT_MAX_BYTES, STOP_SIGNALS, Daemon, be_daemon, failure, log_hint
 from gexec.cluster.layout import ClusterError
 from gexec.posix import descendants, identity
+from gexec.posix.reaping import reaped
 
 #: How many daemons start at the same time: enough to keep the cores busy while some wait.
 STARTING_MAX = 16
@@ -230,16 +231,11 @@ class Supervisor:
         return events
 
     def _reap(self) -> bool:
-        reaped = False
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return reaped
-            if pid == 0:
-                return reaped
-            reaped = True
+        some = False
+        for pid, _ in reaped():
+            some = True
             self._by_pid.pop(pid, None)
+        return some
 
     def _end_orphans(self) -> None:
         """Kill children that are not daemons. When they end, this process inherits their children."""

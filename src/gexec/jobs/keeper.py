@@ -25,6 +25,7 @@ from gexec.jobs.writing import StreamWriter
 from gexec.limits import HOLD_S, LEASE_S, LINGER_S, READ_CHUNK_BYTES
 from gexec.posix import clock, descendants
 from gexec.posix.loop import PollLoop
+from gexec.posix.reaping import reaped
 from gexec.wire import outcome as outcomes
 from gexec.wire.outcome import Outcome
 
@@ -199,13 +200,7 @@ class Keeper:
         self._writers[1].why = f"{type(error).__name__}: {error}"
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reaped():
             if pid == self.pid and self._status is None:
                 self._ended(status)
 

@@ -1,7 +1,7 @@
 """A helper's cells: the control groups that its tasks run in, one for each task.
 
-The starter makes them (``spawner.keeper``). The helper moves itself into a cell, starts the task, and moves
-back: so the task and all that it starts are in the cell, and none of them can leave it. A cell in which
+The starter makes them (``spawner.cellmaker``). The helper moves itself into a cell, starts the task, and
+moves back: so the task and all that it starts are in the cell, and none of them can leave it. A cell in which
 nothing runs any more is used for another task.
 
 The two have a channel of their own. A request of the helper is a ``REQUEST``; the starter sends the name of a

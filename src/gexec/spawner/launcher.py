@@ -18,6 +18,7 @@ from typing import Final
 from gexec.core.deadlines import earlier
 from gexec.limits import LINGER_S
 from gexec.posix import clock, descendants
+from gexec.posix.reaping import reaped
 from gexec.spawner import starting
 from gexec.spawner.cells import Cell, Cells
 from gexec.spawner.keeping import spawn_kept
@@ -261,22 +262,16 @@ class Launcher:
     def reap(self) -> None:
         """Collect every child that has ended; emits ProcessEnded or ProcessRan. Call it after SIGCHLD."""
         now_s = clock.now_s()
-        reaped = False
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            reaped = True
+        some = False
+        for pid, status in reaped():
+            some = True
             self._leftovers.reaped(pid)
             task = self._by_pid.pop(pid, None)
             if task is None:
                 self._other_ended(pid)
             else:
                 self._ended(task, status, now_s)
-        if reaped:
+        if some:
             self._leftovers.settle(now_s)
 
     def _ended(self, task: TaskProcess, status: int, now_s: float) -> None:

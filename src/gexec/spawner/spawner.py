@@ -22,6 +22,7 @@ from gexec.posix.audit import AuditLog
 from gexec.posix.channel import MessageLost, Port
 from gexec.posix.log import Log
 from gexec.posix.loop import PollLoop
+from gexec.posix.reaping import reaped
 from gexec.spawner.admission import Admission
 from gexec.spawner.auditing import AuditRecords
 from gexec.spawner.helpers import Helpers
@@ -322,13 +323,7 @@ class Spawner:
     # -- children ----------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in reaped():
             if pid == self.relay_pid:
                 self.relay_pid = 0
                 if self.upgrade is not None and not self._ending and self.upgrade.relay_reaped():

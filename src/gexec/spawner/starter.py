@@ -17,8 +17,8 @@ from gexec import limits
 from gexec.posix import clock, memory, session
 from gexec.posix.cgroups import CellTree
 from gexec.posix.channel import MessageLost
+from gexec.spawner.cellmaker import CellMaker
 from gexec.spawner.helper import Helping, be_helper, live
-from gexec.spawner.keeper import CellKeeper
 from gexec.spawner.launcher import Launcher
 from gexec.spawner.task import TaskProcess, mark_of
 from gexec.wire.launches import (
@@ -70,10 +70,10 @@ class _Starter(Helping):
         super().__init__(sock, TO_STARTER, FROM_STARTER, None)
         if os.geteuid() == 0:
             self._leave_keyring()
-        self._keeper: CellKeeper | None = None
+        self._cell_maker: CellMaker | None = None
         if group:
             try:
-                self._keeper = CellKeeper(
+                self._cell_maker = CellMaker(
                     CellTree(group), self._loop, lambda text: self.say(StarterNote(text))
                 )
             except OSError as error:
@@ -93,13 +93,13 @@ class _Starter(Helping):
     @property
     def is_owing(self) -> bool:
         # When the spawner has ended, the helpers also end their tasks and exit.
-        keeps = self._keeper is not None and self._keeper.is_owing
+        keeps = self._cell_maker is not None and self._cell_maker.is_owing
         return super().is_owing or bool(self._forked) or keeps
 
     def run(self) -> None:
         super().run()
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._cell_maker is not None:
+            self._cell_maker.close()
 
     def lost(self, lost: MessageLost) -> None:
         if lost.kind == NEW_HELPER:
@@ -131,8 +131,8 @@ class _Starter(Helping):
         try:
             open_fds += os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             fd, why_fd, theirs = open_fds
-            if self._keeper is not None:
-                cells_fd = self._keeper.admit(request.task)
+            if self._cell_maker is not None:
+                cells_fd = self._cell_maker.admit(request.task)
                 open_fds += [cells_fd] if cells_fd >= 0 else []
             pid = _forked(fd, request.becoming, theirs, cells_fd)
             open_fds.remove(why_fd)
@@ -150,8 +150,8 @@ class _Starter(Helping):
                 os.close(each)
 
     def _dismiss(self, helper: int, wait_s: float) -> None:
-        if self._keeper is not None:
-            self._keeper.dismiss(helper, wait_s)
+        if self._cell_maker is not None:
+            self._cell_maker.dismiss(helper, wait_s)
 
     def _told_why(self, forked: _Forked) -> bool:
         """Read the reason of a helper that cannot begin; False if there is nothing more to read."""

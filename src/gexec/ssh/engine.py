@@ -15,6 +15,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from gexec import limits
 from gexec.errors import GexecError, ProtocolError
 from gexec.posix.loop import PollLoop
+from gexec.posix.reaping import reaped
 from gexec.ssh import settings
 from gexec.ssh.commands import Commands
 from gexec.ssh.link import ClientLink
@@ -158,12 +159,6 @@ class Engine:
         if signum != signal.SIGCHLD:
             self._client.close()
             return
-        while True:
-            try:
-                pid, wait_status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, wait_status in reaped():
             if self._work is not None:
                 self._work.reaped(pid, exit_status(wait_status))

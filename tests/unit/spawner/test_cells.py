@@ -12,9 +12,9 @@ import pytest
 from gexec import native
 from gexec.posix import channel, clock, descendants
 from gexec.posix.loop import PollLoop
-from gexec.spawner import keeper
+from gexec.spawner import cellmaker
+from gexec.spawner.cellmaker import CellMaker
 from gexec.spawner.cells import END, FAILED, HOME, LEAVE, MORE, NO_CELL, REQUEST, Cell, Cells
-from gexec.spawner.keeper import CellKeeper
 
 pytestmark = pytest.mark.skipif(native.in_use(), reason="compiled code takes no stand-in for a CellTree")
 
@@ -146,20 +146,20 @@ class Memory:
 
 
 class Kept:
-    """A keeper, and one helper's end of its channel."""
+    """A cell maker, and one helper's end of its channel."""
 
     def __init__(self, tree: Memory) -> None:
         self.tree = tree
         self.notes: list[str] = []
         self.loop = PollLoop(lambda signum: None)
-        self.keeper = CellKeeper(tree, self.loop, self.notes.append)  # type: ignore[arg-type]
-        self.sock = socket.socket(fileno=self.keeper.admit(7))
+        self.maker = CellMaker(tree, self.loop, self.notes.append)  # type: ignore[arg-type]
+        self.sock = socket.socket(fileno=self.maker.admit(7))
         self.sock.setblocking(False)
 
     def close(self) -> None:
         self.sock.close()
         for helper in (7, 8):
-            self.keeper.dismiss(helper, 0.0)
+            self.maker.dismiss(helper, 0.0)
 
     def names(self) -> list[str]:
         found: list[str] = []
@@ -189,7 +189,7 @@ def test_the_starter_makes_cells_on_demand_up_to_a_limit(kept: Kept, monkeypatch
     assert home == "home"
     assert len(first) == 4
     assert all(name.startswith(f"{os.getpid()}.") for name in first)
-    monkeypatch.setattr(keeper, "CELLS_MAX", 6)
+    monkeypatch.setattr(cellmaker, "CELLS_MAX", 6)
     kept.ask(MORE, 0)
     assert len(kept.names()) == 2
     kept.ask(MORE, 0)
@@ -211,8 +211,8 @@ def test_the_starter_ends_what_its_own_helper_asks_for_until_it_is_empty(kept: K
     kept.ask(END, 99)
     kept.ask(END, int(first.rpartition(".")[2]))
     assert kept.tree.ended == [first]
-    assert kept.keeper.is_owing
-    while kept.keeper.is_owing:
+    assert kept.maker.is_owing
+    while kept.maker.is_owing:
         kept.loop.turn(None)
     assert kept.tree.ended == [first, first]
     assert first not in kept.tree.full
@@ -225,17 +225,17 @@ def test_cells_of_a_helper_that_has_ended(kept: Kept) -> None:
     _, left, busy, *_ = kept.names()
     kept.tree.full[left] = kept.tree.full[busy] = True
     kept.sock.send(REQUEST.pack(LEAVE, int(left.rpartition(".")[2])))  # not read yet
-    kept.keeper.dismiss(7, 0.0)
-    kept.keeper.dismiss(7, 0.0)
+    kept.maker.dismiss(7, 0.0)
+    kept.maker.dismiss(7, 0.0)
     assert set(kept.tree.full) == {left, busy}
     kept.loop.turn(None)
-    while kept.keeper.is_owing:
+    while kept.maker.is_owing:
         kept.loop.turn(None)
     assert set(kept.tree.full) == {left}
     kept.tree.full[left] = False
-    os.close(kept.keeper.admit(8))
+    os.close(kept.maker.admit(8))
     assert left not in kept.tree.full
-    kept.keeper.close()
+    kept.maker.close()
     assert kept.tree.full == {}
 
 
@@ -253,7 +253,7 @@ def test_cells_of_earlier_gexecds() -> None:
     tree = Memory(**{"1.0.1": True, "1.0.2": True, "1.0.3": False, living: True, "other": False})
     tree.left.add("1.0.2")
     kept = Kept(tree)
-    while kept.keeper.is_owing:
+    while kept.maker.is_owing:
         kept.loop.turn(None)
     assert {name for name in tree.full if not name.startswith(f"{os.getpid()}.")} == {"1.0.2", living}
     assert kept.notes == ["ending what 1 commands of an earlier gexecd have left running"]

@@ -44,7 +44,7 @@ class _Kept:
             socket.send_fds(self.sock, [what], fds)
 
 
-class CellKeeper:
+class CellMaker:
     """All cells of one gexecd.
 
     Args:

@@ -42,6 +42,14 @@ class FaultKind:
     detected: int = AT_ONCE
 
 
+def some(rng: Random, made: Scenario, name: str) -> None:
+    """Let a fault strike one node or three, at once or soon after each other."""
+    at_s = when(rng)
+    for _ in range(rng.choice((1, 1, 3))):
+        at_s += rng.choice((0, 0, 0.3))
+        made.faults.append(Fault(at_s, name, rng.randrange(made.spec.ranks)))
+
+
 def when(rng: Random) -> float:
     """Return a time: while the job starts, soon after it, or later."""
     return rng.choice((rng.uniform(0, 0.01), rng.uniform(0, 0.3), rng.uniform(0, 3)))

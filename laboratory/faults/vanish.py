@@ -6,7 +6,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from laboratory.faults import kind
-from laboratory.faults.kind import FaultKind, when
+from laboratory.faults.kind import FaultKind, some
 from laboratory.script import Fault, Scenario
 
 if TYPE_CHECKING:
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 def plan(rng: Random, made: Scenario) -> None:
-    at_s = when(rng)
-    for _ in range(rng.choice((1, 1, 3))):
-        at_s += rng.choice((0, 0, 0.3))
-        made.faults.append(Fault(at_s, "vanish", rng.randrange(made.spec.ranks)))
+    some(rng, made, "vanish")
 
 
 def strike(cluster: Cluster, fault: Fault) -> None:

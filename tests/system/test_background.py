@@ -186,6 +186,7 @@ def test_usage_errors_of_gexec(cluster: Cluster, words: list[str], error: str) -
         (["wait", "--now", "abcd"], 2, "option --now: only kill"),
         (["wait", "nothing"], 1, "job nothing: there is none on 8 nodes; `gexecctl jobs` lists them"),
         (["wait", "-w", "node009", "nothing"], 255, "there is none on 1 node, but 1 of them did not answer"),
+        (["jobs", "nothing"], 1, "job nothing: there is none on 8 nodes"),
         (["jobs", "-w", "node001,node009"], 255, "node009: not started: the name does not resolve"),
     ],
 )

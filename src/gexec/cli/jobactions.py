@@ -10,7 +10,7 @@ import os
 
 from gexec.cli.flow import Run
 from gexec.cli.job import shown_ranks
-from gexec.cli.querying import ask_nodes, hides_outcome, program_of, true_outcomes
+from gexec.cli.querying import NO_JOB, ask_nodes, hides_outcome, program_of, true_outcomes
 from gexec.client.job import submit
 from gexec.client.transfer import INTERRUPT
 from gexec.errors import UsageError
@@ -34,7 +34,6 @@ ACTIONS = ("attach", "wait", "output", "signal", "kill", "forget")
 _TAIL = "64k"
 #: Nodes were chosen: ranks on others are not missed.
 _CHOOSING = ("nodes", "exclude", "nprocs", "pick", "nodelist", "hosts-file", "rerun", "skip-down")
-_NO_JOB = 1
 
 
 def act(call: Call) -> int:
@@ -83,11 +82,8 @@ def signal_number(text: str) -> int:
 
 def _none(call: Call, query: Query, word: str) -> int:
     """Say that no node has the job; return the exit status."""
-    silent = [outcome for outcome in query.outcomes if not outcome.ok]
-    asked = f"{len(query.outcomes)} nodes" if len(query.outcomes) != 1 else "1 node"
-    why = f", but {len(silent)} of them did not answer" if silent else ""
-    call.say(f"job {word}: there is none on {asked}{why}; `gexecctl jobs` lists them")
-    return _tell_silent(call, query) if silent else _NO_JOB
+    call.say(f"{query.lacking(word)}; `gexecctl jobs` lists them")
+    return _tell_silent(call, query) if query.silent else NO_JOB
 
 
 def _tell_silent(call: Call, query: Query) -> int:
@@ -127,7 +123,7 @@ class Acting:
         todo = [place for place, outcome in enumerate(outcomes) if outcome is None]
         if not todo and self._action in ("signal", "kill"):
             self._call.say(f"job {self._job.id[: table.SHOWN_DIGITS]}: nothing of it runs")
-            return _NO_JOB if self._action == "signal" else 0
+            return NO_JOB if self._action == "signal" else 0
         whole, choice = self._whole()
         detaches = None
         if self._action in ("attach", "wait"):

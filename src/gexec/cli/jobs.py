@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from gexec.cli.command import Command, print_, run
-from gexec.cli.querying import ask_nodes
+from gexec.cli.querying import NO_JOB, ask_nodes
 from gexec.cli.table import options_of
 from gexec.errors import GexecError
 from gexec.jobs import table
@@ -54,8 +54,11 @@ def _show(call: Call) -> int:
         return _complete(call)
     query = ask_nodes(call)
     jobs = query.jobs
+    lacking = []
     if parsed.rest:
-        jobs = [job for job in jobs if any(job in table.matching(jobs, word) for word in parsed.rest)]
+        matching = {word: table.matching(jobs, word) for word in parsed.rest}
+        lacking = [word for word, matched in matching.items() if not matched]
+        jobs = [job for job in jobs if any(job in matched for matched in matching.values())]
     if parsed.flag("json"):
         lines = [table.json_line(job) for job in jobs]
     else:
@@ -63,7 +66,9 @@ def _show(call: Call) -> int:
     if query.run.is_over:
         return query.run.conclude()
     status = print_("".join(lines), call.say)
-    return status or query.run.conclude()
+    for word in lacking:
+        call.say(query.lacking(word))
+    return status or query.run.conclude() or (NO_JOB if lacking else 0)
 
 
 def _complete(call: Call) -> int:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from gexec.wire.outcome import Outcome
     from gexec.wire.ranks import Ranges
 
+#: Exit status: no node has the job.
+NO_JOB = 1
 #: Lines of all nodes together.
 _STATES_MAX = 1_000_000
 
@@ -59,6 +61,17 @@ class Query:
     def jobs(self) -> list[table.KeptJob]:
         """The jobs of these ranks, the oldest first."""
         return table.jobs_of([state for _, state in self.found])
+
+    @property
+    def silent(self) -> int:
+        """How many nodes have not answered."""
+        return sum([not outcome.ok for outcome in self.outcomes])
+
+    def lacking(self, word: str) -> str:
+        """Return the sentence that says that no node has a job of this id or name."""
+        asked = f"{len(self.outcomes)} nodes" if len(self.outcomes) != 1 else "1 node"
+        why = f", but {self.silent} of them did not answer" if self.silent else ""
+        return f"job {word}: there is none on {asked}{why}"
 
 
 def ask_nodes(call: Call) -> Query:

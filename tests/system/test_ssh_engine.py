@@ -206,6 +206,17 @@ def test_stdin_goes_to_all_whether_they_run_at_once_or_not(sshd: Sshd, fanout: i
     assert all(done.stdout(rank) == data for rank in range(4))
 
 
+def test_a_byte_held_back_from_one_read_does_not_make_the_next_too_long(sshd: Sshd, tmp_path: Path) -> None:
+    # A read that ends with \1 waits with it for the next one: it could begin the mark of the end. What is
+    # more than the window waits in full pipes, of which a read gets all it may: not a multiple of 3.
+    size, written = 2 * 1024 * 1024, tmp_path / "written"
+    script = f"yes \"$(printf '\\1')x\" | head -c {size}; : >'{written}'"
+    with start(sshd, ["node1"], "sh", "-c", script) as job:
+        wait_until(written.exists, "the command waits for its reader")
+        job.finish()
+    assert (job.outcomes, job.stdout()) == ([exited(0)], (b"\1x\n" * size)[:size])
+
+
 def test_a_reader_that_stops_reading_holds_nobody_up(sshd: Sshd) -> None:
     data = bytes(8 * 1024 * 1024)
     done = run(sshd, ["node1", "node2"], "sh", "-c", "[ $GEXEC_MY_VNN = 0 ] || exec wc -c", stdin=data)

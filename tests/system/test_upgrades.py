@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import cache_from_source
 from pathlib import Path
 from threading import Thread
 
@@ -342,9 +343,10 @@ class Copy:
         shutil.copytree(source, self.package, ignore=shutil.ignore_patterns("__pycache__", "_native"))
 
     def change(self, path: str, text: Callable[[str], str]) -> None:
-        """Change a module."""
+        """Change a module, without its compiled form: a change of the same length and second is not seen."""
         file = self.package / path
         file.write_text(text(file.read_text()))
+        Path(cache_from_source(file)).unlink(missing_ok=True)
 
 
 @pytest.fixture

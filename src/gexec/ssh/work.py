@@ -283,10 +283,11 @@ class Work:
             self._later(CONFIRM_S, lambda: process.send_signal(signal.SIGKILL))
 
     def _output(self, process: SshProcess, stream: int, data: bytes) -> None:
-        if data:
-            rank = process.rank
-            self._client.say(Output(((rank, rank + 1),), stream, process.sent[stream], data))
-            process.sent[stream] += len(data)
+        rank = process.rank
+        for begin in range(0, len(data), limits.READ_CHUNK_BYTES):  # with what was held back it may be more
+            piece = data[begin : begin + limits.READ_CHUNK_BYTES]
+            self._client.say(Output(((rank, rank + 1),), stream, process.sent[stream], piece))
+            process.sent[stream] += len(piece)
 
     # -- stdin -----------------------------------------------------------------------------------
 

@@ -293,6 +293,16 @@ class SimDaemon:
 
         return self.processes.continue_pipes(saved["number"], check_and_tell)
 
+    def adopt_pipes(
+        self, tell: Callable[[events.Event], None], outputs: dict[int, int], freed: Callable[[], None]
+    ) -> SimPipes:
+        """No simulated relay dies alone."""
+        raise NotImplementedError
+
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+        """No simulated relay dies alone."""
+        return None
+
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""
         return ""

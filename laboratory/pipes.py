@@ -59,6 +59,9 @@ class SimPipes:
 
     # -- for the next relay ---------------------------------------------------------------
 
+    def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
+        """Nothing to do: the simulated spawner has the pipes anyway."""
+
     def save(self, fds: list[int]) -> Saved:
         """Return by what the next relay finds these pipes."""
         return {"number": self.child_fds[0]}

@@ -126,6 +126,12 @@ class SimSpawner:
         if process is not None and not process.record.forgotten:
             process.kill(now)
 
+    def keep(self, task: int, fds: tuple[int, int]) -> None:
+        """Keep its output for the next relay: here the pipes outlive every relay."""
+
+    def release(self, task: int) -> None:
+        """Keep it no longer."""
+
     def forget(self, task: int) -> None:
         """Release it."""
         self._told.pop(task, None)

@@ -126,6 +126,9 @@ class Pipes:
     def close(self) -> None:
         self.asked.append("close")
 
+    def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
+        self.lasts = tell
+
     def save(self, fds: list[int]) -> Saved:
         fds += self.child_fds
         return {"pipes": len(fds)}
@@ -165,6 +168,12 @@ class Spawner:
 
     def forget(self, task: int) -> None:
         self._ask("forget", task)
+
+    def keep(self, task: int, fds: tuple[int, int]) -> None:
+        self._ask("keep", task, fds)
+
+    def release(self, task: int) -> None:
+        self._ask("release", task)
 
     def _ask(self, *what: object) -> None:
         if self.defect is not None:
@@ -236,6 +245,7 @@ class Daemon:
         self.waits = False
         self.failed: list[str] = []
         self.names = [HEAD]
+        self.orphans: dict[tuple[bytes, int], Orphan] = {}
         #: Why no peer may bring ranks, "" = they may.
         self.standing = ""
         self.denials: list[tuple[str, str]] = []
@@ -261,6 +271,15 @@ class Daemon:
             raise OSError(errno.EMFILE, "Too many open files")
         self.pipes.append(Pipes())
         return self.pipes[-1]
+
+    def adopt_pipes(
+        self, tell: Callable[[events.Event], None], outputs: dict[int, int], freed: Callable[[], None]
+    ) -> Pipes:
+        self.pipes.append(Pipes())
+        return self.pipes[-1]
+
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+        return self.orphans.get(key)
 
     def holds(self, name: str) -> bool:
         return name in self.names

@@ -16,7 +16,16 @@ from gexec.errors import ProtocolError
 #: Why a rank is lost about which a captured relay above it has lied, up or down.
 MISFIT: Final = "its stdin does not fit together"
 MISFIT_ACKS: Final = "the client acknowledges output that it did not write"
+#: The offsets of output of each relay of a node: the first one's begin at 0, the next one's at this, and so on.
+LIFE_BYTES: Final = 2**48
+#: Relays after the first one that may continue a process.
+LIVES_MAX: Final = 15
 TOO_MUCH: Final = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
+
+
+def life_begin(offset: int) -> int:
+    """Return the offset at which the output of the same relay begins."""
+    return offset - offset % LIFE_BYTES
 
 
 class RetainedStream(Savable):
@@ -35,6 +44,10 @@ class RetainedStream(Savable):
         self.end = 0
         self.closed = False
         self._chunks: list[tuple[int, bytes]] = []
+
+    def begin_at(self, offset: int) -> None:
+        """Continue at an offset, with nothing kept of what came before it."""
+        self.base = self.end = offset
 
     @property
     def full(self) -> bool:
@@ -132,7 +145,7 @@ class Broadcast(Savable):
         """Add bytes of a parent, like ``append``, whatever a captured relay has sent before it.
 
         What does not continue the stream begins it anew, for all takers: each finds out by itself whether it
-        was given something else (``Fed``).
+        was given something else (``Intake``).
         """
         self.differs_at = self._compare(offset, data) if self._before else self.ALL
         if not self._restarting and (offset > self.end or (self.eof and offset + len(data) > self.end)):
@@ -222,26 +235,3 @@ class Broadcast(Savable):
 def _end_of(chunks: list[tuple[int, bytes]]) -> int:
     offset, data = chunks[-1]
     return offset + len(data)
-
-
-class Fed(Savable):
-    """The stdin that one process was given: the first ``end`` bytes, and its end of file or not."""
-
-    __slots__ = ("end", "eof")
-    SAVED: ClassVar[str] = "end eof"
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.eof = False
-
-    def contradicts(self, offset: int, data: bytes, eof: bool, differs_at: int) -> bool:
-        """Tell whether the process was given something else than this, or than bytes at ``differs_at``."""
-        end = offset + len(data)
-        return differs_at < self.end or (self.eof and end > self.end) or (eof and end < self.end)
-
-    def take(self, offset: int, data: bytes, eof: bool) -> bytes:
-        """Give the process bytes without a gap; return those that it did not have."""
-        fresh = data if offset == self.end else data[self.end - offset :]  # compiled slices are copies
-        self.end += len(fresh)
-        self.eof = self.eof or eof
-        return fresh

@@ -114,12 +114,12 @@ class Node(Savable):
         """Drop the job's bytes; this machine is not used any more."""
         self._subtree.release()
 
-    def begin(self, now_s: float) -> list[events.Effect]:
-        """Ask the children first, so that they start while this node's own process does."""
+    def begin(self, now_s: float, life: int = 0, age_s: float = 0.0) -> list[events.Effect]:
+        """Ask the children first, so that they start meanwhile; for ``life`` and ``age_s`` see ``Task``."""
         if self.high - self.low > 1:
             self._to_parent(frames.Accepted(self.job_id))
         self._subtree.spread(now_s)
-        self._task.begin(now_s)
+        self._task.begin(now_s, life, age_s)
         return self._leave(now_s)
 
     def handle(self, event: events.Event, now_s: float) -> list[events.Effect]:
@@ -155,9 +155,9 @@ class Node(Savable):
         elif isinstance(event, events.Tick):
             self._tick(now_s)
         elif isinstance(event, events.StdinWritten):
-            self._task.stdin_written(event.count)
+            self._task.intake.wrote(event.count)
         elif isinstance(event, events.StdinBroken):
-            self._task.stdin_broken()
+            self._task.intake.broken()
         elif isinstance(event, events.StdinMeasured):
             self._task.stdin_measured(event.unread, now_s)
         elif isinstance(event, events.ChildReached):

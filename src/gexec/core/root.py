@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from gexec import limits
 from gexec.core import events
-from gexec.core.flow import TOO_MUCH, Broadcast
+from gexec.core.flow import TOO_MUCH, Broadcast, life_begin
 from gexec.core.ledger import Ledger
 from gexec.core.outbox import portions
 from gexec.core.patience import Patience
@@ -132,10 +132,13 @@ class Root(Savable):
 
     def _heard_client(self, frame: Frame) -> None:
         if isinstance(frame, frames.Ack):
+            entries = []
             for rank, stream, offset in frame.entries:
-                if rank >= self._spec.ranks or not self.ledger.acknowledge(rank, stream, offset):
+                taken = self.ledger.acknowledge(rank, stream, offset) if rank < self._spec.ranks else None
+                if taken is None:
                     raise ProtocolError(f"rank {rank} has not written {offset} bytes to stream {stream}")
-            self._subtree.acknowledge(frame.entries)
+                entries.append((rank, stream, taken))
+            self._subtree.acknowledge(entries)
         elif isinstance(frame, frames.Stdin):
             if self._stdin is None:
                 raise ProtocolError("stdin for a job without stdin")
@@ -208,10 +211,11 @@ class Root(Savable):
         """Give up ranks whose node sends more than may be under way: this bounds the memory here."""
         room = self._spec.window + limits.READ_CHUNK_BYTES
         end = frame.offset + len(frame.data)
-        if end <= room:
+        begin = life_begin(frame.offset)
+        if end <= begin + room:
             return
         for rank in ranksets.members(frame.ranks):
-            if end > self.ledger.acknowledged(rank, frame.stream) + room:
+            if end > max(begin, self.ledger.acknowledged(rank, frame.stream)) + room:
                 self._decide(rank, outcomes.lost("its node sent more output than the job's window"))
 
     def _ended(self, frame: Ended, now_s: float) -> None:
@@ -221,8 +225,8 @@ class Root(Savable):
 
     def _end(self, frame: Ended) -> list[int]:
         """Pass on an end; return the ranks of which output is missing: none if it has no lengths."""
-        passed, gaps = self.ledger.end(frame)
-        if passed is not None:
+        ends, gaps = self.ledger.end(frame)
+        for passed in ends:
             self._count_heard(passed.ranks)
             for part in portions(passed.ranks):
                 self._to_client(Ended(part, passed.outcome, passed.stdout_length, passed.stderr_length))

@@ -16,7 +16,8 @@ from typing import ClassVar, Final
 from gexec import limits
 from gexec.core import events
 from gexec.core.deadlines import earlier
-from gexec.core.flow import MISFIT, MISFIT_ACKS, Broadcast, Fed, RetainedStream
+from gexec.core.flow import LIFE_BYTES, MISFIT, MISFIT_ACKS, Broadcast, RetainedStream
+from gexec.core.intake import Intake
 from gexec.core.outbox import Outbox
 from gexec.core.saving import Savable, Saved
 from gexec.core.stall import Stall
@@ -27,9 +28,8 @@ from gexec.wire.frames import STDERR, STDOUT, Ended, Output
 from gexec.wire.jobspec import JobSpec
 from gexec.wire.outcome import Outcome
 
-#: The task's number among the takers of stdin; children count from 1.
-OWN_TAKER: Final = 0
-
+#: Why the output of a process is not whole that has outlived its relay.
+RELAY_DIED: Final = "the relay of its gexecd died meanwhile: what it had not delivered is lost"
 WAITING: Final = 0  #: not requested; in a strict job it is being checked
 READY: Final = 1  #: in a strict job: it can be started
 STARTING: Final = 2  #: requested from the spawner
@@ -54,13 +54,12 @@ STATES: Final = States(
 
 
 class Task(Savable):
-    """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports."""
+    """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports, ``intake`` has its stdin."""
 
     SAVED: ClassVar[str] = (
-        "_deadline_s _holders _missed_stdin _out_of_time _outcome _unread "
-        "_wants_stdin _written ended state was_started"
+        "_continues _deadline_s _holders _out_of_time _outcome _unread ended state was_started"
     )
-    PARTS: ClassVar[str] = "_fed _stall _streams"
+    PARTS: ClassVar[str] = "_stall _streams intake"
 
     def __init__(
         self,
@@ -88,15 +87,11 @@ class Task(Savable):
         self._unread = {STDOUT: 0, STDERR: 0}
         #: Processes that hold the output after the process's end; 0: not known.
         self._holders = 0
-        #: stdin that was passed on to the process; ``_written`` is what its pipe has taken.
-        self._fed = Fed()
-        self._missed_stdin = False
-        self._written = 0
-        self._wants_stdin = True
+        self.intake = Intake(stdin, emit)
+        #: A relay before this one started it, and died.
+        self._continues = False
         #: Of a job with ``stall_s``, once the process is requested.
         self._stall: Stall | None = None
-        if stdin is not None:
-            stdin.add(OWN_TAKER)
 
     def restore(self, saved: Saved) -> None:
         """Continue with a state that ``save`` returned; its node restores what they share."""
@@ -105,9 +100,17 @@ class Task(Savable):
 
     # -- life -----------------------------------------------------------------------------
 
-    def begin(self, now_s: float) -> None:
-        """Start the process, or in a strict job only check whether it can be started."""
-        if self._spec.flags & jobspec.STRICT:
+    def begin(self, now_s: float, life: int = 0, age_s: float = 0.0) -> None:
+        """Start the process, or in a strict job only check whether it can be started.
+
+        Args:
+            life: how many relays of this node the process has outlived, up to ``flow.LIVES_MAX``: it runs
+                already if that is not 0.
+            age_s: how long it has run then.
+        """
+        if life:
+            self._resume(life, age_s, now_s)
+        elif self._spec.flags & jobspec.STRICT:
             self._emit(events.CheckTask())
         else:
             self.run(now_s)
@@ -124,6 +127,21 @@ class Task(Savable):
             for offset, data, eof in self._stdin.kept():
                 self.stdin(offset, data, eof)
 
+    def _resume(self, life: int, age_s: float, now_s: float) -> None:
+        """Continue with a process that has all of its stdin, and whose relay died.
+
+        What that relay had read and not delivered is lost, so the output can never be whole.
+        """
+        self._become("begin, Go")
+        self._continues = True
+        for stream in self._streams.values():
+            stream.begin_at(life * LIFE_BYTES)
+        if self._spec.stall_s and self._stdin is not None:
+            self._stall = Stall(self._spec.stall_s, now_s)
+            self.intake.eof = True
+        self.intake.broken()
+        self.started(now_s - age_s)
+
     def ready(self) -> None:
         """The spawner could start it."""
         if self.state == WAITING:
@@ -137,7 +155,7 @@ class Task(Savable):
         self._become("process runs")
         self.was_started = True
         self._outbox.started(self._ranges)
-        if self._missed_stdin:
+        if self.intake.missed:
             self._give_up(MISFIT)
         elif self._spec.flags & jobspec.DETACHED:
             self._emit(events.ForgetTask())
@@ -165,7 +183,7 @@ class Task(Savable):
             return
         self._become("process ended")
         self._unread[STDOUT], self._unread[STDERR] = event.unread
-        self.stdin_broken()
+        self.intake.broken()
         self._deadline_s = now_s + self._drain_s
         self._finish_if_drained()
 
@@ -226,9 +244,11 @@ class Task(Savable):
     def _report(self, cause: str, outcome: Outcome) -> None:
         self._become(cause)
         self._deadline_s = None
+        if self._continues and outcome.kind in outcomes.ENDS:
+            outcome = outcomes.output_cut(outcome, RELAY_DIED)
         self.ended = Ended(self._ranges, outcome, *self._lengths())
         self._outbox.ended(self.ended)
-        self.stdin_broken()
+        self.intake.broken()
 
     def _lengths(self) -> tuple[int, int]:
         return self._streams[STDOUT].end, self._streams[STDERR].end
@@ -321,49 +341,22 @@ class Task(Savable):
         They may overlap what the process was given: a new parent sends again what some process needs. If they
         contradict it, a captured relay above this node has sent something else before.
         """
-        fed = self._fed
-        if not STARTING <= self.state <= DRAINING:
+        intake = self.intake
+        if not STARTING <= self.state <= DRAINING or self._continues:
             return
-        if fed.contradicts(offset, data, eof, differs_at):
+        if intake.contradicts(offset, data, eof, differs_at):
             self._give_up(MISFIT)
-        elif not self.runs or fed.eof:
-            return
-        elif offset <= fed.end:
-            fresh = fed.take(offset, data, eof)
-            if fresh:
-                self._emit(events.WriteStdin(fresh))
-            if eof:
-                self._emit(events.CloseStdin())
-        elif self.state == STARTING:
-            # It was requested before, here or by another parent, so the spawner will refuse it.
-            self._missed_stdin = True
-        elif self._wants_stdin:
+        elif self.runs and not intake.offer(offset, data, eof, self.state == STARTING):
             self._give_up(MISFIT)
-
-    def stdin_written(self, count: int) -> None:
-        """The process's pipe took ``count`` more bytes; reported in steps, because it may cost a frame."""
-        if self._stdin is None:
-            return
-        before = self._written // limits.STDIN_STEP_BYTES
-        self._written += count
-        if self._written // limits.STDIN_STEP_BYTES != before:
-            self._stdin.took(OWN_TAKER, self._written)
-
-    def stdin_broken(self) -> None:
-        """The process reads no more."""
-        self._wants_stdin = False
-        if self._stdin is not None:
-            self._stdin.took(OWN_TAKER, Broadcast.ALL)
 
     def stdin_measured(self, unread: int, now_s: float) -> None:
         """``unread`` bytes are in the process's pipe: give it up if it has stood still for too long."""
         stall = self._stall
         if stall is None or not self.runs:
             return
-        taken = self._written - unread
-        waits = self._wants_stdin and taken < self._fed.end
+        taken, waits = self.intake.taken(unread)
         # Whoever cannot write because the client does not read is not standing still.
-        expected = (waits or self._fed.eof) and not any(stream.full for stream in self._streams.values())
+        expected = (waits or self.intake.eof) and not any(stream.full for stream in self._streams.values())
         if stall.stands_still(taken + sum(self._lengths()), expected, now_s):
             # Its end may never be reported: a process whose storage hangs cannot be killed.
             self._give_up(stall.told(ended=not waits))

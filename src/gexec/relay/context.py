@@ -27,10 +27,12 @@ class RelayContext:
         predecessor: the state of the relay before this one comes on this socket; None = there was none.
             Then also the listeners come with it.
         expires_s: of a successor: until when its certificate is valid, UNIX time.
+        last_task: the last number of a task of a relay that died and that this one replaces; None = there
+            was none.
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listeners", "expires_s", "listeners", "log", "names",
+        "certificates", "channel_socket", "client_listeners", "expires_s", "last_task", "listeners", "log", "names",
         "predecessor", "ready", "settings", "superuser", "trust",
     )  # fmt: skip
 
@@ -49,6 +51,7 @@ class RelayContext:
         log: Log,
         predecessor: socket.socket | None = None,
         expires_s: int = 0,
+        last_task: int | None = None,
     ) -> None:
         self.listeners = tuple(listeners)
         self.client_listeners = tuple(client_listeners)
@@ -62,3 +65,4 @@ class RelayContext:
         self.log = log
         self.predecessor = predecessor
         self.expires_s = expires_s
+        self.last_task = last_task

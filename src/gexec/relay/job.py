@@ -22,7 +22,7 @@ from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
 from gexec.relay.children import ChildLink
 from gexec.relay.openings import Openings
-from gexec.relay.ports import LinkPort
+from gexec.relay.ports import LinkPort, Orphan
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
@@ -138,14 +138,21 @@ class RelayJob:
 
     # -- driving --------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Begin the job."""
+    def begin(self, orphan: Orphan | None = None) -> None:
+        """Begin the job; a node may begin with a process that runs already."""
+        machine = self.machine
         self._busy = True
         try:
-            self._carry_out(self.machine.begin(self._now_s()))
+            if orphan is not None and isinstance(machine, Node):
+                self._process.adopt(orphan)
+                self._carry_out(machine.begin(self._now_s(), orphan.life, orphan.age_s))
+            else:
+                self._carry_out(machine.begin(self._now_s()))
         except Exception as error:
             self.fail(error)
         self._run_queue()
+        if orphan is not None:
+            self._process.adopted(orphan)
 
     def tell(self, event: events.Event) -> None:
         """Pass an event to the machine, now or after the events before it.

@@ -21,7 +21,7 @@ from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.party import Party
-from gexec.relay.ports import LinkPort, Surroundings
+from gexec.relay.ports import LinkPort, Orphan, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, frames
@@ -309,7 +309,8 @@ class Jobs:
             self.join(job, link, channel, parent)
             job.tell(events.ParentFrame(parent, start))
             return
-        if start.attach_only:
+        orphan = self.around.orphan(key, start.credential)
+        if start.attach_only and orphan is None:
             link.answer(channel, Refused(frames.REFUSED_UNKNOWN, "the job is not known here"))
             return
         self.around.jobs_changed()
@@ -325,7 +326,7 @@ class Jobs:
             orphan_grace_s=self.orphan_grace_s,
         )
         job = RelayJob(self, key, node, spec, start.credential, start.blob, credential.uid)
-        self._begin(job, link, channel, parent)
+        self._begin(job, link, channel, parent, orphan)
 
     def _submit(self, link: LinkPort, party: Party, channel: int, submit: Submit) -> None:
         """A client of this host submits a job."""
@@ -368,13 +369,15 @@ class Jobs:
         party.parents[channel] = (job, parent)
         job.parents[parent] = (link, channel)
 
-    def _begin(self, job: RelayJob, link: LinkPort, channel: int, parent: int) -> None:
+    def _begin(
+        self, job: RelayJob, link: LinkPort, channel: int, parent: int, orphan: Orphan | None = None
+    ) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:
             self.around.quotas.take_rank(job.uid, job.spec)
         self.around.entry.keep(job.credential)
         self.join(job, link, channel, parent)
-        job.begin()
+        job.begin(orphan)
 
     def job_finished(self, job: RelayJob) -> None:
         """A job's machine has finished."""

@@ -21,6 +21,28 @@ from gexec.wire.jobspec import JobSpec
 ProcessEvent = messages.ProcessEvent
 
 
+class Orphan:
+    """A process whose relay died.
+
+    Attributes:
+        task: its number.
+        life, age_s: as for ``core.task.Task.begin``.
+        outputs: the descriptors of the streams that it has not closed.
+        events: what the spawner has reported about it since.
+        adopted: call it when a job has it.
+    """
+
+    __slots__ = ("adopted", "age_s", "events", "life", "outputs", "task")
+
+    def __init__(self, task: int, life: int, age_s: float, outputs: dict[int, int]) -> None:
+        self.task = task
+        self.life = life
+        self.age_s = age_s
+        self.outputs = outputs
+        self.events: list[ProcessEvent] = []
+        self.adopted: Callable[[], object] = lambda: None
+
+
 class LinkPort(Protocol):
     """One end of a connection to a daemon or a client (``relay.link.Link``)."""
 
@@ -108,6 +130,9 @@ class PipesPort(Protocol):
     def close(self) -> None:
         """Close everything."""
 
+    def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
+        """Call ``tell`` with the descriptors of stdout and stderr, when the process should outlive its relay."""
+
     def save(self, fds: list[int]) -> Saved:
         """Return its state, for ``Surroundings.continue_pipes``; its descriptors are added to ``fds``."""
 
@@ -141,6 +166,12 @@ class ProcessPort(Protocol):
 
     def forget(self, task: int) -> None:
         """Release it: it runs on without this job."""
+
+    def keep(self, task: int, fds: tuple[int, int]) -> None:
+        """Keep its stdout and stderr for the next relay, if this one dies."""
+
+    def release(self, task: int) -> None:
+        """Keep them no longer."""
 
 
 class EntryPort(Protocol):
@@ -207,6 +238,18 @@ class Surroundings(Protocol):
         self, tell: Callable[[events.Event], None], saved: Saved, freed: Callable[[], None]
     ) -> PipesPort:
         """Return the pipes that another relay has saved; nothing happens before this turn has ended."""
+
+    def adopt_pipes(
+        self, tell: Callable[[events.Event], None], outputs: dict[int, int], freed: Callable[[], None]
+    ) -> PipesPort:
+        """Return the pipes of a process whose relay died: the descriptors of its open streams."""
+
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+        """Return the process of (job id, rank) that runs here since the relay before this one, if there is one.
+
+        Args:
+            credential: the one with which it was started.
+        """
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

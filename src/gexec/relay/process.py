@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gexec.core import events
 from gexec.core.saving import Saved
-from gexec.relay.ports import PipesPort, ProcessEvent
+from gexec.relay.ports import Orphan, PipesPort, ProcessEvent
 from gexec.wire import jobspec, messages
 from gexec.wire import outcome as outcomes
+from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.record import field_names
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class JobProcess:
         self._charged = 0
         self._checked = False
         self._over = False
+        #: The spawner keeps its output.
+        self._kept = False
         #: The spawner has a launch that it has not answered.
         self._launching = False
         #: Its launch and the effects after it, while the launch waits for its turn; None if none waits.
@@ -59,6 +62,7 @@ class JobProcess:
             "launching": self._launching,
             "pipes": None if self._pipes is None else self._pipes.save(fds),
             "charged": self._charged,
+            "kept": self._kept,
             "waiting": None if self._waiting is None else [_written(effect) for effect in self._waiting],
         }
 
@@ -71,8 +75,11 @@ class JobProcess:
         self._launching = saved["launching"]
         if self._launching:
             self._launches.resume(uid)
+        self._kept = saved["kept"]
         if saved["pipes"] is not None:
             self._pipes = self._around.continue_pipes(self._job.tell, saved["pipes"], self._freed)
+            if not self._kept:
+                self._pipes.when_lasting(self._keep)
         self._charged = saved["charged"]
         self._around.quotas.pipes.charge(uid, self._charged)
         self._postponed = None if saved["waiting"] is None else [_read(each) for each in saved["waiting"]]
@@ -82,6 +89,23 @@ class JobProcess:
         for effect in self._postponed or ():
             self.carry_out(effect)
         self._postponed = None
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Continue with a process whose relay died; ``adopted`` follows."""
+        orphan.adopted()
+        self._task, self._kept = orphan.task, True
+        self._around.processes.hear_task(orphan.task, self.told)
+        self._charged = len(orphan.outputs)
+        self._around.quotas.pipes.charge(self._job.uid, self._charged)
+        self._pipes = self._around.adopt_pipes(self._job.tell, orphan.outputs, self._freed)
+
+    def adopted(self, orphan: Orphan) -> None:
+        """The machine knows it: report what has happened to it since."""
+        for stream in (STDOUT, STDERR):
+            if stream not in orphan.outputs:
+                self._job.tell(events.OutputClosed(stream))
+        for event in orphan.events:
+            self.told(event)
 
     def next_event(self) -> events.Event | None:
         """Return the next event of a process whose pipes are being emptied."""
@@ -119,6 +143,21 @@ class JobProcess:
         elif self._pipes is not None:
             self._to_pipes(self._pipes, effect)
 
+    def _keep(self, fds: tuple[int, int]) -> None:
+        """The process lasts: it shall outlive this relay, if the spawner has room for that."""
+        if self._task is not None and not self._over:
+            try:
+                self._around.processes.keep(self._task, fds)
+                self._kept = True
+            except OSError:
+                pass
+
+    def _release(self) -> None:
+        """Nobody reads its output any more."""
+        if self._kept and self._task is not None:
+            self._kept = False
+            self._around.processes.release(self._task)
+
     def _to_spawner(self, effect: events.SignalTask | events.KillTask | events.ForgetTask) -> None:
         if self._task is None:
             return
@@ -134,6 +173,7 @@ class JobProcess:
             pipes.read(effect.stream, effect.on)
         elif isinstance(effect, events.CloseOutput):
             pipes.close_output()
+            self._release()
         elif isinstance(effect, events.WriteStdin):
             pipes.write(effect.data)
         elif isinstance(effect, events.CloseStdin):
@@ -190,6 +230,8 @@ class JobProcess:
         self._pipes = pipes  # whatever fails from here on, ``end`` closes them
         try:
             processes.run(self._task, job.key[1], job.credential, job.blob, pipes.child_fds)
+            if not detached:
+                pipes.when_lasting(self._keep)
         except OSError as error:
             self._pipes = None
             pipes.close()
@@ -237,6 +279,7 @@ class JobProcess:
         elif isinstance(event, messages.ProcessLeft):
             self._job.tell(events.TaskLeft(event.holders))
         else:
+            self._kept = False  # the spawner keeps nothing of a process that has ended
             asked = isinstance(event, messages.ProcessEnded) and event.ending
             # The rest of the output and the end are handled in one turn of the machine.
             self.behind.append(events.TaskEnded(event.outcome, asked))
@@ -264,6 +307,7 @@ class JobProcess:
         self._answered()
         if self._pipes is not None:
             self._pipes.close()
+            self._release()
         self._pipes = None
         self._free_all()
 

@@ -33,10 +33,11 @@ from gexec.relay.loop import run
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
-from gexec.relay.ports import LinkPort, PipesPort
+from gexec.relay.orphans import Orphans
+from gexec.relay.ports import LinkPort, Orphan, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import News, RelayChannel, Spawning
-from gexec.relay.taskio import TaskIO
+from gexec.relay.taskio import TaskIO, orphaned
 from gexec.relay.tls import bound_certificates, link_contexts
 from gexec.security.credential import Credential
 from gexec.security.names import normal
@@ -66,6 +67,8 @@ async def _serve(context: RelayContext) -> int:
     loop = asyncio.get_running_loop()
     tell_faults(loop, context.log)
     relay = RelayService(context) if context.predecessor is None else succeed(context)
+    if context.last_task is not None:
+        relay.replace(context.last_task, context.expires_s)
     loop.add_signal_handler(signal.SIGTERM, relay.drain)
     loop.add_signal_handler(signal.SIGINT, relay.drain)
     relay.begin()
@@ -132,6 +135,7 @@ class RelayService:
         self._pool = Pool(self, contexts, self.quotas, self._arriving)
         self._acceptor = Acceptor(self, context, contexts, self._complaints, self.quotas, self._arriving)
         self._jobs = Jobs(self, context.settings)
+        self._orphans = Orphans(self.processes, self.entry, self.timers, context.settings.orphan_grace_s)
         #: Descriptors of pipes and clients, from the relay before this one.
         self.inherited: list[int] = []
         self._resumed: list[RelayJob] = []
@@ -272,6 +276,12 @@ class RelayService:
         self._resumed = carrying.restore(self._jobs, state["jobs"], clients)
         return len(self._resumed)
 
+    def replace(self, last_task: int, expires_s: int) -> None:
+        """Take the processes of a relay that died; ``begin`` follows."""
+        self.processes.last_task = last_task
+        self.processes.tell(SuccessorReady(expires_s))
+        self._orphans.receive()
+
     # -- what jobs need -------------------------------------------------------------------
 
     def dial(self, name: str, addresses: str, timeout_s: float, uid: int, urgent: bool) -> LinkPort:
@@ -293,6 +303,16 @@ class RelayService:
     ) -> PipesPort:
         """Return the pipes of a process of the relay before this one."""
         return TaskIO(tell, False, False, freed, saved, self.inherited)
+
+    def adopt_pipes(
+        self, tell: Callable[[events.Event], None], outputs: dict[int, int], freed: Callable[[], None]
+    ) -> PipesPort:
+        """Return the pipes of a process whose relay died."""
+        return TaskIO(tell, False, False, freed, orphaned(list(outputs)), list(outputs.values()))
+
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+        """Return the process of (job id, rank) whose relay died."""
+        return self._orphans.find(key, credential)
 
     def holds(self, name: str) -> bool:
         """Tell whether this daemon's own certificate holds a name or address."""

@@ -73,6 +73,14 @@ class RelayChannel:
         """Leave the task running and hear no more of it (a detached job)."""
         self._ask(messages.ForgetProcess(task))
 
+    def keep(self, task: int, fds: tuple[int, int]) -> None:
+        """Let the spawner keep the task's stdout and stderr for the next relay, if this one dies."""
+        self._ask(messages.KeepOutput(task, fds))
+
+    def release(self, task: int) -> None:
+        """Let the spawner keep them no longer."""
+        self._ask(messages.ReleaseOutput(task))
+
     def receive(self) -> messages.Event | ToRelay | None:
         """Return the next event, None if there is none now.
 

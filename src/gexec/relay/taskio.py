@@ -23,7 +23,21 @@ from gexec.wire.frames import STDERR, STDOUT
 
 #: A command shorter than this needs no registration with the event loop.
 WATCH_S = 0.02
+#: A process that has run for this time shall outlive its relay (docs/decisions/0032-killed-relays.md).
+KEEP_S = 1.0
 _INT: Final = Struct("i")
+
+
+def orphaned(streams: Sequence[int]) -> Saved:
+    """Return the state of the pipes of a process whose relay died; its descriptors are those of ``streams``."""
+    return {
+        "outputs": {stream: index for index, stream in enumerate(streams)},
+        "on": {STDOUT: True, STDERR: True},
+        "watched": True,
+        "stdin": None,
+        "waiting": [],
+        "stdin_eof": True,
+    }
 
 
 class TaskIO:
@@ -34,9 +48,9 @@ class TaskIO:
         with_stdin: a pipe for stdin; else the process gets /dev/null.
         with_output: pipes for stdout and stderr; else /dev/null too, for a detached process.
         freed: called for each pipe when this side's end of it is closed.
-        saved: what ``save`` of another relay returned, whose pipes are continued; the other arguments do not
-            count then.
-        fds: its descriptors.
+        saved: what ``save`` of another relay returned, or ``orphaned``: its pipes are continued, and the
+            other arguments do not count.
+        fds: the descriptors of ``saved``.
 
     ``child_fds`` are the process's ends of stdin, stdout, stderr: close them with ``close_child_ends`` when
     they have been passed on.
@@ -66,6 +80,9 @@ class TaskIO:
         self._watched: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._watching = False
+        #: What to call when the process lasts, until then; and whether it has run for KEEP_S.
+        self._lasting: Callable[[tuple[int, int]], None] | None = None
+        self._is_old = False
         self.child_fds = (-1, -1, -1)
         if saved is None:
             self._open(with_stdin, with_output)
@@ -138,10 +155,36 @@ class TaskIO:
     def started(self) -> None:
         """The process runs: watch its output after WATCH_S."""
         if self._timer is None and not self._watching:
-            self._timer = self._loop.call_later(WATCH_S, self._watch)
+            self._timer = self._loop.call_later(WATCH_S, self._runs_on)
+
+    def _runs_on(self) -> None:
+        self._watch()
+        self._timer = self._loop.call_later(KEEP_S - WATCH_S, self._lasts)
+
+    def _lasts(self) -> None:
+        self._timer = None
+        self._is_old = True
+        self._tell_lasting()
+
+    def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
+        """Call ``tell`` once, when the process has run for KEEP_S and has all of its stdin.
+
+        It gets the descriptors of stdout and stderr, which stay this object's; /dev/null for a closed one.
+        """
+        self._lasting = tell
+
+    def _tell_lasting(self) -> None:
+        tell = self._lasting
+        if tell is None or not self._is_old or self._stdin is not None:
+            return
+        self._lasting = None
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            tell((self._outputs.get(STDOUT, null), self._outputs.get(STDERR, null)))
+        finally:
+            os.close(null)
 
     def _watch(self) -> None:
-        self._timer = None
         self._watching = True
         for stream in list(self._outputs):
             self._set_watched(stream, self._on[stream])
@@ -186,9 +229,14 @@ class TaskIO:
 
     def watch(self) -> None:
         """The process has ended: watch the processes that still hold its output."""
+        self._cancel()
+        self._watch()
+
+    def _cancel(self) -> None:
+        self._lasting = None
         if self._timer is not None:
             self._timer.cancel()
-        self._watch()
+            self._timer = None
 
     def next_piece(self) -> events.Event | None:
         """Read once from a stream that may be read; None if there is nothing more now."""
@@ -269,6 +317,7 @@ class TaskIO:
             os.close(self._stdin)
             self._stdin = None
             self._freed()
+            self._tell_lasting()
 
     def unread_stdin(self) -> int:
         """Return how many bytes of stdin the process has not read; 0 if its pipe is closed on this side."""
@@ -282,14 +331,13 @@ class TaskIO:
 
     def close_output(self) -> None:
         """Read no more of either stream."""
+        self._lasting = None
         for stream in list(self._outputs):
             self._close_output(stream)
 
     def close(self) -> None:
         """Close everything."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel()
         self._end_stdin()
         self.close_output()
 

@@ -184,8 +184,26 @@ class ForgetProcess:
     task: int
 
 
+@dataclass(slots=True)
+class KeepOutput:
+    """The task runs on and has all of its stdin: keep its stdout and stderr for the next relay.
+
+    These are the ends that the relay reads; /dev/null for a stream that the process has closed.
+    """
+
+    task: int
+    fds: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class ReleaseOutput:
+    """The relay reads no more of the task's output: keep it no longer, so that writing to it fails."""
+
+    task: int
+
+
 #: Requests about a task.
-Request = RunProcess | Check | SignalProcess | KillProcess | ForgetProcess
+Request = RunProcess | Check | SignalProcess | KillProcess | ForgetProcess | KeepOutput | ReleaseOutput
 
 
 def _pack_job(credential: bytes, blob: bytes) -> bytes:
@@ -214,6 +232,8 @@ FROM_RELAY: Final[Table] = {
     3: SIGNAL,
     4: KILL,
     5: FORGET,
+    6: Form(KeepOutput, fds=2),
+    7: Form(ReleaseOutput),
     30: Form(
         PeerDenied, "count", 1, payload=Payload(denials.NAMES, denials.pack, denials.unpack), of_task=False
     ),

@@ -7,6 +7,7 @@ The relay hands its state over to the successor on a socket pair that the spawne
 from __future__ import annotations
 
 from dataclasses import dataclass
+from struct import Struct
 from typing import Final
 
 from gexec import limits
@@ -31,6 +32,23 @@ class HandoverEnds:
 @dataclass(slots=True)
 class GoOn:
     """To the successor: the relay before it has ended."""
+
+
+@dataclass(slots=True)
+class Survivor:
+    """To the successor of a relay that died: this task runs, and ``fds`` are its stdout and stderr.
+
+    ``life``: how many relays it has outlived. ``age_s``: how long it has run. ``digest``: SHA-256 of the
+    credential with which it was started.
+    """
+
+    task: int
+    rank: int
+    life: int
+    age_s: int
+    job_id: bytes
+    digest: bytes
+    fds: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -76,6 +94,18 @@ def _pack_text(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")[: limits.TEXT_MAX_BYTES]
 
 
+_SURVIVOR: Final = Struct("!BI16s32s")
+
+
+def _pack_survivor(life: int, age_s: int, job_id: bytes, digest: bytes) -> bytes:
+    return _SURVIVOR.pack(life, age_s, job_id, digest)
+
+
+def _unpack_survivor(payload: bytes) -> tuple[int, int, bytes, bytes]:
+    life, age_s, job_id, digest = _SURVIVOR.unpack(payload)
+    return life, age_s, job_id, digest
+
+
 _TEXT: Final = Payload(("text",), _pack_text, lambda raw: (raw.decode("utf-8", "replace"),))
 
 #: All that a spawner may send to its relay.
@@ -85,6 +115,12 @@ FROM_SPAWNER: Final[Table] = {
     24: Form(HandoverEnds, "stays", 0, 1, of_task=False),
     25: Form(GoOn, of_task=False),
     26: Form(UpgradeEnded, "done", 0, 1, _TEXT, of_task=False),
+    27: Form(
+        Survivor,
+        "rank",
+        payload=Payload(("life", "age_s", "job_id", "digest"), _pack_survivor, _unpack_survivor),
+        fds=2,
+    ),
 }
 #: All that a relay may send to its spawner.
 FROM_RELAY: Final[Table] = {
@@ -96,5 +132,5 @@ FROM_RELAY: Final[Table] = {
 }
 
 #: What concerns an upgrade, from each side.
-ToRelay = HandOver | HandoverEnds | GoOn | UpgradeEnded
+ToRelay = HandOver | HandoverEnds | GoOn | Survivor | UpgradeEnded
 OfRelay = SuccessorReady | StateTaken | HandoverFailed | UpgradeWanted

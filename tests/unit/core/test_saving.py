@@ -11,7 +11,8 @@ from gexec import native
 from gexec.core import saving
 from gexec.core.child import Child
 from gexec.core.continuing import continued
-from gexec.core.flow import Broadcast, Fed, RetainedStream
+from gexec.core.flow import Broadcast, RetainedStream
+from gexec.core.intake import Intake
 from gexec.core.ledger import Ledger
 from gexec.core.node import Node
 from gexec.core.outbox import Outbox
@@ -44,6 +45,7 @@ MADE_AGAIN = {
     Subtree: "_blob _credential _decide _emit _fanout _first _stdin _taken children held topmost",
     Task: "_emit _outbox _ranges _spec _stdin rank",
     Child: "elder",
+    Intake: "_emit _stdin",
     Outbox: "_index",
     QuietRanks: "_tell",
     Epochs: "_fanout _ranks",
@@ -59,7 +61,7 @@ def machines() -> list[Any]:
     parts = [
         RetainedStream(1),
         Broadcast(),
-        Fed(),
+        node._task.intake,
         Ledger(1),
         Outbox(),
         Patience(),

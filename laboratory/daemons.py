@@ -14,7 +14,7 @@ from gexec.core.saving import Saved
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
-from gexec.relay.ports import LinkPort
+from gexec.relay.ports import LinkPort, Orphan
 from gexec.relay.quotas import Quotas
 from gexec.relay.turns import Turns
 from gexec.security.credential import Credential

@@ -175,6 +175,8 @@ LINKS_UNAUTHENTICATED_MAX: Final = 256
 LINKS_UNAUTHENTICATED_PER_SOURCE_MAX: Final = 64
 #: Ranks of jobs of all ordinary users on one node; one user alone gets half (``security.quota``).
 JOBS_MAX: Final = 8192
+#: Relays of its node that one process may outlive (docs/decisions/0032-killed-relays.md).
+LIVES_MAX: Final = 15
 JOBS_PER_UID_MAX: Final = 1024
 #: Launches of one user on one node that the relay has requested and the spawner has not answered; the others
 #: wait in the relay. This also limits what a stopped helper can hold in the spawner.

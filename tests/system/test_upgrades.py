@@ -15,7 +15,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from importlib.util import cache_from_source
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -26,107 +25,10 @@ from gexec.wire.frames import FROM_ROOT, Decoder, Frame, Hello, encode
 from gexec.wire.orders import Upgrade
 
 from .conftest import DEADLINE_S, Cluster, gexecctl, wait_until
-from .daemons import RELAY_USER, Host, Service, children_of, command, ended, relay_of, status_of
+from .daemons import Service, children_of, command, ended, relay_of, status_of
+from .several import Counting, Machines
 
 pytestmark = pytest.mark.timeout(300)
-
-#: Numbered lines until there is a file ``stop``, and then how many they were.
-COUNTING = 'i=0; while [ ! -e "$0/stop" ]; do i=$((i+1)); echo $i; sleep 0.02; done; echo all $i'
-
-
-class Machines(Host):
-    """Several nodes: the first one takes the jobs, and has no rank in them.
-
-    Args:
-        package: the code that their gexecds run; None = the tests' own.
-    """
-
-    def __init__(self, count: int = 5, package: Path | None = None) -> None:
-        super().__init__()
-        self.package = package
-        net = self.address.rpartition(".")[0]
-        self.names = [f"node{number}" for number in range(1, count + 1)]
-        self.addresses = [f"{net}.{20 + number}" for number in range(count)]
-        lines = [f"{address} {name}\n" for address, name in zip(self.addresses, self.names, strict=True)]
-        self.hosts.write_text("".join(lines))
-        self.env["GEXEC_SVRS"] = " ".join(self.names[1:] or self.names)
-        self.gexecds: list[Service] = []
-
-    def up(self) -> Machines:
-        """Start authd and all gexecds."""
-        self.start_authd()
-        for name, address in zip(self.names, self.addresses, strict=True):
-            words = [
-                "-P", self.port, "--bind", address, *RELAY_USER, "--authd-socket", self.authd_socket,
-                "--public-key", self.public, "--name", name, "--hosts", self.hosts,
-                "--audit-log", self.dir / f"{name}.audit", "--socket", self.socket_of(name),
-            ]  # fmt: skip
-            self.gexecds.append(self._service("gexecd", words, package=self.package))
-        for service in self.gexecds:
-            service.ready()
-        return self
-
-    def socket_of(self, name: str) -> Path:
-        return self.socket if name == self.names[0] else self.dir / "run" / f"{name}.sock"
-
-    def upgrade(self, *words: object, name: str = "node1") -> subprocess.CompletedProcess[str]:
-        """Run `gexecctl upgrade` on a node."""
-        return subprocess.run(
-            [*command("gexecctl"), "upgrade", *map(str, words)],
-            env=self.env | {"GEXEC_SOCKET": str(self.socket_of(name))},
-            text=True,
-            capture_output=True,
-            timeout=4 * DEADLINE_S,
-        )
-
-    def upgrade_all(self, names: list[str]) -> None:
-        """Upgrade these nodes at the same time."""
-        answers: list[subprocess.CompletedProcess[str]] = []
-        threads = [
-            Thread(target=lambda name=name: answers.append(self.upgrade("--force", name=name)))
-            for name in names
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert [answer.returncode for answer in answers] == [0] * len(names), answers
-
-
-class Counting:
-    """A job of all nodes that writes COUNTING, and what has come of it."""
-
-    def __init__(self, machines: Machines, *words: object) -> None:
-        self.machines = machines
-        self.process = machines.begin(*words, "-f", 2, "--", "/bin/sh", "-c", COUNTING, machines.dir)
-        self.lines: list[str] = []
-        self._thread = Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-
-    def wait_for_more(self) -> None:
-        """Return when every rank has written since now, or for the first time."""
-        before = len(self.lines)
-        ranks = {str(rank) for rank in range(max(1, len(self.machines.names) - 1))}
-        wait_until(
-            lambda: ranks <= {line.split()[0] for line in self.lines[before:]}, "some ranks write no more"
-        )
-
-    def check(self) -> None:
-        """End it, and check that all of it came, in order, without a word on stderr."""
-        (self.machines.dir / "stop").touch()
-        self._thread.join(DEADLINE_S)
-        with self.process as process:
-            assert process.stderr is not None
-            assert (process.wait(DEADLINE_S), process.stderr.read()) == (0, "")
-        for rank in range(max(1, len(self.machines.names) - 1)):
-            came = [line.split()[1:] for line in self.lines if line.split()[0] == str(rank)]
-            count = len(came) - 1
-            assert came == [*([str(n)] for n in range(1, count + 1)), ["all", str(count)]], rank
 
 
 @pytest.fixture

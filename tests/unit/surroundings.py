@@ -10,7 +10,7 @@ from gexec.core import events
 from gexec.core.saving import Saved
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
-from gexec.relay.ports import LinkPort, ProcessEvent
+from gexec.relay.ports import LinkPort, Orphan, ProcessEvent
 from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings

@@ -16,10 +16,8 @@ from gexec.errors import ProtocolError
 #: Why a rank is lost about which a captured relay above it has lied, up or down.
 MISFIT: Final = "its stdin does not fit together"
 MISFIT_ACKS: Final = "the client acknowledges output that it did not write"
-#: The offsets of output of each relay of a node: the first one's begin at 0, the next one's at this, and so on.
+#: Where the offsets of output of a node's next relay begin, if its relay dies; then at twice this, and so on.
 LIFE_BYTES: Final = 2**48
-#: Relays after the first one that may continue a process.
-LIVES_MAX: Final = 15
 TOO_MUCH: Final = f"more than {2 * limits.STDIN_WINDOW_BYTES} bytes of stdin are not taken"
 
 

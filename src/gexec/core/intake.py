@@ -77,6 +77,6 @@ class Intake(Savable):
             self._stdin.took(OWN_TAKER, Broadcast.ALL)
 
     def taken(self, unread: int) -> tuple[int, bool]:
-        """Return how many bytes the process has read if so many are in its pipe, and whether it has to read."""
+        """Return how many bytes the process has read if so many are in its pipe; and whether it must read."""
         taken = self._written - unread
         return taken, self._wanted and taken < self.end

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from gexec.core.flow import LIFE_BYTES, LIVES_MAX, life_begin
+from gexec.core.flow import LIFE_BYTES, life_begin
 from gexec.core.saving import Savable
+from gexec.limits import LIVES_MAX
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import LENGTH_UNKNOWN, STDERR, STDOUT, Ended, Output
 from gexec.wire.outcome import DENIED, LOST, NOT_STARTED, Outcome
@@ -72,13 +73,15 @@ class Ledger(Savable):
                 fresh.setdefault((position, missing), []).append(rank)
                 self._position[(rank, frame.stream)] = end
         passed = [
-            Output(ranksets.of(ranks), frame.stream, position - missing, frame.data[position - frame.offset :])
+            Output(
+                ranksets.of(ranks), frame.stream, position - missing, frame.data[position - frame.offset :]
+            )
             for (position, missing), ranks in fresh.items()
         ]
         return passed, doubled, gaps
 
     def _advanced(self, rank: int, stream: int, offset: int) -> int:
-        """Return the stream's position, in the life of its node's relay that ``offset`` is of, if it is later.
+        """Return the stream's position, moved on to the life of the relay that ``offset`` is of.
 
         What an earlier relay has not delivered will never come: the client's offsets continue without it.
         """

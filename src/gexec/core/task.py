@@ -54,7 +54,10 @@ STATES: Final = States(
 
 
 class Task(Savable):
-    """State of one rank's process. ``emit`` takes effects, ``outbox`` takes reports, ``intake`` has its stdin."""
+    """State of one rank's process.
+
+    ``emit`` takes effects, ``outbox`` takes reports, ``intake`` has the process's stdin.
+    """
 
     SAVED: ClassVar[str] = (
         "_continues _deadline_s _holders _out_of_time _outcome _unread ended state was_started"
@@ -104,7 +107,7 @@ class Task(Savable):
         """Start the process, or in a strict job only check whether it can be started.
 
         Args:
-            life: how many relays of this node the process has outlived, up to ``flow.LIVES_MAX``: it runs
+            life: how many relays of this node the process has outlived, up to ``limits.LIVES_MAX``: it runs
                 already if that is not 0.
             age_s: how long it has run then.
         """
@@ -344,9 +347,10 @@ class Task(Savable):
         intake = self.intake
         if not STARTING <= self.state <= DRAINING or self._continues:
             return
-        if intake.contradicts(offset, data, eof, differs_at):
-            self._give_up(MISFIT)
-        elif self.runs and not intake.offer(offset, data, eof, self.state == STARTING):
+        misfit = intake.contradicts(offset, data, eof, differs_at)
+        if not misfit and self.runs:
+            misfit = not intake.offer(offset, data, eof, self.state == STARTING)
+        if misfit:
             self._give_up(MISFIT)
 
     def stdin_measured(self, unread: int, now_s: float) -> None:

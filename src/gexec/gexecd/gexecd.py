@@ -188,8 +188,14 @@ class Gexecd:
         theirs.close()
         os.close(ready_write)
         socket_path = os.path.abspath(self.settings.socket) if self._made_socket else ""
-        _close([*self._listeners, *self._clients])
+        kept: list[list[int]] = [[], []]
+        if self._is_alone:
+            kept = [[sock.detach() for sock in each] for each in (self._listeners, self._clients)]
+        else:
+            _close([*self._listeners, *self._clients])
         return self._handover(
+            listener_fds=kept[0],
+            client_fds=kept[1],
             relay_pid=relay_pid,
             channel_fd=ours.detach(),
             relay_ready_fd=ready_read,

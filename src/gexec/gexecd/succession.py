@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gexec.settings.config import GexecdSettings
 
 #: Descriptors: the channel to the spawner, the socket to the running relay, and a memfd with ``argument``.
+#: If the relay died, there is nothing at its socket, and the listening sockets follow the memfd.
 CHANNEL_FD, PREDECESSOR_FD, MEMFD = 3, 4, 5
 
 
@@ -63,11 +64,16 @@ def _serve() -> int:
     enrolment = enrol_apart(CertificateSource.from_argument(told["certificate"]), _AUTHD_PATIENCE_S)
     superuser = os.geteuid()
     relay_user = told["relay_user"]
-    become_relay((CHANNEL_FD, PREDECESSOR_FD), tuple(relay_user) if relay_user else None, log)
+    replaces = "last_task" in told  # a relay that died, and handed nothing over
+    first = MEMFD + 1
+    listeners = range(first, first + told["listeners"]) if replaces else range(0)
+    clients = range(listeners.stop, listeners.stop + told["clients"]) if replaces else range(0)
+    keep = (CHANNEL_FD, *listeners, *clients) if replaces else (CHANNEL_FD, PREDECESSOR_FD)
+    become_relay(keep, tuple(relay_user) if relay_user else None, log)
     refuse_files(log)
     context = RelayContext(
-        listeners=(),
-        client_listeners=(),
+        listeners=[socket.socket(fileno=fd) for fd in listeners],
+        client_listeners=[socket.socket(fileno=fd) for fd in clients],
         channel_socket=socket.socket(fileno=CHANNEL_FD),
         certificates=enrolment[:3],
         names=tuple(told["names"]),
@@ -76,8 +82,9 @@ def _serve() -> int:
         trust=Trust.decode(told["trust"]),
         ready=lambda: None,
         log=log,
-        predecessor=socket.socket(fileno=PREDECESSOR_FD),
+        predecessor=None if replaces else socket.socket(fileno=PREDECESSOR_FD),
         expires_s=int(enrolment.expires_s),
+        last_task=told["last_task"] if replaces else None,
     )
     return run_relay(context)
 

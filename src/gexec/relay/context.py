@@ -32,8 +32,8 @@ class RelayContext:
     """
 
     __slots__ = (
-        "certificates", "channel_socket", "client_listeners", "expires_s", "last_task", "listeners", "log", "names",
-        "predecessor", "ready", "settings", "superuser", "trust",
+        "certificates", "channel_socket", "client_listeners", "expires_s", "last_task", "listeners", "log",
+        "names", "predecessor", "ready", "settings", "superuser", "trust",
     )  # fmt: skip
 
     def __init__(

@@ -29,7 +29,9 @@ class Orphans:
         grace_s: how long they wait for a parent.
     """
 
-    def __init__(self, processes: Spawning, entry: CredentialVerifier, timers: Timers, grace_s: float) -> None:
+    def __init__(
+        self, processes: Spawning, entry: CredentialVerifier, timers: Timers, grace_s: float
+    ) -> None:
         self._processes = processes
         self._entry = entry
         self._timers = timers

@@ -131,7 +131,7 @@ class PipesPort(Protocol):
         """Close everything."""
 
     def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
-        """Call ``tell`` with the descriptors of stdout and stderr, when the process should outlive its relay."""
+        """Call ``tell`` with the descriptors of stdout and stderr, when the process is to outlive its relay."""
 
     def save(self, fds: list[int]) -> Saved:
         """Return its state, for ``Surroundings.continue_pipes``; its descriptors are added to ``fds``."""
@@ -245,7 +245,7 @@ class Surroundings(Protocol):
         """Return the pipes of a process whose relay died: the descriptors of its open streams."""
 
     def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
-        """Return the process of (job id, rank) that runs here since the relay before this one, if there is one.
+        """Return the process of (job id, rank) that has run since the relay before this one, if there is one.
 
         Args:
             credential: the one with which it was started.

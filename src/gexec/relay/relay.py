@@ -30,10 +30,10 @@ from gexec.relay.jobs import NOT_NEEDED, Jobs
 from gexec.relay.link import Link
 from gexec.relay.linkstates import OPENED
 from gexec.relay.loop import run
+from gexec.relay.orphans import Orphans
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
-from gexec.relay.orphans import Orphans
 from gexec.relay.ports import LinkPort, Orphan, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import News, RelayChannel, Spawning

@@ -29,7 +29,7 @@ _INT: Final = Struct("i")
 
 
 def orphaned(streams: Sequence[int]) -> Saved:
-    """Return the state of the pipes of a process whose relay died; its descriptors are those of ``streams``."""
+    """Return the state of the pipes of a process whose relay died, with the descriptors of ``streams``."""
     return {
         "outputs": {stream: index for index, stream in enumerate(streams)},
         "on": {STDOUT: True, STDERR: True},

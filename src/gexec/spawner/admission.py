@@ -8,6 +8,7 @@ audit log and one sentence for the user.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -56,13 +57,12 @@ class Spool(NamedTuple):
 class Admitted:
     """A rank that may run: its credential, job, account and launch, and the helper that it needs."""
 
-    __slots__ = ("account", "becoming", "credential", "job", "launch")
+    __slots__ = ("account", "becoming", "credential", "digest", "job", "launch")
 
-    def __init__(
-        self, credential: Credential, job: JobSpec, account: Account, becoming: Becoming, launch: LaunchSpec
-    ) -> None:
-        self.credential = credential
-        self.job = job
+    def __init__(self, known: _Known, account: Account, becoming: Becoming, launch: LaunchSpec) -> None:
+        self.credential = known.credential
+        self.digest = known.digest
+        self.job = known.job
         self.account = account
         self.becoming = becoming
         self.launch = launch
@@ -74,11 +74,13 @@ class Admitted:
 
 
 class _Known:
-    __slots__ = ("blob", "credential", "env", "job", "until_s")
+    __slots__ = ("blob", "credential", "digest", "env", "job", "until_s")
 
-    def __init__(self, blob: bytes, credential: Credential, job: JobSpec, until_s: float) -> None:
+    def __init__(self, raw: bytes, blob: bytes, credential: Credential, job: JobSpec, until_s: float) -> None:
         self.blob = blob
         self.credential = credential
+        #: SHA-256 of the credential as it came.
+        self.digest = hashlib.sha256(raw).digest()
         self.job = job
         self.until_s = until_s
         self.env = _env_of_all(job, credential)
@@ -200,7 +202,7 @@ class Admission:
             )
         terms, becoming = self._rights_of(account)
         launch = self._launch(known, rank, terms, account)
-        return Admitted(credential, job, account, becoming, launch)
+        return Admitted(known, account, becoming, launch)
 
     def _verified(self, raw: bytes, blob: bytes, now_s: float) -> _Known:
         known = self._known.get(raw)
@@ -228,7 +230,7 @@ class Admission:
                 Background.decode(job.background)
         except ProtocolError as error:
             raise CredentialError("malformed", str(error)) from error
-        known = _Known(blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self.skew_s))
+        known = _Known(raw, blob, credential, job, min(now_s + _KNOWN_S, credential.expires_s + self.skew_s))
         self._drop(raw)
         self._known[raw] = known
         self._known_bytes += len(blob)

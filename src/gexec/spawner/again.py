@@ -84,6 +84,8 @@ def save(process: SpawnerProcess) -> dict[str, Any]:
     helpers = spawner.helpers.save()
     queue = spawner.port.endpoint.save()
     fds = [*handed.descriptors]
+    for task in spawner.tasks.running.values():
+        fds += task.kept
     for each in (helpers["starter"], *helpers["helpers"]):
         if each is not None and each["fd"] >= 0:
             fds.append(each["fd"])

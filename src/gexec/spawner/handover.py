@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
@@ -30,6 +31,8 @@ class Handover:
         relay_pid, channel_fd: the relay, and the channel to it.
         relay_ready_fd: the relay writes a byte to this pipe when it is ready.
         ready_fds: descriptors that the spawner then writes a byte to.
+        listener_fds, client_fds: the listening sockets, for the next relay if this one dies; nothing is read
+            from them here.
         parent_fd: at end of file on this pipe, gexecd ends.
         log_fd: replaces stderr when the relay is ready.
         socket, socket_inode: the socket that gexecd made and removes at its end; "" = none.
@@ -58,6 +61,8 @@ class Handover:
     channel_fd: int
     relay_ready_fd: int
     ready_fds: list[int]
+    listener_fds: list[int]
+    client_fds: list[int]
     parent_fd: int
     log_fd: int
     socket: str
@@ -76,7 +81,13 @@ class Handover:
     def descriptors(self) -> list[int]:
         """All descriptors that the spawner inherits."""
         fds = [self.channel_fd, self.relay_ready_fd, self.parent_fd, self.log_fd, *self.ready_fds]
-        return [fd for fd in fds if fd >= 0]
+        return [fd for fd in [*fds, *self.listener_fds, *self.client_fds] if fd >= 0]
+
+    def close_listeners(self) -> None:
+        """Close the listening sockets: there will be no other relay."""
+        for fd in (*self.listener_fds, *self.client_fds):
+            os.close(fd)
+        self.listener_fds, self.client_fds = [], []
 
     def encode(self) -> bytes:
         """Return its bytes."""

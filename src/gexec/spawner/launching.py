@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -45,9 +46,12 @@ _HARD_S: Final = 6.0
 class LaunchedTask:
     """A task that the spawner has sent to a helper."""
 
-    __slots__ = ("account", "helper", "kill_by_s", "launch", "pid", "since", "started_s", "told_kills")
+    __slots__ = (
+        "account", "digest", "helper", "kept", "kill_by_s", "launch", "life", "pid", "since", "started_s",
+        "told_kills",
+    )  # fmt: skip
 
-    def __init__(self, account: Account, launch: LaunchSpec, helper: Helper) -> None:
+    def __init__(self, account: Account, launch: LaunchSpec, helper: Helper, digest: bytes) -> None:
         self.account = account
         self.launch = launch
         self.helper = helper
@@ -58,6 +62,18 @@ class LaunchedTask:
         self.started_s = 0.0
         #: Audit lines about its end: 1 = one about a graceful end, 2 = one about SIGKILL.
         self.told_kills = 0
+        #: SHA-256 of its credential.
+        self.digest = digest
+        #: Its stdout and stderr, for the next relay; () = it does not outlive this one.
+        self.kept: tuple[int, ...] = ()
+        #: How many relays it has outlived.
+        self.life = 0
+
+    def keep(self, fds: tuple[int, ...]) -> None:
+        """Keep these descriptors instead of those before."""
+        for fd in self.kept:
+            os.close(fd)
+        self.kept = fds
 
     @property
     def mark(self) -> tuple[str, int]:
@@ -72,6 +88,7 @@ class LaunchedTask:
             "launch": (launch.job_hex, launch.rank, launch.kill_grace_s, launch.leaves),
             "helper": self.helper.number,
             "times": (self.pid, self.kill_by_s, self.since, self.started_s, self.told_kills),
+            "kept": (self.digest.hex(), self.kept, self.life),
         }
 
     @classmethod
@@ -80,7 +97,9 @@ class LaunchedTask:
         name, uid, gid = saved["account"]
         job_hex, rank, kill_grace_s, leaves = saved["launch"]
         launch = LaunchSpec(b"", [], [], b"", 0, False, kill_grace_s, bytes.fromhex(job_hex), rank, leaves)
-        task = cls(Account(name, uid, gid), launch, helpers[saved["helper"]])
+        digest, kept, life = saved["kept"]
+        task = cls(Account(name, uid, gid), launch, helpers[saved["helper"]], bytes.fromhex(digest))
+        task.kept, task.life = tuple(kept), life
         task.pid, task.kill_by_s, task.since, task.started_s, task.told_kills = saved["times"]
         return task
 

@@ -93,8 +93,11 @@ class SpawnerProcess:
             tasks_max=handed.tasks_max,
             on_signal=self._signalled,
             on_wish=self._upgrade_wanted,
+            replaces=self._replaces,
             is_clean=is_clean,
         )
+        self.spawner.tasks.surviving.is_possible = bool(handed.succession)
+        self._deaths: list[float] = []
         self.upgrades = Upgrades(self.spawner, handed, self._log, self._ask, partial(execute, self))
         self._loop = self.spawner.loop
 
@@ -148,6 +151,7 @@ class SpawnerProcess:
             self._reload()
             return
         self._terms += 1
+        self.handed.close_listeners()
         if self.spawner.upgrade is not None:
             self.spawner.upgrade.give_up("gexecd ends")
         if self._terms == 1 and self.spawner.relay_pid:
@@ -155,13 +159,48 @@ class SpawnerProcess:
             bound_s = self.handed.drain_s + _DRAIN_PATIENCE_S
             self._loop.call_at(clock.now_s() + bound_s, lambda: self.spawner.shut_down(now=False))
         else:
-            self.spawner.shut_down(now=True)
+            self.spawner.shut_down(now=self._terms > 1)
 
     def _parent_gone(self) -> None:
         if not os.read(self.handed.parent_fd, 4096):
             self._loop.unwatch(self.handed.parent_fd)
             self._terms += 1
             self.spawner.shut_down(now=True)
+
+    # -- another relay --------------------------------------------------------------------------
+
+    def _replaces(self, why: str) -> bool:
+        """The relay has died: start another one, if tasks have outlived it; return whether it is started."""
+        handed, spawner, now_s = self.handed, self.spawner, clock.now_s()
+        if self._terms or not handed.succession:
+            return False
+        from gexec.spawner.replacing import DEATHS_MAX, WITHIN_S, RelayReplacement  # loaded only now
+
+        self._deaths = [*(died_s for died_s in self._deaths if died_s > now_s - WITHIN_S), now_s]
+        tasks = spawner.tasks
+        survivors, others = tasks.surviving.split() if len(self._deaths) <= DEATHS_MAX else ([], [])
+        if not survivors:
+            return False
+        tasks.kill_all(False, "the relay has died", others)
+        self._log.error(f"{why}: starting another one, in which {len(survivors)} tasks continue")
+        replacement = spawner.upgrade = RelayReplacement(spawner, survivors, self._replaced)
+        counts = {"listeners": len(handed.listener_fds), "clients": len(handed.client_fds)}
+        given = json.loads(handed.relay) | {"trust": handed.trust, "certificate": handed.renewal[-1]}
+        given |= counts | {"last_task": max([*tasks.running, *tasks.ended])}
+        try:
+            listeners = [*handed.listener_fds, *handed.client_fds]
+            replacement.begin(handed.succession, json.dumps(given).encode(), listeners)
+        except (OSError, ValueError) as error:
+            self._log.error(f"it cannot be started: {error}")
+            return False
+        return True
+
+    def _replaced(self, why: str) -> None:
+        if why:
+            self.spawner.relay_gone(why)
+        elif self.spawner.upgrade is not None:
+            self._log.info("the new relay serves")
+            self.renew_before(float(self.spawner.upgrade.expires_s))
 
     # -- signers and policy ---------------------------------------------------------------------
 

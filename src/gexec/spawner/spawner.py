@@ -40,6 +40,7 @@ from gexec.wire.upgrades import (
 )
 
 if TYPE_CHECKING:
+    from gexec.spawner.replacing import RelayReplacement
     from gexec.spawner.upgrading import RelayUpgrade
 
 #: Turns of the loop that fail in succession before all tasks are ended: they take five seconds.
@@ -62,6 +63,7 @@ class Spawner:
         tasks_max: places for processes of all ordinary users together.
         on_signal: called with SIGHUP, SIGTERM and SIGINT.
         on_wish: called when the relay passes on the wish for an upgrade.
+        replaces: called when the relay has died, and why; returns whether another one is started.
         is_clean: as for ``Helpers``.
 
     Attributes:
@@ -84,6 +86,7 @@ class Spawner:
         tasks_max: int = limits.JOBS_MAX,
         on_signal: Callable[[int], None] | None = None,
         on_wish: Callable[[UpgradeWanted], None] = lambda wish: None,
+        replaces: Callable[[str], bool] = lambda why: False,
         is_clean: bool = False,
     ) -> None:
         self.port = Port(relay, hears=FROM_RELAY, says=FROM_SPAWNER)
@@ -93,7 +96,8 @@ class Spawner:
         self._log = log
         self._on_signal = on_signal
         self._on_wish = on_wish
-        self.upgrade: RelayUpgrade | None = None
+        self._replaces = replaces
+        self.upgrade: RelayUpgrade | RelayReplacement | None = None
         #: What is to be sent to the relay, while that is being upgraded.
         self._held: list[Event | UpgradeEnded] | None = None
         self._trail = AuditRecords(audit, audited_only)
@@ -166,7 +170,7 @@ class Spawner:
             try:
                 self.port.say(event)
             except ProtocolError as error:
-                self._relay_gone(str(error))
+                self.relay_gone(str(error))
 
     def pass_certificates(self, memfd: int) -> None:
         """Send the relay the sealed memfd with its renewed certificate, without reading it.
@@ -269,7 +273,7 @@ class Spawner:
                 try:
                     endpoint.flush()
                 except OSError as error:
-                    self._relay_gone(f"the relay cannot be told what it must know ({error.strerror})")
+                    self.relay_gone(f"the relay cannot be told what it must know ({error.strerror})")
                     return
             self.loop.want_write(endpoint.fileno(), endpoint.wants_write)
 
@@ -289,8 +293,11 @@ class Spawner:
         except ConnectionError:
             if self.upgrade is not None and self.upgrade.awaits_end:
                 self.loop.unwatch(self.port.endpoint.fileno())  # its successor goes on when it is reaped
+            elif self.relay_pid:
+                self.loop.unwatch(self.port.endpoint.fileno())
+                os.kill(self.relay_pid, signal.SIGKILL)  # what follows is decided when it is reaped
             else:
-                self._relay_gone("the relay has ended")
+                self.relay_gone("the relay has ended")
             return
         except MessageLost as lost:
             # No descriptor or memory was available for it.
@@ -298,7 +305,7 @@ class Spawner:
                 self.tasks.give_up(lost.task, lost.value, outcome.no_room(str(lost)))
             return
         except ProtocolError as broken:
-            self._relay_gone(f"protocol violation by the relay: {broken}")
+            self.relay_gone(f"protocol violation by the relay: {broken}")
             return
         if isinstance(request, PeerDenied):
             self._trail.peer_denied(request)
@@ -310,7 +317,8 @@ class Spawner:
         elif request is not None:
             self.tasks.handle(request)
 
-    def _relay_gone(self, why: str) -> None:
+    def relay_gone(self, why: str) -> None:
+        """The relay has ended, or must not go on, and there will be no other: end."""
         if not self._ending:
             self._log.info(f"{why}: ending {len(self.tasks)} tasks")
             self.shut_down(now=False)
@@ -328,7 +336,9 @@ class Spawner:
                 self.relay_pid = 0
                 if self.upgrade is not None and not self._ending and self.upgrade.relay_reaped():
                     continue
-                self._relay_gone(f"the relay has ended (wait status {status})")
+                why = f"the relay has ended (wait status {status})"
+                if self._ending or not self._replaces(why):
+                    self.relay_gone(why)
             elif pid == self.starter_pid:
                 self.starter_pid = 0
                 self.tasks.starter_reaped()

@@ -7,9 +7,8 @@ and reports it to the relay.
 from __future__ import annotations
 
 import os
-import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from gexec.core.deadlines import earlier
@@ -17,6 +16,7 @@ from gexec.errors import CredentialError, ProtocolError
 from gexec.posix import clock
 from gexec.posix.dying import is_dying
 from gexec.posix.log import Log
+from gexec.posix.reaping import kill_groups
 from gexec.security.credential import Credential
 from gexec.security.policy import Account
 from gexec.spawner.admission import Admission, Admitted
@@ -25,6 +25,7 @@ from gexec.spawner.helpers import Helpers
 from gexec.spawner.launching import STARTER, Helper, LaunchedTask
 from gexec.spawner.places import Places
 from gexec.spawner.stdio import close_all, wrong_fd
+from gexec.spawner.surviving import Surviving
 from gexec.wire import outcome
 from gexec.wire.launches import HelperEvent, Launch, LaunchCheck, LaunchSpec, LostTasks, ProcessRan
 from gexec.wire.messages import (
@@ -81,6 +82,7 @@ class Tasks:
         self._tell = tell
         self.places = Places(tasks_max, os.geteuid())
         self.running: dict[int, LaunchedTask] = {}
+        self.surviving = Surviving(self.running)
         self.detached: dict[int, LaunchedTask] = {}
         self.tidy_by_s: float | None = None
         self.ended: dict[int, EndedTask] = {}
@@ -132,6 +134,8 @@ class Tasks:
                 self._ask_ended(request)
         elif isinstance(request, ForgetProcess):
             self._forget(number)
+        else:
+            self.surviving.handle(request)
 
     def _check(self, number: int, rank: int, credential: bytes, blob: bytes) -> None:
         admitted = self._admitted(number, rank, credential, blob)
@@ -214,7 +218,7 @@ class Tasks:
         finally:
             close_all(fds)
         launch.argv = launch.env = []  # the helper has them: a user's tasks must not keep a MiB each here
-        self.running[number] = LaunchedTask(account, launch, helper)
+        self.running[number] = LaunchedTask(account, launch, helper, admitted.digest)
 
     def _no_process(
         self, number: int, account: Account, launch: LaunchSpec, reason: str, denied: bool = False
@@ -282,6 +286,7 @@ class Tasks:
             self.places.give(event.task)
             done = self.running.pop(event.task, None)
             if done is not None:
+                done.keep(())
                 self._trail.ended(event.task, done, event.outcome)
                 self._remember(event, done)
         elif isinstance(event, ProcessRefused):
@@ -345,21 +350,15 @@ class Tasks:
 
         Not before: a process that ends closes its channel before it gives its children away.
         """
-        for pid in self.left_by_starter:
-            try:
-                # The pid is certain only for an unreaped child of this process.
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                os.killpg(pid, signal.SIGKILL)
-            except OSError:
-                pass  # it has ended
+        kill_groups(self.left_by_starter)
         self.left_by_starter.clear()
 
     # -- time --------------------------------------------------------------------------------
 
-    def kill_all(self, now: bool) -> None:
-        """End all tasks because gexecd ends."""
-        for number, task in list(self.running.items()):
-            self._kill(number, task, now, "gexecd ends")
+    def kill_all(self, now: bool, why: str = "gexecd ends", numbers: Iterable[int] | None = None) -> None:
+        """End these tasks, or all, for this reason."""
+        for number in list(self.running) if numbers is None else numbers:
+            self._kill(number, self.running[number], now, why)
 
     def next_deadline_s(self) -> float | None:
         """Return when ``tick`` is due (``posix.clock``), or None."""

@@ -21,7 +21,7 @@ from gexec.spawner.spawner import Spawner
 from gexec.wire.upgrades import UpgradeEnded
 
 #: The form of the spawner's saved state: raise it when it changes.
-STATE: Final = 2
+STATE: Final = 3
 #: How long the spawner waits for programs that it has asked for something.
 _SETTLE_S: Final = 30.0
 _STEP_S: Final = 0.05

@@ -38,9 +38,8 @@ START_S: Final = 60.0
 HANDING_S: Final = 60.0
 #: How long the relay may take to end.
 END_S: Final = 10.0
-#: Descriptors of the program (``gexecd.succession``); copies are above them.
+#: Descriptors of the program (``gexecd.succession``).
 _FIRST_FD: Final = 3
-_COPIES_FROM: Final = 16
 
 #: What it waits for: the program, the state, the relay's end, nothing more.
 STARTING, HANDING, ENDING, OVER = 0, 1, 2, 3
@@ -111,7 +110,7 @@ class RelayUpgrade:
         memfd = -1
         try:
             memfd = channel.sealed(told)
-            self._pid = _started(argv, (theirs.fileno(), there.fileno(), memfd))
+            self._pid = start_program(argv, (theirs.fileno(), there.fileno(), memfd))
         except OSError:
             ours.close()
             self._handing.close()
@@ -209,14 +208,14 @@ class RelayUpgrade:
         self._ended(why, 0, 0.0)
 
 
-def _started(argv: list[str], fds: tuple[int, ...]) -> int:
-    """Start a program with these descriptors from _FIRST_FD on; return its pid."""
+def start_program(argv: list[str], fds: tuple[int, ...]) -> int:
+    """Start the program of a relay with these descriptors from _FIRST_FD on; return its pid."""
     copies: list[int] = []
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         # A source must be none of the targets.
         for fd in fds:
-            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _COPIES_FROM))
+            copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + len(fds)))
         actions = [(os.POSIX_SPAWN_DUP2, copy, _FIRST_FD + index) for index, copy in enumerate(copies)]
         actions += [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1)]
         return os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsigmask=())

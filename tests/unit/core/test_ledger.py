@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gexec.core.flow import LIFE_BYTES, LIVES_MAX
+from gexec.core.flow import LIFE_BYTES
 from gexec.core.ledger import Ledger
+from gexec.limits import LIVES_MAX
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import LENGTH_UNKNOWN, STDERR, STDOUT, Ended, Output
 

@@ -78,6 +78,8 @@ class Place:
             relay_pid=0,
             channel_fd=theirs.detach(),
             relay_ready_fd=ready,
+            listener_fds=[],
+            client_fds=[],
             ready_fds=[],
             parent_fd=-1,
             log_fd=-1,

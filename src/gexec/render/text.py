@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 def _escape(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:x}"
-    return character.encode("unicode_escape", "surrogatepass").decode()
+    return ascii(character)[1:-1]
 
 
 def shown(raw: bytes) -> str:

@@ -466,10 +466,11 @@ def test_folders_of_nodes() -> None:
 def test_a_record_of_nothing_is_refused_however_it_is_cut(kind: int, step: int) -> None:
     # The head of an empty record that came in two pieces was looked at again and again.
     decoder = ArchiveDecoder(lambda event: None)
-    stream = records.PREAMBLE.pack(records.MAGIC, records.VERSION, 0, bytes(16)) + records.HEAD.pack(kind, 0)
+    decoder.feed(records.PREAMBLE.pack(records.MAGIC, records.VERSION, 0, bytes(16)))
+    head = records.HEAD.pack(kind, 0)
+    pieces = [head[begin : begin + step] for begin in range(0, len(head), step)]
     with pytest.raises(ProtocolError):
-        for begin in range(0, len(stream), step):
-            decoder.feed(stream[begin : begin + step])
+        list(map(decoder.feed, pieces))
 
 
 # -- the document -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from gexec.wire import frames
 from gexec.wire import outcome as outcomes
 from gexec.wire import ranks as ranksets
 from gexec.wire.frames import Ended, Frame, Output, Refused, Start
-from laboratory.admission import CREDENTIAL
 from laboratory.daemons import SimDaemon
 from laboratory.links import SimEnd
 
@@ -29,7 +28,8 @@ class CapturedRelay:
         self._daemon = daemon
         self._world = daemon.world
         self._rng = daemon.world.rng
-        self._spec = daemon.cluster.spec
+        self._job = daemon.cluster.job
+        self._spec = self._job.spec
         self._channels = _FIRST_CHANNEL
 
     def act(self, kind: str) -> None:
@@ -60,7 +60,7 @@ class CapturedRelay:
         high = self._rng.choice((high, high, rank + 1, self._spec.ranks))
         attach_only = self._rng.random() < 0.5
         epoch = self._rng.choice(_EPOCHS)
-        end.send(self._channels, Start(epoch, rank, high, CREDENTIAL, self._daemon.cluster.blob, attach_only))
+        end.send(self._channels, Start(epoch, rank, high, self._job.raw, self._job.blob, attach_only))
         orders: list[Frame] = [
             frames.Stdin(0, EVIL, True),
             frames.Signal(self._rng.choice((2, 9, 15))),

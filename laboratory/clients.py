@@ -19,10 +19,10 @@ from gexec.wire.frames import (
     Submit,
     encode,
 )
-from laboratory.admission import CREDENTIAL, UID
 from laboratory.checks.delivery import Delivery
 from laboratory.checks.responding import Responses
 from laboratory.daemons import Cluster
+from laboratory.jobs import UID, SimJob
 from laboratory.world import Violation
 
 
@@ -85,8 +85,8 @@ class ClientEnd:
 class SimClient:
     """A client on the root's host. Its connection is reliable; the client itself may be slow."""
 
-    def __init__(self, cluster: Cluster, habits: Habits, faults: bool) -> None:
-        self._delivery = Delivery(cluster)
+    def __init__(self, cluster: Cluster, job: SimJob, habits: Habits, faults: bool) -> None:
+        self._delivery = Delivery(job)
         self._responding = Responses(faults)
         self.outcomes = self._delivery.outcomes
         self.received = self._delivery.received
@@ -94,6 +94,7 @@ class SimClient:
         self.done = False
         self.here = True
         self._cluster = cluster
+        self._job = job
         self._world = cluster.world
         self._habits = habits
         self._acknowledged: dict[tuple[int, int], int] = {}
@@ -110,7 +111,7 @@ class SimClient:
         """Submit the job and begin."""
         self._end.heard_s = self._cluster.root.timers.time()
         self._cluster.root.jobs.link_accepted(self._end, UID)
-        self.send(Submit(CREDENTIAL, self._cluster.blob))
+        self.send(Submit(self._job.raw, self._job.blob))
         if self._habits.sends_stdin:
             self._send_stdin()
         for at_s, frame in self._habits.commands:
@@ -190,7 +191,7 @@ class SimClient:
         entries = []
         for rank, stream, received in self._delivery.output(frame):
             unacknowledged = received - self._acknowledged.get((rank, stream), 0)
-            if unacknowledged >= self._habits.acknowledges * self._cluster.spec.window:
+            if unacknowledged >= self._habits.acknowledges * self._job.spec.window:
                 self._acknowledged[rank, stream] = received
                 entries.append((rank, stream, received))
         if entries:

@@ -15,7 +15,7 @@ class Cut(NamedTuple):
         ranks: only so many of the ranks, from the first on; 0 = all.
         faults: only these faults, by their numbers in the whole scenario; None = all.
         quiet: processes write nothing and leave nothing.
-        plain: the client reads all the time, stays, and sends no signals and no stdin.
+        plain: the client reads all the time, stays, and sends no signals and no stdin; no job is beside it.
     """
 
     ranks: int = 0
@@ -57,13 +57,15 @@ def apply(cut: Cut, made: Scenario) -> Scenario:
         spec.names, spec.addresses = list(spec.names)[: cut.ranks], list(spec.addresses)[: cut.ranks]
         made.plans = made.plans[: cut.ranks]
         made.faults = [left for fault in made.faults for left in _within(fault, cut.ranks)]
+        made.beside = []
     if cut.quiet:
         for plan in made.plans:
             plan.writes, plan.leaves_s, plan.chatters = [], 0.0, False
     if cut.plain:
+        made.beside = []
         habits = made.habits
         habits.commands, habits.stalls, habits.gone_at_s, habits.stdin = [], None, None, b""
-    return made
+    return made.share()
 
 
 def _within(fault: Fault, ranks: int) -> list[Fault]:

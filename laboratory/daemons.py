@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from gexec import limits
@@ -21,15 +20,14 @@ from gexec.security.credential import Credential
 from gexec.security.quota import Shares
 from gexec.settings.config import GexecdSettings
 from gexec.wire.frames import Frame, Start
-from gexec.wire.jobspec import JobSpec
-from laboratory.admission import HEAD, SimEntry
+from laboratory.admission import SimEntry
 from laboratory.checks import honesty, memory
 from laboratory.checks.machines import MachineChecks
 from laboratory.clogs import Clogs
+from laboratory.jobs import HEAD, SimJob
 from laboratory.links import SimEnd, SimLink
 from laboratory.moments import Moments
 from laboratory.pipes import SimPipes
-from laboratory.processes import Plan, ProcessRecord
 from laboratory.spawners import SimSpawner
 from laboratory.world import SimTimers, World
 
@@ -46,51 +44,55 @@ def _no_client(frame: Frame) -> None:
 
 
 class Cluster:
-    """Everything that daemons share: the daemons by name, each rank's plan, and the record of what it did."""
+    """What daemons share: the daemons by index, and the jobs. Rank 0 of the first job is on node 0.
 
-    def __init__(
-        self, world: World, spec: JobSpec, plans: list[Plan], dials: int, ttl_s: float = math.inf
-    ) -> None:
+    Attributes:
+        jobs: all jobs, by the bytes of their credentials.
+        job: the first one, to which faults belong.
+        size: the number of nodes, without the root's host.
+        machines: every job machine that ever existed, with its daemon's index.
+    """
+
+    def __init__(self, world: World, jobs: Sequence[SimJob], dials: int) -> None:
         self.world = world
         self.clogs = Clogs()
         self.moments = Moments(world)
-        self.checks = MachineChecks(world, spec.ranks)
+        self.job = jobs[0]
+        self.jobs = {job.raw: job for job in jobs}
+        self.size = max(job.nodes.stop for job in jobs)
+        self.checks = MachineChecks(world, self.job.spec.ranks)
         self.dials = dials
-        self.ttl_s = ttl_s
-        self.spec = spec
-        self.blob = spec.encode()
-        self.plans = plans
-        self.records = [ProcessRecord() for _ in plans]
-        #: Every job machine that ever existed, with its daemon's index.
         self.machines: list[tuple[int, Node | Root]] = []
         self.root = SimDaemon(self, ROOT)
         self.nodes = NodeDaemons(self)
-        self.rank_of = {name: rank for rank, name in enumerate(spec.names)}
+        self._node_of = {name: job.first + rank for job in jobs for rank, name in enumerate(job.spec.names)}
         self.link_numbers = 0
-        #: Sends a frame of the client's.
+        #: Sends a frame of the first job's client.
         self.client_sends: Callable[[Frame], None] = _no_client
-        #: Ranks to which a captured relay may do everything.
-        self.betrayed: frozenset[int] = frozenset()
 
-    def daemon(self, rank: int) -> SimDaemon:
-        """Return a rank's daemon, or with -1 the root's."""
-        return self.nodes[rank] if rank >= 0 else self.root
+    def daemon(self, node: int) -> SimDaemon:
+        """Return a node's daemon, or with -1 the root's."""
+        return self.nodes[node] if node >= 0 else self.root
+
+    def named(self, name: bytes) -> SimDaemon:
+        """Return the daemon of the node with this name."""
+        return self.nodes[self._node_of[name]]
 
     @property
     def daemons(self) -> list[SimDaemon]:
         """All of them, the root's first, whether something has happened to them or not."""
-        return [self.root, *(self.nodes[rank] for rank in range(self.spec.ranks))]
+        return [self.root, *(self.nodes[node] for node in range(self.size))]
 
 
 class NodeDaemons(dict[int, "SimDaemon"]):
-    """The nodes' daemons by rank. Each is made when it is first looked at: a large world has many others."""
+    """The nodes' daemons by index. Each is made when it is first looked at: a large world has many others."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
         self._cluster = cluster
 
-    def __missing__(self, rank: int) -> SimDaemon:
-        self[rank] = daemon = SimDaemon(self._cluster, rank)
+    def __missing__(self, node: int) -> SimDaemon:
+        self[node] = daemon = SimDaemon(self._cluster, node)
         return daemon
 
 
@@ -122,7 +124,7 @@ class SimDaemon:
         self.cluster = cluster
         self.world = cluster.world
         self.index = index
-        self.name = HEAD if index == ROOT else cluster.spec.names[index].decode()
+        self.name = HEAD if index == ROOT else f"node{index}"
         self.alive = True
         self.life = 0
         self.frozen_until_s = 0.0
@@ -239,13 +241,12 @@ class SimDaemon:
         link.dialler.begin()
         return link
 
-    @property
-    def credential_fault(self) -> str:
-        """Why the credential is not valid here now, "" if it is."""
-        age_s = self.world.now_s + self.wall_ahead_s
+    def credential_fault(self, job: SimJob) -> str:
+        """Return why a job's credential is not valid here now, "" if it is."""
+        age_s = self.world.now_s - job.issued_s + self.wall_ahead_s
         if age_s < -SKEW_S:
             return "the credential is from the future"
-        return "the credential has expired" if age_s > self.cluster.ttl_s else ""
+        return "the credential has expired" if age_s > job.ttl_s else ""
 
     # -- ports of its jobs -------------------------------------------------------------------
 
@@ -256,7 +257,7 @@ class SimDaemon:
             if end.waiting and urgent and end.turn is not None:
                 self.quotas.dials.hurry(end.turn)
             return end
-        link = self.new_link(self.cluster.nodes[self.cluster.rank_of[name.encode()]])
+        link = self.new_link(self.cluster.named(name.encode()))
         self._dialled[name] = end = link.dialler
         end.waiting = True
         end.turn = self.quotas.dials.ask(uid, 1, partial(self._dial, link, timeout_s), urgent)

@@ -58,7 +58,9 @@ ALL = (
     # A node does not compare epochs: a former parent takes it back.
     PutBack("forgotten epoch", Node, "_attach", " or start.epoch <= self.epoch:", ":", 400),
     # A new daemon accepts credentials that were issued before it started.
-    PutBack("replay after restart", SimSpawner, "_refusal", "if self.born_s > 0:", "if False:", 400),
+    PutBack(
+        "replay after restart", SimSpawner, "_refusal", "if self.born_s > job.issued_s:", "if False:", 400
+    ),
     # A node acknowledges the output of those below it before the client has it.
     PutBack(
         "acknowledge before write",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from laboratory.clients import SimClient
-    from laboratory.daemons import Cluster
+    from laboratory.jobs import SimJob
     from laboratory.script import Scenario
 
 
@@ -20,13 +20,16 @@ class Evidence:
     """
 
     made: Scenario
-    cluster: Cluster
+    job: SimJob
     client: SimClient
     untouched: list[bool]
 
     @property
     def unable(self) -> list[int]:
         """The ranks that could not start, and of which no captured relay could report that they can."""
-        dead = [fault.rank for fault in self.made.faults if fault.kind == "dead"]
+        dead = [fault.rank - self.job.first for fault in self.made.faults if fault.kind == "dead"]
         refused = [rank for rank, plan in enumerate(self.made.plans) if plan.refusal is not None]
-        return [rank for rank in dead + refused if rank not in self.cluster.betrayed]
+        return [rank for rank in dead + refused if self._is_honest(rank)]
+
+    def _is_honest(self, rank: int) -> bool:
+        return 0 <= rank < self.made.spec.ranks and rank not in self.job.betrayed

@@ -176,7 +176,7 @@ class SimEnd:
 
     def _without_blob(self, frame: Frame) -> Frame:
         """Return a frame for the way: the job's blob, maybe megabytes, is put in at the other end."""
-        if type(frame) is frames.Start and frame.blob == self.daemon.cluster.blob:
+        if type(frame) is frames.Start and frame.blob == self.daemon.cluster.jobs[frame.credential].blob:
             return frames.Start(frame.epoch, frame.low, frame.high, frame.credential, b"", frame.attach_only)
         return frame
 
@@ -227,7 +227,7 @@ class SimEnd:
     def _take(self, channel: int, frame: Frame) -> None:
         reached = self.daemon.cluster.moments.reached
         if type(frame) is frames.Start and not frame.blob:
-            frame.blob = self.daemon.cluster.blob
+            frame.blob = self.daemon.cluster.jobs[frame.credential].blob
             self.daemon.last_asked = (frame, self.peer.daemon)
         if type(frame) is frames.Ack and reached(moments.BEFORE_ACK, self.daemon.index):
             return

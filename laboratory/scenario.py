@@ -8,7 +8,7 @@ from gexec import limits
 from gexec.wire import jobspec
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.jobspec import JobSpec
-from laboratory import faults
+from laboratory import faults, script
 from laboratory.clients import Habits
 from laboratory.faults.kind import FaultKind
 from laboratory.processes import Plan
@@ -34,7 +34,7 @@ def scenario(seed: int, kinds: tuple[FaultKind, ...] | None = None) -> Scenario:
         for kind in kinds:
             kind.plan(rng, made)
     made.faults.sort(key=lambda fault: fault.at_s)
-    return made
+    return made.share()
 
 
 def _draw(rng: Random, seed: int, made: Scenario) -> None:
@@ -46,23 +46,8 @@ def _draw(rng: Random, seed: int, made: Scenario) -> None:
         rng.choice(_DRAWN).plan(rng, made)
 
 
-def job(ranks: int, fanout: int) -> JobSpec:
-    """Return a job of so many ranks."""
-    return JobSpec(
-        names=[b"node%d" % rank for rank in range(ranks)],
-        addresses=[b"10.0.0.1:2875"] * ranks,
-        program=b"/bin/true",
-        argv=[b"true"],
-        env=[],
-        flags=jobspec.NO_STDIN,
-        fanout=fanout,
-        window=limits.window_bytes(ranks),
-        timeout_s=0.0,
-    )
-
-
 def _spec(rng: Random, ranks: int, with_stdin: bool) -> JobSpec:
-    spec = job(ranks, rng.choice((2, 2, 3, 4, 8, 16)) if ranks > 12 or rng.random() < 0.8 else 1)
+    spec = script.job(ranks, rng.choice((2, 2, 3, 4, 8, 16)) if ranks > 12 or rng.random() < 0.8 else 1)
     spec.flags = 0 if with_stdin else jobspec.NO_STDIN
     if rng.random() < 0.15:
         spec.flags |= jobspec.STRICT

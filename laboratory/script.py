@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gexec import limits
 from gexec.core import tree
+from gexec.wire import jobspec
 from gexec.wire.jobspec import JobSpec
 from laboratory.clients import Habits
 from laboratory.processes import Plan
@@ -22,7 +24,7 @@ class Fault:
     """One fault, of a kind that ``laboratory.faults`` lists.
 
     Attributes:
-        rank: whose daemon it hits; -1 is the root's.
+        rank: whose daemon it hits: a rank of the first job, or any node; -1 is the root's.
         value: what its kind says.
         lasts_s: how long it lasts.
         ranks: further daemons that it hits.
@@ -51,7 +53,7 @@ class Fault:
 
 @dataclass
 class Scenario:
-    """The whole script of a simulation."""
+    """The whole script of a simulation: of its first job, and of others beside it."""
 
     spec: JobSpec
     plans: list[Plan]
@@ -63,13 +65,47 @@ class Scenario:
     dials: int = 16_384
     #: How long the credential is valid, in wall time.
     ttl_s: float = 1e9
+    #: The node of rank 0: faults are of nodes, and ranks are counted from it. Of the first job it is 0.
+    first: int = 0
+    #: When the client submits the job.
+    begins_s: float = 0.0
+    #: Jobs that run at the same time in the same world; all faults are those of the first job.
+    beside: list[Scenario] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Scenario]:
+        """The first job and those beside it."""
+        return [self, *self.beside]
+
+    def share(self) -> Scenario:
+        """Let the jobs beside it have the same faults, when these are complete; return it."""
+        for other in self.beside:
+            other.faults = self.faults
+            other.disturbed = other.disturbed or self.disturbed
+        return self
 
     @property
     def quiet_s(self) -> float:
         """When the last fault has ended."""
         ends = [fault.at_s + (MOMENTS_S if fault.moment else fault.lasts_s) for fault in self.faults]
         stalls = self.habits.stalls
-        return max([0.0, *ends] + ([stalls[1]] if stalls is not None else []))
+        begin = [other.begins_s for other in self.beside]
+        return max([0.0, *ends, *begin] + ([stalls[1]] if stalls is not None else []))
+
+
+def job(ranks: int, fanout: int, first: int = 0) -> JobSpec:
+    """Return a job of so many ranks, on the nodes from ``first`` on."""
+    return JobSpec(
+        names=[b"node%d" % node for node in range(first, first + ranks)],
+        addresses=[b"10.0.0.1:2875"] * ranks,
+        program=b"/bin/true",
+        argv=[b"true"],
+        env=[],
+        flags=jobspec.NO_STDIN,
+        fanout=fanout,
+        window=limits.window_bytes(ranks),
+        timeout_s=0.0,
+    )
 
 
 def ancestors(spec: JobSpec, rank: int) -> list[int]:
@@ -86,5 +122,5 @@ def betrayed(made: Scenario) -> frozenset[int]:
     return frozenset(
         rank
         for rank in range(made.spec.ranks)
-        if not captured.isdisjoint([*ancestors(made.spec, rank), rank])
+        if not captured.isdisjoint(made.first + each for each in (*ancestors(made.spec, rank), rank))
     )

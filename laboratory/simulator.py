@@ -18,6 +18,7 @@ from laboratory.checks import at_end, expected, liveness
 from laboratory.clients import SimClient
 from laboratory.daemons import Cluster
 from laboratory.evidence import Evidence
+from laboratory.jobs import SimJob
 from laboratory.scenario import scenario
 from laboratory.script import Fault, Scenario, betrayed
 from laboratory.world import Violation, World
@@ -39,6 +40,33 @@ class Result:
     lines: list[str]
 
 
+class JobRun:
+    """One job of a simulation, with its client."""
+
+    def __init__(self, made: Scenario, cluster: Cluster, job: SimJob) -> None:
+        self.made = made
+        self.job = job
+        self.job.betrayed = betrayed(made)
+        self.client = SimClient(cluster, job, made.habits, bool(made.faults))
+
+    def owed(self) -> list[int]:
+        """Return the ranks whose outcome the client does not have."""
+        return sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
+
+    def running(self) -> list[int]:
+        """Return the ranks whose processes run."""
+        return [rank for rank, record in enumerate(self.job.records) if record.running]
+
+    def check(self, world: World) -> None:
+        """Check the result; the rank that is checked is the world's suspect."""
+        evidence = Evidence(self.made, self.job, self.client, expected.untouched(self.made))
+        for rank, outcome in sorted(self.client.outcomes.items()):
+            world.suspects = [(self.job.id, rank)]
+            if rank not in self.job.betrayed:
+                for check in at_end.ALL:
+                    check(evidence, rank, outcome)
+
+
 class Simulation:
     """One run of one scenario."""
 
@@ -46,9 +74,10 @@ class Simulation:
         self.world = World(seed, tracing)
         self.seed = seed
         self.made = made
-        self.cluster = Cluster(self.world, made.spec, made.plans, made.dials, made.ttl_s)
-        self.cluster.betrayed = betrayed(made)
-        self.client = SimClient(self.cluster, made.habits, bool(made.faults))
+        jobs = [SimJob(number, each) for number, each in enumerate(made.all)]
+        self.cluster = Cluster(self.world, jobs, made.dials)
+        self.runs = [JobRun(each, self.cluster, job) for each, job in zip(made.all, jobs, strict=True)]
+        self.client = self.runs[0].client
         self.cluster.client_sends = self.client.send
 
     def run(self) -> Result:
@@ -56,37 +85,41 @@ class Simulation:
         try:
             return self._run()
         except Violation as error:
-            for rank in (self.world.suspects or self._owed())[:SUSPECTS_MAX]:
-                error.add_note(self.story(rank))
+            owed = [(run.job.id, rank) for run in self.runs for rank in run.owed()]
+            for job, rank in (self.world.suspects or owed)[:SUSPECTS_MAX]:
+                error.add_note(self.story(job, rank))
             raise
 
-    def story(self, rank: int) -> str:
-        """Return what every machine knows, or knew at its end, about a rank."""
+    def story(self, job: bytes, rank: int) -> str:
+        """Return what every machine knows, or knew at its end, about a rank of a job."""
         lines = [f"rank {rank}:"]
         for index, machine in self.cluster.machines:
             where = f"gexecd {index}" if index >= 0 else "root"
-            lines += [f"  {where}: {line}" for line in machine.story(rank)]
+            if machine.job_id == job:
+                lines += [f"  {where}: {line}" for line in machine.story(rank)]
         return "\n".join(lines)
-
-    def _owed(self) -> list[int]:
-        return sorted(set(range(self.made.spec.ranks)).difference(self.client.outcomes))
 
     # -- phases ---------------------------------------------------------------------------
 
     def _run(self) -> Result:
         for fault in self.made.faults:
             self._schedule(fault)
-        self.client.begin()
-        if not self._until(self.made.quiet_s, self._job_over):
+        for run in self.runs:
+            if run.made.begins_s:
+                self.world.after(run.made.begins_s, None, run.client.begin)
+            else:
+                run.client.begin()
+        if not self._until(self.made.quiet_s, self._over):
             self._heal()
-        if not self._until(self.made.quiet_s + liveness.ENDS_WITHIN_S, self._job_over):
+        if not self._until(self.made.quiet_s + liveness.ENDS_WITHIN_S, self._over):
             raise Violation(f"the job does not end ({self._left()})")
         ended_s = self.world.now_s
-        remains = liveness.Remains(self.made, self.cluster)
+        remains = liveness.Remains(self.cluster, [run.job for run in self.runs])
         if not self._until(liveness.gone_by_s(self.made, ended_s), remains.all_gone):
             raise Violation(f"something of the job is left after its end ({self._left()})")
-        if self.client.done:
-            self._check()
+        for run in self.runs:
+            if run.client.done:
+                run.check(self.world)
         return Result(
             self.seed,
             self.world.digest,
@@ -108,13 +141,13 @@ class Simulation:
                 return False
         return True
 
-    def _job_over(self) -> bool:
-        return self.client.done or not self.client.here or not self.cluster.root.alive
+    def _over(self) -> bool:
+        return not self.cluster.root.alive or all(run.client.done or not run.client.here for run in self.runs)
 
     def _left(self) -> str:
-        owed = self._owed()
+        owed = [rank for run in self.runs for rank in run.owed()]
         jobs = [daemon.index for daemon in self.cluster.daemons if daemon.jobs.by_key]
-        running = [rank for rank, record in enumerate(self.cluster.records) if record.running]
+        running = [rank for run in self.runs for rank in run.running()]
         where = f"outcome: {_few(owed)}; nodes: {_few(jobs)}; processes: {_few(running)}"
         return f"at {self.world.now_s:.1f} s without {where}"
 
@@ -143,16 +176,6 @@ class Simulation:
         """What is dead stays dead, but from now on nothing else goes wrong."""
         self.world.note("quiet", "world", shown="no more faults")
         self.cluster.moments.clear()
-
-    # -- checks of the result ---------------------------------------------------------------
-
-    def _check(self) -> None:
-        evidence = Evidence(self.made, self.cluster, self.client, expected.untouched(self.made))
-        for rank, outcome in sorted(self.client.outcomes.items()):
-            self.world.suspects = [rank]
-            if rank not in self.cluster.betrayed:
-                for check in at_end.ALL:
-                    check(evidence, rank, outcome)
 
 
 def _few(numbers: list[int]) -> str:

@@ -11,6 +11,7 @@ from gexec.wire import messages
 from gexec.wire import outcome as outcomes
 from laboratory import moments
 from laboratory.checks import starts
+from laboratory.jobs import SimJob
 from laboratory.pipes import SimPipes
 from laboratory.processes import SimProcess
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class SimSpawner:
     """A gexec.relay.ports.ProcessPort: checks and starts a daemon's processes, and remembers them.
 
-    Credentials issued before ``born_s`` are refused; the job's is issued at 0.
+    Credentials issued before ``born_s`` are refused.
     """
 
     def __init__(self, daemon: SimDaemon) -> None:
@@ -29,7 +30,7 @@ class SimSpawner:
         self._daemon = daemon
         self._cluster = daemon.cluster
         self._world = daemon.world
-        self._started: set[int] = set()
+        self._started: set[tuple[bytes, int]] = set()
         self._told: dict[int, Callable[[ProcessEvent], None]] = {}
         self._processes: dict[int, SimProcess] = {}
         self._pipes: dict[int, SimPipes] = {}
@@ -73,14 +74,14 @@ class SimSpawner:
         if told is not None:
             told(event)
 
-    def _refusal(self, rank: int) -> outcomes.Outcome | None:
-        if self.born_s > 0:
+    def _refusal(self, job: SimJob, rank: int) -> outcomes.Outcome | None:
+        if self.born_s > job.issued_s:
             return outcomes.denied("the credential was issued before this gexecd started")
-        if rank in self._started:
+        if (job.id, rank) in self._started:
             return outcomes.denied("this job was started here before")
-        if self._daemon.credential_fault:
-            return outcomes.denied(self._daemon.credential_fault)
-        return self._cluster.plans[rank].refusal
+        if fault := self._daemon.credential_fault(job):
+            return outcomes.denied(fault)
+        return job.plans[rank].refusal
 
     def _answer(self, task: int, event: ProcessEvent) -> None:
         outlasting = self._daemon.outlasting
@@ -88,31 +89,32 @@ class SimSpawner:
 
     def check(self, task: int, rank: int, credential: bytes, blob: bytes) -> None:
         """Report whether a rank can be started."""
-        refusal = self._refusal(rank)
+        refusal = self._refusal(self._cluster.jobs[credential], rank)
         refused = refusal and messages.ProcessRefused(task, refusal)
         self._answer(task, refused or messages.ProcessReady(task))
 
     def run(self, task: int, rank: int, credential: bytes, blob: bytes, fds: tuple[int, int, int]) -> None:
         """Start a rank."""
-        refusal = self._refusal(rank)
+        job = self._cluster.jobs[credential]
+        refusal = self._refusal(job, rank)
         if refusal is not None:
             self._answer(task, messages.ProcessRefused(task, refusal))
             return
-        if self._cluster.moments.reached(moments.BEFORE_SPAWN, rank):
+        if self._cluster.moments.reached(moments.BEFORE_SPAWN, self._daemon.index):
             return
-        self._started.add(rank)
-        record = self._cluster.records[rank]
+        self._started.add((job.id, rank))
+        record = job.records[rank]
         starts.at_start(rank, record)
         self._world.note("run", f"{rank}@{self._daemon.index}")
         self._processes[task] = SimProcess(
             self._daemon,
             task,
-            self._cluster.plans[rank],
+            job.plans[rank],
             record,
-            self._cluster.spec.kill_grace_s,
+            job.spec.kill_grace_s,
             self._pipes[fds[0]],
         )
-        self._cluster.moments.reached(moments.AFTER_SPAWN, rank)
+        self._cluster.moments.reached(moments.AFTER_SPAWN, self._daemon.index)
 
     def signal(self, task: int, signum: int) -> None:
         """Send a signal to its process group."""

@@ -42,6 +42,9 @@ def headline(made: Scenario) -> list[str]:
     if habits.gone_at_s is not None:
         told.append(f"the client is gone at {habits.gone_at_s:.4f} s")
     told += [f"the client sends {frame} at {at_s:.4f} s" for at_s, frame in habits.commands]
+    for other in made.beside:
+        nodes = f"nodes {other.first} to {other.first + other.spec.ranks - 1}"
+        told.append(f"another job on {nodes}, fan-out {other.spec.fanout}, begins at {other.begins_s:.4f} s")
     odd = Counter(_oddities(made))
     told += [f"{count} processes {what}" for what, count in sorted(odd.items())]
     return told + [f"fault {number}: {fault}" for number, fault in enumerate(made.faults)]

@@ -44,8 +44,8 @@ class World:
         self.events = 0
         #: Set when a job, a process, a daemon or the client has ended: whoever waits for that looks again.
         self.news = True
-        #: Ranks that a violation is about; it includes what the machines know about them.
-        self.suspects: list[int] = []
+        #: Ranks of jobs that a violation is about; it includes what the machines know about them.
+        self.suspects: list[tuple[bytes, int]] = []
         self._tracing = tracing
         self._digest = 0
         #: When it happens, when it was due, a number, the host, the host's life, the call.

@@ -11,18 +11,18 @@ from gexec.wire.outcome import Outcome
 from laboratory.world import Violation
 
 if TYPE_CHECKING:
-    from laboratory.daemons import Cluster
+    from laboratory.jobs import SimJob
 
 
 class Delivery:
     """What the client has received, checked as it comes."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, job: SimJob) -> None:
         self.outcomes: dict[int, Outcome] = {}
         #: Bytes by rank and stream.
         self.received: dict[tuple[int, int], bytearray] = {}
         self.started: set[int] = set()
-        self._cluster = cluster
+        self._job = job
 
     def output(self, frame: Output) -> list[tuple[int, int, int]]:
         """Take output; return (rank, stream, bytes received so far) of each rank."""
@@ -34,8 +34,8 @@ class Delivery:
             if rank in self.outcomes:
                 raise Violation(f"rank {rank} writes after its end")
             received += frame.data
-            written = self._cluster.records[rank].written[frame.stream]
-            honest = rank not in self._cluster.betrayed
+            written = self._job.records[rank].written[frame.stream]
+            honest = rank not in self._job.betrayed
             if honest and not written.startswith(frame.data, frame.offset):
                 raise Violation(f"rank {rank} stream {frame.stream}: not what was written at {frame.offset}")
             entries.append((rank, frame.stream, len(received)))
@@ -59,10 +59,10 @@ class Delivery:
     def _check_lengths(self, rank: int, frame: Ended) -> None:
         for stream, length in ((STDOUT, frame.stdout_length), (STDERR, frame.stderr_length)):
             came = len(self.received.get((rank, stream), b""))
-            if length not in (LENGTH_UNKNOWN, came) and not self._cluster.spec.flags & DETACHED:
+            if length not in (LENGTH_UNKNOWN, came) and not self._job.spec.flags & DETACHED:
                 raise Violation(f"rank {rank} wrote {length} bytes to stream {stream}, {came} came")
 
     def done(self) -> None:
         """Take the end of the job."""
-        if len(self.outcomes) != self._cluster.spec.ranks:
+        if len(self.outcomes) != self._job.spec.ranks:
             raise Violation(f"Done, but only {len(self.outcomes)} ranks have ended")

@@ -25,14 +25,15 @@ def untouched(made: Scenario) -> list[bool]:
     hits: dict[int, list[str]] = {}
     for fault in made.faults:
         if faults.BY_NAME[fault.kind].detected != kind.HARMLESS:
-            for rank in (fault.rank, *fault.ranks):
-                hits.setdefault(rank, []).append(fault.kind)
+            for node in (fault.rank, *fault.ranks):
+                hits.setdefault(node, []).append(fault.kind)
     return [_is_untouched(made, rank, hits) for rank in range(made.spec.ranks)]
 
 
 def _is_untouched(made: Scenario, rank: int, hits: dict[int, list[str]]) -> bool:
-    own = hits.get(rank, [])
-    on_the_way = [name for each in ancestors(made.spec, rank) for name in hits.get(each, [])] + own
+    own = hits.get(made.first + rank, [])
+    above = [made.first + each for each in ancestors(made.spec, rank)]
+    on_the_way = [name for node in above for name in hits.get(node, [])] + own
     detected = [faults.BY_NAME[name].detected for name in on_the_way]
     if kind.ISOLATED in detected:
         return False

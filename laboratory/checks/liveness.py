@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gexec import limits
@@ -9,6 +10,7 @@ from laboratory.script import Scenario
 
 if TYPE_CHECKING:
     from laboratory.daemons import Cluster
+    from laboratory.jobs import SimJob
 
 #: From the last fault to the end of the job, including the time of processes and slow clients.
 ENDS_WITHIN_S = 150.0
@@ -27,31 +29,32 @@ def gone_by_s(made: Scenario, ended_s: float) -> float:
 
 def events_max(made: Scenario) -> int:
     """Return how many events a simulation may have."""
-    return _EVENTS_MAX + _EVENTS_EACH * made.spec.ranks
+    return _EVENTS_MAX + _EVENTS_EACH * sum(each.spec.ranks for each in made.all)
 
 
 class Remains:
-    """The nodes that have something of the job: it looks again only at those that had when it last looked."""
+    """The nodes that have something of the jobs: it looks again only at those that had at its last look."""
 
-    def __init__(self, made: Scenario, cluster: Cluster) -> None:
-        self._made = made
+    def __init__(self, cluster: Cluster, jobs: Iterable[SimJob]) -> None:
         self._cluster = cluster
-        self._honest = [rank for rank in range(made.spec.ranks) if rank not in cluster.betrayed]
+        self._honest = [
+            (job, rank) for job in jobs for rank in range(job.spec.ranks) if rank not in job.betrayed
+        ]
         self._left = list(self._honest)
 
     def all_gone(self) -> bool:
-        """Tell whether no honest daemon has a job or a process."""
+        """Tell whether no daemon has a job that no captured one could reach there, or a process of it."""
         if self._cluster.root.jobs.by_key:
             return False
         while self._left:
-            if self._is_left(self._left[-1]):
+            if self._is_left(*self._left[-1]):
                 return False
             self._left.pop()
         # Who was seen gone may have been asked again since.
-        self._left = [rank for rank in self._honest if self._is_left(rank)]
+        self._left = [(job, rank) for job, rank in self._honest if self._is_left(job, rank)]
         return not self._left
 
-    def _is_left(self, rank: int) -> bool:
-        running = self._cluster.records[rank].running and not self._made.plans[rank].hangs
-        daemon = self._cluster.nodes.get(rank)
-        return bool(running or (daemon is not None and daemon.jobs.by_key))
+    def _is_left(self, job: SimJob, rank: int) -> bool:
+        running = job.records[rank].running and not job.plans[rank].hangs
+        daemon = self._cluster.nodes.get(job.first + rank)
+        return bool(running or (daemon is not None and any(key[0] == job.id for key in daemon.jobs.by_key)))

@@ -33,5 +33,5 @@ class MachineChecks:
         try:
             job.machine.validate()
         except BrokenInvariantError:
-            self._world.suspects = [job.key[1]] if job.key[1] >= 0 else []
+            self._world.suspects = [job.key] if job.key[1] >= 0 else []
             raise

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def at_output(daemon: SimDaemon) -> None:
     """Check a node whose pipes have reported something."""
-    bound = 2 * (daemon.cluster.spec.window + limits.READ_CHUNK_BYTES)
     for job in daemon.jobs.by_key.values():
+        bound = 2 * (job.spec.window + limits.READ_CHUNK_BYTES)
         if isinstance(job.machine, Node) and job.machine.retained_bytes > bound:
             raise Violation(f"{job} keeps {job.machine.retained_bytes} bytes of output, over {bound}")

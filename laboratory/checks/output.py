@@ -12,7 +12,7 @@ from laboratory.world import Violation
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check the output of one rank."""
-    record = evidence.cluster.records[rank]
+    record = evidence.job.records[rank]
     received = [evidence.client.received.get((rank, stream), bytearray()) for stream in (STDOUT, STDERR)]
     written = [record.written[stream] for stream in (STDOUT, STDERR)]
     for got, had in zip(received, written, strict=True):

@@ -16,5 +16,5 @@ def at_start(rank: int, record: ProcessRecord) -> None:
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check a rank that no captured relay could reach."""
-    if rank in evidence.client.started and not evidence.cluster.records[rank].starts:
+    if rank in evidence.client.started and not evidence.job.records[rank].starts:
         raise Violation(f"rank {rank} is reported as started, but did not start")

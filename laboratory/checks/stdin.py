@@ -9,7 +9,7 @@ from laboratory.world import Violation
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check what one rank's process has read."""
-    record = evidence.cluster.records[rank]
+    record = evidence.job.records[rank]
     sent = evidence.made.habits.stdin
     if not sent.startswith(record.stdin):
         raise Violation(f"rank {rank} read something different from the client's stdin")

@@ -10,7 +10,7 @@ from laboratory.world import Violation
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check that one rank did not run, if another one could not."""
-    if not evidence.made.spec.flags & jobspec.STRICT or not evidence.cluster.records[rank].starts:
+    if not evidence.made.spec.flags & jobspec.STRICT or not evidence.job.records[rank].starts:
         return
     for other in evidence.unable:
         raise Violation(f"rank {rank} ran in a strict job, although rank {other} could not")

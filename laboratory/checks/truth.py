@@ -11,7 +11,7 @@ from laboratory.world import Violation
 
 def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check the outcome of one rank."""
-    record = evidence.cluster.records[rank]
+    record = evidence.job.records[rank]
     ran = record.starts > 0
     if outcome.kind in (outcomes.NOT_STARTED, outcomes.DENIED):
         if ran:

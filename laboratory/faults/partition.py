@@ -23,7 +23,7 @@ def plan(rng: Random, made: Scenario) -> None:
 
 def strike(cluster: Cluster, fault: Fault) -> None:
     apart = frozenset((fault.rank, *fault.ranks))
-    others = frozenset(range(ROOT, cluster.spec.ranks)) - apart
+    others = frozenset(range(ROOT, cluster.size)) - apart
     until_s = cluster.world.now_s + fault.lasts_s
     if fault.value != 1:
         cluster.clogs.wall(apart, others, until_s)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from gexec.relay import carrying
 from gexec.wire import values
-from laboratory.admission import UID
 from laboratory.faults.kind import FaultKind, when
+from laboratory.jobs import UID
 from laboratory.script import ROOT, Fault, Scenario
 
 if TYPE_CHECKING:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from laboratory.simulator import simulate
+from gexec.wire.outcome import Outcome
+from laboratory import script
+from laboratory.checks import at_end
+from laboratory.clients import Habits
+from laboratory.evidence import Evidence
+from laboratory.processes import Plan
+from laboratory.script import Scenario
+from laboratory.simulator import Simulation, simulate
+from laboratory.world import Violation
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -19,3 +27,21 @@ def test_same_seed_gives_the_same_trace() -> None:
     assert first.digest != simulate(8).digest
     assert first.lines
     assert not second.lines
+
+
+def test_a_violation_shows_what_machines_of_its_job_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Scenario(script.job(3, 2), [Plan([], 0)] * 3, Habits())
+    made.beside = [Scenario(script.job(2, 2, 1), [Plan([], 0), Plan([], 5)], Habits(), first=1)]
+    simulation = Simulation(1, made.share())
+
+    def broken(evidence: Evidence, rank: int, outcome: Outcome) -> None:
+        if evidence.made is not made and rank == 1:
+            raise Violation("something is wrong")
+
+    monkeypatch.setattr(at_end, "ALL", (broken,))
+    with pytest.raises(Violation, match="something is wrong") as caught:
+        simulation.run()
+    [note] = caught.value.__notes__
+    assert note.startswith("rank 1:\n")
+    assert "exited 5" in note
+    assert "gexecd 1" not in note.replace("gexecd 2", "")

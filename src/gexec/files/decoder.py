@@ -190,8 +190,8 @@ class ArchiveDecoder:
         if not records.DEVICES <= kind <= (records.END if self._verifier is None else records.SIGNATURE):
             raise ProtocolError(f"record {kind} is not known in an archive stream: it was damaged in transit")
         if kind == records.PACKED:
-            if not length <= records.PACKED_MAX_BYTES:
-                raise ProtocolError(f"{length} compressed bytes in an archive stream are over the limit")
+            if not 1 <= length <= records.PACKED_MAX_BYTES:
+                raise ProtocolError(f"{length} compressed bytes are not expected in an archive stream")
             return HEAD.size + length
         is_in_file = kind in (records.FILE_END, records.FILE_BAD)
         if self._in_file != is_in_file and kind != records.SIGNATURE:

@@ -460,6 +460,19 @@ def test_folders_of_nodes() -> None:
             folders_of([name])
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", range(records.DEVICES, records.SIGNATURE + 1))
+@pytest.mark.parametrize("step", [1, 100])
+def test_a_record_of_nothing_is_refused_however_it_is_cut(kind: int, step: int) -> None:
+    # The head of an empty record that came in two pieces was looked at again and again.
+    decoder = ArchiveDecoder(lambda event: None)
+    decoder.feed(records.PREAMBLE.pack(records.MAGIC, records.VERSION, 0, bytes(16)))
+    head = records.HEAD.pack(kind, 0)
+    pieces = [head[begin : begin + step] for begin in range(0, len(head), step)]
+    with pytest.raises(ProtocolError):
+        list(map(decoder.feed, pieces))
+
+
 # -- the document -----------------------------------------------------------------------------------
 
 DOCUMENT = (Path(__file__).resolve().parents[3] / "docs" / "files.md").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from laboratory import script
 from laboratory.checks import at_end
 from laboratory.clients import Habits
 from laboratory.evidence import Evidence
+from laboratory.jobs import TTL_S
 from laboratory.processes import Plan
 from laboratory.script import ROOT, Fault, Scenario
 from laboratory.simulator import Simulation, simulate
@@ -55,7 +56,7 @@ def test_a_job_is_refused_whose_credential_expired_before_its_daemon_went_on() -
     simulation.run()
     assert simulation.client.done
     assert not simulation.client.outcomes
-    made.ttl_s = script.TTL_S
+    made.ttl_s = TTL_S
     simulation = Simulation(1, made)
     simulation.run()
     assert len(simulation.client.outcomes) == 2

@@ -22,7 +22,7 @@ from gexec.wire.frames import (
 from laboratory.checks.delivery import Delivery
 from laboratory.checks.responding import Responses
 from laboratory.daemons import Cluster
-from laboratory.jobs import UID, SimJob
+from laboratory.jobs import TTL_S, UID, SimJob
 from laboratory.world import Violation
 
 
@@ -183,6 +183,11 @@ class SimClient:
                 self._may_send = max(self._may_send, offset + limits.STDIN_WINDOW_BYTES)
                 if self._habits.sends_stdin:
                     self._send_stdin()
+            case frames.Refused(text=reason):
+                # Its daemon stood still when the job came, and the credential has expired since.
+                if self._job.ttl_s >= TTL_S:
+                    raise Violation(f"the job is refused: {reason}")
+                self.done = self._world.news = True
             case frames.Done():
                 self._delivery.done()
                 self.done = self._world.news = True

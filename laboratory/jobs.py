@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from laboratory.script import Scenario
 
 UID = 1000
+#: How long credentials are valid that do not expire during a simulation.
+TTL_S = 1e9
 #: The name of the root's host.
 HEAD = "head"
 

@@ -9,6 +9,7 @@ from gexec.core import tree
 from gexec.wire import jobspec
 from gexec.wire.jobspec import JobSpec
 from laboratory.clients import Habits
+from laboratory.jobs import TTL_S
 from laboratory.processes import Plan
 
 #: The rank of the root's daemon.
@@ -64,7 +65,7 @@ class Scenario:
     #: What users share of each daemon's dials; the only one here gets half.
     dials: int = 16_384
     #: How long the credential is valid, in wall time.
-    ttl_s: float = 1e9
+    ttl_s: float = TTL_S
     #: The node of rank 0: faults are of nodes, and ranks are counted from it. Of the first job it is 0.
     first: int = 0
     #: When the client submits the job.

@@ -17,6 +17,8 @@ from zlib import crc32
 #: More than the sums of clocks' times are inexact.
 _ROUNDING_S = 1e-6
 _TIME = struct.Struct("!d")
+#: More than any simulation lasts.
+_BEFORE_ALL_S = 1e9
 
 
 class Violation(AssertionError):
@@ -46,6 +48,8 @@ class World:
         self.news = True
         #: Ranks of jobs that a violation is about; it includes what the machines know about them.
         self.suspects: list[tuple[bytes, int]] = []
+        #: Where, after a freeze, all timers that are due come first, and then what came from others.
+        self.timers_first: set[Host] = set()
         self._tracing = tracing
         self._digest = 0
         #: When it happens, when it was due, a number, the host, the host's life, the call.
@@ -76,6 +80,8 @@ class World:
                     continue
                 if host.frozen_until_s > self.now_s:
                     # After the freeze in the order in which the events were due.
+                    if host in self.timers_first and due_s >= 0 and isinstance(call, SimTimer):
+                        due_s -= _BEFORE_ALL_S
                     heapq.heappush(heap, (host.frozen_until_s, due_s, number, host, life, call, arguments))
                     continue
             self.events += 1
@@ -96,7 +102,7 @@ class World:
 
 
 class SimTimer:
-    """One scheduled call at a simulated host."""
+    """One scheduled call at a simulated host; the event that makes it is the timer itself."""
 
     __slots__ = ("_call",)
 
@@ -107,7 +113,7 @@ class SimTimer:
         """Cancel the call."""
         self._call = None
 
-    def fire(self) -> None:
+    def __call__(self) -> None:
         """Call it now."""
         if self._call is not None:
             self._call()
@@ -137,5 +143,5 @@ class SimTimers:
         at_s = (when - self._begun_s) / self._rate
         if self._rate != 1.0:
             at_s += _ROUNDING_S  # never before the clock shows that time
-        self._world.at(max(at_s, self._world.now_s), self._host, timer.fire)
+        self._world.at(max(at_s, self._world.now_s), self._host, timer)
         return timer

@@ -9,8 +9,9 @@ from laboratory import script
 from laboratory.checks import at_end
 from laboratory.clients import Habits
 from laboratory.evidence import Evidence
+from laboratory.jobs import TTL_S
 from laboratory.processes import Plan
-from laboratory.script import Scenario
+from laboratory.script import ROOT, Fault, Scenario
 from laboratory.simulator import Simulation, simulate
 from laboratory.world import Violation
 
@@ -45,3 +46,17 @@ def test_a_violation_shows_what_machines_of_its_job_know(monkeypatch: pytest.Mon
     assert note.startswith("rank 1:\n")
     assert "exited 5" in note
     assert "gexecd 1" not in note.replace("gexecd 2", "")
+
+
+def test_a_job_is_refused_whose_credential_expired_before_its_daemon_went_on() -> None:
+    """Seed 18006387."""
+    made = Scenario(script.job(2, 2), [Plan([], 0)] * 2, Habits(), ttl_s=0.01, disturbed=True)
+    made.faults = [Fault(0.0, "suspend", ROOT, lasts_s=20.0)]
+    simulation = Simulation(1, made)
+    simulation.run()
+    assert simulation.client.done
+    assert not simulation.client.outcomes
+    made.ttl_s = TTL_S
+    simulation = Simulation(1, made)
+    simulation.run()
+    assert len(simulation.client.outcomes) == 2

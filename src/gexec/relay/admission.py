@@ -53,7 +53,7 @@ class CredentialVerifier:
         self._expected: set[bytes] = set()
 
     def expect(self, digest: bytes | None) -> None:
-        """Accept the credential with this SHA-256, as the spawner has done before. None: none of them any more."""
+        """Accept the credential with this SHA-256, as the spawner has done. None: no such one any more."""
         if digest is None:
             self._expected.clear()
         else:

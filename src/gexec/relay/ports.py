@@ -131,7 +131,7 @@ class PipesPort(Protocol):
         """Close everything."""
 
     def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
-        """Call ``tell`` with the descriptors of stdout and stderr, when the process is to outlive its relay."""
+        """Call ``tell`` with stdout's and stderr's descriptors, when the process is to outlive its relay."""
 
     def save(self, fds: list[int]) -> Saved:
         """Return its state, for ``Surroundings.continue_pipes``; its descriptors are added to ``fds``."""

@@ -232,8 +232,8 @@ FROM_RELAY: Final[Table] = {
     3: SIGNAL,
     4: KILL,
     5: FORGET,
-    6: Form(KeepOutput, fds=2),
-    7: Form(ReleaseOutput),
+    28: Form(KeepOutput, fds=2),
+    29: Form(ReleaseOutput),
     30: Form(
         PeerDenied, "count", 1, payload=Payload(denials.NAMES, denials.pack, denials.unpack), of_task=False
     ),

@@ -8,6 +8,7 @@ import pytest
 
 from gexec import limits
 from gexec.core import events
+from gexec.core.flow import LIFE_BYTES
 from gexec.core.node import Node
 from gexec.errors import ProtocolError
 from gexec.wire import frames, jobspec
@@ -476,3 +477,48 @@ def test_what_was_not_started_stays_so_for_the_same_parent() -> None:
     run(node, events.ChildLost(child.child, "no answer within 5 s", False))
     run(node, events.ParentFrame(1, start(9, 0, 3)))
     assert "decided: not started: no answer within 5 s" in node.story(1)
+
+
+# -- a process that has outlived its relay ------------------------------------------------------
+
+
+def resumed(spec: JobSpec, life: int = 1, age_s: float = 60.0) -> tuple[Node, list[events.Effect]]:
+    node = Node(job_id=JOB_ID, spec=spec, start=start(2), parent=1)
+    return node, node.begin(100.0, life, age_s)
+
+
+def test_its_output_continues_in_the_next_life_and_is_cut() -> None:
+    node, effects = resumed(spec_of(flags=0))
+    assert not of(events.RunTask, effects)
+    effects = run(node, events.OutputRead(STDOUT, b"on"), now_s=100.1)
+    ended = events.TaskEnded(outcomes.exited(0))
+    closed = (events.OutputClosed(STDOUT), events.OutputClosed(STDERR))
+    effects += run(node, ended, *closed, now_s=100.2)
+    [output] = [frame for frame in told(effects) if isinstance(frame, Output)]
+    assert (output.offset, output.data) == (LIFE_BYTES, b"on")
+    [end] = [frame for frame in told(effects) if isinstance(frame, Ended)]
+    assert (end.outcome.kind, end.outcome.value, end.outcome.cut) == (outcomes.EXITED, 0, True)
+    assert "relay" in end.outcome.text
+    assert (end.stdout_length, end.stderr_length) == (LIFE_BYTES + 2, LIFE_BYTES)
+
+
+def test_it_is_given_no_stdin_a_second_time() -> None:
+    node, effects = resumed(spec_of(flags=0))
+    effects += run(node, events.ParentFrame(1, frames.Stdin(0, b"again", True)), now_s=100.1)
+    assert not of(events.WriteStdin, effects)
+    assert not of(events.CloseStdin, effects)
+    assert not of(events.KillTask, effects)
+
+
+def test_its_time_goes_on() -> None:
+    node, _ = resumed(spec_of(timeout_s=90.0), age_s=60.0)
+    assert node.next_deadline_s() == 130.0 or not of(events.KillTask, run(node, events.Tick(), now_s=129.0))
+    assert of(events.KillTask, run(node, events.Tick(), now_s=130.0))
+
+
+def test_acknowledgements_of_its_former_life_change_nothing() -> None:
+    node, _ = resumed(spec_of())
+    run(node, events.OutputRead(STDOUT, b"on"), now_s=100.1)
+    effects = run(node, events.ParentFrame(1, frames.Ack(((0, STDOUT, 17),))), now_s=100.2)
+    assert not of(events.KillTask, effects)
+    assert node.retained_bytes == 2

@@ -11,6 +11,7 @@ from gexec import native
 from gexec.core import events
 from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 from gexec.relay.launches import Launches
+from gexec.relay.ports import Orphan
 from gexec.relay.process import JobProcess
 from gexec.relay.quotas import Quotas
 from gexec.settings.config import GexecdSettings
@@ -54,6 +55,10 @@ class Surroundings:
             raise OSError(errno.EMFILE, "Too many open files")
         self.opened.append((with_stdin, with_output))
         self.freed.append(freed)
+        self.pipes.append(Pipes())
+        return self.pipes[-1]
+
+    def adopt_pipes(self, tell: Any, outputs: dict[int, int], freed: Any) -> Pipes:
         self.pipes.append(Pipes())
         return self.pipes[-1]
 
@@ -318,3 +323,62 @@ def test_pipes_are_of_their_users_share_and_given_back_at_the_end() -> None:
         process.end()
         process.end()
     assert pipes.used_by_all == 0
+
+
+# -- a process that outlives its relay ----------------------------------------------------------
+
+
+def lasting() -> tuple[Surroundings, JobProcess]:
+    """Return a process whose output the spawner keeps."""
+    around = Surroundings(jobspec.NO_STDIN)
+    process = around.process()
+    process.carry_out(events.RunTask())
+    around.processes.told[TASK](messages.ProcessStarted(TASK, 4321))
+    around.pipes[0].lasts((20, 21))
+    assert around.processes.asked[-1] == ("keep", TASK, (20, 21))
+    return around, process
+
+
+def test_what_nobody_reads_any_more_is_not_kept() -> None:
+    around, process = lasting()
+    process.carry_out(events.CloseOutput())
+    assert around.processes.asked[-1] == ("release", TASK)
+    process.end()
+    assert around.processes.asked.count(("release", TASK)) == 1
+
+
+def test_the_output_of_a_process_that_has_ended_is_not_released_again() -> None:
+    around, process = lasting()
+    around.processes.told[TASK](messages.ProcessEnded(TASK, ENDED))
+    process.end()
+    assert ("release", TASK) not in around.processes.asked
+
+
+def test_without_room_for_it_the_process_runs_on() -> None:
+    around = Surroundings(jobspec.NO_STDIN)
+    process = around.process()
+    process.carry_out(events.RunTask())
+    around.processes.told[TASK](messages.ProcessStarted(TASK, 4321))
+    around.processes.full = True
+    around.pipes[0].lasts((20, 21))
+    around.processes.full = False
+    process.carry_out(events.CloseOutput())
+    assert ("release", TASK) not in around.processes.asked
+
+
+def test_a_process_of_a_dead_relay_is_this_job_s() -> None:
+    around = Surroundings(jobspec.NO_STDIN)
+    process = around.process()
+    orphan = Orphan(TASK, 1, 60.0, {STDOUT: 20})
+    orphan.events.append(messages.ProcessEnded(TASK, ENDED))
+    taken: list[bool] = []
+    orphan.adopted = lambda: taken.append(True)
+    process.adopt(orphan)
+    assert taken == [True]
+    process.adopted(orphan)
+    assert [type(event) for event in around.told] == [events.OutputClosed]  # stderr
+    [ended] = process.behind
+    assert isinstance(ended, events.TaskEnded)
+    assert ended.outcome == ENDED
+    process.end()
+    assert around.quotas.pipes.left(UID) == Surroundings().quotas.pipes.left(UID)

@@ -140,3 +140,21 @@ def test_of_jobs_that_do_not_live_here_the_last_few_are_remembered() -> None:
     specs = [entry.check(*one)[1] for one in jobs]
     again = [entry.check(*one)[1] is spec for one, spec in zip(reversed(jobs), reversed(specs), strict=True)]
     assert again == [True] * 16 + [False] * 4
+
+
+def test_the_credential_of_a_process_that_runs_already_may_have_expired() -> None:
+    raw, blob = signed(5, issued_s=time.time() - 10 * TTL_S)
+    entry = verifier()
+    with pytest.raises(CredentialError):
+        entry.check(raw, blob)
+    entry.expect(sha256(raw).digest())
+    assert entry.check(raw, blob)[0].job_id == bytes([5]) * 16
+    with pytest.raises(CredentialError):
+        entry.check(raw, signed(6)[1])  # another job
+    other, other_blob = signed(6, issued_s=time.time() - 10 * TTL_S)
+    with pytest.raises(CredentialError):
+        entry.check(other, other_blob)
+    entry.forget_known()
+    entry.expect(None)
+    with pytest.raises(CredentialError):
+        entry.check(raw, blob)

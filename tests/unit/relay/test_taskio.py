@@ -13,6 +13,7 @@ import pytest
 from descriptors import only, open_now
 from gexec import limits
 from gexec.core import events
+from gexec.relay import taskio
 from gexec.relay.loop import run
 from gexec.relay.taskio import TaskIO
 from gexec.wire.frames import STDERR, STDOUT
@@ -407,5 +408,71 @@ def test_each_pipe_that_is_closed_is_told_once() -> None:
         detached.close_child_ends()
         detached.close()
         assert len(freed) == 3
+
+    play(scenario)
+
+
+# -- a process that lasts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["", "stderr"])
+def test_it_is_told_once_when_a_process_lasts_and_has_all_of_its_stdin(
+    closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(taskio, "KEEP_S", taskio.WATCH_S)
+
+    async def scenario() -> None:
+        pipes = Pipes()
+        told: list[list[bool]] = []
+        pipes.io.when_lasting(lambda fds: told.append([is_null(fd) for fd in fds]))
+        if closed:
+            os.close(pipes.stderr)
+        pipes.io.started()
+        await until(lambda: pipes.io._is_old and len(pipes.closed) == bool(closed))
+        assert told == []  # it waits for stdin
+        pipes.io.close_stdin()
+        assert told == [[False, bool(closed)]]
+        pipes.io.drop_stdin()
+        assert len(told) == 1
+        if closed:
+            pipes.stderr = os.dup(pipes.stdout)
+        pipes.process_ends()
+        pipes.io.close()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("how", ["it ends", "nobody reads on", "all is closed"])
+def test_it_is_not_told_of_a_process_whose_output_is_over(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taskio, "KEEP_S", taskio.WATCH_S)
+
+    async def scenario() -> None:
+        pipes = Pipes()
+        told: list[object] = []
+        pipes.io.when_lasting(told.append)
+        pipes.io.started()
+        await until(lambda: pipes.io._is_old)
+        if how == "it ends":
+            pipes.io.watch()
+        elif how == "nobody reads on":
+            pipes.io.close_output()
+        pipes.process_ends()
+        pipes.io.close()
+        assert told == []
+
+    play(scenario)
+
+
+def test_the_pipes_of_a_dead_relay_are_read_on() -> None:
+    async def scenario() -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        os.write(writing, b"on")
+        os.close(writing)
+        told: list[events.Event] = []
+        io = TaskIO(told.append, False, False, saved=taskio.orphaned([STDERR]), fds=[reading])
+        await until(lambda: len(told) == 2)
+        assert shown(told) == [(STDERR, b"on"), (STDERR, None)]
+        io.close()
 
     play(scenario)

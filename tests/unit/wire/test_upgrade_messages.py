@@ -23,6 +23,7 @@ OF_RELAY = [
     upgrades.StateTaken(17),
     upgrades.HandoverFailed("no room"),
     upgrades.UpgradeWanted(True),
+    messages.ReleaseOutput(7),
 ]
 
 
@@ -36,6 +37,24 @@ def test_message_comes_back_and_has_one_sender(said: Any, table: Any, other: Any
     assert decode(message, table) == said
     with pytest.raises(ProtocolError, match="none that this sender may send"):
         decode(message, other)
+
+
+def test_a_survivor_comes_back_with_its_descriptors() -> None:
+    said = upgrades.Survivor(7, 3, 2, 90_000, b"j" * 16, b"d" * 32, (4, 5))
+    message = encode(said, upgrades.FROM_SPAWNER)
+    assert decode(message, upgrades.FROM_SPAWNER) == said
+    with pytest.raises(ProtocolError, match="none that this sender may send"):
+        decode(message, upgrades.FROM_RELAY)
+    with pytest.raises(ProtocolError, match="cut short"):
+        decode(message._replace(payload=message.payload[:-1]), upgrades.FROM_SPAWNER)
+
+
+def test_a_relay_lets_keep_two_descriptors() -> None:
+    said = messages.KeepOutput(7, (4, 5))
+    message = encode(said, upgrades.FROM_RELAY)
+    assert decode(message, upgrades.FROM_RELAY) == said
+    with pytest.raises(ProtocolError, match="brings 1 file descriptors"):
+        decode(message._replace(fds=(4,)), upgrades.FROM_RELAY)
 
 
 def test_handover_brings_one_descriptor() -> None:

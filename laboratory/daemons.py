@@ -13,7 +13,7 @@ from gexec.core.saving import Saved
 from gexec.relay.job import RelayJob
 from gexec.relay.jobs import Jobs
 from gexec.relay.pool import may_carry
-from gexec.relay.ports import LinkPort, Orphan
+from gexec.relay.ports import LinkPort, OrphanTask
 from gexec.relay.quotas import Quotas
 from gexec.relay.turns import Turns
 from gexec.security.credential import Credential
@@ -300,7 +300,7 @@ class SimDaemon:
         """No simulated relay dies alone."""
         raise NotImplementedError
 
-    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
         """No simulated relay dies alone."""
         return None
 

@@ -10,7 +10,7 @@ from gexec.core import events
 from gexec.core.saving import Saved
 from gexec.errors import CredentialError
 from gexec.relay.jobs import Jobs
-from gexec.relay.ports import LinkPort, Orphan, ProcessEvent
+from gexec.relay.ports import LinkPort, OrphanTask, ProcessEvent
 from gexec.relay.quotas import Quotas
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
@@ -245,7 +245,7 @@ class Daemon:
         self.waits = False
         self.failed: list[str] = []
         self.names = [HEAD]
-        self.orphans: dict[tuple[bytes, int], Orphan] = {}
+        self.orphans: dict[tuple[bytes, int], OrphanTask] = {}
         #: Why no peer may bring ranks, "" = they may.
         self.standing = ""
         self.denials: list[tuple[str, str]] = []
@@ -278,7 +278,7 @@ class Daemon:
         self.pipes.append(Pipes())
         return self.pipes[-1]
 
-    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
         return self.orphans.get(key)
 
     def holds(self, name: str) -> bool:

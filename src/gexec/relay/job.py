@@ -22,7 +22,7 @@ from gexec.errors import ProtocolError
 from gexec.posix.deadline import Deadline, Timer
 from gexec.relay.children import ChildLink
 from gexec.relay.openings import Openings
-from gexec.relay.ports import LinkPort, Orphan
+from gexec.relay.ports import LinkPort, OrphanTask
 from gexec.relay.process import JobProcess
 from gexec.wire import frames, jobspec
 from gexec.wire import outcome as outcomes
@@ -138,7 +138,7 @@ class RelayJob:
 
     # -- driving --------------------------------------------------------------------------
 
-    def begin(self, orphan: Orphan | None = None) -> None:
+    def begin(self, orphan: OrphanTask | None = None) -> None:
         """Begin the job; a node may begin with a process that runs already."""
         machine = self.machine
         self._busy = True

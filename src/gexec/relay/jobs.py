@@ -21,7 +21,7 @@ from gexec.relay import openings, parents
 from gexec.relay.job import ROOT, RelayJob
 from gexec.relay.launches import Launches
 from gexec.relay.party import Party
-from gexec.relay.ports import LinkPort, Orphan, Surroundings
+from gexec.relay.ports import LinkPort, OrphanTask, Surroundings
 from gexec.security.credential import Credential
 from gexec.settings.config import GexecdSettings
 from gexec.wire import denials, frames
@@ -370,7 +370,7 @@ class Jobs:
         job.parents[parent] = (link, channel)
 
     def _begin(
-        self, job: RelayJob, link: LinkPort, channel: int, parent: int, orphan: Orphan | None = None
+        self, job: RelayJob, link: LinkPort, channel: int, parent: int, orphan: OrphanTask | None = None
     ) -> None:
         self.by_key[job.key] = job
         if job.key[1] != ROOT:

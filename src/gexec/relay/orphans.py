@@ -14,7 +14,7 @@ from functools import partial
 
 from gexec.posix.deadline import Deadline, Timers
 from gexec.relay.admission import CredentialVerifier
-from gexec.relay.ports import Orphan
+from gexec.relay.ports import OrphanTask
 from gexec.relay.spawning import Spawning
 from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.upgrades import GoOn, Survivor
@@ -36,7 +36,7 @@ class Orphans:
         self._entry = entry
         self._timers = timers
         self._grace_s = grace_s
-        self._by_key: dict[tuple[bytes, int], tuple[bytes, Orphan]] = {}
+        self._by_key: dict[tuple[bytes, int], tuple[bytes, OrphanTask]] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -61,12 +61,12 @@ class Orphans:
                 outputs[stream] = fd
             else:
                 os.close(fd)  # the process had closed it
-        orphan = Orphan(said.task, said.life, said.age_s, outputs)
+        orphan = OrphanTask(said.task, said.life, said.age_s, outputs)
         self._by_key[said.job_id, said.rank] = said.digest, orphan
         self._entry.expect(said.digest)
         self._processes.hear_task(said.task, orphan.events.append)
 
-    def find(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+    def find(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
         """Return the orphan of a job and rank that was started with this credential, if nobody has it yet."""
         digest, orphan = self._by_key.get(key, (b"", None))
         if orphan is None or hashlib.sha256(credential).digest() != digest:

@@ -21,7 +21,7 @@ from gexec.wire.jobspec import JobSpec
 ProcessEvent = messages.ProcessEvent
 
 
-class Orphan:
+class OrphanTask:
     """A process whose relay died.
 
     Attributes:
@@ -244,7 +244,7 @@ class Surroundings(Protocol):
     ) -> PipesPort:
         """Return the pipes of a process whose relay died: the descriptors of its open streams."""
 
-    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
         """Return the process of (job id, rank) that has run since the relay before this one, if there is one.
 
         Args:

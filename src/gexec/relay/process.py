@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gexec.core import events
 from gexec.core.saving import Saved
-from gexec.relay.ports import Orphan, PipesPort, ProcessEvent
+from gexec.relay.ports import OrphanTask, PipesPort, ProcessEvent
 from gexec.wire import jobspec, messages
 from gexec.wire import outcome as outcomes
 from gexec.wire.frames import STDERR, STDOUT
@@ -90,7 +90,7 @@ class JobProcess:
             self.carry_out(effect)
         self._postponed = None
 
-    def adopt(self, orphan: Orphan) -> None:
+    def adopt(self, orphan: OrphanTask) -> None:
         """Continue with a process whose relay died; ``adopted`` follows."""
         orphan.adopted()
         self._task, self._kept = orphan.task, True
@@ -99,7 +99,7 @@ class JobProcess:
         self._around.quotas.pipes.charge(self._job.uid, self._charged)
         self._pipes = self._around.adopt_pipes(self._job.tell, orphan.outputs, self._freed)
 
-    def adopted(self, orphan: Orphan) -> None:
+    def adopted(self, orphan: OrphanTask) -> None:
         """The machine knows it: report what has happened to it since."""
         for stream in (STDOUT, STDERR):
             if stream not in orphan.outputs:

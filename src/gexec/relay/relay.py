@@ -34,7 +34,7 @@ from gexec.relay.orphans import Orphans
 from gexec.relay.peer import Peer, Standing
 from gexec.relay.peerlog import PeerErrors, tell_faults
 from gexec.relay.pool import Pool
-from gexec.relay.ports import LinkPort, Orphan, PipesPort
+from gexec.relay.ports import LinkPort, OrphanTask, PipesPort
 from gexec.relay.quotas import Quotas
 from gexec.relay.spawning import News, RelayChannel, Spawning
 from gexec.relay.taskio import TaskIO, orphaned
@@ -310,7 +310,7 @@ class RelayService:
         """Return the pipes of a process whose relay died."""
         return TaskIO(tell, False, False, freed, orphaned(list(outputs)), list(outputs.values()))
 
-    def orphan(self, key: tuple[bytes, int], credential: bytes) -> Orphan | None:
+    def orphan(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
         """Return the process of (job id, rank) whose relay died."""
         return self._orphans.find(key, credential)
 

@@ -11,7 +11,7 @@ from gexec import native
 from gexec.core import events
 from gexec.limits import LAUNCHES_UNDER_WAY_MAX
 from gexec.relay.launches import Launches
-from gexec.relay.ports import Orphan
+from gexec.relay.ports import OrphanTask
 from gexec.relay.process import JobProcess
 from gexec.relay.quotas import Quotas
 from gexec.settings.config import GexecdSettings
@@ -369,7 +369,7 @@ def test_without_room_for_it_the_process_runs_on() -> None:
 def test_a_process_of_a_dead_relay_is_this_job_s() -> None:
     around = Surroundings(jobspec.NO_STDIN)
     process = around.process()
-    orphan = Orphan(TASK, 1, 60.0, {STDOUT: 20})
+    orphan = OrphanTask(TASK, 1, 60.0, {STDOUT: 20})
     orphan.events.append(messages.ProcessEnded(TASK, ENDED))
     taken: list[bool] = []
     orphan.adopted = lambda: taken.append(True)

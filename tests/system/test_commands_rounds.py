@@ -235,11 +235,12 @@ def test_a_node_that_stays_away_is_told_once(shell: Shell) -> None:
 # -- ends ---------------------------------------------------------------------------------------
 
 
-def test_interrupted_it_begins_no_further_batch_and_names_the_rest(shell: Shell, witness: Path) -> None:
+def test_interrupted_it_begins_no_further_batch_and_names_the_rest(shell: Shell, tmp_path: Path) -> None:
     mark = marker()
-    script = f"echo begun; echo $GEXEC_NODE >>{witness}; exec sleep $0"
-    client = shell.start("gexec", "--batch", "2", "-b", "sh", "-c", script, mark)
-    wait_until(lambda: witness.read_text().count("\n") == 2, "nothing runs")
+    files = [tmp_path / f"{name}.out" for name in ("node001", "node002")]
+    words = ["--batch", "2", "-b", f"--output-dir={tmp_path}", "sh", "-c", "echo begun; exec sleep $0", mark]
+    client = shell.start("gexec", *words)
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files), "gexec gets no output")
     client.send_signal(signal.SIGINT)
     out, err = end(client)
     assert client.returncode == 255

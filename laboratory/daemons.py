@@ -25,6 +25,7 @@ from laboratory.checks import honesty, memory
 from laboratory.checks.machines import MachineChecks
 from laboratory.clogs import Clogs
 from laboratory.jobs import HEAD, SimJob
+from laboratory.keepers import Ground
 from laboratory.links import SimEnd, SimLink
 from laboratory.moments import Moments
 from laboratory.pipes import SimPipes
@@ -144,6 +145,7 @@ class SimDaemon:
         #: How far its wall clock is ahead of the client's.
         self.wall_ahead_s = 0.0
         self.outlasting = Outlasting(self)
+        self._ground: Ground | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -159,6 +161,13 @@ class SimDaemon:
         self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
         self._dialled: dict[str, SimEnd] = {}
+
+    @property
+    def ground(self) -> Ground:
+        """What the node has without gexecd."""
+        if self._ground is None:
+            self._ground = Ground(self)
+        return self._ground
 
     # -- faults ---------------------------------------------------------------------------
 

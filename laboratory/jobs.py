@@ -8,6 +8,7 @@ from gexec.security.credential import Credential
 from laboratory.processes import ProcessRecord
 
 if TYPE_CHECKING:
+    from laboratory.keepers import KeptPlace
     from laboratory.script import Scenario
 
 UID = 1000
@@ -27,6 +28,7 @@ class SimJob:
     Attributes:
         issued_s: when its credential is issued, in the world's time.
         ttl_s: for how long that is valid, in wall time.
+        places: what the nodes have kept of a background job, by rank.
         betrayed: ranks to which a captured relay may do everything.
     """
 
@@ -52,6 +54,7 @@ class SimJob:
             key_id=b"",
         )
         self.records = [ProcessRecord() for _ in self.plans]
+        self.places: dict[int, KeptPlace] = {}
         self.betrayed: frozenset[int] = frozenset()
 
     @property

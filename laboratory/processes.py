@@ -17,8 +17,11 @@ from laboratory.pipes import PIPE_BYTES, SimPipes
 
 if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
+    from laboratory.keepers import SimKeeper
+    from laboratory.queries import SimQuery
 
 SIGKILL = 9
+SIGPIPE = 13
 SIGTERM = 15
 
 
@@ -44,6 +47,8 @@ class Plan:
     #: After so many bytes of stdin it does nothing more: it is stopped; with ``hangs`` not even KILL ends it.
     stops_at: int | None = None
     hangs: bool = False
+    #: It asks about the first job's rank on its node instead (laboratory.queries).
+    query: str = ""
 
 
 @dataclass
@@ -60,6 +65,8 @@ class ProcessRecord:
     forgotten: bool = False
     #: Lengths of stdout and stderr when the process ended: its own output.
     own: tuple[int, int] = (0, 0)
+    #: The process that asked about a background job.
+    query: SimQuery | None = None
 
 
 class SimProcess:
@@ -68,6 +75,9 @@ class SimProcess:
     They are separate because a daemon may be stopped while its machine runs.
     """
 
+    #: It goes on when its daemon dies.
+    outlives = False
+
     def __init__(
         self,
         daemon: SimDaemon,
@@ -75,7 +85,7 @@ class SimProcess:
         plan: Plan,
         record: ProcessRecord,
         grace_s: float,
-        pipes: SimPipes,
+        pipes: SimPipes | SimKeeper,
     ) -> None:
         self.runs = True
         self._world = daemon.world
@@ -209,6 +219,10 @@ class SimProcess:
             self.record.outcome = outcome
             self.record.own = len(self.record.written[STDOUT]), len(self.record.written[STDERR])
             self._pipes.close_reader()
+
+    def break_pipe(self) -> None:
+        """Nobody reads its output any more."""
+        self._end(outcomes.killed(SIGPIPE))
 
     # -- signals --------------------------------------------------------------------------
 

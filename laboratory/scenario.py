@@ -10,6 +10,7 @@ from gexec.wire.frames import STDERR, STDOUT
 from gexec.wire.jobspec import JobSpec
 from laboratory import faults, script
 from laboratory.clients import Habits
+from laboratory.faults import background
 from laboratory.faults.kind import FaultKind
 from laboratory.processes import Plan
 from laboratory.script import Scenario
@@ -34,6 +35,8 @@ def scenario(seed: int, kinds: tuple[FaultKind, ...] | None = None) -> Scenario:
         for kind in kinds:
             kind.plan(rng, made)
     made.faults.sort(key=lambda fault: fault.at_s)
+    if made.spec.background:
+        background.settle(made)
     return made.share()
 
 

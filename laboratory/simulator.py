@@ -14,7 +14,7 @@ from functools import partial
 
 from gexec.wire.outcome import Outcome
 from laboratory import faults
-from laboratory.checks import at_end, expected, liveness
+from laboratory.checks import at_end, expected, kept, liveness
 from laboratory.clients import SimClient
 from laboratory.daemons import Cluster
 from laboratory.evidence import Evidence
@@ -118,6 +118,7 @@ class Simulation:
         if not self._until(liveness.gone_by_s(self.made, ended_s), remains.all_gone):
             raise Violation(f"something of the job is left after its end ({self._left()})")
         for run in self.runs:
+            kept.at_end(run.made, run.job)
             if run.client.done:
                 run.check(self.world)
         return Result(

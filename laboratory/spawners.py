@@ -12,8 +12,10 @@ from gexec.wire import outcome as outcomes
 from laboratory import moments
 from laboratory.checks import starts
 from laboratory.jobs import SimJob
+from laboratory.keepers import SimKeeper
 from laboratory.pipes import SimPipes
 from laboratory.processes import SimProcess
+from laboratory.queries import SimQuery
 
 if TYPE_CHECKING:
     from laboratory.daemons import SimDaemon
@@ -37,9 +39,10 @@ class SimSpawner:
         self._tasks = 0
 
     def die(self) -> None:
-        """The daemon is gone, with all its processes."""
+        """The daemon is gone, with all its processes that have no keeper."""
         for process in self._processes.values():
-            process.die(outcomes.killed(9))
+            if not process.outlives:
+                process.die(outcomes.killed(9))
 
     def open_pipes(
         self, tell: Callable[[events.Event], None], with_stdin: bool, with_output: bool
@@ -106,15 +109,18 @@ class SimSpawner:
         record = job.records[rank]
         starts.at_start(rank, record)
         self._world.note("run", f"{rank}@{self._daemon.index}")
-        self._processes[task] = SimProcess(
-            self._daemon,
-            task,
-            job.plans[rank],
-            record,
-            job.spec.kill_grace_s,
-            self._pipes[fds[0]],
-        )
+        self._processes[task] = self._begun(task, job, rank, fds)
         self._cluster.moments.reached(moments.AFTER_SPAWN, self._daemon.index)
+
+    def _begun(self, task: int, job: SimJob, rank: int, fds: tuple[int, int, int]) -> SimProcess:
+        if job.spec.background:
+            return SimKeeper(self._daemon, task, job, rank).command
+        plan, record = job.plans[rank], job.records[rank]
+        grace_s, pipes = job.spec.kill_grace_s, self._pipes[fds[0]]
+        if plan.query:
+            asked = self._cluster.job.places.get(self._daemon.index)
+            return SimQuery(self._daemon, task, plan, record, grace_s, pipes, asked)
+        return SimProcess(self._daemon, task, plan, record, grace_s, pipes)
 
     def signal(self, task: int, signum: int) -> None:
         """Send a signal to its process group."""

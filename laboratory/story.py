@@ -44,7 +44,8 @@ def headline(made: Scenario) -> list[str]:
     told += [f"the client sends {frame} at {at_s:.4f} s" for at_s, frame in habits.commands]
     for other in made.beside:
         nodes = f"nodes {other.first} to {other.first + other.spec.ranks - 1}"
-        told.append(f"another job on {nodes}, fan-out {other.spec.fanout}, begins at {other.begins_s:.4f} s")
+        what = other.plans[0].query or "another job"
+        told.append(f"{what} on {nodes}, fan-out {other.spec.fanout}, begins at {other.begins_s:.4f} s")
     odd = Counter(_oddities(made))
     told += [f"{count} processes {what}" for what, count in sorted(odd.items())]
     return told + [f"fault {number}: {fault}" for number, fault in enumerate(made.faults)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laboratory.checks import expected, honesty, output, stalls, starts, stdin, strict, truth
+from laboratory.checks import attached, expected, honesty, output, stalls, starts, stdin, strict, truth
 
 ALL = (
     starts.at_end,
@@ -13,4 +13,5 @@ ALL = (
     honesty.at_end,
     stalls.at_end,
     expected.at_end,
+    attached.at_end,
 )

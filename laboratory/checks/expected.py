@@ -46,7 +46,7 @@ def at_end(evidence: Evidence, rank: int, outcome: Outcome) -> None:
     """Check the outcome of one rank."""
     made = evidence.made
     plan = made.plans[rank]
-    if made.disturbed or not evidence.untouched[rank] or plan.stops_at is not None:
+    if made.disturbed or not evidence.untouched[rank] or plan.stops_at is not None or plan.query:
         return
     if plan.refusal is not None and outcome == outcomes.lost(plan.refusal.text):
         return  # the parent could not know that it was the first

@@ -56,5 +56,8 @@ class Remains:
 
     def _is_left(self, job: SimJob, rank: int) -> bool:
         running = job.records[rank].running and not job.plans[rank].hangs
+        kept = job.places.get(rank)
+        if kept is not None and kept.keeper is not None:
+            return True
         daemon = self._cluster.nodes.get(job.first + rank)
         return bool(running or (daemon is not None and any(key[0] == job.id for key in daemon.jobs.by_key)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from threading import Thread
+from typing import IO
 
-from .conftest import DEADLINE_S, wait_until
+from .conftest import DEADLINE_S
 from .daemons import RELAY_USER, Host, Service, command
 
 #: Numbered lines until there is a file ``stop``, and then how many they were.
@@ -79,29 +81,35 @@ class Counting:
         self.machines = machines
         self.process = machines.begin(*words, "-f", 2, "--", "/bin/sh", "-c", COUNTING, machines.dir)
         self.lines: list[str] = []
-        self._thread = Thread(target=self._read)
-        self._thread.start()
+        self.said: list[str] = []
+        self._threads = [
+            Thread(target=self._read, args=(stream, lines))
+            for stream, lines in ((self.process.stdout, self.lines), (self.process.stderr, self.said))
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+    def _read(self, stream: IO[str], lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line)
 
     def wait_for_more(self) -> None:
         """Return when every rank has written since now, or for the first time."""
         before = len(self.lines)
         ranks = {str(rank) for rank in range(max(1, len(self.machines.names) - 1))}
-        wait_until(
-            lambda: ranks <= {line.split()[0] for line in self.lines[before:]}, "some ranks write no more"
-        )
+        end_s = time.monotonic() + DEADLINE_S
+        while not ranks <= (those := {line.split()[0] for line in self.lines[before:]}):
+            missing = sorted(ranks - those)
+            assert time.monotonic() < end_s, f"ranks {missing} write no more; gexec says: {self.said}"
+            time.sleep(0.02)
 
     def end(self) -> tuple[int, str]:
         """End it; return its status and its stderr."""
         (self.machines.dir / "stop").touch()
-        self._thread.join(DEADLINE_S)
+        for thread in self._threads:
+            thread.join(DEADLINE_S)
         with self.process as process:
-            assert process.stderr is not None
-            return process.wait(DEADLINE_S), process.stderr.read()
+            return process.wait(DEADLINE_S), "".join(self.said)
 
     def check(self) -> None:
         """End it, and check that all of it came, in order, without a word on stderr."""

@@ -18,7 +18,7 @@ from system.daemons import Host, children_of, command, is_gone, status_of
 
 PACKAGE = Path(gexec.__file__).parent
 #: Lines of gexec's own that a running spawner and a starter may have loaded, as `wc -l` counts them.
-SPAWNER_LINES_MAX = 7480
+SPAWNER_LINES_MAX = 7660
 STARTER_LINES_MAX = 6500
 #: The process that starts tasks of gexecd's own user.
 STARTS_OWN = "gexecd-helper" if os.geteuid() == 0 else "gexecd-starter"

@@ -53,6 +53,10 @@ class SimEntry:
         self._known += (self._job(raw),)
         return self.check(raw, blob)
 
+    def expect(self, job: SimJob) -> None:
+        """Accept a job's credential, which the spawner has accepted."""
+        self._known += (job,)
+
     def keep(self, raw: bytes) -> None:
         """Nothing to keep."""
 

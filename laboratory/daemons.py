@@ -160,6 +160,7 @@ class SimDaemon:
         self.jobs = Jobs(self, SETTINGS, self._stepped)
         self.jobs.opens_at_once = max(1, self.cluster.dials // 4)
         self._known: set[RelayJob] = set()
+        self._orphans: dict[tuple[bytes, int], OrphanTask] = {}
         self._dialled: dict[str, SimEnd] = {}
 
     @property
@@ -199,6 +200,27 @@ class SimDaemon:
             end.gone()
         self.ends.clear()
         self._begin_relay()
+
+    def relay_dies(self, lasts_s: float) -> None:
+        """The relay is killed, and after ``lasts_s`` another one serves, if processes have outlived it."""
+        survivors = self.processes.relay_died()
+        if not survivors:
+            self.kill()
+            return
+        self.end_relay()
+        for job, rank, orphan in survivors:
+            key = (job.id, rank)
+            self._orphans[key] = orphan
+            orphan.adopted = partial(self._orphans.pop, key, None)
+            self.entry.expect(job)
+        self.freeze(lasts_s, machine=False)
+        self.world.after(lasts_s + SETTINGS.orphan_grace_s, self, self._end_orphans)
+
+    def _end_orphans(self) -> None:
+        for orphan in self._orphans.values():
+            self.processes.close_task(orphan.task)
+            self.processes.kill(orphan.task, False)
+        self._orphans.clear()
 
     def restart(self) -> None:
         """A new daemon takes its place, with empty memory."""
@@ -306,12 +328,17 @@ class SimDaemon:
     def adopt_pipes(
         self, tell: Callable[[events.Event], None], outputs: dict[int, int], freed: Callable[[], None]
     ) -> SimPipes:
-        """No simulated relay dies alone."""
-        raise NotImplementedError
+        """Return the pipes of a process whose relay died."""
+
+        def check_and_tell(event: events.Event) -> None:
+            tell(event)
+            memory.at_output(self)
+
+        return self.processes.adopt_pipes(check_and_tell, outputs)
 
     def orphan(self, key: tuple[bytes, int], credential: bytes) -> OrphanTask | None:
-        """No simulated relay dies alone."""
-        return None
+        """Return the process of (job id, rank) whose relay died."""
+        return self._orphans.get(key)
 
     def start_refusal(self, link: LinkPort, host: str) -> str:
         """Every daemon is a head."""

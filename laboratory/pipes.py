@@ -56,11 +56,31 @@ class SimPipes:
         self._stdin_eof = False
         self._stdin_ended = not with_stdin
         self._reader_gone = False
+        self._lasting: Callable[[tuple[int, int]], None] | None = None
 
     # -- for the next relay ---------------------------------------------------------------
 
     def when_lasting(self, tell: Callable[[tuple[int, int]], None]) -> None:
-        """Nothing to do: the simulated spawner has the pipes anyway."""
+        """Call this once, when the process runs and has all of its stdin: here soon, so that many do."""
+        self._lasting = tell
+        self._tell_lasting()
+
+    def _tell_lasting(self) -> None:
+        tell, number = self._lasting, self.child_fds[0]
+        if tell is not None and self._watching and self._stdin_ended and self._on:
+            self._lasting = None
+            tell((number, number))
+
+    @property
+    def open_outputs(self) -> dict[int, int]:
+        """The streams that are open, and by what the next relay finds them."""
+        return dict.fromkeys(self._on, self.child_fds[0])
+
+    def adopt(self, tell: Callable[[events.Event], None]) -> None:
+        """The relay that read them is dead: another one reads on."""
+        self._on = dict.fromkeys(self._on, True)
+        self._started = True
+        self.continue_with(tell)
 
     def save(self, fds: list[int]) -> Saved:
         """Return by what the next relay finds these pipes."""
@@ -125,6 +145,7 @@ class SimPipes:
     def watch(self) -> None:
         """Watch its output from now on."""
         self._watching = True
+        self._tell_lasting()
         for stream in self._on:
             self._read_later(stream)
 
@@ -177,6 +198,7 @@ class SimPipes:
 
     def close_output(self) -> None:
         """Read no more of either stream."""
+        self._lasting = None
         self._on.clear()
 
     def close(self) -> None:
@@ -214,6 +236,7 @@ class SimPipes:
         if not self._stdin_ended:
             self._stdin_ended = True
             self._at_process(self.came)
+            self._tell_lasting()
 
     def _writable_later(self) -> None:
         self._world.after(self._world.rng.uniform(0.0005, 0.0015), self._daemon, self._writable)

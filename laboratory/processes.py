@@ -63,6 +63,8 @@ class ProcessRecord:
     outcome: Outcome | None = None
     #: It is detached: its daemon has released it.
     forgotten: bool = False
+    #: How many relays it has outlived.
+    life: int = 0
     #: Lengths of stdout and stderr when the process ended: its own output.
     own: tuple[int, int] = (0, 0)
     #: The process that asked about a background job.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from gexec import limits
 from gexec.core import events
-from gexec.relay.ports import ProcessEvent
+from gexec.relay.ports import OrphanTask, ProcessEvent
 from gexec.wire import messages
 from gexec.wire import outcome as outcomes
 from laboratory import moments
@@ -37,6 +38,35 @@ class SimSpawner:
         self._processes: dict[int, SimProcess] = {}
         self._pipes: dict[int, SimPipes] = {}
         self._tasks = 0
+        #: Tasks whose output is kept for the next relay, and what each task was started for.
+        self._kept: dict[int, int] = {}
+        self._ranks: dict[int, tuple[SimJob, int]] = {}
+
+    def relay_died(self) -> list[tuple[SimJob, int, OrphanTask]]:
+        """Return the tasks that outlive the relay; end the others."""
+        outlasting = []
+        for task, process in self._processes.items():
+            if not process.runs or process.outlives or process.record.forgotten:
+                continue
+            job, rank = self._ranks[task]
+            self.close_task(task)
+            process.record.life += 1
+            if task not in self._kept or process.record.life > limits.LIVES_MAX:
+                process.kill(False)
+                continue
+            outputs = self._pipes[self._kept[task]].open_outputs
+            orphan = OrphanTask(task, process.record.life, 0.0, outputs)
+            self.hear_task(task, orphan.events.append)
+            outlasting.append((job, rank, orphan))
+        return outlasting
+
+    def adopt_pipes(self, tell: Callable[[events.Event], None], outputs: dict[int, int]) -> SimPipes:
+        """Return the pipes of a task that has outlived its relay."""
+        if not outputs:
+            return self.open_pipes(tell, False, False)
+        pipes = self._pipes[next(iter(outputs.values()))]
+        pipes.adopt(tell)
+        return pipes
 
     def die(self) -> None:
         """The daemon is gone, with all its processes that have no keeper."""
@@ -73,6 +103,8 @@ class SimSpawner:
 
     def tell(self, task: int, event: ProcessEvent) -> None:
         """Report an event of a task to the relay, if the task is still open there."""
+        if isinstance(event, messages.ProcessEnded):
+            self._kept.pop(task, None)
         told = self._told.get(task)
         if told is not None:
             told(event)
@@ -106,6 +138,7 @@ class SimSpawner:
         if self._cluster.moments.reached(moments.BEFORE_SPAWN, self._daemon.index):
             return
         self._started.add((job.id, rank))
+        self._ranks[task] = job, rank
         record = job.records[rank]
         starts.at_start(rank, record)
         self._world.note("run", f"{rank}@{self._daemon.index}")
@@ -136,9 +169,11 @@ class SimSpawner:
 
     def keep(self, task: int, fds: tuple[int, int]) -> None:
         """Keep its output for the next relay: here the pipes outlive every relay."""
+        self._kept[task] = fds[0]
 
     def release(self, task: int) -> None:
         """Keep it no longer."""
+        self._kept.pop(task, None)
 
     def forget(self, task: int) -> None:
         """Release it."""

@@ -34,9 +34,11 @@ class Delivery:
             if rank in self.outcomes:
                 raise Violation(f"rank {rank} writes after its end")
             received += frame.data
-            written = self._job.records[rank].written[frame.stream]
-            honest = rank not in self._job.betrayed
-            if honest and not written.startswith(frame.data, frame.offset):
+            record = self._job.records[rank]
+            written = record.written[frame.stream]
+            # After the death of a relay parts may be missing: checks.output looks at all of it at the end.
+            exact = rank not in self._job.betrayed and not record.life
+            if exact and not written.startswith(frame.data, frame.offset):
                 raise Violation(f"rank {rank} stream {frame.stream}: not what was written at {frame.offset}")
             entries.append((rank, frame.stream, len(received)))
         return entries

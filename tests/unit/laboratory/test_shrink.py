@@ -39,12 +39,15 @@ def failing_seed() -> Iterator[int]:
     monkeypatch.undo()
 
 
-def test_smallest_scenario_has_one_fault_and_is_run_again(
+def test_smallest_scenario_needs_all_of_its_faults_and_is_run_again(
     failing_seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     smallest = shrink(failing_seed)
     assert smallest is not None
-    assert len(smallest.faults or ()) == 1
+    assert smallest.faults
+    for fault in smallest.faults:
+        fewer = smallest._replace(faults=tuple([other for other in smallest.faults if other != fault]))
+        assert not violation(failing_seed, cuts.apply(fewer, scenario(failing_seed)))
     assert simulate.main(["--seed", str(failing_seed), "--shrink"]) == 1
     told = capsys.readouterr().out
     again = f"python -m laboratory.simulate --seed {failing_seed} --cut {smallest} --story"

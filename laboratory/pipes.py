@@ -76,8 +76,14 @@ class SimPipes:
         """The streams that are open, and by what the next relay finds them."""
         return dict.fromkeys(self._on, self.child_fds[0])
 
+    def orphan(self) -> None:
+        """The relay that read them is dead."""
+        self._watching = False
+        self._reading.clear()
+        self._tell = lambda event: None
+
     def adopt(self, tell: Callable[[events.Event], None]) -> None:
-        """The relay that read them is dead: another one reads on."""
+        """Another relay reads on."""
         self._on = dict.fromkeys(self._on, True)
         self._started = True
         self.continue_with(tell)

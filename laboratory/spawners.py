@@ -45,11 +45,16 @@ class SimSpawner:
     def relay_died(self) -> list[tuple[SimJob, int, OrphanTask]]:
         """Return the tasks that outlive the relay; end the others."""
         outlasting = []
+        self._told.clear()
+        for number, pipes in self._pipes.items():
+            if number in self._kept.values():
+                pipes.orphan()
+            else:
+                pipes.close()
         for task, process in self._processes.items():
             if not process.runs or process.outlives or process.record.forgotten:
                 continue
             job, rank = self._ranks[task]
-            self.close_task(task)
             process.record.life += 1
             if task not in self._kept or process.record.life > limits.LIVES_MAX:
                 process.kill(False)

@@ -220,7 +220,8 @@ class Subtree(Savable):
             return
         soon = now_s - child.asked_s < limits.LOST_AFTER_S
         losses = child.losses if here else child.losses + 1 if soon else 1
-        failed = bool(child.again) and not answered and not here
+        # Whoever takes the Start and then ends the link may be upgraded, or get another relay, just now.
+        failed = bool(child.again) and not answered and not here and (silent or not sent)
         if failed or losses > LOSSES_MAX or self._epochs.is_last(child.turn):
             self._settle(child, outcomes.lost(child.again or text), now_s)
             return

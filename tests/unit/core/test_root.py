@@ -180,8 +180,8 @@ def test_strict_rank_that_was_ready_and_then_lost_is_counted_once() -> None:
     root = root_of(3, STRICT)
     hear(root, 1, Ready(((0, 1),)))
     hear(root, 2, Ready(((1, 2),)))
-    for child in (2, 4):
-        root.handle(events.ChildLost(child, "reset", True), 0.2)
+    root.handle(events.ChildLost(2, "reset", True), 0.2)
+    root.handle(events.ChildLost(4, "refused", False), 0.2)
     assert not root.finished
     assert told(hear(root, 3, Ready(((2, 3),))))[-1] == frames.Done()
 

@@ -182,6 +182,29 @@ def test_child_that_is_lost_over_and_over_is_given_up() -> None:
     assert bench.subtree.complete
 
 
+def test_a_child_that_is_upgraded_while_it_is_asked_again_is_asked_once_more() -> None:
+    bench = Bench(1, 2)
+    bench.opened()
+    bench.subtree.heard(1, ACCEPTED, 0.1)
+    number = 1
+    for _ in range(LOSSES_MAX):
+        bench.subtree.lost(number, "the connection ended", True, 0.2)
+        ((number, start),) = bench.opened().items()
+        assert start.attach_only
+    bench.subtree.lost(number, "the connection ended", True, 0.2)
+    assert bench.decided[0].kind == outcomes.LOST
+
+
+def test_a_child_that_is_silent_when_it_is_asked_again_is_lost() -> None:
+    bench = Bench(1, 2)
+    bench.opened()
+    bench.subtree.heard(1, ACCEPTED, 0.1)
+    bench.subtree.lost(1, "the connection ended", True, 0.2)
+    ((number, _),) = bench.opened().items()
+    bench.subtree.lost(number, "no answer", True, 15.2, silent=True)
+    assert bench.decided[0].kind == outcomes.LOST
+
+
 def test_ranks_that_ended_are_never_started_afresh() -> None:
     bench = Bench(7, 2)
     bench.opened()

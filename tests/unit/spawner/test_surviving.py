@@ -7,13 +7,15 @@ from typing import Any, cast
 
 import pytest
 
-from gexec import limits
+from gexec import limits, native
 from gexec.security.policy import Account
 from gexec.spawner import surviving
 from gexec.spawner.launching import LaunchedTask
 from gexec.spawner.surviving import Surviving
 from gexec.wire.launches import LaunchSpec
 from gexec.wire.messages import KeepOutput, ReleaseOutput
+
+pytestmark = pytest.mark.skipif(native.in_use(), reason="compiled code takes no stand-in for a Helper")
 
 
 def task(rank: int = 3) -> LaunchedTask:

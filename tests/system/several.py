@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -118,3 +119,12 @@ class Counting:
             came = [line.split()[1:] for line in self.lines if line.split()[0] == str(rank)]
             count = len(came) - 1
             assert came == [*([str(n)] for n in range(1, count + 1)), ["all", str(count)]], rank
+
+
+def running(count: int) -> Iterator[Machines]:
+    """Yield so many machines that are up; for fixtures."""
+    made = Machines(count)
+    try:
+        yield made.up()
+    finally:
+        made.close()

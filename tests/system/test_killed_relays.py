@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import DEADLINE_S, wait_until
 from .daemons import command, is_gone, relay_of
-from .several import Counting, Machines
+from .several import Counting, Machines, running
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -29,20 +29,12 @@ _OWN = 1
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    made = Machines()
-    try:
-        yield made.up()
-    finally:
-        made.close()
+    yield from running(5)
 
 
 @pytest.fixture
 def one() -> Iterator[Machines]:
-    made = Machines(1)
-    try:
-        yield made.up()
-    finally:
-        made.close()
+    yield from running(1)
 
 
 def kept(machines: Machines, index: int) -> int:
@@ -119,11 +111,7 @@ def of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 @pytest.fixture
 def two() -> Iterator[Machines]:
     """The first one takes the jobs; the second one has the only rank."""
-    made = Machines(2)
-    try:
-        yield made.up()
-    finally:
-        made.close()
+    yield from running(2)
 
 
 def begin_kept(two: Machines, script: str) -> subprocess.Popen[str]:

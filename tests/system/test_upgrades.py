@@ -26,27 +26,19 @@ from gexec.wire.orders import Upgrade
 
 from .conftest import DEADLINE_S, Cluster, gexecctl, wait_until
 from .daemons import Service, children_of, command, ended, relay_of, status_of
-from .several import Counting, Machines
+from .several import Counting, Machines, running
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
-    made = Machines()
-    try:
-        yield made.up()
-    finally:
-        made.close()
+    yield from running(5)
 
 
 @pytest.fixture
 def one() -> Iterator[Machines]:
-    made = Machines(1)
-    try:
-        yield made.up()
-    finally:
-        made.close()
+    yield from running(1)
 
 
 # -- jobs go on --------------------------------------------------------------------------------

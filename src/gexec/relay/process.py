@@ -150,7 +150,7 @@ class JobProcess:
                 self._around.processes.keep(self._task, fds)
                 self._kept = True
             except OSError:
-                pass
+                pass  # it does not outlive this relay
 
     def _release(self) -> None:
         """Nobody reads its output any more."""

@@ -246,6 +246,8 @@ class RelayService:
     def _save(self, fds: list[int]) -> Saved:
         if self._jobs.draining:
             raise OSError("gexecd is shutting down")
+        if len(self._orphans):
+            raise OSError("processes of a relay that died still wait for their jobs: try again in 20 s")
         clients = []
         for link in carrying.clients(self._jobs):
             assert isinstance(link, Link)
